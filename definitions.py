@@ -1,0 +1,95 @@
+"""The code location, assembled: assets, sensors and resources. Nothing is computed or connected here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import dagster as dg
+
+from quantum_assets.allocation_target import allocation_target
+from quantum_assets.capital_efficiency import capital_efficiency
+from quantum_assets.contracts.tables import (
+    ALLOCATION_TARGET,
+    CAPITAL_EFFICIENCY,
+    GOVERNOR_STATE,
+    HARVEST_PROPOSAL,
+    MARKET_STATE,
+    POSITION,
+    RISK_PROPOSAL,
+)
+from quantum_assets.external import EXTERNAL_ASSETS
+from quantum_assets.governor_permit import governor_permit
+from quantum_assets.harvest_proposal import harvest_proposal
+from quantum_assets.market_state import market_state
+from quantum_assets.position import position
+from quantum_assets.risk_proposal import risk_proposal
+from quantum_assets.symbols import partitioned_by_symbol
+from resources.io_manager import RedisIOManager
+from resources.redis_store import RedisStore
+from resources.settings import Settings, load_settings
+from sensors.cycle import CYCLE_JOB, cycle_sensor
+
+ASSETS = (
+    position,
+    market_state,
+    risk_proposal,
+    harvest_proposal,
+    capital_efficiency,
+    allocation_target,
+    governor_permit,
+)
+PUBLISHED_TABLES = {
+    table.asset: table
+    for table in (
+        POSITION,
+        MARKET_STATE,
+        RISK_PROPOSAL,
+        HARVEST_PROPOSAL,
+        CAPITAL_EFFICIENCY,
+        ALLOCATION_TARGET,
+        GOVERNOR_STATE,
+    )
+}
+EFFICIENCY_WRITES: dict[str, Literal["nothing", "stream", "hash"]] = {
+    "external": "nothing",
+    "shadow": "stream",
+    "enforce": "hash",
+}
+
+
+def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
+    """Assemble the code location from the environment's settings.
+
+    Parameters
+    ----------
+    settings
+        Settings to use; read from the environment when not given.
+    **resources
+        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``).
+
+    Raises
+    ------
+    SettingsError
+        The environment holds wrong settings.
+    """
+    return assemble(RedisStore(settings or load_settings()), **resources)
+
+
+def assemble(store: RedisStore, **resources: Any) -> dg.Definitions:
+    """Assemble the code location around an open store."""
+    settings = store.settings
+    return dg.Definitions(
+        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
+        jobs=[CYCLE_JOB],
+        sensors=[cycle_sensor(settings, store.clock)],
+        executor=dg.in_process_executor,  # a process per step costs seconds; a cycle is one process's work
+        resources={
+            "store": store,
+            "redis_io": RedisIOManager(store, PUBLISHED_TABLES),
+            "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
+            **resources,
+        },
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,95 @@
+"""Asset ``allocation_target``: the base target of each symbol scaled by its efficiency. Always shadow."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from quantum_assets.contracts.reading import State
+from quantum_assets.kernels.allocation import AllocationTheta, allocation
+from quantum_assets.kernels.efficiency_hint import EfficiencyHint
+from quantum_assets.rows import assemble, none_for_nan, without_result
+from quantum_assets.symbols import OWNERS
+from resources.foreign import Scored, read_efficiency, read_scored
+from resources.redis_store import RedisStore
+
+
+@dg.asset(
+    deps=["base_targets", "capital_efficiency"],
+    group_name="capital",
+    kinds={"numpy", "redis"},
+    owners=OWNERS,
+    io_manager_key="redis_io",
+    description=(
+        "Base target x **multiplier**, multiplier = clip(1 + (score - .5), .5, 1.5); 1.0 when the efficiency "
+        "is missing, stale, not confident or unreadable, and the reason says which. Always a shadow: the live target key is "
+        "read-only for this product."
+    ),
+)
+def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+    """Propose a target for every symbol of the run."""
+    symbols = context.partition_keys
+    settings = store.settings
+    return allocation_frame(
+        symbols,
+        read_efficiency(store, symbols),
+        read_scored(store, "base_target", "target_usd", symbols),
+        store.clock().timestamp(),
+        AllocationTheta(
+            base=settings.p31_base,
+            scale=settings.p31_scale,
+            min_mult=settings.p31_min_mult,
+            max_mult=settings.p31_max_mult,
+            min_confidence=settings.p31_min_conf,
+            max_age_sec=settings.p31_stale_sec,
+        ),
+    )
+
+
+def allocation_frame(
+    symbols: Sequence[str], hint: EfficiencyHint, targets: Sequence[Scored], now: float, theta: AllocationTheta
+) -> pl.DataFrame:
+    """Compute the proposals of all symbols at once.
+
+    Parameters
+    ----------
+    symbols
+        Rows of everything that follows.
+    hint
+        Efficiency per symbol.
+    targets
+        Base target per symbol; one that is missing or unreadable fails the symbol by name.
+    now
+        Epoch seconds of the evaluation.
+    theta
+        Parameters.
+    """
+    known = np.array([target.status in ("ok", "stale") for target in targets], dtype=bool)
+    base = np.array([target.value for target in targets], dtype=float)[known]
+    result = allocation(hint.take(known), base, now, theta)
+    names = [symbol for symbol, has in zip(symbols, known, strict=True) if has]
+    computed = {
+        "symbol": names,
+        "ts_epoch": [int(now)] * len(names),
+        "base_target": base,
+        "proposed_target": result.proposed_target,
+        "base_target_shortest": [repr(float(value)) for value in base],
+        "proposed_target_shortest": [repr(float(value)) for value in result.proposed_target],
+        "multiplier": result.multiplier,
+        "eff_score": none_for_nan(result.eff_score),
+        "eff_confidence": none_for_nan(result.eff_confidence),
+        "eff_stale": result.eff_stale,
+        "reason": list(result.reason),
+        "mode": ["shadow"] * len(names),
+        "last_update_ts_epoch": [int(now)] * len(names),
+    }
+    missing, unreadable = (State.ABSENT, "base_target_missing"), (State.FAILED, "base_target_unreadable")
+    rest = without_result(
+        [
+            (symbol, *(missing if target.status == "missing" else unreadable))
+            for symbol, target, has in zip(symbols, targets, known, strict=True)
+            if not has
+        ]
+    )
+    return assemble(symbols, computed, rest)

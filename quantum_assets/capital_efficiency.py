@@ -1,0 +1,179 @@
+"""Asset ``capital_efficiency``: how well each symbol's capital has worked lately, ours or another producer's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.tables import EFFICIENCY_STATE
+from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_assets.rows import assemble, without_result
+from quantum_assets.symbols import OWNERS
+from resources.foreign import Execution, Scored, parse_entry_id, read_efficiency, read_executions, read_scored
+from resources.io_manager import cycle_id_of
+from resources.redis_store import RedisStore
+
+VERSION = "p31_v1"
+STREAMS = ("stream_execution", "stream_execution_result")
+NEVER = (0, 0)  # entry id before the first one
+
+
+@dg.asset(
+    deps=["attribution", "base_targets", "executions"],
+    group_name="capital",
+    kinds={"numpy", "redis"},
+    owners=OWNERS,
+    io_manager_key="efficiency_io",
+    description=(
+        "Capital efficiency. **raw** = pf / (1 + .8 v + 1.2 d + .6 hold), with v and d the smoothed |pnl| and losses per unit of "
+        "target; **score** = clip(raw, 0, 1), smoothed by .25. EFFICIENCY_MODE says who writes it: *external* records what "
+        "another producer wrote, *shadow* computes to the stream only, *enforce* writes the hash."
+    ),
+)
+def capital_efficiency(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+    """Record or compute the efficiency of every symbol of the run."""
+    if store.settings.efficiency_mode == "external":
+        return recorded_frame(store, context.partition_keys)
+    return computed_frame(store, context.partition_keys, cycle_id=cycle_id_of(context.run))
+
+
+def recorded_frame(store: RedisStore, symbols: Sequence[str]) -> pl.DataFrame:
+    """Read what another producer wrote; a hash that cannot be used is a failure, a missing one is not ours to mend."""
+    hint = read_efficiency(store, symbols)
+    states = {"present": State.PRESENT, "missing": State.ABSENT, "unreadable": State.FAILED}
+    reasons = {"present": "", "missing": "capital_efficiency_missing", "unreadable": "capital_efficiency_unreadable"}
+    return pl.DataFrame(
+        {
+            "symbol": list(symbols),
+            "state": [str(states[state]) for state in hint.state],
+            "why": [reasons[state] for state in hint.state],
+            "efficiency_score": hint.score,
+            "confidence": hint.confidence,
+        },
+        schema_overrides={"symbol": pl.String},
+    )
+
+
+def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) -> pl.DataFrame:
+    """Compute efficiency from attribution, base targets and executions, and keep the averages for the next evaluation.
+
+    A symbol whose kept averages cannot be read is left alone: starting them anew would forget its losses.
+    """
+    now = store.clock().timestamp()
+    kept = store.read(EFFICIENCY_STATE, symbols)
+    usable = [reading for reading in kept if reading.state is not State.FAILED]
+    rest = without_result([(reading.symbol, State.FAILED, reading.reason) for reading in kept if reading.state is State.FAILED])
+    names = [reading.symbol for reading in usable]
+    if not names:
+        return assemble(symbols, {"symbol": []}, rest)
+    folded = [_folded(reading) for reading in usable]
+    fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
+    news = [
+        sorted(
+            (execution.entry_id, name, execution)
+            for name in STREAMS
+            for execution in fills[name].get(symbol, [])
+            if execution.entry_id > ids[name]
+        )
+        for symbol, ids in zip(names, folded, strict=True)
+    ]
+    executions: list[list[Execution]] = [[execution for _, _, execution in row] for row in news]
+    last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
+    attribution = read_scored(store, "attribution", "performance_factor", names)
+    target = read_scored(store, "base_target", "target_usd", names)
+    result = efficiency(
+        EfficiencyInputs(
+            attribution_status=_column(attribution, "status", object),
+            performance_factor=_column(attribution, "value"),
+            attribution_confidence=_column(attribution, "confidence"),
+            target_status=_column(target, "status", object),
+            target_usd=_column(target, "value"),
+            target_confidence=_column(target, "confidence"),
+            seconds_since_last_execution=np.array([now - moment if moment is not None else np.nan for moment in last_exec]),
+        ),
+        [[execution.pnl_usd for execution in row] for row in executions],
+        _previous(usable),
+    )
+    after = result.next_state
+    for ids, row in zip(folded, news, strict=True):
+        for entry_id, name, _ in row:
+            ids[name] = max(ids[name], entry_id)
+    store.publish(
+        EFFICIENCY_STATE,
+        [
+            {
+                "symbol": symbol,
+                "volatility_ewma": after.volatility_ewma[row],
+                "dd_proxy": after.dd_proxy[row],
+                "efficiency_ewma": after.efficiency_ewma[row],
+                "last_perf": after.last_performance_factor[row],
+                "last_target_usd": after.last_target_usd[row],
+                "last_exec_epoch": last_exec[row],
+                "last_event_id": "|".join(f"{ms}-{seq}" for ms, seq in (folded[row][name] for name in STREAMS)),
+            }
+            for row, symbol in enumerate(names)
+        ],
+        cycle_id=cycle_id,
+    )
+    computed: dict[str, Any] = {
+        "symbol": names,
+        "efficiency_score": result.efficiency_score,
+        "efficiency_raw": result.efficiency_raw,
+        "efficiency_ewma": result.efficiency_ewma,
+        "capital_pressure": list(result.capital_pressure),
+        "reallocation_weight": result.reallocation_weight,
+        "confidence": result.confidence,
+        "inputs_ok": result.inputs_ok.astype(bool),
+        "stale_flags": result.stale_flags,
+        "p30_perf": result.p30_perf,
+        "p30_conf": result.p30_conf,
+        "p29_target_usd": result.p29_target_usd,
+        "volatility_ewma": result.volatility_ewma,
+        "dd_proxy": result.dd_proxy,
+        "hold_time_penalty": result.hold_time_penalty,
+        "ts": [int(now)] * len(names),
+        "mode": [store.settings.efficiency_mode] * len(names),
+        "version": [VERSION] * len(names),
+    }
+    return assemble(symbols, computed, rest)
+
+
+def _folded(kept: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    if kept.value is None:
+        return dict.fromkeys(STREAMS, NEVER)
+    return dict(zip(STREAMS, map(parse_entry_id, kept.value["last_event_id"].split("|")), strict=True))
+
+
+def _last_execution(kept: Reading[dict[str, Any]], executions: Sequence[Execution]) -> float | None:
+    if executions:
+        return executions[-1].entry_id[0] / 1000
+    return kept.value["last_exec_epoch"] if kept.value is not None else None
+
+
+def _previous(kept: Sequence[Reading[dict[str, Any]]]) -> EfficiencyState:
+    initial = EfficiencyState.initial(len(kept))
+    names = {
+        "volatility_ewma": "volatility_ewma",
+        "dd_proxy": "dd_proxy",
+        "efficiency_ewma": "efficiency_ewma",
+        "last_performance_factor": "last_perf",
+        "last_target_usd": "last_target_usd",
+    }
+    return EfficiencyState(
+        **{
+            column: np.array(
+                [
+                    reading.value[field] if reading.value is not None else getattr(initial, column)[row]
+                    for row, reading in enumerate(kept)
+                ]
+            )
+            for column, field in names.items()
+        }
+    )
+
+
+def _column(scored: Sequence[Scored], name: str, dtype: type = float) -> Any:
+    return np.array([getattr(one, name) for one in scored], dtype=dtype)

@@ -1,0 +1,105 @@
+"""``quantum up``: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+
+from quantum_assets.cli import EXIT_FAILED, EXIT_INFRASTRUCTURE, given
+from resources.settings import Settings, load_settings
+
+ANSWER_WITHIN_SEC = 120
+
+
+@click.command()
+@click.option(
+    "--replay",
+    "replay_dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Play recorded candles (*.csv) from this folder.",
+)
+@click.option("--examples", is_flag=True, help="With --replay: also seed example positions, targets, efficiency and plans.")
+@click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the user interface.")
+def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: bool) -> None:
+    """Start everything: embedded Valkey (unless REDIS_URL is set), workers, sensors and the user interface.
+
+    \b
+    quantum up                                   real data from REDIS_URL
+    quantum up --replay candles/ --examples      a moving example, no exchange needed
+    quantum up --symbols BTCUSDT --port 8080
+
+    Ctrl-C stops everything and leaves no process behind. Exit codes: 0 stopped as asked; 1 something else uses the port;
+    2 wrong settings; 3 REDIS_URL does not answer.
+    """
+    settings = load_settings(**given(symbols=symbols))
+    if _in_use(port):
+        click.echo(f"Port {port} is taken. Stop what uses it, or choose another: quantum up --port {port + 1}", err=True)
+        sys.exit(EXIT_FAILED)
+    if symbols is not None:
+        os.environ["SYMBOLS"] = ",".join(settings.symbols)
+    redis_port = _embedded(settings)
+    _announce_later(port)
+    from resources.home import open_instance
+    from resources.stack import arbiter, processes
+
+    with open_instance(settings):
+        pass  # creates the storage before several processes would race to do it
+    feed = ("--dir", str(replay_dir.resolve()), *(("--examples",) if examples else ())) if replay_dir is not None else ()
+    watcher = arbiter(processes(settings, port=port, feed=feed, redis_port=redis_port), settings.quantum_home.resolve())
+    click.echo(f"Starting: {', '.join(one.name for one in watcher.watchers)}. Ctrl-C stops everything.", err=True)
+    try:
+        watcher.start()  # returns when SIGINT or SIGTERM has stopped every process
+    finally:
+        if redis_port is not None:
+            settings.embedded_url_file.unlink(missing_ok=True)
+    click.echo("Stopped.", err=True)
+
+
+def _embedded(settings: Settings) -> int | None:
+    if not settings.uses_embedded_server:
+        from resources.redis_store import RedisStore, RedisUnavailableError
+
+        try:
+            RedisStore(settings).run("starting", [("PING",)])
+        except RedisUnavailableError as error:
+            click.echo(str(error), err=True)
+            sys.exit(EXIT_INFRASTRUCTURE)
+        return None
+    from resources.embedded_server import choose_port
+    from resources.home import prepare_home
+
+    prepare_home(settings)
+    port = choose_port()
+    settings.embedded_url_file.write_text(f"redis://127.0.0.1:{port}/0\n")
+    click.echo(f"Embedded Valkey: redis://127.0.0.1:{port}/0", err=True)
+    return port
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _announce_later(port: int) -> None:
+    def wait() -> None:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + ANSWER_WITHIN_SEC
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{address}/server_info", timeout=2):  # noqa: S310 - our own address
+                    click.echo(f"\n  User interface: http://localhost:{port}\n", err=True)
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        click.echo(f"The user interface does not answer on {address}; look at the lines of `webserver` above.", err=True)
+
+    threading.Thread(target=wait, daemon=True, name="announce").start()

@@ -1,0 +1,147 @@
+"""How one value becomes text on the wire, and back. Strict both ways: a value that does not fit raises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+
+class CodecError(ValueError):
+    """A value does not fit its wire format; the text says what was seen and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One wire format.
+
+    Attributes
+    ----------
+    name
+        As printed in the key reference, e.g. ``.8f``.
+    dtype
+        Polars type of the decoded column.
+    encode, decode
+        Value to text and text to value; both raise :class:`CodecError`.
+    """
+
+    name: str
+    dtype: type[pl.DataType] | pl.DataType
+    encode: Callable[[Any], str]
+    decode: Callable[[str], Any]
+
+
+def _finite(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        msg = f"{value!r} is not a number"
+        raise CodecError(msg) from None
+    if not math.isfinite(number):
+        msg = f"{value!r} is not finite"
+        raise CodecError(msg)
+    return number
+
+
+def _integer(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        msg = f"{value!r} is not a whole number"
+        raise CodecError(msg) from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        msg = f"{value!r} is not text"
+        raise CodecError(msg)
+    return value
+
+
+def _shortest(value: Any) -> str:
+    return repr(_finite(value))
+
+
+def _iso(value: Any) -> str:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        msg = f"{value!r} is not a time with a zone"
+        raise CodecError(msg)
+    return value.astimezone(UTC).isoformat()
+
+
+def _from_iso(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        msg = f"{text!r} is not an ISO 8601 time"
+        raise CodecError(msg) from None
+    if moment.tzinfo is None:  # older publishers wrote UTC without saying so
+        moment = moment.replace(tzinfo=UTC)
+    return moment
+
+
+def fixed(digits: int) -> Codec:
+    """Build the codec of a finite float with a fixed number of decimals.
+
+    Parameters
+    ----------
+    digits
+        Decimals after the point.
+    """
+
+    def encode(value: Any) -> str:
+        return f"{_finite(value):.{digits}f}"
+
+    return Codec(f".{digits}f", pl.Float64, encode, _finite)
+
+
+def optional(codec: Codec) -> Codec:
+    """Let the empty string stand for "none" in another codec."""
+
+    def encode(value: Any) -> str:
+        return "" if value is None else codec.encode(value)
+
+    def decode(text: str) -> Any:
+        return None if text == "" else codec.decode(text)
+
+    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode)
+
+
+def choice(*accepted: str) -> Codec:
+    """Build the codec of a closed set of words."""
+
+    def check(value: Any) -> str:
+        if value not in accepted:
+            msg = f"{value!r} is not one of {', '.join(accepted)}"
+            raise CodecError(msg)
+        return str(value)
+
+    return Codec("|".join(accepted), pl.String, check, check)
+
+
+def _flag_in(text: str) -> bool:
+    if text not in ("0", "1"):
+        msg = f"{text!r} is not 0 or 1"
+        raise CodecError(msg)
+    return text == "1"
+
+
+def _codes_out(value: Any) -> str:
+    return ",".join(_text(code) for code in value)
+
+
+def _codes_in(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+FLOAT = Codec("float (shortest)", pl.Float64, _shortest, _finite)
+INTEGER = Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer)
+TEXT = Codec("text", pl.String, _text, _text)
+FLAG = Codec("0/1", pl.Boolean, lambda value: "1" if value else "0", _flag_in)
+CODES = Codec("comma list", pl.List(pl.String), _codes_out, _codes_in)
+TIME = Codec("ISO 8601 +00:00", pl.Datetime("us", "UTC"), _iso, _from_iso)
+EPOCH = Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer)

@@ -1,0 +1,58 @@
+"""The three-state result of a look-up: present, absent, failed.
+
+A failed read must never look like "nothing there": that is how a dead feed once passed for a flat book. Frames carry the
+same three states in the columns ``state`` and ``why``.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class State(enum.StrEnum):
+    """What is known of one symbol's value."""
+
+    PRESENT = "present"  # read, complete and valid
+    ABSENT = "absent"  # read, and there is nothing due (no position, FLAT): not an error
+    FAILED = "failed"  # unreadable, invalid, stale or incomplete: an error with a name
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """One symbol's value, or the named reason why there is none.
+
+    Attributes
+    ----------
+    symbol
+        The symbol it was read for.
+    state
+        See :class:`State`.
+    value
+        The value when present, else ``None``.
+    reason
+        Empty when present; else a short machine-readable code, optionally followed by ``: detail``.
+    """
+
+    symbol: str
+    state: State
+    value: T | None = None
+    reason: str = ""
+
+    @classmethod
+    def present(cls, symbol: str, value: T) -> Reading[T]:
+        """Wrap a value that was read whole and is valid."""
+        return cls(symbol, State.PRESENT, value)
+
+    @classmethod
+    def absent(cls, symbol: str, reason: str) -> Reading[T]:
+        """Say that the source answered and holds nothing for the symbol."""
+        return cls(symbol, State.ABSENT, None, reason)
+
+    @classmethod
+    def failed(cls, symbol: str, reason: str) -> Reading[T]:
+        """Say that nothing is known, and why."""
+        return cls(symbol, State.FAILED, None, reason)

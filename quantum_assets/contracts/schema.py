@@ -1,0 +1,269 @@
+"""What a wire table is: fields with their formats, a key, a lifetime, and the change that makes a publication due."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from quantum_assets.contracts.codecs import EPOCH, INTEGER, TEXT, TIME, Codec, CodecError
+
+PROBABILITY_EPS = 0.001  # spec 9: K or a probability that moved by more is news
+
+
+class ContractError(ValueError):
+    """A hash does not keep its contract; ``field`` names the offender."""
+
+    def __init__(self, field_name: str, detail: str) -> None:
+        super().__init__(f"{field_name}: {detail}")
+        self.field = field_name
+
+
+class Change(enum.Enum):
+    """Which change of a field makes a publication due (spec section 9)."""
+
+    IGNORED = "never alone"
+    EXACT = "any change"
+    RELATIVE = "> CHANGE_EPS_PCT relative"
+    ABSOLUTE = "> .001 absolute"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a wire table.
+
+    Attributes
+    ----------
+    name, codec, unit, meaning
+        As printed in the key reference.
+    change
+        Whether a change of this field alone makes a publication due.
+    plot
+        Whether the number is drawn over time in the user interface.
+    """
+
+    name: str
+    codec: Codec
+    unit: str
+    meaning: str
+    change: Change = Change.IGNORED
+    plot: bool = False
+
+
+COMMON = (
+    Field("symbol", TEXT, "", "the symbol itself"),
+    Field("cycle_id", TEXT, "", "cycle that wrote the values; equal across all assets of one cycle"),
+    Field("schema", INTEGER, "", "version of this table"),
+    Field("computed_at_utc", TIME, "", "last evaluation, also when nothing had to be published"),
+    Field("last_update_epoch", EPOCH, "s", "last evaluation, also when nothing had to be published"),
+    Field("published_at_utc", TIME, "", "when the values were written"),
+)
+STAMPS = frozenset(item.name for item in COMMON)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A capped stream that receives one entry per publication.
+
+    Attributes
+    ----------
+    key
+        Name, see :class:`quantum_assets.contracts.tables.Keys`.
+    maxlen
+        Approximate cap.
+    fields
+        Names copied as encoded in the hash, or renamed ``(entry name, hash field)`` pairs; empty means symbol and all fields.
+    optional
+        Written only with ENABLE_STREAM.
+    """
+
+    key: str
+    maxlen: int
+    fields: tuple[str | tuple[str, str], ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One hash per symbol: its key, lifetime, fields and stream.
+
+    Attributes
+    ----------
+    asset
+        Asset that publishes it.
+    key
+        Name of the key template in :class:`quantum_assets.contracts.tables.Keys`.
+    ttl_sec
+        Lifetime at default settings.
+    ttl_intervals_of
+        Settings field of the interval whose tenfold the lifetime is, when it follows one.
+    schema
+        Version, published with every hash.
+    fields
+        The columns beside the common stamps.
+    stream
+        Where each publication is also appended.
+    rate_limited
+        False when every evaluation is a publication.
+    presence
+        Flag field that is 0 while the row is only kept, not to be acted on.
+    headline
+        Format of the log line of one publication; operators grep for it.
+    """
+
+    asset: str
+    key: str
+    ttl_sec: int
+    fields: tuple[Field, ...]
+    stream: Stream | None = None
+    schema: int = 1
+    ttl_intervals_of: str | None = None
+    rate_limited: bool = True
+    presence: str | None = None
+    headline: str = ""
+    doc: str = ""
+    by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {item.name: item for item in (*COMMON, *self.fields)})
+
+    def encode(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Turn one row into the text fields of the hash, without the stamps.
+
+        Raises
+        ------
+        ContractError
+            A value is missing or does not fit its format.
+        """
+        encoded = {}
+        for item in self.fields:
+            try:
+                encoded[item.name] = item.codec.encode(row[item.name])
+            except KeyError:
+                raise ContractError(item.name, "missing") from None
+            except CodecError as error:
+                raise ContractError(item.name, str(error)) from None
+        return encoded
+
+    def decode(self, raw: Mapping[bytes, bytes]) -> dict[str, Any]:
+        """Turn a hash as read from the server into one row, stamps included.
+
+        Raises
+        ------
+        ContractError
+            A field is missing, is not UTF-8, or does not fit its format.
+        """
+        row = {}
+        for name, item in self.by_name.items():
+            value = raw.get(name.encode())
+            if value is None:
+                raise ContractError(name, "missing")
+            try:
+                row[name] = item.codec.decode(value.decode())
+            except UnicodeDecodeError:
+                raise ContractError(name, "not UTF-8 text") from None
+            except CodecError as error:
+                raise ContractError(name, str(error)) from None
+        return row
+
+    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Build the typed frame of decoded rows: ``symbol``, ``state``, ``why``, then every field (null unless present)."""
+        schema: dict[str, Any] = {"symbol": pl.String, "state": pl.String, "why": pl.String}
+        schema |= {name: item.codec.dtype for name, item in self.by_name.items()}
+        return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema, orient="row")
+
+    def headline_of(self, row: Mapping[str, Any]) -> str:
+        """Describe one publication in one line."""
+        words = {name: ",".join(value) if isinstance(value, list) else value for name, value in row.items()}
+        return (self.headline or f"{self.asset} for {{symbol}}").format_map(words)
+
+    def stream_entry(self, row: Mapping[str, Any], encoded: Mapping[str, str]) -> dict[str, str]:
+        """Select what the stream entry of one publication carries.
+
+        Parameters
+        ----------
+        row
+            The row before encoding; it supplies the values that only the stream has (text).
+        encoded
+            The encoded hash fields.
+
+        Raises
+        ------
+        ContractError
+            The row lacks a value that only the stream carries.
+        """
+        if self.stream is None:
+            return {}
+        values = {"symbol": row["symbol"], **encoded}
+        pairs = [(name, name) if isinstance(name, str) else name for name in self.stream.fields or values]
+        try:
+            return {entry: values[source] if source in values else row[source] for entry, source in pairs}
+        except KeyError as error:
+            raise ContractError(str(error.args[0]), "missing for the stream") from None
+
+
+def stamps(symbol: str, cycle_id: str, schema: int, now: datetime) -> dict[str, str]:
+    """Encode the common fields of a publication made now."""
+    row = {
+        "symbol": symbol,
+        "cycle_id": cycle_id,
+        "schema": schema,
+        "computed_at_utc": now,
+        "last_update_epoch": int(now.timestamp()),
+        "published_at_utc": now,
+    }
+    return {item.name: item.codec.encode(row[item.name]) for item in COMMON}
+
+
+def publication_due(
+    table: Table,
+    last: Mapping[str, Any] | None,
+    new: Mapping[str, Any],
+    *,
+    now: datetime,
+    change_eps_pct: float,
+    max_age_sec: float,
+) -> str | None:
+    """Decide whether new values must be published, and why (spec section 9).
+
+    Parameters
+    ----------
+    table
+        The contract, whose fields say which change counts.
+    last
+        The decoded hash as it stands, or ``None`` when there is none (or none that can be read).
+    new
+        The new row, as it would read back from the wire.
+    now
+        Time of the evaluation.
+    change_eps_pct
+        Relative change of a price that counts, e.g. ``.001`` for 0.1 %.
+    max_age_sec
+        Age of the last publication from which on it is renewed.
+
+    Returns
+    -------
+    str or None
+        The reason, e.g. ``first``, ``proposed_sl changed``, ``max age``; ``None`` to suppress.
+    """
+    if last is None:
+        return "first"
+    if not table.rate_limited:
+        return "every evaluation"
+    for item in table.fields:
+        if item.change is not Change.IGNORED and _changed(item.change, last[item.name], new[item.name], change_eps_pct):
+            return f"{item.name} changed"
+    if (now - last["published_at_utc"]).total_seconds() >= max_age_sec:
+        return "max age"
+    return None
+
+
+def _changed(change: Change, old: Any, new: Any, change_eps_pct: float) -> bool:
+    if old is None or new is None or change is Change.EXACT:
+        return bool(old != new)
+    limit = PROBABILITY_EPS if change is Change.ABSOLUTE else change_eps_pct * abs(old)
+    return bool(abs(new - old) > limit)

@@ -1,0 +1,384 @@
+"""Every key and every table of the wire contract (spec section 1). Nothing else in the product spells a key name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantum_assets.contracts.codecs import CODES, EPOCH, FLAG, FLOAT, INTEGER, TEXT, TIME, choice, fixed, optional
+from quantum_assets.contracts.schema import Change, Field, Stream, Table
+
+STATE_TTL_SEC = 600  # ten market-state intervals: a dead publisher's values vanish, they do not linger
+PROPOSAL_TTL_SEC = 100  # ten publishing intervals
+HASH_TTL_SEC = 600
+TRACKED_TTL_SEC = 30 * 86400  # peaks and stops of a position must outlive any outage worth surviving
+PERMIT_TTL_SEC = 60
+BLOCK_TTL_SEC = 3600
+SEEN_TTL_SEC = 86400  # a plan_id is decided once within a day
+
+PROPOSAL_STREAM_MAXLEN = 10_000
+ALLOCATION_STREAM_MAXLEN = 1_000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All key names, from one set of templates.
+
+    Attributes
+    ----------
+    cluster
+        Wrap the symbol in braces, so that the keys of one symbol share a Redis Cluster slot; streams become per symbol.
+    marketstate_prefix, risk_prefix, harvest_prefix, marketstate_stream
+        The names operators may rename (MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME).
+    """
+
+    cluster: bool = False
+    marketstate_prefix: str = "quantum:marketstate"
+    risk_prefix: str = "quantum:risk:proposal"
+    harvest_prefix: str = "quantum:harvest:proposal"
+    marketstate_stream: str = "quantum:stream:marketstate"
+
+    def templates(self) -> dict[str, str]:
+        """Map each name used by tables and readers to its template; ``{symbol}`` is filled in by :meth:`of`."""
+        return {
+            # published by us
+            "market_state": f"{self.marketstate_prefix}:{{symbol}}",
+            "risk_proposal": f"{self.risk_prefix}:{{symbol}}",
+            "harvest_proposal": f"{self.harvest_prefix}:{{symbol}}",
+            "capital_efficiency": "quantum:capital:efficiency:{symbol}",
+            "allocation_target": "quantum:allocation:target:proposed:{symbol}",
+            "governor_state": "quantum:governor:state:{symbol}",
+            "permit": "quantum:permit:{plan_id}",
+            "block": "quantum:governor:block:{plan_id}",
+            # kept by us between cycles
+            "position": "quantum:position:tracked:{symbol}",
+            "efficiency_state": "quantum:efficiency:state:{symbol}",
+            "seen_plan": "quantum:governor:seen:{plan_id}",
+            # streams
+            "stream_market_state": self.marketstate_stream,
+            "stream_risk_proposal": "quantum:stream:risk.proposal",
+            "stream_harvest_proposal": "quantum:stream:harvest.proposal",
+            "stream_capital_efficiency": "quantum:stream:capital.efficiency",
+            "stream_allocation_target": "quantum:stream:allocation.target.proposed",
+            "stream_governor_events": "quantum:stream:governor.events",
+            "stream_plans": "quantum:stream:apply.plan",
+            # written by others
+            "raw_position": "quantum:state:positions:{symbol}",
+            "attribution": "quantum:alpha:attribution:{symbol}",
+            "base_target": "quantum:allocation:target:{symbol}",
+            "stream_execution": "quantum:stream:execution",
+            "stream_execution_result": "quantum:stream:execution.result",
+            "kill": "quantum:kill",
+            "candles_zset": "candles:{symbol}:1m",
+            "candles_quantum": "quantum:candles:{symbol}",
+            "candles_klines": "klines:{symbol}:1m",
+            "candles_history": "quantum:history:ohlcv:{symbol}:1m",
+            "candles_json": "quantum:candles:{symbol}:1m",
+            # the example feed says what it plays
+            "banner": "quantum:banner",
+        }
+
+    def of(self, name: str, symbol: str = "") -> str:
+        """Give the key called ``name``, for one symbol (or plan, for the keys of plans).
+
+        Raises
+        ------
+        KeyError
+            No template has that name.
+        """
+        template = self.templates()[name]
+        if "{plan_id}" in template:
+            return template.replace("{plan_id}", symbol)
+        tagged = f"{{{symbol}}}" if self.cluster else symbol
+        if self.cluster and symbol and name.startswith("stream_"):
+            return f"{template}:{tagged}"
+        return template.replace("{symbol}", tagged)
+
+
+CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins
+
+_SOURCE = choice("candles", "replay", "synthetic", "example")
+_SIDE = choice("LONG", "SHORT")
+
+_REGIME = (
+    Field("p_trend", FLOAT, "probability", "of the trend regime, as the market state has it", Change.ABSOLUTE, plot=True),
+    Field("p_mr", FLOAT, "probability", "of the mean-reverting regime", Change.ABSOLUTE),
+    Field("p_chop", FLOAT, "probability", "of the chop regime", Change.ABSOLUTE),
+)
+_POSITION = (
+    Field("position_side", _SIDE, "", "side", Change.EXACT),
+    Field("position_age_sec", FLOAT, "s", "time since the position was opened"),
+    Field("position_current_price", FLOAT, "quote", "last accepted mark", plot=True),
+    Field("position_entry_price", FLOAT, "quote", "average entry"),
+    Field("position_source", TEXT, "", "redis_hash, redis_stream, example or synthetic"),
+    Field("position_peak_price", FLOAT, "quote", "highest since entry"),
+    Field("position_trough_price", FLOAT, "quote", "lowest since entry"),
+    Field("position_current_sl", optional(FLOAT), "quote", "stop in force when this was computed"),
+    Field("data_source", _SOURCE, "", "least live of all inputs"),
+)
+
+MARKET_STATE = Table(
+    asset="market_state",
+    key="market_state",
+    ttl_sec=STATE_TTL_SEC,
+    ttl_intervals_of="marketstate_publish_interval",
+    headline="market state for {symbol}: sigma={sigma:.8f} ts={ts:.6f} regime={regime}",
+    doc="Volatility, drift and regime of one symbol, from its last 257 to 300 closed candles.",
+    fields=(
+        Field("sigma", fixed(8), "log return / candle", "robust volatility", plot=True),
+        Field("mu", fixed(8), "log return / candle", "robust drift", plot=True),
+        Field("ts", fixed(6), "", "trend strength |mu|/sigma (not a time)", plot=True),
+        Field("p_trend", fixed(6), "probability", "of the trend regime", Change.ABSOLUTE, plot=True),
+        Field("p_mr", fixed(6), "probability", "of the mean-reverting regime", Change.ABSOLUTE, plot=True),
+        Field("p_chop", fixed(6), "probability", "of the chop regime", Change.ABSOLUTE, plot=True),
+        Field("dp", fixed(6), "share", "neighbouring returns with equal sign"),
+        Field("vr", fixed(6), "ratio", "variance ratio over vr_k candles"),
+        Field("spike_proxy", fixed(6), "ratio", "MAD sigma over EWMA sigma"),
+        Field("ts_timestamp", EPOCH, "s", "time of the newest candle used"),
+        Field("buffer_size", INTEGER, "candles", "candles used"),
+        Field("source", choice("candles", "replay", "synthetic"), "", "where the candles come from", Change.EXACT),
+        Field("candle_key", TEXT, "", "key the candles were read from"),
+    ),
+    stream=Stream(
+        "stream_market_state",
+        PROPOSAL_STREAM_MAXLEN,
+        ("symbol", "ts", "sigma", "mu", "regime", ("timestamp", "ts_timestamp")),
+    ),
+)
+
+RISK_PROPOSAL = Table(
+    asset="risk_proposal",
+    key="risk_proposal",
+    ttl_sec=PROPOSAL_TTL_SEC,
+    ttl_intervals_of="publish_interval_sec",
+    headline="proposal for {symbol}: SL=${proposed_sl:.4f} TP=${proposed_tp:.4f} reasons={reason_codes}",
+    doc="Proposed stop and target of one open position.",
+    fields=(
+        Field("proposed_sl", FLOAT, "quote", "proposed stop loss", Change.RELATIVE, plot=True),
+        Field("proposed_tp", FLOAT, "quote", "proposed take profit", Change.RELATIVE, plot=True),
+        Field("stop_dist_pct", FLOAT, "fraction", "stop distance from the mark", plot=True),
+        Field("tp_dist_pct", FLOAT, "fraction", "target distance from the mark"),
+        Field("trail_gap_pct", FLOAT, "fraction", "trailing distance from the peak or trough"),
+        Field("reason_codes", CODES, "", "why, in the order of spec section 3", Change.EXACT),
+        Field("ts", FLOAT, "", "trend strength used"),
+        Field("sigma", FLOAT, "log return / candle", "volatility used", plot=True),
+        *_REGIME,
+        *_POSITION,
+        Field("sl_breached", FLAG, "", "the proposed stop has already been crossed", Change.EXACT),
+    ),
+    stream=Stream("stream_risk_proposal", PROPOSAL_STREAM_MAXLEN, optional=True),
+)
+
+HARVEST_ACTIONS = ("NONE", "PARTIAL_25", "PARTIAL_50", "PARTIAL_75", "FULL_CLOSE_PROPOSED")
+
+HARVEST_PROPOSAL = Table(
+    asset="harvest_proposal",
+    key="harvest_proposal",
+    ttl_sec=PROPOSAL_TTL_SEC,
+    ttl_intervals_of="publish_interval_sec",
+    headline="harvest for {symbol}: action={harvest_action} R_net={R_net:.4f} K={kill_score:.4f} reasons={reason_codes}",
+    doc="Proposed profit taking of one open position, and its kill score.",
+    fields=(
+        Field("harvest_action", choice(*HARVEST_ACTIONS), "", "proposed action", Change.EXACT),
+        Field("new_sl_proposed", optional(FLOAT), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
+        Field("R_net", FLOAT, "R", "profit net of costs in units of risk", plot=True),
+        Field("risk_unit", FLOAT, "quote", "one R: entry x stop distance"),
+        Field("cost_est", FLOAT, "quote", "estimated cost of leaving"),
+        Field("kill_score", FLOAT, "", "K in [.5, 1)", Change.ABSOLUTE, plot=True),
+        Field("reason_codes", CODES, "", "why, in the order of spec section 4", Change.EXACT),
+        Field("k_regime_flip", FLOAT, "", "kill component"),
+        Field("k_sigma_spike", FLOAT, "", "kill component"),
+        Field("k_ts_drop", FLOAT, "", "kill component"),
+        Field("k_age_penalty", FLOAT, "", "kill component"),
+        Field("sigma", FLOAT, "log return / candle", "volatility used"),
+        Field("ts", FLOAT, "", "trend strength used"),
+        *_REGIME,
+        *_POSITION,
+        Field("position_unrealized_pnl", FLOAT, "quote", "profit as the position carries it"),
+        Field("position_qty", optional(FLOAT), "base", "size; profit is divided by it when present"),
+        Field("stop_dist_pct", optional(FLOAT), "fraction", "stop distance used; empty when the fallback was"),
+        Field("fallback_stop", FLAG, "", "no risk proposal: FALLBACK_STOP_PCT was used", Change.EXACT),
+    ),
+    stream=Stream("stream_harvest_proposal", PROPOSAL_STREAM_MAXLEN, optional=True),
+)
+
+POSITION = Table(
+    asset="position",
+    key="position",
+    presence="held",
+    ttl_sec=TRACKED_TTL_SEC,
+    doc="One open position with what no live writer supplies: peak, trough, age and stop in force, kept since entry.",
+    rate_limited=False,
+    fields=(
+        Field("side", choice("LONG", "SHORT"), "", "side"),
+        Field("entry_price", FLOAT, "quote", "average entry", plot=True),
+        Field("current_price", FLOAT, "quote", "last accepted mark", plot=True),
+        Field("peak_price", FLOAT, "quote", "highest since entry", plot=True),
+        Field("trough_price", FLOAT, "quote", "lowest since entry", plot=True),
+        Field("age_sec", FLOAT, "s", "time since it was opened"),
+        Field("unrealized_pnl", FLOAT, "quote", "as the writer gives it", plot=True),
+        Field("qty", optional(FLOAT), "base", "absolute size, empty when unknown"),
+        Field("current_sl", optional(FLOAT), "quote", "stop in force"),
+        Field("current_tp", optional(FLOAT), "quote", "target in force"),
+        Field("opened_at_epoch", FLOAT, "s", "when it was opened, or first seen"),
+        Field("position_source", TEXT, "", "redis_hash, redis_stream, example or synthetic"),
+        Field("position_ts_epoch", FLOAT, "s", "time of the snapshot"),
+        Field("held", FLAG, "", "0 while no source shows the position: kept for its return, not acted on"),
+        Field("last_candle_ms", INTEGER, "ms", "open time of the newest candle merged; 0 before the first"),
+        Field("last_close", optional(FLOAT), "quote", "close of that candle"),
+        Field("collared", FLAG, "", "a price beyond PRICE_COLLAR_PCT waits for the next candle to confirm it"),
+        Field("collared_price", optional(FLOAT), "quote", "the price held back"),
+        Field("collared_candle_ms", INTEGER, "ms", "newest candle when it was held back"),
+    ),
+)
+
+CAPITAL_EFFICIENCY = Table(
+    asset="capital_efficiency",
+    key="capital_efficiency",
+    ttl_sec=HASH_TTL_SEC,
+    doc="How well one symbol uses its capital. Written by us only with EFFICIENCY_MODE=enforce.",
+    rate_limited=False,
+    fields=(
+        Field("efficiency_score", FLOAT, "[0, 1]", "score of this evaluation", plot=True),
+        Field("efficiency_raw", FLOAT, "", "before clipping"),
+        Field("efficiency_ewma", FLOAT, "[0, 1]", "smoothed score", plot=True),
+        Field("capital_pressure", choice("INCREASE", "HOLD", "DECREASE"), "", "direction"),
+        Field("reallocation_weight", FLOAT, "[-1, 1]", "strength", plot=True),
+        Field("confidence", FLOAT, "[0, 1]", "of the inputs", plot=True),
+        Field("inputs_ok", FLAG, "", "no input missing, stale or unreadable"),
+        Field("stale_flags", TEXT, "", "P30/P29 _MISSING, _STALE, _ERROR"),
+        Field("p30_perf", FLOAT, "[0, 1]", "performance factor used"),
+        Field("p30_conf", FLOAT, "[0, 1]", "its confidence"),
+        Field("p29_target_usd", FLOAT, "USD", "base target used"),
+        Field("volatility_ewma", FLOAT, "USD", "smoothed |pnl|"),
+        Field("dd_proxy", FLOAT, "USD", "smoothed losses"),
+        Field("hold_time_penalty", FLOAT, "[0, 1]", "hours since the last execution, clipped"),
+        Field("ts", EPOCH, "s", "time of the evaluation"),
+        Field("mode", choice("shadow", "enforce"), "", "EFFICIENCY_MODE"),
+        Field("version", TEXT, "", "p31_v1"),
+    ),
+    stream=Stream("stream_capital_efficiency", PROPOSAL_STREAM_MAXLEN),
+)
+
+EFFICIENCY_STATE = Table(
+    asset="capital_efficiency",
+    key="efficiency_state",
+    ttl_sec=TRACKED_TTL_SEC,
+    doc="What capital_efficiency remembers between cycles: averages, last known good inputs, last event folded in.",
+    rate_limited=False,
+    fields=(
+        Field("volatility_ewma", FLOAT, "USD", "smoothed |pnl|"),
+        Field("dd_proxy", FLOAT, "USD", "smoothed losses"),
+        Field("efficiency_ewma", FLOAT, "[0, 1]", "smoothed score"),
+        Field("last_perf", FLOAT, "[0, 1]", "last known good performance factor"),
+        Field("last_target_usd", FLOAT, "USD", "last known good base target"),
+        Field("last_exec_epoch", optional(FLOAT), "s", "last execution, empty before the first"),
+        Field("last_event_id", TEXT, "", "newest stream entries folded in, per stream"),
+    ),
+)
+
+ALLOCATION_REASONS = ("ok", "missing_eff", "stale_eff", "low_conf", "redis_error")
+
+ALLOCATION_TARGET = Table(
+    asset="allocation_target",
+    key="allocation_target",
+    ttl_sec=HASH_TTL_SEC,
+    doc="Proposed allocation of one symbol. Always shadow: the live target key is read-only for us.",
+    rate_limited=False,
+    fields=(
+        Field("ts_epoch", EPOCH, "s", "time of the evaluation"),
+        Field("base_target", fixed(2), "USD", "target as it stands", plot=True),
+        Field("proposed_target", fixed(2), "USD", "base x multiplier", plot=True),
+        Field("multiplier", fixed(4), "ratio", "clip(BASE + SCALE (score - .5))", plot=True),
+        Field("eff_score", optional(fixed(4)), "[0, 1]", "efficiency score, empty when unknown"),
+        Field("eff_confidence", optional(fixed(3)), "[0, 1]", "its confidence, empty when unknown"),
+        Field("eff_stale", FLAG, "", "the efficiency hash was missing, stale or unreadable"),
+        Field("reason", choice(*ALLOCATION_REASONS), "", "why this multiplier"),
+        Field("mode", choice("shadow"), "", "always shadow"),
+        Field("last_update_ts_epoch", EPOCH, "s", "time of the evaluation"),
+    ),
+    stream=Stream(
+        "stream_allocation_target",
+        ALLOCATION_STREAM_MAXLEN,
+        (
+            "ts_epoch",
+            "symbol",
+            ("base_target", "base_target_shortest"),
+            ("proposed_target", "proposed_target_shortest"),
+            "multiplier",
+            "eff_score",
+            "eff_confidence",
+            "eff_stale",
+            "reason",
+            "mode",
+        ),
+    ),
+)
+
+_HINTS = (
+    Field("eff_score", optional(fixed(4)), "[0, 1]", "efficiency score, empty when unknown", plot=True),
+    Field("eff_confidence", optional(fixed(3)), "[0, 1]", "its confidence, empty when unknown"),
+    Field("eff_stale", FLAG, "", "the efficiency hash was missing, stale or unreadable"),
+    Field("eff_factor", fixed(4), "ratio", "size factor the hint suggests", plot=True),
+    Field("eff_action", choice("NONE", "DOWNSIZE"), "", "what the hint suggests"),
+    Field("eff_reason", choice(*ALLOCATION_REASONS), "", "why"),
+    Field("downsize_factor", fixed(4), "ratio", "= eff_factor"),
+    Field("extra_cooldown_sec", INTEGER, "s", "extra wait the hint suggests", plot=True),
+)
+HINT_FIELDS = tuple(item.name for item in _HINTS)
+
+GOVERNOR_STATE = Table(
+    asset="governor_permit",
+    key="governor_state",
+    ttl_sec=HASH_TTL_SEC,
+    doc="The governor's row of one symbol: last decision and efficiency hints. Every symbol has one, plans or not.",
+    rate_limited=False,
+    fields=(
+        *_HINTS,
+        Field("last_plan_id", TEXT, "", "last plan decided, empty before the first"),
+        Field("last_decision", choice("", "PERMIT", "BLOCK"), "", "its outcome"),
+        Field("last_reason", TEXT, "", "its reason"),
+        Field("last_decision_epoch", optional(FLOAT), "s", "when"),
+        Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
+    ),
+)
+
+PERMIT = Table(
+    asset="governor_permit",
+    key="permit",
+    ttl_sec=PERMIT_TTL_SEC,
+    doc="Leave for one plan. Missing means no.",
+    fields=(
+        Field("granted", choice("true"), "", "a permit that exists is granted"),
+        Field("plan_id", TEXT, "", "the plan"),
+        Field("decision", choice("EXECUTE"), "", "decision of the plan"),
+        Field("computed_qty", optional(FLOAT), "base", "size of the plan, empty when unknown"),
+        Field("computed_notional", optional(FLOAT), "USD", "size x price, empty when unknown"),
+        Field("created_at", TIME, "", "when it was granted"),
+        Field("consumed", choice("false", "true"), "", "set by the executor that used it"),
+        *_HINTS,
+    ),
+)
+
+BLOCK = Table(
+    asset="governor_permit",
+    key="block",
+    ttl_sec=BLOCK_TTL_SEC,
+    doc="Why one plan was refused.",
+    fields=(
+        Field("reason", TEXT, "", "first gate that failed"),
+        Field("timestamp", EPOCH, "s", "when"),
+    ),
+)
+
+TABLES = (
+    POSITION,
+    MARKET_STATE,
+    RISK_PROPOSAL,
+    HARVEST_PROPOSAL,
+    CAPITAL_EFFICIENCY,
+    EFFICIENCY_STATE,
+    ALLOCATION_TARGET,
+    GOVERNOR_STATE,
+    PERMIT,
+    BLOCK,
+)

@@ -1,0 +1,196 @@
+"""Asset ``governor_permit``: decides waiting plans and keeps one state row per symbol."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.tables import (
+    GOVERNOR_STATE,
+    HARVEST_PROPOSAL,
+    HINT_FIELDS,
+    MARKET_STATE,
+    PERMIT,
+    POSITION,
+)
+from quantum_assets.kernels.governor import NON_LIVE, Evidence, GovernorTheta, decide, is_closing
+from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
+from quantum_assets.rows import assemble, without_result
+from quantum_assets.symbols import OWNERS
+from resources.foreign import read_efficiency
+from resources.io_manager import cycle_id_of
+from resources.plans import Decision, Plan, PlanQueue
+from resources.redis_store import RedisStore
+
+EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
+
+
+@dg.asset(
+    deps=["market_state", "position", "harvest_proposal", "allocation_target", "capital_efficiency", "plans"],
+    group_name="governor",
+    kinds={"redis"},
+    owners=OWNERS,
+    io_manager_key="redis_io",
+    description=(
+        "Decides every waiting plan exactly once: a permit of 60 s or a block with the first gate that failed. Plans that open "
+        "risk need fresh, readable, live data; unknown means no. Efficiency only hints at a smaller size, it never blocks."
+    ),
+)
+def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+    """Decide plans, then write the state row of every symbol of the run."""
+    symbols = list(context.partition_keys)
+    decided = decide_plans(store, cycle_id=cycle_id_of(context.run))
+    for one in decided:
+        outcome = "permit" if one.permit is not None else f"block {one.reason}"
+        context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
+    return state_frame(store, symbols, decided)
+
+
+def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
+    """Take all waiting plans, decide and record them.
+
+    A run for some symbols decides the plans of all: plans wait in one stream, and whoever takes one must decide it.
+
+    Returns
+    -------
+    list of Decision
+        Those decided by this call; plans decided before are only acknowledged.
+    """
+    queue = PlanQueue(store)
+    plans = queue.take()
+    ignored = [plan for plan in plans if not plan.invalid and plan.decision != "EXECUTE"]
+    queue.acknowledge(ignored)
+    wrong = [Decision(plan, f"invalid_plan:{plan.invalid}") for plan in plans if plan.invalid]
+    due = [plan for plan in plans if not plan.invalid and plan.decision == "EXECUTE"]
+    decisions = [*wrong, *(judge(store, due) if due else [])]
+    if not decisions:
+        return []
+    fresh = queue.record(decisions, cycle_id=cycle_id)
+    return [decision for decision, is_new in zip(decisions, fresh, strict=True) if is_new]
+
+
+def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
+    """Put every plan through the gates; what passes gets the fields of its permit."""
+    symbols = sorted({plan.symbol for plan in plans})
+    known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
+    settings = store.settings
+    theta = GovernorTheta(
+        max_data_age_sec=settings.gov_max_data_age_sec,
+        kill_score_critical=settings.gov_kill_score_critical,
+        allow_synthetic=settings.allow_synthetic,
+    )
+    reasons = decide(_evidence(store, plans, known), theta)
+    hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
+    return [
+        Decision(plan, reason) if reason else Decision(plan, "", _permit(store, plan, known["position"], hints[plan.symbol]))
+        for plan, reason in zip(plans, reasons, strict=True)
+    ]
+
+
+def hint_rows(store: RedisStore, symbols: Sequence[str]) -> list[dict[str, Any]]:
+    """Compute the eight efficiency hints per symbol, as the wire table decodes them."""
+    settings = store.settings
+    hint = permit_hint(
+        read_efficiency(store, symbols),
+        store.clock().timestamp(),
+        PermitHintTheta(
+            downsize_threshold=settings.p31_downsize_threshold,
+            min_factor=settings.p31_min_factor,
+            max_extra_cooldown_sec=float(settings.p31_max_extra_cooldown_sec),
+            min_confidence=settings.p31_min_conf,
+            max_age_sec=settings.p31_eff_ttl_sec,
+        ),
+    )
+    codecs = {name: PERMIT.by_name[name].codec for name in HINT_FIELDS}
+    return [{name: codecs[name].decode(text) for name, text in fields.items()} for fields in hint.fields()]
+
+
+def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Decision]) -> pl.DataFrame:
+    """Build the governor's row of every symbol: hints now, and the last decision ever."""
+    now = store.clock().timestamp()
+    kept = store.read(GOVERNOR_STATE, symbols)
+    rows = []
+    for reading, hint in zip(kept, hint_rows(store, symbols), strict=True):
+        mine = [one for one in decided if one.plan.symbol == reading.symbol]
+        last: Mapping[str, Any] = reading.value or {}
+        row = {
+            "symbol": reading.symbol,
+            **hint,
+            "last_plan_id": last.get("last_plan_id", ""),
+            "last_decision": last.get("last_decision", ""),
+            "last_reason": last.get("last_reason", ""),
+            "last_decision_epoch": last.get("last_decision_epoch"),
+            "plans_evaluated": len(mine),
+        }
+        if mine:
+            newest = mine[-1]
+            row |= {
+                "last_plan_id": newest.plan.plan_id,
+                "last_decision": "PERMIT" if newest.permit is not None else "BLOCK",
+                "last_reason": newest.reason,
+                "last_decision_epoch": now,
+            }
+        rows.append(row)
+    schema = {name: GOVERNOR_STATE.by_name[name].codec.dtype for name in rows[0]} if rows else {}
+    return assemble(symbols, pl.DataFrame(rows, schema=schema).to_dict(), without_result([]))
+
+
+def _evidence(store: RedisStore, plans: Sequence[Plan], known: Mapping[str, Mapping[str, Reading[dict[str, Any]]]]) -> Evidence:
+    now = store.clock().timestamp()
+    (kill,) = store.run("reading the kill switch", [("GET", store.keys.of("kill"))])
+    closing = np.array([is_closing(plan.action, reduce_only=plan.reduce_only) for plan in plans], dtype=bool)
+    found = [{asset: rows[plan.symbol] for asset, rows in known.items()} for plan in plans]
+    failed = np.array([any(one.state is State.FAILED for one in row.values()) for row in found], dtype=bool)
+
+    def ages(asset: str, clock: str = "last_update_epoch") -> Any:
+        return np.array([_age_sec(row[asset], clock, now) for row in found])
+
+    return Evidence(
+        closing=closing,
+        unreadable=failed | (~closing & isinstance(kill, Exception)),
+        kill_switch=np.full(len(plans), not isinstance(kill, Exception) and kill not in (None, b"", b"0")),
+        market_state_age_sec=ages("market_state"),
+        harvest_proposal_age_sec=ages("harvest_proposal"),
+        position_age_sec=ages("position", clock="position_ts_epoch"),  # of the snapshot: a dead writer makes no new ones
+        non_live=np.array([_non_live(row) for row in found], dtype=bool),
+        kill_score=np.array([_kill_score(plan, row["harvest_proposal"]) for plan, row in zip(plans, found, strict=True)]),
+    )
+
+
+def _age_sec(reading: Reading[dict[str, Any]], clock: str, now: float) -> float:
+    row = reading.value
+    if row is None or row.get("held") is False or row.get("ts_timestamp") == 0:  # candles without times: age unknown
+        return math.nan
+    return now - float(row[clock])
+
+
+def _non_live(row: Mapping[str, Reading[dict[str, Any]]]) -> bool:
+    labels = ("source", "data_source", "position_source")
+    values = [reading.value for reading in row.values() if reading.value is not None]
+    return any(value.get(label) in NON_LIVE for value in values for label in labels)
+
+
+def _kill_score(plan: Plan, harvest: Reading[dict[str, Any]]) -> float:
+    scores = [plan.kill_score, harvest.value["kill_score"] if harvest.value is not None else None]
+    return max((score for score in scores if score is not None), default=math.nan)
+
+
+def _permit(
+    store: RedisStore, plan: Plan, positions: Mapping[str, Reading[dict[str, Any]]], hint: Mapping[str, Any]
+) -> dict[str, Any]:
+    position = positions[plan.symbol].value
+    price = plan.price or (position["current_price"] if position is not None else None)
+    return {
+        "granted": "true",
+        "plan_id": plan.plan_id,
+        "decision": "EXECUTE",
+        "computed_qty": plan.qty,
+        "computed_notional": plan.qty * price if plan.qty is not None and price is not None else None,
+        "created_at": store.clock(),
+        "consumed": "false",
+        **hint,
+    }

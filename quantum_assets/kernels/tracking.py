@@ -1,0 +1,323 @@
+"""What no writer of positions supplies: peak, trough, age and stop in force, kept since entry, and the price collar.
+
+Here belongs how one position's kept state moves with a new snapshot and new candles. Reading, storing and the clock stay out;
+so does the stop formula, whose last proposal comes in as a number.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from quantum_assets.kernels.columns import Floats
+
+
+class Snapshot(Protocol):
+    """What a position reader gives; prices finite and > 0, ``None`` where the writer says nothing."""
+
+    @property
+    def side(self) -> str: ...  # noqa: D102 - the fields are those of the position reader
+    @property
+    def entry_price(self) -> float: ...  # noqa: D102
+    @property
+    def current_price(self) -> float: ...  # noqa: D102
+    @property
+    def unrealized_pnl(self) -> float: ...  # noqa: D102
+    @property
+    def qty(self) -> float | None: ...  # noqa: D102
+    @property
+    def ts_epoch(self) -> float | None: ...  # noqa: D102
+    @property
+    def peak_price(self) -> float | None: ...  # noqa: D102
+    @property
+    def trough_price(self) -> float | None: ...  # noqa: D102
+    @property
+    def age_sec(self) -> float | None: ...  # noqa: D102
+    @property
+    def opened_at_epoch(self) -> float | None: ...  # noqa: D102
+    @property
+    def current_sl(self) -> float | None: ...  # noqa: D102
+    @property
+    def current_tp(self) -> float | None: ...  # noqa: D102
+    @property
+    def position_source(self) -> str: ...  # noqa: D102
+
+
+class Bars(Protocol):
+    """Closed candles, oldest first, arrays of one length; open time 0 where unknown."""
+
+    @property
+    def open_time_ms(self) -> npt.NDArray[np.int64]: ...  # noqa: D102 - the fields are those of the candle reader
+    @property
+    def high(self) -> Floats: ...  # noqa: D102
+    @property
+    def low(self) -> Floats: ...  # noqa: D102
+    @property
+    def close(self) -> Floats: ...  # noqa: D102
+
+
+class Bar(NamedTuple):
+    """One candle."""
+
+    open_time_ms: int
+    high: float
+    low: float
+    close: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingTheta:
+    """Settings of tracking."""
+
+    collar_pct: float = 0.10  # share, a jump beyond it waits for the next candle
+    sl_ratchet: Literal["proposed", "actual"] = "proposed"  # whether our last proposal counts as the stop in force
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tracked:
+    """Kept state of one open position; the fields are those of the wire table ``position``."""
+
+    side: str
+    entry_price: float
+    current_price: float  # last accepted mark; last accepted close while the mark is held back
+    peak_price: float
+    trough_price: float
+    age_sec: float
+    unrealized_pnl: float
+    qty: float | None
+    current_sl: float | None
+    current_tp: float | None
+    opened_at_epoch: float
+    position_source: str
+    position_ts_epoch: float
+    last_candle_ms: int  # open time of the newest candle seen, 0 before the first
+    last_close: float | None  # its close, accepted or not
+    collared: bool
+    collared_price: float | None
+    collared_candle_ms: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Take the fields out of a decoded row."""
+        return cls(**{name: row[name] for name in FIELDS})
+
+    def row(self) -> dict[str, Any]:
+        """Give the fields by name."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Tracked))
+
+
+def same_position(side: str, entry_price: float, other_side: str, other_entry_price: float) -> bool:
+    """Tell whether two records speak of one position: same side and same entry (a changed sign is a changed side)."""
+    return side == other_side and math.isclose(entry_price, other_entry_price, rel_tol=1e-9)  # text and back, no more
+
+
+def track(
+    previous: Tracked | None,
+    snapshot: Snapshot,
+    bars: Bars | None,
+    *,
+    last_proposed_sl: float | None,
+    now: float,
+    theta: TrackingTheta = TrackingTheta(),
+) -> Tracked:
+    """Move the kept state of one position on to now.
+
+    Parameters
+    ----------
+    previous : Tracked or None
+        State after the last evaluation; ignored when it belongs to another position.
+    snapshot : Snapshot
+        The position as its writer gives it now.
+    bars : Bars or None
+        Closed candles; those newer than the last merged one and opened since entry are merged. None when unreadable.
+    last_proposed_sl : float or None
+        Stop last proposed for this very position; None or NaN when there is none.
+    now : float
+        Epoch seconds.
+    theta : TrackingTheta
+        Collar and ratchet.
+
+    Returns
+    -------
+    Tracked
+        With ``collared`` while a jump waits for the next candle: until a later candle closes within the collar of the held
+        price, it moves neither price, peak, trough nor stop. A high or low counts only within the collar of its own close or
+        of the price accepted before it.
+
+    References
+    ----------
+    Spec section 5, "Position tracking (ours)".
+    """
+    if previous is not None and not same_position(snapshot.side, snapshot.entry_price, previous.side, previous.entry_price):
+        previous = None
+    opened_at = _opened_at(previous, snapshot, now)
+    walk = _Walk(theta.collar_pct, previous)
+    newest = _newest(bars)
+    if newest is not None:
+        walk.start_over_from(newest)
+        for bar in _new_bars(bars, previous, opened_at):
+            walk.meet_candle(bar)
+        walk.see(newest)
+    walk.meet_mark(snapshot, first=previous is None)
+    direction = 1 if snapshot.side == "LONG" else -1
+    held_mark = walk.price != snapshot.current_price
+    return Tracked(
+        side=snapshot.side,
+        entry_price=snapshot.entry_price,
+        current_price=walk.price,
+        peak_price=walk.peak,
+        trough_price=walk.trough,
+        age_sec=max(now - opened_at, 0.0),
+        # A profit reckoned with a mark that is held back would let that mark in by the back door.
+        unrealized_pnl=(walk.price - snapshot.entry_price) * direction * (snapshot.qty or 1.0)
+        if held_mark
+        else snapshot.unrealized_pnl,
+        qty=snapshot.qty,
+        current_sl=_stop_in_force(previous, snapshot, last_proposed_sl, direction, theta),
+        current_tp=snapshot.current_tp,
+        opened_at_epoch=opened_at,
+        position_source=snapshot.position_source,
+        position_ts_epoch=snapshot.ts_epoch if snapshot.ts_epoch is not None else now,
+        last_candle_ms=walk.last_candle_ms,
+        last_close=walk.last_close,
+        collared=walk.held is not None,
+        collared_price=walk.held,
+        collared_candle_ms=walk.held_candle_ms,
+    )
+
+
+class _Walk:
+    """Price, peak and trough on their way from the previous state to now, and the price held back."""
+
+    def __init__(self, collar_pct: float, previous: Tracked | None) -> None:
+        self.collar_pct = collar_pct
+        self.price = previous.current_price if previous else math.nan  # last accepted mark or close
+        self.peak = previous.peak_price if previous else -math.inf
+        self.trough = previous.trough_price if previous else math.inf
+        self.held = previous.collared_price if previous and previous.collared else None
+        self.held_candle_ms = previous.collared_candle_ms if previous else 0
+        self.last_candle_ms = previous.last_candle_ms if previous else 0
+        self.last_close = previous.last_close if previous else None
+
+    def near(self, price: float, reference: float | None) -> bool:
+        return reference is not None and abs(price / reference - 1) <= self.collar_pct
+
+    def accept(self, price: float, *extremes: float) -> None:
+        inside = [extreme for extreme in extremes if self.near(extreme, price) or self.near(extreme, self.price)]
+        self.peak = max(self.peak, price, *inside)
+        self.trough = min(self.trough, price, *inside)
+        self.price = price
+
+    def hold(self, price: float, candle_ms: int) -> None:
+        self.held, self.held_candle_ms = price, candle_ms
+
+    def start_over_from(self, newest: Bar) -> None:
+        """Follow candles whose times have moved back (a replay from the start), else none would ever be newer."""
+        if newest.open_time_ms < self.last_candle_ms:
+            self.last_candle_ms = newest.open_time_ms
+            self.held_candle_ms = min(self.held_candle_ms, newest.open_time_ms)
+
+    def meet_candle(self, bar: Bar) -> None:
+        later = bar.open_time_ms > self.held_candle_ms or not bar.open_time_ms
+        if math.isnan(self.price) or self.near(bar.close, self.price) or (later and self.near(bar.close, self.held)):
+            self.accept(bar.close, bar.high, bar.low)
+            self.held, self.held_candle_ms = None, 0
+        else:
+            self.hold(bar.close, bar.open_time_ms)
+
+    def see(self, newest: Bar) -> None:
+        self.last_candle_ms = newest.open_time_ms
+        self.last_close = newest.close
+
+    def meet_mark(self, snapshot: Snapshot, *, first: bool) -> None:
+        mark = snapshot.current_price
+        given = [price for price in (snapshot.peak_price, snapshot.trough_price) if price is not None]
+        if first:  # there is no earlier mark to doubt it by; candles of another price level are not of this position
+            if not self.near(mark, self.price):
+                self.peak, self.trough, self.held, self.held_candle_ms = -math.inf, math.inf, None, 0
+            self.price = mark
+            self.peak = max(self.peak, mark, *given)
+            self.trough = min(self.trough, mark, *given)
+        elif self.near(mark, self.price):
+            self.accept(mark, *given)
+            if self.held != self.last_close:  # it was a mark that was held back, and marks have come back by themselves
+                self.held, self.held_candle_ms = None, 0
+        elif not self.near(mark, self.held):
+            self.hold(mark, self.last_candle_ms)
+
+
+def _opened_at(previous: Tracked | None, snapshot: Snapshot, now: float) -> float:
+    if snapshot.opened_at_epoch is not None:
+        return snapshot.opened_at_epoch
+    if snapshot.age_sec is not None and snapshot.ts_epoch is not None:
+        return snapshot.ts_epoch - snapshot.age_sec
+    if previous is not None:
+        return previous.opened_at_epoch
+    return now - (snapshot.age_sec or 0.0)
+
+
+def _newest(bars: Bars | None) -> Bar | None:
+    """Give the newest candle whose close is a price."""
+    if bars is None or not len(bars.close):
+        return None
+    last = _bar(bars, -1)
+    if last is not None:
+        return last
+    rows = np.flatnonzero(np.isfinite(bars.close) & (bars.close > 0))
+    return _bar(bars, int(rows[-1])) if len(rows) else None
+
+
+def _new_bars(bars: Bars | None, previous: Tracked | None, opened_at: float) -> Iterator[Bar]:
+    """Give the candles to merge, oldest first: newer than the last one seen, and opened since entry.
+
+    Without times only the newest can be told to be new, by its close.
+    """
+    newest = _newest(bars)
+    if bars is None or newest is None:
+        return
+    if not newest.open_time_ms:
+        if previous is not None and newest.close != previous.last_close:
+            yield newest
+        return
+    since_ms = opened_at * 1000
+    seen_ms = previous.last_candle_ms if previous else 0
+    rows = np.flatnonzero(bars.open_time_ms > seen_ms) if newest.open_time_ms > seen_ms else ()
+    for row in rows:
+        bar = _bar(bars, int(row))
+        if bar is not None and bar.open_time_ms >= since_ms:
+            yield bar
+
+
+def _bar(bars: Bars, row: int) -> Bar | None:
+    """Take one candle; ``None`` when its close is no price, and the close for a high or low that is none."""
+    close = float(bars.close[row])
+    if not 0 < close < math.inf:
+        return None
+    high, low = (float(value) for value in (bars.high[row], bars.low[row]))
+    return Bar(
+        int(bars.open_time_ms[row]),
+        high if 0 < high < math.inf else close,
+        low if 0 < low < math.inf else close,
+        close,
+    )
+
+
+def _stop_in_force(
+    previous: Tracked | None,
+    snapshot: Snapshot,
+    last_proposed_sl: float | None,
+    direction: int,
+    theta: TrackingTheta,
+) -> float | None:
+    if snapshot.current_sl is not None or theta.sl_ratchet == "actual":
+        return snapshot.current_sl
+    known = [
+        stop for stop in (previous.current_sl if previous else None, last_proposed_sl) if stop is not None and math.isfinite(stop)
+    ]
+    return max(known, key=lambda stop: direction * stop, default=None)  # the tighter one

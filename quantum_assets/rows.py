@@ -1,0 +1,108 @@
+"""Frames to kernel columns and back: which symbols can be computed, and what is said of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from quantum_assets.contracts.reading import State
+from quantum_assets.kernels.columns import Floats, Market, Position
+
+WITHOUT_RESULT = pl.Schema({"symbol": pl.String, "state": pl.String, "why": pl.String})
+LIVENESS = ("candles", "replay", "example", "synthetic")  # most live first; a result is as live as its least live input
+
+
+def sort_out(position: pl.DataFrame, market_state: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split symbols into those that can be computed and those that cannot.
+
+    Parameters
+    ----------
+    position, market_state
+        Frames of the same symbols, as the IO manager gives them.
+
+    Returns
+    -------
+    computable, rest
+        ``computable`` joins both frames (market-state columns end in ``_market``); ``rest`` has ``symbol``, ``state`` and
+        ``why``: absent where there is no position, failed where an input is missing, stale or unreadable.
+    """
+    joined = position.join(market_state, on="symbol", how="left", suffix="_market", maintain_order="left")
+    held = pl.col("state") == State.PRESENT
+    known = pl.col("state_market") == State.PRESENT
+    rest = joined.filter(~(held & known)).select(
+        "symbol",
+        pl.when(held).then(pl.lit(State.FAILED)).otherwise(pl.col("state")).alias("state"),
+        pl.when(held).then(pl.col("why_market")).otherwise(pl.col("why")).alias("why"),
+    )
+    return joined.filter(held & known), rest
+
+
+def assemble(symbols: Sequence[str], computed: Mapping[str, Any], rest: pl.DataFrame) -> pl.DataFrame:
+    """Put computed columns and the symbols without a result into one frame, in the order asked for."""
+    present = pl.DataFrame(computed, strict=False).with_columns(
+        state=pl.lit(State.PRESENT, dtype=pl.String), why=pl.lit("", dtype=pl.String)
+    )
+    order = pl.DataFrame({"symbol": list(symbols)}, schema={"symbol": pl.String})
+    everything = pl.concat([present, rest], how="diagonal_relaxed")
+    return order.join(everything, on="symbol", how="left", maintain_order="left")
+
+
+def without_result(rows: Sequence[tuple[str, State, str]]) -> pl.DataFrame:
+    """Build the frame of symbols without a result: symbol, state, why."""
+    return pl.DataFrame([(symbol, str(state), why) for symbol, state, why in rows], schema=WITHOUT_RESULT, orient="row")
+
+
+def market_columns(frame: pl.DataFrame, suffix: str = "") -> Market:
+    """Take the kernels' market columns out of a frame."""
+    names = ("sigma", "ts", "p_trend", "p_mr", "p_chop")
+    return Market(**{name: frame[f"{name}{suffix}"].to_numpy() for name in names})
+
+
+def position_columns(frame: pl.DataFrame) -> Position:
+    """Take the kernels' position columns out of a frame; no stop and no size become NaN."""
+    return Position(
+        is_long=(frame["side"] == "LONG").to_numpy(),
+        entry_price=frame["entry_price"].to_numpy(),
+        current_price=frame["current_price"].to_numpy(),
+        peak_price=frame["peak_price"].to_numpy(),
+        trough_price=frame["trough_price"].to_numpy(),
+        age_sec=frame["age_sec"].to_numpy(),
+        unrealized_pnl=frame["unrealized_pnl"].to_numpy(),
+        current_sl=nan_for_none(frame["current_sl"]),
+        qty=nan_for_none(frame["qty"]),
+    )
+
+
+def inputs_used(frame: pl.DataFrame) -> dict[str, pl.Series]:
+    """Give the wire fields in which a proposal repeats the inputs it was computed from."""
+    market = {name: frame[name] for name in ("sigma", "ts", "p_trend", "p_mr", "p_chop")}
+    position = {
+        f"position_{name}": frame[name]
+        for name in ("side", "age_sec", "current_price", "entry_price", "peak_price", "trough_price", "current_sl")
+    }
+    sources = [
+        max(_liveness(first), _liveness(second)) for first, second in zip(frame["source"], frame["position_source"], strict=True)
+    ]
+    return {
+        **market,
+        **position,
+        "position_source": frame["position_source"],
+        "data_source": pl.Series([LIVENESS[rank] for rank in sources], dtype=pl.String),
+    }
+
+
+def _liveness(source: str) -> int:
+    return LIVENESS.index(source) if source in LIVENESS else 0
+
+
+def nan_for_none(series: pl.Series) -> Floats:
+    """Turn an optional number column into floats with NaN for none."""
+    return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def none_for_nan(values: Floats) -> pl.Series:
+    """Turn floats with NaN for none into an optional number column."""
+    return pl.Series(values, dtype=pl.Float64).fill_nan(None)

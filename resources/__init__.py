@@ -1,0 +1,1 @@
+"""What is touched: settings, Redis, candle and position readers, the IO manager, the embedded server."""

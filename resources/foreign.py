@@ -1,0 +1,171 @@
+"""What other programs write: efficiency hashes, attribution, base targets, executions. Read as text, trusted with nothing.
+
+Positions and candles have readers of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.kernels.efficiency_hint import CLOCK_FIELDS, EfficiencyHint, Unreadable, parse_efficiency
+from resources.redis_store import RedisStore, UnreadableKeyError
+
+INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
+EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
+PNL_FIELDS = ("pnl_usd", "realized_pnl", "pnl")  # first parseable wins
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One number with its confidence, as another program wrote it.
+
+    Attributes
+    ----------
+    status
+        ``ok``, ``stale`` (both with numbers), ``missing`` or ``error`` (without).
+    value, confidence
+        NaN unless there are numbers.
+    source
+        The writer's own ``source`` field, e.g. ``example``; empty when it has none.
+    """
+
+    status: str
+    value: float = math.nan
+    confidence: float = math.nan
+    mode: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One fill: stream entry id and profit in USD."""
+
+    entry_id: tuple[int, int]
+    pnl_usd: float
+
+
+def read_texts(store: RedisStore, key: str, symbols: Sequence[str]) -> list[Mapping[str, str] | Unreadable | None]:
+    """Read one foreign hash per symbol as text: ``None`` when missing, ``UNREADABLE`` when the read failed."""
+    return [_text(reading) for reading in store.read_raw(key, symbols)]
+
+
+def read_efficiency(store: RedisStore, symbols: Sequence[str]) -> EfficiencyHint:
+    """Read the efficiency hashes of many symbols, whoever wrote them."""
+    return parse_efficiency(read_texts(store, "capital_efficiency", symbols))
+
+
+def read_scored(store: RedisStore, key: str, value_field: str, symbols: Sequence[str]) -> list[Scored]:
+    """Read attribution or base targets: a value, its confidence and its age, per symbol.
+
+    Parameters
+    ----------
+    key
+        ``attribution`` or ``base_target``.
+    value_field
+        ``performance_factor`` or ``target_usd``.
+    """
+    now = store.clock().timestamp()
+    return [_scored(fields, value_field, now) for fields in read_texts(store, key, symbols)]
+
+
+def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[Execution]]]:
+    """Read the fills that came after the given entry ids.
+
+    Parameters
+    ----------
+    after
+        Stream key name to the last entry already folded in.
+
+    Returns
+    -------
+    dict
+        Stream key name to symbol to executions, oldest first. Entries without symbol or parseable profit are left out.
+    """
+    commands = [
+        ("XRANGE", store.keys.of(name), f"({milliseconds}-{sequence}", "+", "COUNT", EXECUTIONS_READ_MAX)
+        for name, (milliseconds, sequence) in after.items()
+    ]
+    found: dict[str, dict[str, list[Execution]]] = {}
+    for name, reply in zip(after, store.run("reading executions", commands), strict=True):
+        if isinstance(reply, Exception):
+            raise UnreadableKeyError(store.keys.of(name), "a stream of executions", reply)
+        by_symbol = found.setdefault(name, {})
+        for raw_id, raw_fields in reply:
+            fields = _payload(raw_fields)
+            pnl = next((number for field in PNL_FIELDS if (number := number_or_none(fields.get(field))) is not None), None)
+            if pnl is not None and fields.get("symbol"):
+                by_symbol.setdefault(str(fields["symbol"]), []).append(Execution(parse_entry_id(raw_id.decode()), pnl))
+    return found
+
+
+def parse_entry_id(text: str) -> tuple[int, int]:
+    """Split a stream entry id into milliseconds and sequence."""
+    milliseconds, _, sequence = text.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def number_or_none(value: Any) -> float | None:
+    """Read a finite number out of text, else ``None``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def epoch_of(fields: Mapping[str, str]) -> float | None:
+    """Read the writer's clock (``ts``, ``timestamp`` or ``ts_utc``; number or ISO 8601), in epoch seconds."""
+    for name in CLOCK_FIELDS:
+        if name not in fields:
+            continue
+        if (number := number_or_none(fields[name])) is not None:
+            return number
+        try:
+            moment = datetime.fromisoformat(fields[name])
+        except ValueError:
+            return None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return None
+
+
+def _text(reading: Reading[dict[bytes, bytes]]) -> Mapping[str, str] | Unreadable | None:
+    if reading.state is State.ABSENT:
+        return None
+    if reading.value is None:
+        return Unreadable.UNREADABLE
+    try:
+        return {name.decode(): value.decode() for name, value in reading.value.items()}
+    except UnicodeDecodeError:
+        return Unreadable.UNREADABLE
+
+
+def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now: float) -> Scored:
+    if fields is None:
+        return Scored("missing")
+    if isinstance(fields, Unreadable):
+        return Scored("error")
+    value, confidence, ts = number_or_none(fields.get(value_field)), number_or_none(fields.get("confidence")), epoch_of(fields)
+    if value is None or value < 0 or confidence is None or ts is None:
+        return Scored("error")
+    status = "stale" if now - ts > INPUT_STALE_SEC else "ok"
+    return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""))
+
+
+def _payload(raw_fields: Any) -> dict[str, Any]:
+    flat = raw_fields.items() if isinstance(raw_fields, Mapping) else zip(raw_fields[::2], raw_fields[1::2], strict=True)
+    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in flat}
+    if "payload" in fields:
+        try:
+            inner = orjson.loads(fields["payload"])
+        except orjson.JSONDecodeError:
+            return fields
+        if isinstance(inner, dict):
+            return {**fields, **inner}
+    return fields

@@ -1,0 +1,168 @@
+"""The Redis IO manager: a frame in, one hash per symbol out; hashes back as a frame. One row is one symbol.
+
+Frames carry ``symbol``, ``state`` and ``why`` beside the table's fields. Rows in state ``present`` are published under the
+rate limit; only a symbol really published becomes a materialization, with its own metadata. What failed is named in the
+step's output metadata and in the log, and leaves the other symbols and its own old hash alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import dagster as dg
+import polars as pl
+
+from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.schema import Table
+from resources.dagster_internals import materialization_events, take_over_asset_events
+from resources.redis_store import Publication, RedisStore
+
+CYCLE_ID_TAG = "quantum/cycle_id"
+CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
+FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
+
+log = logging.getLogger("quantum.publish")
+
+
+class RedisIOManager(dg.IOManager):
+    """Publishes and reads the frames of one code location.
+
+    Parameters
+    ----------
+    store
+        Where the tables live.
+    tables
+        The contract of each asset, by asset name.
+    writes
+        ``hash``: publish in full. ``stream``: append to the stream only (a shadow). ``nothing``: someone else writes the hash,
+        the asset only records what was read.
+    """
+
+    def __init__(
+        self, store: RedisStore, tables: Mapping[str, Table], writes: Literal["hash", "stream", "nothing"] = "hash"
+    ) -> None:
+        self.store = store
+        self.tables = tables
+        self.writes = writes
+
+    def load_input(self, context: dg.InputContext) -> pl.DataFrame:
+        """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
+        table = self.tables[context.asset_key.to_user_string()]
+        symbols = list(context.asset_partition_keys)
+        return fresh_frame(self.store, table, symbols)
+
+    def handle_output(  # type: ignore[override]
+        self, context: dg.OutputContext, obj: pl.DataFrame
+    ) -> Iterator[Any]:
+        """Publish what is due and yield one materialization per published symbol.
+
+        Raises
+        ------
+        dagster.Failure
+            A run outside the loop could publish none of its symbols although something was due.
+        RedisUnavailableError
+            The server is away.
+        """
+        take_over_asset_events(context)
+        table = self.tables[context.asset_key.to_user_string()]
+        run = context.step_context.dagster_run
+        tags, cycle_id = run.tags, cycle_id_of(run)
+        rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
+        outcomes = self._write(table, list(rows.values()), cycle_id)
+        failures = {
+            **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
+            **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
+        }
+        absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
+        published = [outcome for outcome in outcomes if outcome.published]
+        on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
+        recorded = [outcome for outcome in outcomes if outcome.published or (on_request and not outcome.error)]
+        say = context.log.info if on_request else log.info  # the loop's own lines would fill the event log
+        for outcome in recorded:
+            verb = "Published" if outcome.published else "Unchanged"
+            say(f"{verb} {table.headline_of(rows[outcome.symbol])}")
+        yield from materialization_events(
+            context,
+            [
+                dg.AssetMaterialization(
+                    context.asset_key,
+                    partition=outcome.symbol,
+                    metadata=_metadata(table, rows[outcome.symbol], outcome, cycle_id),
+                )
+                for outcome in recorded
+            ],
+        )
+        context.add_output_metadata(
+            {
+                "evaluated": len(obj),
+                "published": len(published),
+                "unchanged": sum(not outcome.published and not outcome.error for outcome in outcomes),
+                "nothing_due": len(absent),
+                "failed": len(failures),
+                "cycle_id": cycle_id,
+                **({"failures": _failure_table(failures)} if failures else {}),
+            }
+        )
+        if failures:
+            named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
+            context.log.warning(f"{table.asset}: {len(failures)} of {len(obj)} symbols failed: {named}")
+            if on_request and not recorded:
+                raise dg.Failure(
+                    description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",
+                    metadata={"failures": _failure_table(failures)},
+                )
+
+    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:
+        if self.writes == "nothing":
+            return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
+        return self.store.publish(table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+
+
+def cycle_id_of(run: dg.DagsterRun) -> str:
+    """Give the id all publications of a run carry: the cycle's, or the run's own when somebody asked for it."""
+    return run.tags.get(CYCLE_ID_TAG, run.run_id)
+
+
+def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.DataFrame:
+    """Read one table as a frame, one row per symbol in the order asked for.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``symbol``, ``state``, ``why`` and the table's fields; a hash older than its limit is ``failed`` and keeps its fields.
+    """
+    now = store.clock()
+    limit = store.max_age_sec(table)
+    rows: list[dict[str, Any]] = []
+    for reading in store.read(table, symbols):
+        state, reason, values = reading.state, reading.reason, reading.value or {}
+        if values and (age := _age_sec(values, now)) > limit:
+            state, reason = State.FAILED, f"{table.asset}_stale: {age:.0f} s > {limit} s"
+        elif values and table.presence is not None and not values[table.presence]:
+            state, reason = State.ABSENT, f"no_{table.asset}"
+        rows.append({**values, "symbol": reading.symbol, "state": str(state), "why": reason})
+    return table.frame(rows)
+
+
+def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
+    return now.timestamp() - float(values["last_update_epoch"])
+
+
+def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
+    numbers = {
+        item.name: dg.MetadataValue.float(float(row[item.name]))
+        for item in table.fields
+        if item.plot and row.get(item.name) is not None
+    }
+    words = {name: str(row[name]) for name in ("harvest_action", "regime", "reason", "source") if row.get(name)}
+    codes = {"reason_codes": ",".join(row["reason_codes"])} if row.get("reason_codes") else {}
+    return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
+
+
+def _failure_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:
+    records = [dg.TableRecord({"symbol": symbol, "reason": reason}) for symbol, reason in list(failures.items())[:FAILURES_SHOWN]]
+    columns = [dg.TableColumn("symbol"), dg.TableColumn("reason")]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns=columns))

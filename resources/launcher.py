@@ -1,0 +1,57 @@
+"""Runs are started on warm Celery workers over the product's own Redis (or CELERY_BROKER_URL)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Self
+
+from celery.exceptions import DuplicateTaskNameWarning
+from dagster._serdes import ConfigurableClassData
+from dagster_celery.launcher import CeleryRunLauncher
+
+from resources.settings import Settings, load_settings
+
+QUEUE = "quantum"
+KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones
+RESULT_KEPT_SEC = 3600
+
+
+def celery_arguments(settings: Settings) -> dict[str, Any]:
+    """Give the Celery application's arguments, the same for the launcher and the workers."""
+    bounded = {"global_keyprefix": KEY_PREFIX, "socket_timeout": 5, "socket_connect_timeout": 1}
+    return {
+        "broker": settings.broker_url,
+        "backend": settings.broker_url,
+        "default_queue": QUEUE,
+        "config_source": {
+            "task_default_queue": QUEUE,
+            "broker_transport_options": bounded,
+            "result_backend_transport_options": bounded,
+            "result_expires": RESULT_KEPT_SEC,
+            "worker_prefetch_multiplier": 1,
+            "broker_connection_retry_on_startup": True,
+            "worker_hijack_root_logger": False,
+            "worker_redirect_stdouts": False,
+            "task_publish_retry": False,
+        },
+    }
+
+
+warnings.filterwarnings("ignore", category=DuplicateTaskNameWarning)  # the launcher registers its task anew at each launch
+
+
+class WarmRunLauncher(CeleryRunLauncher):
+    """Dagster's Celery run launcher, configured by the product's settings instead of a second copy of them."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(**celery_arguments(load_settings()), inst_data=inst_data)
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Accept no configuration: settings have one home."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Any) -> Self:  # noqa: ARG003 - Dagster's API
+        """Build the launcher for an instance."""
+        return cls(inst_data=inst_data)

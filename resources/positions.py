@@ -1,0 +1,332 @@
+"""Open positions as their writers give them: from the hash, else from the execution streams, else (only when allowed) invented.
+
+Here belongs what makes a snapshot valid and where it comes from. What no writer supplies (peaks, age, stop in force over time)
+is kept by the asset ``position``. A read that failed ends there: it never falls through to the next source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+from quantum_assets.contracts.reading import Reading, State
+from resources.redis_store import RedisStore
+
+Side = Literal["LONG", "SHORT"]
+Fields = Mapping[str, str]
+
+STREAM_ENTRIES_READ = 100  # spec section 5: newest per stream
+STREAMS = ("stream_execution", "stream_execution_result")
+AMOUNT_NAMES = ("position_amt", "quantity", "qty")
+MARK_NAMES = ("mark_price", "current_price")
+CLOCK_NAMES = ("ts_epoch", "timestamp", "ts", "ts_utc")
+OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
+FLAT = "FLAT"
+ONE_WAY = ("", "BOTH")  # a one-way account: the sign of the amount is the side
+OWN_LABELS = ("example", "synthetic", "replay")  # what a snapshot may say of itself in its field ``source``
+EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
+
+SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # spec section 5, this line and the next
+SYNTHETIC_MARK, SYNTHETIC_PEAK, SYNTHETIC_TROUGH, SYNTHETIC_SL, SYNTHETIC_TP = 1.05, 1.06, 0.98, 0.98, 1.10
+SYNTHETIC_AGE_SEC = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RawPosition:
+    """One open position as read.
+
+    Attributes
+    ----------
+    entry_price, current_price
+        Average entry and mark, quote units, > 0.
+    unrealized_pnl
+        As the writer gives it; else computed from side, prices and size (or 1).
+    qty
+        Absolute size, base units.
+    ts_epoch
+        Time of the snapshot, epoch s; of the stream entry when the snapshot does not say.
+    peak_price, trough_price, current_sl, current_tp
+        Quote units; ``None`` when the writer gives none, which some spell 0.
+    age_sec, opened_at_epoch
+        Time since the position was opened, and when that was.
+    position_source
+        ``redis_hash``, ``redis_stream``, ``synthetic``, or what the snapshot says of itself: ``example``, ``replay``.
+    """
+
+    symbol: str
+    side: Side
+    entry_price: float
+    current_price: float
+    unrealized_pnl: float
+    qty: float | None = None
+    leverage: float | None = None
+    ts_epoch: float | None = None
+    peak_price: float | None = None
+    trough_price: float | None = None
+    age_sec: float | None = None
+    opened_at_epoch: float | None = None
+    current_sl: float | None = None
+    current_tp: float | None = None
+    position_source: str = "redis_hash"
+
+
+class InvalidPositionError(ValueError):
+    """A snapshot cannot be used; the text is ``<field>=<value>``."""
+
+    def __init__(self, *, field: str, value: object) -> None:
+        super().__init__(f"{field}={value}")
+
+
+class PositionReader:
+    """Reads positions by the settings of a store.
+
+    Parameters
+    ----------
+    store
+        Server, key names, clock and settings.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+
+    def read(self, symbols: Sequence[str]) -> list[Reading[RawPosition]]:
+        """Read one position per symbol, from the sources POSITION_SOURCE allows.
+
+        Returns
+        -------
+        list of Reading
+            ``absent`` with ``flat`` or ``no_position``; ``failed`` with ``position_invalid: <field>=<value>`` or
+            ``position_unreadable: <detail>``. One round trip for the hashes, one for the streams when they are needed.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server is away.
+
+        References
+        ----------
+        Spec section 5.
+        """
+        source = self.store.settings.position_source
+        found: dict[str, Reading[RawPosition]] = {}
+        if source in ("auto", "redis_hash"):
+            found |= self._from_hashes(symbols)
+        rest = [symbol for symbol in symbols if symbol not in found]
+        if source in ("auto", "redis_stream") and rest:
+            found |= self._from_streams(rest)
+        if source == "synthetic" or (source == "auto" and self.store.settings.allow_synthetic):
+            now = self.store.clock().timestamp()
+            found |= {
+                symbol: Reading.present(symbol, synthetic_position(symbol, now)) for symbol in symbols if symbol not in found
+            }
+        return [found.get(symbol) or Reading.absent(symbol, "no_position") for symbol in symbols]
+
+    def _from_hashes(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition]]:
+        readings = {}
+        for raw in self.store.read_raw("raw_position", symbols):
+            if raw.state is State.FAILED:
+                detail = raw.reason.partition(": ")[2]
+                readings[raw.symbol] = Reading[RawPosition].failed(raw.symbol, f"position_unreadable: {detail}")
+            elif raw.value is not None:
+                readings[raw.symbol] = _parsed(raw.symbol, raw.value, "redis_hash")
+        return readings
+
+    def _from_streams(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition]]:
+        names = [self.store.keys.of(name) for name in STREAMS]
+        replies = self.store.run(
+            "reading positions from streams",
+            [("XREVRANGE", name, "+", "-", "COUNT", STREAM_ENTRIES_READ) for name in names],
+        )
+        for name, reply in zip(names, replies, strict=True):
+            if isinstance(reply, Exception):  # the newest snapshot of any symbol may be the one that cannot be read
+                reason = f"position_unreadable: {name}: {reply}"
+                return {symbol: Reading[RawPosition].failed(symbol, reason) for symbol in symbols}
+        wanted = set(symbols)
+        newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes]]] = {}
+        for entry_id, raw_fields in (entry for reply in replies for entry in reply):
+            fields = _unpacked(raw_fields)
+            symbol, moment = fields.get(b"symbol", b"").decode(errors="replace"), _entry_id(entry_id)
+            if symbol in wanted and _is_snapshot(fields) and (symbol not in newest or moment >= newest[symbol][0]):
+                newest[symbol] = (moment, fields)
+        return {
+            symbol: _parsed(symbol, fields, "redis_stream", ts_epoch=moment[0] / 1000)
+            for symbol, (moment, fields) in newest.items()
+        }
+
+
+def synthetic_position(symbol: str, now: float) -> RawPosition:
+    """Build the invented position of spec section 5, for demonstrations; it is labelled ``synthetic``."""
+    entry = SYNTHETIC_ENTRY_BTC if "BTC" in symbol else SYNTHETIC_ENTRY
+    return RawPosition(
+        symbol=symbol,
+        side="LONG",
+        entry_price=entry,
+        current_price=SYNTHETIC_MARK * entry,
+        unrealized_pnl=(SYNTHETIC_MARK - 1) * entry,
+        ts_epoch=now,
+        peak_price=SYNTHETIC_PEAK * entry,
+        trough_price=SYNTHETIC_TROUGH * entry,
+        age_sec=SYNTHETIC_AGE_SEC,
+        opened_at_epoch=now - SYNTHETIC_AGE_SEC,
+        current_sl=SYNTHETIC_SL * entry,
+        current_tp=SYNTHETIC_TP * entry,
+        position_source="synthetic",
+    )
+
+
+def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float | None = None) -> RawPosition | None:
+    """Read one snapshot.
+
+    Parameters
+    ----------
+    symbol
+        The symbol it was found under.
+    fields
+        Names and values as text.
+    source
+        ``redis_hash`` or ``redis_stream``; the snapshot's own field ``source`` wins when it says the data is not live.
+    ts_epoch
+        Time of the snapshot when it does not say.
+
+    Returns
+    -------
+    RawPosition or None
+        ``None`` when the position is flat.
+
+    Raises
+    ------
+    InvalidPositionError
+        A field is missing, not a finite number, out of range, or contradicts another.
+    """
+    if fields.get("symbol", symbol) not in ("", symbol):
+        raise InvalidPositionError(field="symbol", value=fields["symbol"])
+    amount_name = _first(fields, AMOUNT_NAMES)
+    if fields.get("side", "").upper() == FLAT:
+        return None
+    amount = _number(fields, amount_name) if amount_name else None
+    if amount == 0:
+        return None
+    side = _side(fields, amount_name, amount)
+    entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
+    qty = abs(amount) if amount is not None else None
+    pnl = _number(fields, "unrealized_pnl")
+    if pnl is None:
+        pnl = (mark - entry) * (1 if side == "LONG" else -1) * (qty or 1.0)
+    clock, opened = _first(fields, CLOCK_NAMES), _first(fields, OPENED_NAMES)
+    age_sec = _number(fields, "age_sec")
+    label = fields.get("source", "").strip().lower()
+    return RawPosition(
+        symbol=symbol,
+        side=side,
+        entry_price=entry,
+        current_price=mark,
+        unrealized_pnl=pnl,
+        qty=qty,
+        leverage=_number(fields, "leverage"),
+        ts_epoch=_moment(fields, clock) if clock else ts_epoch,
+        peak_price=_price_or_none(fields, "peak_price"),
+        trough_price=_price_or_none(fields, "trough_price"),
+        age_sec=max(age_sec, 0.0) if age_sec is not None else None,
+        opened_at_epoch=_moment(fields, opened) if opened else None,
+        current_sl=_price_or_none(fields, "current_sl"),
+        current_tp=_price_or_none(fields, "current_tp"),
+        position_source=label if label in OWN_LABELS else source,
+    )
+
+
+def _parsed(symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None) -> Reading[RawPosition]:
+    try:
+        fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
+        position = parse_position(symbol, fields, source, ts_epoch=ts_epoch)
+    except UnicodeDecodeError as error:
+        return Reading.failed(symbol, f"position_unreadable: {error.object!r} is not UTF-8 text")
+    except InvalidPositionError as error:
+        return Reading.failed(symbol, f"position_invalid: {error}")
+    return Reading.present(symbol, position) if position is not None else Reading.absent(symbol, "flat")
+
+
+def _side(fields: Fields, amount_name: str | None, amount: float | None) -> Side:
+    side = fields.get("side", "").upper()
+    if side in ONE_WAY and amount_name == AMOUNT_NAMES[0] and amount is not None:
+        return "LONG" if amount > 0 else "SHORT"
+    if side == "LONG" and amount is not None and amount < 0:  # one of the two is wrong, and nobody knows which
+        raise InvalidPositionError(field=f"side=LONG {amount_name}", value=amount)
+    if side == "LONG":
+        return "LONG"
+    if side == "SHORT":
+        return "SHORT"
+    raise InvalidPositionError(field="side", value=side or "(missing)")
+
+
+def _first(fields: Fields, names: Sequence[str]) -> str | None:
+    return next((name for name in names if fields.get(name)), None)
+
+
+def _number(fields: Fields, name: str) -> float | None:
+    text = fields.get(name, "")
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise InvalidPositionError(field=name, value=text) from None
+    if not math.isfinite(number):
+        raise InvalidPositionError(field=name, value=text)
+    return number
+
+
+def _required_price(fields: Fields, name: str) -> float:
+    price = _number(fields, name)
+    if price is None or price <= 0:
+        raise InvalidPositionError(field=name, value=fields.get(name) or "(missing)")
+    return price
+
+
+def _price_or_none(fields: Fields, name: str) -> float | None:
+    price = _number(fields, name)
+    if price is not None and price < 0:
+        raise InvalidPositionError(field=name, value=fields[name])
+    return price or None
+
+
+def _moment(fields: Fields, name: str) -> float:
+    """Read a time, epoch s or ms or ISO 8601 (UTC when it has no zone), as epoch s."""
+    text = fields[name]
+    try:
+        moment = datetime.fromisoformat(text) if "-" in text[1:] and ":" in text else None
+    except ValueError:
+        raise InvalidPositionError(field=name, value=text) from None
+    if moment is not None:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    number = _number(fields, name)
+    if number is None or number < 0:
+        raise InvalidPositionError(field=name, value=text)
+    return number / 1000 if number >= EPOCH_MS_MIN else number
+
+
+def _unpacked(raw_fields: Any) -> dict[bytes, bytes]:
+    """Give the fields of a stream entry, those of its JSON ``payload`` on top."""
+    pairs = raw_fields.items() if isinstance(raw_fields, Mapping) else zip(raw_fields[::2], raw_fields[1::2], strict=True)
+    fields: dict[bytes, bytes] = dict(pairs)
+    try:
+        payload = orjson.loads(fields.pop(b"payload", b"{}"))
+    except orjson.JSONDecodeError:
+        return fields
+    if isinstance(payload, dict):
+        fields |= {name.encode(): str(value).encode() for name, value in payload.items() if value is not None}
+    return fields
+
+
+def _is_snapshot(fields: Mapping[bytes, bytes]) -> bool:
+    """Tell a position from the plain fills that share its stream."""
+    return b"entry_price" in fields or fields.get(b"side", b"").upper() == FLAT.encode()
+
+
+def _entry_id(raw: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = raw.decode().partition("-")
+    return int(milliseconds), int(sequence or 0)

@@ -1,0 +1,302 @@
+"""Redis as the product sees it: tables in, tables out, every call bounded, every symbol on its own.
+
+Reads are one pipelined round trip for all symbols and end in three states. A publication (fields, lifetime, stream entry)
+is one server-side script, so no reader ever sees half of one; a server that goes away between two symbols leaves whole
+publications and missing ones, nothing between.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from quantum_assets.contracts.reading import Reading
+from quantum_assets.contracts.schema import ContractError, Table, publication_due, stamps
+from quantum_assets.contracts.tables import Keys
+from resources.settings import Settings
+
+COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
+
+# KEYS[1] hash, KEYS[2] stream or absent
+# ARGV[1] lifetime in s, ARGV[2] count of hash values, the hash's fields and values,
+#         then (with KEYS[2]) the stream's cap and the entry's fields and values
+# returns 1; raises, having written nothing, when KEYS[1] or KEYS[2] is of another type
+PUBLISH_LUA = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
+if KEYS[2] then
+  kind = redis.call('TYPE', KEYS[2]).ok
+  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+end
+local last = 2 + tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 3, last))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+if KEYS[2] then redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[last + 1], '*', unpack(ARGV, last + 2)) end
+return 1
+"""
+
+# KEYS[1] hash; ARGV[1] lifetime in s, ARGV[2] published_at_utc the caller decided on, then fields and values to refresh
+# returns 1, or 0 when the hash is gone or was published by someone else meanwhile
+REFRESH_LUA = """
+if redis.call('HGET', KEYS[1], 'published_at_utc') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+
+
+class RedisUnavailableError(RuntimeError):
+    """The server did not answer within its bound; nothing half-written is left behind."""
+
+    def __init__(self, address: str, doing: str, cause: Exception) -> None:
+        super().__init__(
+            f"Redis at {address} did not answer while {doing} ({type(cause).__name__}: {cause}). "
+            "Nothing was half-written. Check that the server runs and that REDIS_URL points to it; the next cycle tries again."
+        )
+
+
+class UnreadableKeyError(RuntimeError):
+    """A key that is needed as a whole (a stream) holds something else; the operator must move it away."""
+
+    def __init__(self, key: str, expected: str, found: object) -> None:
+        super().__init__(f"{key} cannot be used as {expected}: {found}. Rename or delete what is there.")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What became of one symbol's new values.
+
+    Attributes
+    ----------
+    symbol
+        The symbol.
+    published
+        True when values, lifetime and stream entry were written; False when only the evaluation time was refreshed.
+    cause
+        Why it was published, or ``unchanged``.
+    error
+        Empty, or the named error that kept this symbol (and no other) from being written.
+    """
+
+    symbol: str
+    published: bool
+    cause: str = ""
+    error: str = ""
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Open a client whose every call is bounded: one second, no hidden retries, bytes in and out."""
+    return redis.Redis.from_url(
+        settings.url,
+        socket_timeout=COMMAND_TIMEOUT_SEC,
+        socket_connect_timeout=COMMAND_TIMEOUT_SEC,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        protocol=2,
+        decode_responses=False,
+        client_name=f"quantum@{socket.gethostname()}",
+    )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RedisStore:
+    """Reads and publishes tables, for many symbols at once.
+
+    Parameters
+    ----------
+    settings
+        Address, key names, intervals and the rate limit.
+    clock
+        Source of the time, aware UTC; the only one in the product.
+    client
+        An open client, when there is one already.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] = _utc_now, client: redis.Redis | None = None) -> None:
+        self.settings = settings
+        self.keys: Keys = settings.keys
+        self.clock = clock
+        self.client = client or connect(settings)
+
+    def run(self, doing: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send many commands in one round trip; a failed command is its exception, in place.
+
+        Parameters
+        ----------
+        doing
+            Completes "did not answer while ...".
+        commands
+            Each one a command with its arguments.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server could not be reached, went away, or was too slow.
+        """
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            return list(pipeline.execute(raise_on_error=False))
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise RedisUnavailableError(self.settings.redis_address, doing, error) from error
+
+    def read_raw(self, key: str, symbols: Sequence[str]) -> list[Reading[dict[bytes, bytes]]]:
+        """Read one hash per symbol as it stands, in one round trip.
+
+        Parameters
+        ----------
+        key
+            Name of the key template.
+        symbols
+            Symbols (or plan ids), in the order of the result.
+        """
+        names = [self.keys.of(key, symbol) for symbol in symbols]
+        replies = self.run(f"reading {key}", (("HGETALL", name) for name in names))
+        readings: list[Reading[dict[bytes, bytes]]] = []
+        for symbol, name, reply in zip(symbols, names, replies, strict=True):
+            if isinstance(reply, Exception):
+                readings.append(Reading.failed(symbol, f"{key}_unreadable: {name}: {reply}"))
+            elif not reply:
+                readings.append(Reading.absent(symbol, f"{key}_missing"))
+            else:
+                readings.append(Reading.present(symbol, _as_mapping(reply)))
+        return readings
+
+    def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
+        """Read and decode one table for many symbols; a hash that breaks its contract is a named failure."""
+        readings: list[Reading[dict[str, Any]]] = []
+        for raw in self.read_raw(table.key, symbols):
+            if raw.value is None:
+                readings.append(Reading(raw.symbol, raw.state, None, raw.reason))
+                continue
+            try:
+                readings.append(Reading.present(raw.symbol, table.decode(raw.value)))
+            except ContractError as error:
+                readings.append(Reading.failed(raw.symbol, f"{table.key}_unreadable: {error}"))
+        return readings
+
+    def publish(
+        self, table: Table, rows: Sequence[Mapping[str, Any]], *, cycle_id: str, stream_only: bool = False
+    ) -> list[Publication]:
+        """Publish what is due and refresh the evaluation time of the rest: two round trips for any number of symbols.
+
+        Parameters
+        ----------
+        table
+            The contract.
+        rows
+            One mapping per symbol: ``symbol`` and all fields of the table (and of its stream entry).
+        cycle_id
+            Written with every publication.
+        stream_only
+            Append the stream entry of every row and leave the hash alone: a shadow.
+
+        Returns
+        -------
+        list of Publication
+            One per row, in order.
+        """
+        now = self.clock()
+        outcomes: list[Publication | None] = []
+        commands: list[tuple[Any, ...]] = []
+        symbols = [str(row["symbol"]) for row in rows]
+        compare = table.rate_limited and not stream_only
+        for row, last in zip(rows, self._last_values(table, symbols) if compare else [None] * len(rows), strict=True):
+            symbol = str(row["symbol"])
+            try:
+                encoded = table.encode(row)
+                marks = stamps(symbol, cycle_id, table.schema, now)
+                cause = publication_due(
+                    table,
+                    last,
+                    {item.name: item.codec.decode(encoded[item.name]) for item in table.fields} if last else {},
+                    now=now,
+                    change_eps_pct=self.settings.change_eps_pct,
+                    max_age_sec=self.settings.max_publish_age_sec,
+                )
+                if cause is None and last is not None:
+                    commands.append(self._refresh_command(table, symbol, last["published_at_utc"].isoformat(), marks))
+                elif stream_only:
+                    commands.append(self._append_command(table, row, encoded))
+                else:
+                    commands.append(self._publish_command(table, row, encoded, marks))
+            except ContractError as error:
+                outcomes.append(Publication(symbol, published=False, error=f"contract_broken: {error}"))
+                continue
+            outcomes.append(Publication(symbol, published=bool(cause), cause=cause or "unchanged"))
+        if not commands:
+            return [outcome for outcome in outcomes if outcome is not None]
+        replies = iter(self.run(f"publishing {table.asset}", commands))
+        return [self._settle(outcome, replies) for outcome in outcomes if outcome is not None]
+
+    def _last_values(self, table: Table, symbols: Sequence[str]) -> list[dict[str, Any] | None]:
+        return [reading.value for reading in self.read(table, symbols)]
+
+    @staticmethod
+    def _settle(outcome: Publication, replies: Any) -> Publication:
+        if outcome.error:
+            return outcome
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            return Publication(outcome.symbol, published=False, error=f"write_refused: {reply}")
+        if reply == 0:
+            return Publication(outcome.symbol, published=False, error="overwritten_meanwhile")
+        return outcome
+
+    def max_age_sec(self, table: Table) -> int:
+        """Give the age from which a table's hashes must no longer be acted on."""
+        if table.asset == "market_state":
+            return self.settings.marketstate_max_age_sec
+        return self.settings.proposal_max_age_sec
+
+    def ttl_sec(self, table: Table) -> int:
+        """Give the lifetime of a table's hashes under these settings."""
+        if table.ttl_intervals_of is None:
+            return table.ttl_sec
+        return 10 * int(getattr(self.settings, table.ttl_intervals_of))
+
+    def _append_command(self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str]) -> tuple[Any, ...]:
+        if table.stream is None:
+            raise ContractError(table.asset, "has no stream to shadow")
+        key = self.keys.of(table.stream.key, str(row["symbol"]))
+        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *_flat(table.stream_entry(row, encoded)))
+
+    def _publish_command(
+        self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str]
+    ) -> tuple[Any, ...]:
+        symbol = str(row["symbol"])
+        keys = [self.keys.of(table.key, symbol)]
+        values = _flat({**encoded, **marks})
+        stream_part: list[str] = []
+        if table.stream is not None and (self.settings.enable_stream or not table.stream.optional):
+            keys.append(self.keys.of(table.stream.key, symbol))
+            entry = table.stream_entry(row, encoded)
+            stream_part = [str(table.stream.maxlen), *_flat(entry)]
+        return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), len(values), *values, *stream_part)
+
+    def _refresh_command(self, table: Table, symbol: str, published_at: str, marks: Mapping[str, str]) -> tuple[Any, ...]:
+        refreshed = _flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
+        return ("EVAL", REFRESH_LUA, 1, self.keys.of(table.key, symbol), self.ttl_sec(table), published_at, *refreshed)
+
+
+def _flat(mapping: Mapping[str, str]) -> list[str]:
+    return [part for pair in mapping.items() for part in pair]
+
+
+def _as_mapping(reply: Any) -> dict[bytes, bytes]:
+    """Accept HGETALL's reply as a flat list or as a mapping: pipelines of raw commands give either."""
+    if isinstance(reply, Mapping):
+        return dict(reply)
+    return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,251 @@
+"""Every environment variable of the product (spec section 11), typed and validated. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from quantum_assets.contracts.tables import Keys
+
+EMBEDDED_PORT = 6390  # first choice of the embedded Valkey; the port really taken is in <QUANTUM_HOME>/redis.url
+_PROJECT_DIR = Path(__file__).resolve().parent.parent
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_SYMBOL = re.compile(r"[\w-]{2,40}")
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[int, Field(ge=1, le=7 * 86400)]
+
+
+class SettingsError(ValueError):
+    """Wrong settings; the text names every wrong variable, its value and what is accepted."""
+
+
+class Settings(BaseSettings):
+    """All settings, with their defaults.
+
+    Notes
+    -----
+    Values may carry a trailing `` # comment``: environment files did, and one crashed a service.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    redis_url: SecretStr = Field(SecretStr(""), description="Redis or Valkey; default: the embedded server")
+    celery_broker_url: SecretStr = Field(SecretStr(""), description="broker of the workers; default: the same server")
+    quantum_home: Path = Field(
+        _PROJECT_DIR / ".quantum", description="instance folder: Dagster's and the embedded Valkey's files"
+    )
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("BTCUSDT", "ETHUSDT", "SOLUSDT"),
+        validation_alias=AliasChoices("SYMBOLS", "MARKETSTATE_SYMBOLS", "symbols"),
+        min_length=1,
+        description="comma-separated symbols, each one a partition",
+    )
+    publish_interval_sec: Seconds = Field(10, description="cycle of the proposals")
+    marketstate_publish_interval: Seconds = Field(60, description="market state is evaluated at least this often")
+    marketstate_window_size: int = Field(300, ge=257, le=5000, description="candles read per symbol")
+    candle_interval_sec: Seconds = Field(60, description="length of a candle")
+    marketstate_source: Literal["candles", "synthetic"] = Field("candles", description="where prices come from")
+    position_source: Literal["auto", "redis_hash", "redis_stream", "synthetic"] = Field(
+        "auto", description="where positions come from"
+    )
+    marketstate_max_age_sec: Seconds = Field(180, description="age from which a market state is not acted on")
+    proposal_max_age_sec: Seconds = Field(60, description="age from which positions and proposals are not acted on")
+    allow_synthetic: bool = Field(default=False, description="let replayed, example or synthetic data earn permits")
+    enable_stream: bool = Field(default=False, description="also write the risk and harvest streams")
+    max_publish_age_sec: Seconds = Field(60, description="publish at least this often")
+    change_eps_pct: Positive = Field(0.001, lt=1, description="relative price change that is news")
+    fallback_stop_pct: Positive = Field(0.02, lt=1, description="stop distance when no risk proposal exists")
+    sl_ratchet: Literal["proposed", "actual"] = Field("proposed", description="which stop counts as in force")
+    price_collar_pct: Positive = Field(0.10, lt=1, description="price jump that waits for confirmation")
+    p31_min_conf: Fraction = Field(0.65, description="efficiency confidence below which it is ignored")
+    p31_stale_sec: Seconds = Field(600, description="age from which the allocation proposer ignores efficiency")
+    p31_min_mult: Positive = Field(0.5, le=10, description="least allocation multiplier")
+    p31_max_mult: Positive = Field(1.5, le=10, description="greatest allocation multiplier")
+    p31_scale: Positive = Field(1.0, le=10, description="slope of the allocation multiplier")
+    p31_base: Positive = Field(1.0, le=10, description="multiplier at score .5")
+    p31_downsize_threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.45, description="score below which a permit hints DOWNSIZE"
+    )
+    p31_min_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="least downsize factor")
+    p31_max_extra_cooldown_sec: int = Field(120, ge=0, le=86400, description="cooldown hinted at score 0")
+    p31_eff_ttl_sec: Seconds = Field(600, description="age from which permit hints ignore efficiency")
+    gov_max_exec_per_hour: int = Field(3, ge=0, description="permits per symbol in 3600 s")
+    gov_max_exec_per_5min: int = Field(2, ge=0, description="permits per symbol in 300 s")
+    gov_max_reduce_notional_per_day_usd: Positive = Field(5000.0, description="permitted notional per symbol and UTC day")
+    gov_max_reduce_qty_per_day: Positive = Field(
+        0.02, description="permitted quantity per symbol and UTC day when no price is known"
+    )
+    gov_kill_score_critical: Fraction = Field(0.8, description="kill score from which nothing is opened")
+    gov_max_data_age_sec: Seconds = Field(120, description="age from which data opens nothing")
+    efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
+    intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="comma-separated Apprise URLs")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="verbosity")
+    marketstate_prefix: str = Field("quantum:marketstate", min_length=1, description="key prefix")
+    riskproposal_prefix: str = Field("quantum:risk:proposal", min_length=1, description="key prefix")
+    harvest_prefix: str = Field("quantum:harvest:proposal", min_length=1, description="key prefix")
+    stream_name: str = Field("quantum:stream:marketstate", min_length=1, description="market-state stream")
+    key_template: Literal["plain", "cluster"] = Field("plain", description="cluster: keys of one symbol share a slot")
+    redis_host: str = Field(
+        "",
+        validation_alias=AliasChoices("REDIS_HOST", "MARKETSTATE_REDIS_HOST", "redis_host"),
+        description="legacy, see REDIS_URL",
+    )
+    redis_port: int = Field(
+        6379,
+        ge=1,
+        le=65535,
+        validation_alias=AliasChoices("REDIS_PORT", "MARKETSTATE_REDIS_PORT", "redis_port"),
+        description="legacy, see REDIS_URL",
+    )
+    redis_db: int = Field(0, ge=0, description="legacy, see REDIS_URL")
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip().upper() for part in value.split(",") if part.strip()]
+        symbols = tuple(value)
+        wrong = [symbol for symbol in symbols if not _SYMBOL.fullmatch(symbol)]
+        if wrong:
+            msg = f"{', '.join(map(repr, wrong))}: a symbol is 2 to 40 letters, digits, _ or -"
+            raise ValueError(msg)
+        if len(set(symbols)) < len(symbols):
+            msg = "a symbol is listed twice"
+            raise ValueError(msg)
+        return symbols
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "marketstate_source", "position_source", "sl_ratchet", "efficiency_mode", "intent_mode", "key_template", mode="before"
+    )
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("*", mode="before")  # last of the "before" validators, because pydantic runs them in reverse order
+    @classmethod
+    def _strip_comment(cls, value: Any) -> Any:
+        return _COMMENT.sub("", value).strip() if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        if self.p31_min_mult > self.p31_max_mult:
+            msg = f"P31_MIN_MULT={self.p31_min_mult} must not exceed P31_MAX_MULT={self.p31_max_mult}"
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read explicit values first, then the environment; no files behind the operator's back."""
+        return init_settings, env_settings
+
+    @property
+    def url(self) -> str:
+        """Address of the Redis server, password included; never print it."""
+        if explicit := self.redis_url.get_secret_value():
+            return explicit
+        if self.redis_host:
+            return f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
+        try:
+            return self.embedded_url_file.read_text().strip()
+        except OSError:
+            return f"redis://127.0.0.1:{EMBEDDED_PORT}/0"
+
+    @property
+    def broker_url(self) -> str:
+        """Address of the workers' broker, password included; never print it."""
+        return self.celery_broker_url.get_secret_value() or self.url
+
+    @property
+    def uses_embedded_server(self) -> bool:
+        """Whether no address was given, so that ``quantum up`` starts a server of its own."""
+        return not self.redis_url.get_secret_value() and not self.redis_host
+
+    @property
+    def embedded_url_file(self) -> Path:
+        """File in which ``quantum up`` leaves the address of the embedded server."""
+        return self.quantum_home / "redis.url"
+
+    @property
+    def redis_address(self) -> str:
+        """Address of the Redis server without credentials, for messages."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    @property
+    def keys(self) -> Keys:
+        """All key names under these settings."""
+        return Keys(
+            cluster=self.key_template == "cluster",
+            marketstate_prefix=self.marketstate_prefix.rstrip(":"),
+            risk_prefix=self.riskproposal_prefix.rstrip(":"),
+            harvest_prefix=self.harvest_prefix.rstrip(":"),
+            marketstate_stream=self.stream_name,
+        )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read and validate all settings.
+
+    Parameters
+    ----------
+    **overrides
+        Field names and values that win over the environment.
+
+    Raises
+    ------
+    SettingsError
+        One message for all wrong variables.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, os.environ)) from None
+
+
+def _explain(error: ValidationError, environ: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]).upper() if problem["loc"] else ""
+        field = Settings.model_fields.get(name.lower())
+        secret = field is not None and "Secret" in str(field.annotation)
+        seen = environ.get(name, problem["input"]) if name else ""
+        value = "(hidden)" if secret else repr(seen)
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"  {name}={value}: {message}" if name else f"  {message}")
+    return f"Wrong settings, nothing was started ({len(lines)}):\n" + "\n".join(lines)

@@ -1,0 +1,1 @@
+"""When: pure ``decide`` functions, and a thin shell around each."""

@@ -1,0 +1,119 @@
+"""Real servers for the tests, each on its own free port, and a clock that only moves when told to."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+
+from resources.redis_store import RedisStore
+from resources.settings import Settings, load_settings
+from tests.servers import free_port, valkey
+
+START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISABLE_TELEMETRY")
+
+
+class Clock:
+    """The one clock of a test."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the developer's shell must not decide a test."""
+    for name in Settings.model_fields:
+        for variable in {name.upper(), f"MARKETSTATE_{name.upper()}"}:
+            monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A Valkey of our own."""
+    with valkey() as server:
+        yield server.connection_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis 7 of our own; CI installs the program."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail("redis-server is not installed: apt-get install redis-server")
+    port = free_port()
+    folder = tmp_path_factory.mktemp("redis")
+    arguments = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    client.close()
+    yield f"redis://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def server_url(valkey_url: str) -> str:
+    """The server a test runs on: Valkey, unless a test asks for both."""
+    return valkey_url
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def make_store(server_url: str, clock: Clock, tmp_path: Path) -> Iterator[Callable[..., RedisStore]]:
+    """Build stores on an emptied server of our own, with any settings."""
+    stores: list[RedisStore] = []
+
+    def make(**overrides: object) -> RedisStore:
+        settings = load_settings(**{"redis_url": server_url, "quantum_home": tmp_path / "home", **overrides})
+        store = RedisStore(settings, clock)
+        if not stores:
+            store.client.flushdb()
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.client.close()
+
+
+@pytest.fixture
+def store(make_store: Callable[..., RedisStore]) -> RedisStore:
+    """A store with default settings."""
+    return make_store()
+
+
+@pytest.fixture
+def settings(store: RedisStore) -> Settings:
+    """The settings of that store."""
+    return store.settings
+
+
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,239 @@
+"""What is kept of a position since entry, and the collar that keeps one bad tick out of it."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantum_assets.contracts.tables import POSITION
+from quantum_assets.kernels.tracking import FIELDS, Tracked, TrackingTheta, track
+
+NOW = 1_769_083_200.0
+MINUTE = 60_000
+T0 = int(NOW * 1000) - 10 * MINUTE
+ACTUAL = TrackingTheta(sl_ratchet="actual")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A position as a reader gives it."""
+
+    side: str = "LONG"
+    entry_price: float = 100.0
+    current_price: float = 102.0
+    unrealized_pnl: float = 4.0
+    qty: float | None = 2.0
+    ts_epoch: float | None = NOW
+    peak_price: float | None = None
+    trough_price: float | None = None
+    age_sec: float | None = None
+    opened_at_epoch: float | None = NOW - 3600
+    current_sl: float | None = None
+    current_tp: float | None = None
+    position_source: str = "redis_hash"
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Candles as a reader gives them."""
+
+    open_time_ms: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    close: np.ndarray
+
+
+def bars(*rows: tuple[float, float, float], first_ms: int = T0, step_ms: int = MINUTE) -> Bars:
+    """Candles of (high, low, close), a minute apart."""
+    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    times = first_ms + step_ms * np.arange(len(rows), dtype=np.int64)
+    return Bars(times if step_ms else np.zeros(len(rows), dtype=np.int64), *table.T)
+
+
+def closes(*prices: float, first_ms: int = T0) -> Bars:
+    return bars(*((price, price, price) for price in prices), first_ms=first_ms)
+
+
+def move(previous: Tracked | None = None, snapshot: Snapshot = Snapshot(), candles: Bars | None = None, **more) -> Tracked:
+    return track(previous, snapshot, candles, **({"last_proposed_sl": None, "now": NOW} | more))
+
+
+def test_the_kept_fields_are_those_of_the_wire_table():
+    """A field that is kept but not written would be forgotten at every restart."""
+    assert {field.name for field in POSITION.fields} - {POSITION.presence} == set(FIELDS)
+
+
+@pytest.mark.parametrize("side", ["LONG", "SHORT"])
+def test_peak_and_trough_grow_with_marks_and_candles_and_never_shrink(side):
+    """The trailing stop hangs on the peak of a LONG and the trough of a SHORT."""
+    one = move(snapshot=Snapshot(side=side), candles=bars((103, 101, 102)))
+    assert (one.peak_price, one.trough_price, one.last_candle_ms) == (103, 101, T0)
+    two = move(one, Snapshot(side=side, current_price=99.0), bars((103, 101, 102), (104, 100, 101)))
+    assert (two.peak_price, two.trough_price, two.current_price) == (104, 99, 99)
+    three = move(two, Snapshot(side=side, current_price=100.0), bars((103, 101, 102), (104, 100, 101)))
+    assert (three.peak_price, three.trough_price) == (104, 99)
+
+
+def test_a_snapshot_that_knows_its_own_extremes_is_believed():
+    """A writer that watched every tick knows more than candles do."""
+    kept = move(snapshot=Snapshot(peak_price=107.1, trough_price=98.0))
+    assert (kept.peak_price, kept.trough_price) == (107.1, 98.0)
+
+
+def test_candles_from_before_the_position_do_not_count():
+    """A high from before entry would put the stop where the position never was."""
+    candles = bars((109, 95, 102), (103, 101, 102))
+    kept = move(snapshot=Snapshot(opened_at_epoch=(T0 + MINUTE) / 1000), candles=candles)
+    assert (kept.peak_price, kept.trough_price) == (103, 101)
+
+
+def test_a_position_first_seen_without_a_date_starts_now():
+    """Nothing is known of it before."""
+    kept = move(snapshot=Snapshot(opened_at_epoch=None), candles=bars((109, 95, 102)))
+    assert (kept.peak_price, kept.trough_price, kept.age_sec, kept.opened_at_epoch) == (102, 102, 0, NOW)
+    later = move(kept, Snapshot(opened_at_epoch=None), now=NOW + 70)
+    assert (later.age_sec, later.opened_at_epoch) == (70, NOW)
+
+
+@pytest.mark.parametrize("change", [{"side": "SHORT"}, {"entry_price": 101.0}])
+def test_another_position_starts_anew(change):
+    """Peak and stop of the last position have nothing to say about the next one."""
+    before = move(snapshot=Snapshot(peak_price=109.0, current_sl=97.0))
+    after = move(before, replace(Snapshot(opened_at_epoch=None), **change), now=NOW + 10)
+    assert (after.peak_price, after.current_sl, after.age_sec) == (102, None, 0)
+
+
+def test_one_bad_mark_moves_nothing():
+    """One bad tick must not ratchet a stop through the market."""
+    before = move(candles=closes(102))
+    held = move(before, Snapshot(current_price=150.0, unrealized_pnl=100.0), closes(102))
+    assert (held.collared, held.collared_price, held.collared_candle_ms) == (True, 150, T0)
+    assert (held.current_price, held.peak_price, held.trough_price) == (102, 102, 102)
+    assert held.unrealized_pnl == pytest.approx(4.0)  # not the writer's 100, reckoned with the bad mark
+    after = move(held, Snapshot(), closes(102))
+    assert (after.collared, after.collared_price, after.peak_price) == (False, None, 102)
+
+
+def test_the_candle_of_the_moment_does_not_confirm_a_mark_but_the_next_one_does():
+    """Confirmation must come from a price made later."""
+    jumped = Snapshot(current_price=115.0)
+    before = move(candles=closes(102))
+    held = move(before, jumped, closes(102))
+    assert move(held, jumped, closes(102)).collared
+    confirmed = move(held, jumped, closes(102, 114))
+    assert (confirmed.collared, confirmed.current_price, confirmed.peak_price) == (False, 115, 115)
+
+
+def test_one_bad_candle_moves_nothing_and_two_are_a_market():
+    """Feeds print bad candles too."""
+    before = move(candles=closes(102))
+    held = move(before, Snapshot(), closes(102, 150))
+    assert (held.collared, held.collared_price, held.peak_price, held.last_close) == (True, 150, 102, 150)
+    refuted = move(held, Snapshot(), closes(102, 150, 103))
+    assert (refuted.collared, refuted.peak_price) == (False, 103)
+    confirmed = move(held, Snapshot(current_price=151.0), closes(102, 150, 151))
+    assert (confirmed.collared, confirmed.peak_price) == (False, 151)
+
+
+def test_a_wick_beyond_the_collar_of_its_own_close_does_not_count():
+    """A candle whose high is a bad tick closes where the market is."""
+    kept = move(move(candles=closes(102)), Snapshot(), bars((102, 102, 102), (150, 60, 103)))
+    assert (kept.peak_price, kept.trough_price) == (103, 102)
+
+
+def test_a_mark_is_still_followed_when_candles_cannot_be_read():
+    """The candle feed being down is no reason to lose a peak."""
+    kept = move(move(candles=closes(102)), Snapshot(current_price=104.0), None)
+    assert (kept.peak_price, kept.last_candle_ms, kept.last_close) == (104, T0, 102)
+
+
+def test_candles_of_another_price_level_are_not_merged_at_first_sight():
+    """There is no earlier mark to judge by, and the mark is what the position says of itself."""
+    kept = move(candles=closes(113_000, 113_010))
+    assert (kept.peak_price, kept.trough_price, kept.current_price) == (102, 102, 102)
+
+
+def test_candle_times_that_move_backwards_are_followed():
+    """A replay that starts over must not stop the tracking, nor a price held back from being settled."""
+    day_old = Snapshot(opened_at_epoch=NOW - 86400)
+    before = move(snapshot=day_old, candles=closes(102, 103))
+    held = move(before, replace(day_old, current_price=130.0), closes(102, 103))
+    again = move(held, day_old, closes(101, 102, first_ms=T0 - 100 * MINUTE))
+    assert again.last_candle_ms == T0 - 99 * MINUTE
+    after = move(again, day_old, bars((102, 102, 102), (105, 101, 103), first_ms=T0 - 99 * MINUTE))
+    assert (after.last_candle_ms, after.peak_price, after.collared) == (T0 - 98 * MINUTE, 105, False)
+
+
+def test_candles_without_times_count_when_their_newest_close_changes():
+    """Without times nothing else tells that a candle is new."""
+    before = move(candles=bars((102, 102, 102), step_ms=0))
+    same = move(before, Snapshot(), bars((108, 90, 102), step_ms=0))
+    assert (same.peak_price, same.last_candle_ms) == (102, 0)
+    fresh = move(before, Snapshot(), bars((102, 102, 102), (106, 101, 103), step_ms=0))
+    assert fresh.peak_price == 106
+
+
+@pytest.mark.parametrize("price", [np.nan, 0.0, -1.0, np.inf])
+def test_a_price_that_cannot_be_is_no_price(price):
+    """Such candles are named by the market state; here they only must do no harm."""
+    kept = move(move(candles=closes(102)), Snapshot(), bars((102, 102, 102), (price, price, price), (price, price, 103)))
+    assert (kept.peak_price, kept.trough_price, kept.last_close) == (103, 102, 103)
+
+
+@pytest.mark.parametrize(("side", "tighter", "looser"), [("LONG", 99.0, 97.0), ("SHORT", 105.0, 108.0)])
+def test_the_stop_in_force_is_the_tighter_of_the_last_two(side, tighter, looser):
+    """A proposal counts as followed; it never loosens one made before."""
+    one = move(snapshot=Snapshot(side=side), last_proposed_sl=looser)
+    assert one.current_sl == looser
+    two = move(one, Snapshot(side=side), last_proposed_sl=tighter)
+    assert two.current_sl == tighter
+    for nothing_better in (looser, None, np.nan):
+        assert move(two, Snapshot(side=side), last_proposed_sl=nothing_better).current_sl == tighter
+
+
+def test_a_real_stop_wins_and_actual_knows_no_other():
+    """SL_RATCHET=actual trusts only stops that rest at the exchange."""
+    before = move(last_proposed_sl=99.0)
+    assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0).current_sl == 95.0
+    assert move(before, Snapshot(), last_proposed_sl=99.0, theta=ACTUAL).current_sl is None
+    assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0, theta=ACTUAL).current_sl == 95.0
+
+
+def test_age_follows_the_snapshot_and_is_never_negative():
+    """The age feeds the kill score; a clock that runs ahead must not make it negative."""
+    assert move(snapshot=Snapshot(opened_at_epoch=NOW - 50)).age_sec == 50
+    assert move(snapshot=Snapshot(opened_at_epoch=None, age_sec=40.0, ts_epoch=NOW - 5)).age_sec == 45
+    assert move(snapshot=Snapshot(opened_at_epoch=None, age_sec=40.0, ts_epoch=None)).age_sec == 40
+    assert move(snapshot=Snapshot(opened_at_epoch=NOW + 50)).age_sec == 0
+
+
+def test_a_row_survives_the_wire():
+    """State is kept in Redis, as text."""
+    kept = move(candles=closes(102), last_proposed_sl=99.1)
+    encoded = POSITION.encode({**kept.row(), "held": True})
+    decoded = {field.name: field.codec.decode(encoded[field.name]) for field in POSITION.fields}
+    assert Tracked.from_row(decoded) == kept
+
+
+prices = st.floats(50, 200)
+
+
+@given(marks=st.lists(prices, min_size=2, max_size=12), candles=st.lists(prices, min_size=1, max_size=12))
+def test_no_single_price_beyond_the_collar_ever_moves_the_extremes(marks, candles):
+    """The promise of the collar: without a new candle, prices move only to prices near the last accepted one."""
+    kept = move(snapshot=Snapshot(current_price=marks[0]), candles=closes(candles[0]))
+    states = [kept]
+    for count, mark in enumerate(marks[1:], start=1):
+        # No new candle: nothing can confirm anything.
+        kept = move(kept, Snapshot(current_price=mark), closes(candles[0]), now=NOW + count)
+        states.append(kept)
+    for before, after in pairwise(states):
+        assert after.trough_price <= after.current_price <= after.peak_price
+        assert after.peak_price >= before.peak_price
+        assert after.trough_price <= before.trough_price
+        assert abs(after.current_price / before.current_price - 1) <= 0.10 + 1e-12  # the collar, and rounding
+        if after.peak_price > before.peak_price:
+            assert after.peak_price <= before.current_price * (1.10 + 1e-12)

@@ -1,0 +1,78 @@
+"""A connection that breaks at a chosen byte, between a client and a real server."""
+
+import socket
+import threading
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+
+class CuttingProxy:
+    """Passes bytes on to a server until ``cut_after`` bytes came from the client, then cuts every connection.
+
+    Parameters
+    ----------
+    url
+        Address of the real server.
+    cut_after
+        Bytes of the client that still reach the server; ``None`` never cuts.
+    """
+
+    def __init__(self, url: str, cut_after: int | None = None) -> None:
+        parts = urlsplit(url)
+        self.target = (parts.hostname or "127.0.0.1", parts.port or 6379)
+        self.cut_after = cut_after
+        self.seen = 0
+        self.lock = threading.Lock()
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> "CuttingProxy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Close every connection, both ways."""
+        with self.lock:
+            for pair in self.pairs:
+                for end in pair:
+                    with suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                    end.close()
+            self.pairs.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.cut_after is not None and self.seen >= self.cut_after:
+                client.close()
+                continue
+            server = socket.create_connection(self.target)
+            with self.lock:
+                self.pairs.append((client, server))
+            threading.Thread(target=self._upstream, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._downstream, args=(server, client), daemon=True).start()
+
+    def _upstream(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while block := client.recv(65536):
+                if self.cut_after is not None and self.seen + len(block) >= self.cut_after:
+                    server.sendall(block[: self.cut_after - self.seen])
+                    self.seen = self.cut_after
+                    self.cut()
+                    return
+                self.seen += len(block)
+                server.sendall(block)
+
+    @staticmethod
+    def _downstream(server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while block := server.recv(65536):
+                client.sendall(block)

@@ -1,0 +1,259 @@
+"""Candles as others write them: every layout, every kind of trouble named, one symbol never the trouble of another."""
+
+import json
+import math
+
+import numpy as np
+import orjson
+import pytest
+from numpy.testing import assert_array_equal
+
+from quantum_assets.contracts.reading import State
+from resources.candles import CandleReader, _columns, _uniform_columns
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+
+MINUTE_MS = 60_000
+SYMBOL = "BTCUSDT"
+
+
+@pytest.fixture(params=["valkey_url", "redis_url"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Both servers: the script has to mean the same on each."""
+    return request.getfixturevalue(request.param)
+
+
+def members_until(now: float, count: int, *, first_close: float = 100.0, **more: object) -> list[dict[str, object]]:
+    """Closed candles whose last one ends now; the closes count up from the first."""
+    end = int(now * 1000)
+    return [
+        {
+            "open_time": end - (count - row) * MINUTE_MS,
+            "close": first_close + row,
+            "high": first_close + row + 0.5,
+            "low": 99.0,
+            **more,
+        }
+        for row in range(count)
+    ]
+
+
+def write_zset(store: RedisStore, name: str, members: list[object], scores: list[float] | None = None) -> None:
+    texts = [member if isinstance(member, bytes) else json.dumps(member).encode() for member in members]
+    store.client.zadd(store.keys.of(name, SYMBOL), dict(zip(texts, scores or range(len(texts)), strict=True)))
+
+
+def write_list(store: RedisStore, name: str, members: list[object]) -> None:
+    texts = [member if isinstance(member, bytes) else json.dumps(member).encode() for member in members]
+    store.client.rpush(store.keys.of(name, SYMBOL), *texts)
+
+
+def read_one(store: RedisStore, **options: int):
+    return CandleReader(store).read([SYMBOL], **options)[0]
+
+
+@pytest.mark.parametrize("name", ["candles_zset", "candles_quantum", "candles_klines"])
+@pytest.mark.parametrize("write", [write_zset, write_list])
+def test_sorted_sets_and_lists_of_objects_are_read_oldest_first(store, clock, name, write):
+    """Three writers, two layouts each; all of them are in use."""
+    write(store, name, members_until(clock.now.timestamp(), 5))
+    candles = read_one(store).value
+    assert_array_equal(candles.close, [100, 101, 102, 103, 104])
+    assert_array_equal(candles.high, candles.close + 0.5)
+    assert (candles.key, candles.source, candles.malformed) == (store.keys.of(name, SYMBOL), "candles", 0)
+    assert candles.newest_epoch_sec == clock.now.timestamp() - 60  # its open time: these writers give no close time
+
+
+def test_history_gives_the_close_time_of_its_newest_candle(store, clock):
+    """Freshness counts from the end of a candle, not from its beginning."""
+    members = members_until(clock.now.timestamp(), 3)
+    for member in members:
+        member["close_time"] = member["open_time"] + MINUTE_MS - 1
+    write_zset(store, "candles_history", members, [member["open_time"] for member in members])
+    assert read_one(store).value.newest_epoch_sec == pytest.approx(clock.now.timestamp(), abs=0.01)
+
+
+def test_a_string_with_a_json_array_is_read(store, clock):
+    """The oldest of the layouts, with short field names and times in seconds."""
+    rows = [{"t": member["open_time"] // 1000, "c": str(member["close"])} for member in members_until(clock.now.timestamp(), 4)]
+    store.client.set(store.keys.of("candles_json", SYMBOL), json.dumps(rows))
+    candles = read_one(store).value
+    assert_array_equal(candles.close, [100, 101, 102, 103])
+    assert_array_equal(candles.high, candles.close)
+    assert np.diff(candles.open_time_ms).tolist() == [MINUTE_MS] * 3
+
+
+def test_the_first_key_that_exists_wins(store, clock):
+    """The order of the keys is part of the contract, and the one used is published."""
+    write_list(store, "candles_klines", members_until(clock.now.timestamp(), 3, first_close=7))
+    write_list(store, "candles_zset", members_until(clock.now.timestamp(), 3, first_close=9))
+    assert read_one(store).value.key == store.keys.of("candles_zset", SYMBOL)
+
+
+def test_bare_numbers_take_their_time_from_a_plausible_score_only(store, clock):
+    """A score may be a time or a mere rank; a rank must not make candles fifty years old."""
+    times = [clock.now.timestamp() - 60 * back for back in (3, 2, 1)]
+    write_zset(store, "candles_zset", [b"1.5", b"2.5", b"3.5"], times)
+    assert_array_equal(read_one(store).value.open_time_ms, np.array(times) * 1000)
+    store.client.delete(store.keys.of("candles_zset", SYMBOL))
+    write_zset(store, "candles_zset", [b"1.5", b"2.5", b"3.5"])
+    ranked = read_one(store).value
+    assert_array_equal(ranked.open_time_ms, [0, 0, 0])
+    assert (ranked.newest_epoch_sec, ranked.close.tolist()) == (0, [1.5, 2.5, 3.5])
+
+
+def test_bare_numbers_in_a_list_have_no_time(store):
+    """Nothing is invented: an unknown time is 0."""
+    write_list(store, "candles_zset", [b"1.5", b"2.5"])
+    assert_array_equal(read_one(store).value.open_time_ms, [0, 0])
+
+
+def test_order_is_restored_and_the_last_of_two_equal_candles_wins(store, clock):
+    """A writer that corrects a candle appends it again."""
+    members = members_until(clock.now.timestamp(), 4)
+    write_list(store, "candles_zset", [members[2], members[0], members[1], members[3], {**members[1], "close": 555.0}])
+    candles = read_one(store).value
+    assert_array_equal(candles.close, [100, 555, 102, 103])
+    assert (np.diff(candles.open_time_ms) > 0).all()
+
+
+def test_a_window_full_of_duplicates_is_read_further_back(store, clock):
+    """A writer that repeats each candle must not starve the kernel of its 257."""
+    members = [member for member in members_until(clock.now.timestamp(), 300) for _ in range(3)]
+    write_list(store, "candles_zset", members)
+    assert len(read_one(store).value.close) == 300
+
+
+def test_only_the_window_is_kept(store, clock):
+    """The kernel's answer must not depend on how much history a key happens to hold."""
+    write_list(store, "candles_zset", members_until(clock.now.timestamp(), 500))
+    candles = read_one(store).value
+    assert len(candles.close) == store.settings.marketstate_window_size
+    assert candles.close[-1] == 599
+    assert_array_equal(read_one(store, window=5).value.close, candles.close[-5:])
+
+
+@pytest.mark.parametrize("flag", [{"is_closed": False}, {"x": False}, {"is_closed": "false"}])
+def test_an_unclosed_candle_is_ignored_when_it_says_so(store, clock, flag):
+    """A price that still moves would make every evaluation different."""
+    members = members_until(clock.now.timestamp() + 60, 3, is_closed=True)
+    members[-1] = {name: value for name, value in members[-1].items() if name != "is_closed"} | flag
+    write_list(store, "candles_zset", members)
+    assert_array_equal(read_one(store).value.close, [100, 101])
+
+
+@pytest.mark.parametrize(
+    "member", [b"{", b"hello", b"[1, 2]", b"null", b"true", b'{"open": 1}', b'{"close": "x"}', b'{"close": true}', b"\xff"]
+)
+def test_one_malformed_member_in_many_is_skipped_and_counted(store, clock, member):
+    """One bad write must not take a symbol down."""
+    write_list(store, "candles_zset", [*members_until(clock.now.timestamp(), 150), member])
+    candles = read_one(store).value
+    assert (len(candles.close), candles.malformed) == (150, 1)
+
+
+def test_more_than_one_percent_of_malformed_members_is_unreadable(store, clock):
+    """So many bad members are not noise but another format."""
+    write_list(store, "candles_zset", [*members_until(clock.now.timestamp(), 150), b"{", b"["])
+    reading = read_one(store)
+    assert (reading.state, reading.reason) == (
+        State.FAILED,
+        f"candles_unreadable: 2 of 152 members of {store.keys.of('candles_zset', SYMBOL)} are malformed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"), [("NaN", math.nan), ("null", math.nan), ("Infinity", math.inf), ("0", 0.0), ("-3", -3.0)]
+)
+def test_a_price_that_cannot_be_is_handed_on_to_be_named(store, clock, text, seen):
+    """Left out here, a zero price would silently become a hole in the series."""
+    *members, last = members_until(clock.now.timestamp(), 3)
+    broken = f'{{"open_time": {last["open_time"]}, "close": {text}}}'.encode()
+    write_list(store, "candles_zset", [*members, broken])
+    candles = read_one(store).value
+    assert_array_equal(candles.close, [100, 101, seen])
+    assert candles.malformed == 0
+
+
+def test_a_key_of_the_wrong_type_is_named_and_harms_nobody_else(store, clock):
+    """The first existing key decides; falling through to the next would mix two feeds."""
+    store.client.hset(store.keys.of("candles_zset", SYMBOL), "a", "b")
+    write_list(store, "candles_quantum", members_until(clock.now.timestamp(), 3))
+    store.client.rpush(store.keys.of("candles_quantum", "ETHUSDT"), *map(json.dumps, members_until(clock.now.timestamp(), 3)))
+    broken, fine = CandleReader(store).read([SYMBOL, "ETHUSDT"])
+    assert (broken.state, broken.reason) == (State.FAILED, "candles_unreadable: candles:BTCUSDT:1m is a hash")
+    assert fine.state is State.PRESENT
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "7", ""])
+def test_a_string_that_is_no_array_is_unreadable(store, text):
+    """Better no state than one from half a file."""
+    store.client.set(store.keys.of("candles_json", SYMBOL), text)
+    assert read_one(store).reason.startswith("candles_unreadable: quantum:candles:BTCUSDT:1m is not")
+
+
+def test_no_key_is_absent_and_never_becomes_synthetic(store):
+    """The old publisher invented prices here, in production."""
+    reading = read_one(store)
+    assert (reading.state, reading.value, reading.reason) == (State.ABSENT, None, "candles_missing")
+
+
+def test_candles_go_stale_after_two_intervals_and_five_minutes(store, clock):
+    """A feed that stopped must not look like a quiet market."""
+    write_list(store, "candles_zset", members_until(clock.now.timestamp(), 3))
+    clock.advance(360)  # the newest one opened a minute before
+    assert read_one(store).state is State.PRESENT
+    clock.advance(1)
+    assert (read_one(store).state, read_one(store).reason) == (State.FAILED, "candles_stale: 421s (candles:BTCUSDT:1m)")
+
+
+def test_a_candle_from_the_future_is_refused(store, clock):
+    """A wrong clock at the writer would look fresh for ever."""
+    write_list(store, "candles_zset", members_until(clock.now.timestamp() + 120, 3))
+    assert read_one(store).state is State.PRESENT
+    write_list(store, "candles_zset", members_until(clock.now.timestamp() + 121, 1))
+    assert read_one(store).reason.startswith("candles_in_future")
+
+
+@pytest.mark.parametrize(
+    ("label", "source"), [("replay", "replay"), ("synthetic", "synthetic"), ("example", "replay"), ("kline", "candles")]
+)
+def test_one_labelled_member_labels_all(store, clock, label, source):
+    """What is computed from one replayed candle is not live."""
+    members = members_until(clock.now.timestamp(), 3)
+    members[1]["source"] = label
+    write_list(store, "candles_zset", members)
+    assert read_one(store).value.source == source
+
+
+def test_synthetic_prices_need_no_server_and_repeat_exactly(clock):
+    """Explicit, labelled and deterministic, or not at all."""
+    reader = CandleReader(RedisStore(load_settings(redis_url="redis://127.0.0.1:1/0", marketstate_source="synthetic"), clock))
+    first, second = reader.read([SYMBOL])[0].value, reader.read([SYMBOL])[0].value
+    assert (first.source, len(first.close), len(first.open_time_ms)) == ("synthetic", 300, 300)
+    assert_array_equal(first.close, second.close)
+    clock.advance(60)
+    assert_array_equal(reader.read([SYMBOL])[0].value.close[:-1], first.close[1:])
+
+
+def test_many_symbols_come_back_in_the_order_asked_for(store, clock):
+    """More symbols than one batch: an answer at the wrong symbol would be a wrong price."""
+    symbols = [f"S{number}" for number in range(300)]
+    for number, symbol in enumerate(symbols):
+        store.client.rpush(
+            store.keys.of("candles_zset", symbol), *map(json.dumps, members_until(clock.now.timestamp(), 2, first_close=number))
+        )
+    readings = CandleReader(store).read(symbols)
+    assert [reading.symbol for reading in readings] == symbols
+    assert [reading.value.close[0] for reading in readings] == list(range(300))
+
+
+def test_the_fast_and_the_careful_way_agree(clock):
+    """Two implementations of one format: the fast one for members that are all alike, the careful one for all others."""
+    members = orjson.loads(orjson.dumps(members_until(clock.now.timestamp(), 50, source="replay", is_closed=True)))
+    fast = _uniform_columns(members, b"")
+    careful, malformed = _columns([*members, 7.0], b"")
+    assert malformed == 0
+    for name in ("open_time_ms", "close_time_ms", "high", "low", "close"):
+        assert_array_equal(getattr(careful, name)[:-1], getattr(fast, name))
+    assert careful.sources == fast.sources == {"replay"}

@@ -1,0 +1,86 @@
+"""Settings: everything wrong is said at once, nothing secret is ever said."""
+
+import pytest
+
+from resources.settings import Settings, SettingsError, load_settings
+
+
+def test_all_wrong_variables_are_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mending one problem per restart is how nights are lost."""
+    wrong = {
+        "SYMBOLS": " ",
+        "PUBLISH_INTERVAL_SEC": "0",
+        "EFFICIENCY_MODE": "sometimes",
+        "P31_MIN_CONF": "1.5",
+        "ALLOW_SYNTHETIC": "maybe",
+        "REDIS_URL": "http://localhost",
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    text = str(refused.value)
+    assert all(name in text for name in wrong)
+    assert "'sometimes'" in text
+    assert "'external', 'shadow' or 'enforce'" in text
+
+
+@pytest.mark.parametrize("value", ["30 # twice a minute", "30\t# x", " 30 "])
+def test_a_trailing_comment_is_not_part_of_the_value(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """An env file with comments once crashed a service."""
+    monkeypatch.setenv("PUBLISH_INTERVAL_SEC", value)
+    assert load_settings().publish_interval_sec == 30
+
+
+def test_a_password_is_neither_in_messages_nor_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs travel further than secrets should."""
+    monkeypatch.setenv("REDIS_URL", "redis://user:hunter2@db.example:6380/1")
+    monkeypatch.setenv("ALERT_URLS", "slack://hunter2/abc")
+    settings = load_settings()
+    assert settings.url.endswith("hunter2@db.example:6380/1")
+    assert settings.redis_address == "redis://db.example:6380/1"
+    assert "hunter2" not in repr(settings)
+    monkeypatch.setenv("REDIS_URL", "ftp://user:hunter2@db.example")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_legacy_spellings_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Existing deployments keep their environment files."""
+    monkeypatch.setenv("MARKETSTATE_SYMBOLS", "btcusdt, dogeusdt")
+    monkeypatch.setenv("MARKETSTATE_REDIS_HOST", "cache.example")
+    monkeypatch.setenv("MARKETSTATE_REDIS_PORT", "6400")
+    monkeypatch.setenv("REDIS_DB", "2")
+    settings = load_settings()
+    assert settings.symbols == ("BTCUSDT", "DOGEUSDT")
+    assert settings.url == "redis://cache.example:6400/2"
+
+
+def test_the_new_spelling_wins_over_the_legacy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a forgotten variable would win over a deliberate one."""
+    monkeypatch.setenv("MARKETSTATE_SYMBOLS", "AAAUSDT")
+    monkeypatch.setenv("SYMBOLS", "BBBUSDT")
+    assert load_settings().symbols == ("BBBUSDT",)
+
+
+@pytest.mark.parametrize("symbols", ["BTC:USDT", "A", "BTCUSDT,BTCUSDT", "{X}USDT", ",,"])
+def test_a_symbol_that_cannot_be_part_of_a_key_is_refused(monkeypatch: pytest.MonkeyPatch, symbols: str) -> None:
+    """Keys are read by programs that split them at colons."""
+    monkeypatch.setenv("SYMBOLS", symbols)
+    with pytest.raises(SettingsError, match="SYMBOLS"):
+        load_settings()
+
+
+def test_prefixes_rename_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deployments may share one server."""
+    monkeypatch.setenv("MARKETSTATE_PREFIX", "desk2:marketstate:")
+    monkeypatch.setenv("STREAM_NAME", "desk2:stream")
+    keys = load_settings().keys
+    assert keys.of("market_state", "BTCUSDT") == "desk2:marketstate:BTCUSDT"
+    assert keys.of("stream_market_state") == "desk2:stream"
+
+
+def test_every_setting_is_described() -> None:
+    """The description is the documentation."""
+    assert all(field.description for field in Settings.model_fields.values())

@@ -1,0 +1,127 @@
+"""``quantum up``: the whole stack, started and stopped as a user does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from definitions import PUBLISHED_TABLES
+from tests.servers import free_port
+from tests.world import SAMPLE, materialized
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+SYMBOLS = {"BTCUSDT", "ETHUSDT", "SOLUSDT"}
+
+
+def wait_for(what: str, check: Callable[[], bool], within_sec: float = 120) -> None:
+    deadline = time.monotonic() + within_sec
+    while not check():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {within_sec} s for: {what}")
+        time.sleep(0.5)
+
+
+@contextmanager
+def stack(home: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run the product in a process group of its own, and leave nothing of it behind whatever happens."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "QUANTUM_HOME": str(home / "q"), "ALLOW_SYNTHETIC": "true"}
+    command = [sys.executable, "-m", "quantum_assets.cli", "up", "--replay", str(SAMPLE), "--examples", "--port", str(port)]
+    output = home / "up.log"
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd="/", start_new_session=True
+        )
+    try:
+        yield process, output
+    finally:
+        for child in family(home):
+            child.kill()
+        process.wait(10)
+
+
+def family(home: Path) -> list[psutil.Process]:
+    """Find every process that belongs to this instance folder, wherever it hangs in the process tree."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("QUANTUM_HOME") == str(home / "q") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def all_materialized(home: Path) -> bool:
+    if not (home / "q" / "history").exists():
+        return False
+    with dg.DagsterInstance.from_config(str(home / "q")) as instance:
+        return all(materialized(instance, asset) == SYMBOLS for asset in PUBLISHED_TABLES)
+
+
+def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_trace(tmp_path: Path) -> None:
+    """The first two minutes of every user."""
+    port = free_port()
+    with stack(tmp_path, port) as (process, output):
+        wait_for("all seven assets of three symbols", lambda: all_materialized(tmp_path))
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
+        assert "EXAMPLE DATA" in page
+        assert f"User interface: http://localhost:{port}" in output.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 0
+        assert family(tmp_path) == []
+
+
+def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
+    """An orphaned sensor would go on publishing beside the next stack."""
+    with stack(tmp_path, free_port()) as (process, _):
+        wait_for("the processes", lambda: len(family(tmp_path)) >= 7)
+        process.kill()
+        process.wait(10)
+        wait_for("no process to be left", lambda: family(tmp_path) == [], within_sec=30)
+
+
+def test_what_was_tracked_survives_a_restart(tmp_path: Path) -> None:
+    """Peaks and stops of a position must not be forgotten because a machine was rebooted."""
+    import redis
+
+    from resources.settings import load_settings
+
+    settings = load_settings(quantum_home=tmp_path / "q")
+
+    def opened_at() -> bytes | None:
+        try:
+            return redis.Redis.from_url(settings.url).hget("quantum:position:tracked:BTCUSDT", "opened_at_epoch")
+        except redis.ConnectionError:
+            return None
+
+    opened = []
+    for _ in range(2):
+        with stack(tmp_path, free_port()) as (process, _):
+            wait_for("a tracked position", lambda: opened_at() is not None)
+            opened.append(opened_at())
+            time.sleep(2)  # appendfsync everysec
+            process.send_signal(signal.SIGTERM)
+            process.wait(40)
+    assert opened[0] == opened[1]
+
+
+def test_a_taken_port_is_said_and_nothing_is_started(tmp_path: Path) -> None:
+    """Half a stack is worse than none."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with stack(tmp_path, port) as (process, output):
+            assert process.wait(30) == 1
+            assert f"Port {port} is taken" in output.read_text()
+            assert family(tmp_path) == []

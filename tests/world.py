@@ -1,0 +1,96 @@
+"""What the tests put into Redis on behalf of the programs that are not ours."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from definitions import assemble
+from resources.redis_store import RedisStore
+from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
+
+SAMPLE = Path(__file__).resolve().parents[1] / "quantum_assets" / "sample"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def real_closes(symbol: str, count: int = 300) -> list[float]:
+    """Give recorded closes, oldest first."""
+    frame = pl.read_csv(SAMPLE / f"{symbol}_1m.csv")
+    return frame["Close"].head(count).to_list()
+
+
+def random_closes(seed: int, count: int = 300) -> list[float]:
+    """Give a random walk of prices, oldest first."""
+    steps = np.random.default_rng(seed).normal(0, 0.001, count)
+    return [float(price) for price in 100 * np.exp(np.cumsum(steps))]
+
+
+def write_candles(store: RedisStore, symbol: str, closes: Sequence[float], *, last_age_sec: float = 0, **labels: str) -> None:
+    """Write closed one-minute candles whose last one closed ``last_age_sec`` ago."""
+    now_ms = int((store.clock().timestamp() - last_age_sec) * 1000)
+    key = store.keys.of("candles_history", symbol)
+    store.client.delete(key)
+    members = {}
+    for back, close in enumerate(reversed(closes), start=1):
+        opened = now_ms - back * 60_000
+        candle = {
+            "open_time": opened, "open": close, "high": close, "low": close, "close": close, "volume": 1.0,
+            "close_time": opened + 59_999, "is_closed": True, **labels,
+        }  # fmt: skip
+        members[json.dumps(candle)] = opened
+    if members:
+        store.client.zadd(key, members)
+
+
+def write_position(
+    store: RedisStore, symbol: str, *, side: str = "LONG", entry: float = 100.0, mark: float = 105.0, **more: object
+) -> None:
+    """Write a position snapshot as the execution side does."""
+    fields = {
+        "symbol": symbol, "side": side, "quantity": 2.0, "entry_price": entry, "mark_price": mark,
+        "unrealized_pnl": (mark - entry) * 2 * (1 if side == "LONG" else -1), "leverage": 3,
+        "ts_epoch": int(store.clock().timestamp()), **more,
+    }  # fmt: skip
+    store.client.hset(store.keys.of("raw_position", symbol), mapping={name: str(value) for name, value in fields.items()})
+
+
+def write_target(store: RedisStore, symbol: str, usd: float = 1000.0) -> None:
+    """Write a base target as P2.9 does."""
+    fields = {"target_usd": usd, "confidence": 0.9, "timestamp": int(store.clock().timestamp()), "mode": "shadow"}
+    store.client.hset(store.keys.of("base_target", symbol), mapping={name: str(value) for name, value in fields.items()})
+
+
+def write_efficiency(store: RedisStore, symbol: str, score: float = 0.8, confidence: float = 0.9, *, age_sec: float = 0) -> None:
+    """Write an efficiency hash as another producer does."""
+    fields = {"efficiency_score": score, "confidence": confidence, "ts": int(store.clock().timestamp() - age_sec)}
+    store.client.hset(store.keys.of("capital_efficiency", symbol), mapping={name: str(value) for name, value in fields.items()})
+
+
+def write_plan(store: RedisStore, plan_id: str, symbol: str, action: str = "CLOSE", **more: object) -> None:
+    """Append one plan as the planner does."""
+    fields = {"plan_id": plan_id, "symbol": symbol, "action": action, "decision": "EXECUTE", **more}
+    store.client.xadd(store.keys.of("stream_plans"), {name: str(value) for name, value in fields.items()})
+
+
+def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
+    """Run one cycle of the product for all symbols of the settings."""
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    return job.execute_in_process(
+        instance=instance,
+        tags=cycle_tags(store.settings, f"t{int(store.clock().timestamp())}"),
+        run_config=QUIET,
+        raise_on_error=raise_on_error,
+    )
+
+
+def materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    """Name the symbols of which the instance knows a materialization."""
+    return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+
+def hash_of(store: RedisStore, key: str, symbol: str) -> dict[str, str]:
+    """Read one hash as text."""
+    return {name.decode(): value.decode() for name, value in store.client.hgetall(store.keys.of(key, symbol)).items()}
