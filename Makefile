@@ -30,7 +30,9 @@ check: setup  ## style, types, definitions
 	$(BIN)/dg check defs
 
 bench: setup
-	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.kernels --json benchmarks/results/kernels.json
+	$(BIN)/python -m benchmarks.event_log --json benchmarks/results/event_log.json
+	$(BIN)/python -m benchmarks.cycle --symbols 3 566 --json benchmarks/results/cycle.json
 
 docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md

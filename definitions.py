@@ -28,6 +28,8 @@ from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
 from sensors.cycle import CYCLE_JOB, cycle_sensor
+from sensors.plans import PLANS_JOB, plans_sensor
+from sensors.retention import retention_job, retention_sensor
 
 ASSETS = (
     position,
@@ -75,14 +77,24 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     return assemble(RedisStore(settings or load_settings()), **resources)
 
 
-def assemble(store: RedisStore, **resources: Any) -> dg.Definitions:
-    """Assemble the code location around an open store."""
+def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_executor, **resources: Any) -> dg.Definitions:
+    """Assemble the code location around an open store.
+
+    Parameters
+    ----------
+    store
+        Where everything is read and published.
+    executor
+        A process per step costs seconds; a cycle is one process's work.
+    **resources
+        See :func:`build_defs`.
+    """
     settings = store.settings
     return dg.Definitions(
         assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
-        jobs=[CYCLE_JOB],
-        sensors=[cycle_sensor(settings, store.clock)],
-        executor=dg.in_process_executor,  # a process per step costs seconds; a cycle is one process's work
+        jobs=[CYCLE_JOB, PLANS_JOB, retention_job],
+        sensors=[cycle_sensor(store, store.clock), plans_sensor(store), retention_sensor],
+        executor=executor,
         resources={
             "store": store,
             "redis_io": RedisIOManager(store, PUBLISHED_TABLES),

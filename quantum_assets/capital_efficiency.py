@@ -14,7 +14,7 @@ from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.foreign import Execution, Scored, parse_entry_id, read_efficiency, read_executions, read_scored
 from resources.io_manager import cycle_id_of
-from resources.redis_store import RedisStore
+from resources.redis_store import RedisStore, UnreadableKeyError
 
 VERSION = "p31_v1"
 STREAMS = ("stream_execution", "stream_execution_result")
@@ -70,12 +70,15 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     if not names:
         return assemble(symbols, {"symbol": []}, rest)
     folded = [_folded(reading) for reading in usable]
-    fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
+    try:
+        fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
+    except UnreadableKeyError as error:
+        return assemble(symbols, {"symbol": []}, without_result([(symbol, State.FAILED, str(error)) for symbol in symbols]))
     news = [
         sorted(
             (execution.entry_id, name, execution)
             for name in STREAMS
-            for execution in fills[name].get(symbol, [])
+            for execution in fills[name].by_symbol.get(symbol, [])
             if execution.entry_id > ids[name]
         )
         for symbol, ids in zip(names, folded, strict=True)
@@ -98,9 +101,9 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         _previous(usable),
     )
     after = result.next_state
-    for ids, row in zip(folded, news, strict=True):
-        for entry_id, name, _ in row:
-            ids[name] = max(ids[name], entry_id)
+    for ids in folded:  # also of a symbol without fills: it must not hold back the reading for all
+        for name in STREAMS:
+            ids[name] = max(ids[name], fills[name].read_to)
     store.publish(
         EFFICIENCY_STATE,
         [

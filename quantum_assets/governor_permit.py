@@ -1,7 +1,7 @@
 """Asset ``governor_permit``: decides waiting plans and keeps one state row per symbol."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ from quantum_assets.symbols import OWNERS
 from resources.foreign import read_efficiency
 from resources.io_manager import cycle_id_of
 from resources.plans import Decision, Plan, PlanQueue
+from resources.positions import PositionReader
 from resources.redis_store import RedisStore
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
@@ -47,6 +48,10 @@ def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[R
     for one in decided:
         outcome = "permit" if one.permit is not None else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
+    others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
+    if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs
+        rows = state_frame(store, others, decided).iter_rows(named=True)
+        store.publish(GOVERNOR_STATE, list(rows), cycle_id=cycle_id_of(context.run))
     return state_frame(store, symbols, decided)
 
 
@@ -62,9 +67,9 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     """
     queue = PlanQueue(store)
     plans = queue.take()
-    ignored = [plan for plan in plans if not plan.invalid and plan.decision != "EXECUTE"]
+    ignored = [plan for plan in plans if plan.decision not in ("", "EXECUTE")]
     queue.acknowledge(ignored)
-    wrong = [Decision(plan, f"invalid_plan:{plan.invalid}") for plan in plans if plan.invalid]
+    wrong = [Decision(plan, f"invalid_plan:{plan.invalid}") for plan in plans if plan.invalid and plan not in ignored]
     due = [plan for plan in plans if not plan.invalid and plan.decision == "EXECUTE"]
     decisions = [*wrong, *(judge(store, due) if due else [])]
     if not decisions:
@@ -76,6 +81,7 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
 def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
     """Put every plan through the gates; what passes gets the fields of its permit."""
     symbols = sorted({plan.symbol for plan in plans})
+    unreadable_now = {one.symbol for one in PositionReader(store).read(symbols) if one.state is State.FAILED}
     known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
     settings = store.settings
     theta = GovernorTheta(
@@ -83,7 +89,7 @@ def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
         kill_score_critical=settings.gov_kill_score_critical,
         allow_synthetic=settings.allow_synthetic,
     )
-    reasons = decide(_evidence(store, plans, known), theta)
+    reasons = decide(_evidence(store, plans, known, unreadable_now), theta)
     hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
     return [
         Decision(plan, reason) if reason else Decision(plan, "", _permit(store, plan, known["position"], hints[plan.symbol]))
@@ -139,19 +145,25 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
     return assemble(symbols, pl.DataFrame(rows, schema=schema).to_dict(), without_result([]))
 
 
-def _evidence(store: RedisStore, plans: Sequence[Plan], known: Mapping[str, Mapping[str, Reading[dict[str, Any]]]]) -> Evidence:
+def _evidence(
+    store: RedisStore,
+    plans: Sequence[Plan],
+    known: Mapping[str, Mapping[str, Reading[dict[str, Any]]]],
+    unreadable_now: Set[str],
+) -> Evidence:
     now = store.clock().timestamp()
     (kill,) = store.run("reading the kill switch", [("GET", store.keys.of("kill"))])
     closing = np.array([is_closing(plan.action, reduce_only=plan.reduce_only) for plan in plans], dtype=bool)
     found = [{asset: rows[plan.symbol] for asset, rows in known.items()} for plan in plans]
     failed = np.array([any(one.state is State.FAILED for one in row.values()) for row in found], dtype=bool)
+    raw_failed = np.array([plan.symbol in unreadable_now for plan in plans], dtype=bool)
 
     def ages(asset: str, clock: str = "last_update_epoch") -> Any:
         return np.array([_age_sec(row[asset], clock, now) for row in found])
 
     return Evidence(
         closing=closing,
-        unreadable=failed | (~closing & isinstance(kill, Exception)),
+        unreadable=failed | (~closing & (raw_failed | isinstance(kill, Exception))),
         kill_switch=np.full(len(plans), not isinstance(kill, Exception) and kill not in (None, b"", b"0")),
         market_state_age_sec=ages("market_state"),
         harvest_proposal_age_sec=ages("harvest_proposal"),
@@ -163,7 +175,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], known: Mapping[str, Mapp
 
 def _age_sec(reading: Reading[dict[str, Any]], clock: str, now: float) -> float:
     row = reading.value
-    if row is None or row.get("held") is False or row.get("ts_timestamp") == 0:  # candles without times: age unknown
+    if row is None or row.get("held") is False or row.get("ts_timestamp") == 0 or not row[clock]:  # no clock: age unknown
         return math.nan
     return now - float(row[clock])
 

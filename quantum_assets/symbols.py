@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import dagster as dg
 
@@ -31,6 +32,12 @@ def partitioned_by_symbol(
         *map(by_symbol, external),
         *(asset.map_asset_specs(by_symbol).with_attributes(backfill_policy=dg.BackfillPolicy.single_run()) for asset in assets),
     ]
+
+
+def shards(symbols: Sequence[str], count: int) -> list[Sequence[str]]:
+    """Split symbols into at most ``count`` contiguous blocks of nearly equal size."""
+    edges = [round(index * len(symbols) / count) for index in range(count + 1)]
+    return [symbols[first:last] for first, last in pairwise(edges) if last > first]
 
 
 def range_tags(symbols: Sequence[str]) -> dict[str, str]:

@@ -7,12 +7,12 @@ replaced by invented ones.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
@@ -37,6 +37,9 @@ STALE_INTERVALS, STALE_MARGIN_SEC = 2, 300  # spec section 5
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
 EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
 EPOCH_US_MIN = 1e14  # a larger one is microseconds
+OPEN_INTERVALS_MAX = 2  # a candle closes at most this many intervals after it opened
+KEY_BYTES_MAX = 2_000_000  # a window of candles is well below 0.1 MB
+CHUNK_MEMBERS = 64  # fetched at a time inside the server, so that an oversized key is noticed early
 
 ACCEPTED_TYPES = {
     "candles_zset": "zset,list",
@@ -47,35 +50,50 @@ ACCEPTED_TYPES = {
 }
 TIME_NAMES = ("open_time", "t", "time", "timestamp", "ts")
 CLOSED_NAMES = ("is_closed", "x")
-OPEN_FLAGS = (False, "false", "False", "0")  # equal to 0 too
+OPEN_WORDS = ("false", "0")
+LIVE_LABELS = ("", "candles", "live", "exchange", "binance")  # any other label is not known to be live, so it is not
 _NOT_JSON = object()  # stands where a member could not be decoded
-LEAST_LIVE: Mapping[str, Source] = {"synthetic": "synthetic", "example": "replay", "replay": "replay"}  # worst first
+MALFORMED = (KeyError, TypeError, IndexError, ValueError, OverflowError)  # what reading one member can raise
+DECODING = (*MALFORMED, ArithmeticError, AttributeError, RecursionError)  # what one symbol's data can raise at worst
 
 # KEYS    the candle keys of one symbol, first hit wins
-# ARGV[1] newest members wanted; ARGV[2..] the types accepted for each key, comma-separated
-# returns {} when no key exists; {key, type} when the first one that exists has a type that is not accepted for it; else
-#         {key, type, members joined by the separator, how many, scores by commas (sorted set only), members in the key}
+# ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time;
+#         ARGV[4..] the types accepted for each key, comma-separated
+# returns {} when no key exists; {complaint} when the first one that exists has a type that is not accepted for it, or is too
+#         large; else {key, type, members joined by the separator, how many, scores by commas (sorted set only),
+#         members in the key}
 # One joined text instead of a reply per member: decoding 300 replies per symbol would cost more than all the rest.
-SEPARATOR = b"\t\t ,"  # white space to JSON, and nothing a writer puts inside a member
+SEPARATOR = b"\t\t ,"  # white space to JSON
 NEWEST_LUA = """
+local wanted, limit, chunk = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 1, #KEYS do
-  local kind = redis.call('TYPE', KEYS[i]).ok
+  local key, kind = KEYS[i], redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' then
-    if not string.find(',' .. ARGV[i + 1] .. ',', ',' .. kind .. ',', 1, true) then return {KEYS[i], kind} end
-    if kind == 'string' then return {KEYS[i], kind, redis.call('GET', KEYS[i]), 1, '', 1} end
-    local members, scores, count = {}, {}, 0
-    if kind == 'list' then
-      members = redis.call('LRANGE', KEYS[i], -tonumber(ARGV[1]), -1)
-      count = redis.call('LLEN', KEYS[i])
-    else
-      local flat = redis.call('ZRANGE', KEYS[i], -tonumber(ARGV[1]), -1, 'WITHSCORES')
-      for j = 1, #flat / 2 do
-        members[j] = flat[2 * j - 1]
-        scores[j] = flat[2 * j]
-      end
-      count = redis.call('ZCARD', KEYS[i])
+    local large = {'larger than ' .. ARGV[2] .. ' bytes: ' .. key}
+    if not string.find(',' .. ARGV[i + 3] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
+    if kind == 'string' then
+      if redis.call('STRLEN', key) > limit then return large end
+      return {key, kind, redis.call('GET', key), 1, '', 1}
     end
-    return {KEYS[i], kind, table.concat(members, '\\t\\t ,'), #members, table.concat(scores, ','), count}
+    local members, scores, bytes, n = {}, {}, 0, 0
+    local count = redis.call(kind == 'list' and 'LLEN' or 'ZCARD', key)
+    for from = math.max(count - wanted, 0), count - 1, chunk do
+      local last = math.min(from + chunk, count) - 1
+      if kind == 'list' then
+        for _, member in ipairs(redis.call('LRANGE', key, from, last)) do
+          n = n + 1
+          members[n], bytes = member, bytes + #member
+        end
+      else
+        local flat = redis.call('ZRANGE', key, from, last, 'WITHSCORES')
+        for j = 1, #flat, 2 do
+          n = n + 1
+          members[n], scores[n], bytes = flat[j], flat[j + 1], bytes + #flat[j]
+        end
+      end
+      if bytes > limit then return large end
+    end
+    return {key, kind, table.concat(members, '\\t\\t ,'), n, table.concat(scores, ','), count}
   end
 end
 return {}
@@ -93,7 +111,8 @@ class Candles:
     high, low, close
         float64, shape (n,), quote units; high and low equal close where unknown. Prices as written, NaN and worse included.
     source
-        ``replay`` when any member says so, ``synthetic`` when the prices are generated.
+        ``synthetic`` when any member says so or the prices are generated, ``replay`` when any member carries another label
+        than those known to be live.
     key
         The Redis key they were read from.
     malformed
@@ -121,7 +140,7 @@ class _Columns:
     high: Floats
     low: Floats
     close: Floats
-    sources: frozenset[str]
+    labels: frozenset[str]  # what the members say of their source, in lower case
 
     def take(self, rows: npt.NDArray[Any] | slice) -> _Columns:
         return _Columns(
@@ -130,7 +149,7 @@ class _Columns:
             self.high[rows],
             self.low[rows],
             self.close[rows],
-            self.sources,
+            self.labels,
         )
 
 
@@ -197,19 +216,20 @@ class CandleReader:
         for row, (symbol, reply) in enumerate(zip(symbols, self._replies(symbols, wanted), strict=True)):
             try:
                 candles = self._decode(reply, window)
-            except UnreadableError as error:
-                readings.append(Reading.failed(symbol, f"candles_unreadable: {error}"))
+                readings.append(self._judge(symbol, candles, now))
+            except DECODING as error:
+                detail = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__}: {error}"
+                readings.append(Reading.failed(symbol, f"candles_unreadable: {detail}"))
                 continue
-            readings.append(self._judge(symbol, candles, now))
             if candles is not None and len(candles.close) < window and wanted < int(reply[5]):
                 short.append(row)
         return readings, short
 
     def _replies(self, symbols: Sequence[str], wanted: int) -> Iterator[Any]:
         keys = self.store.keys
-        accepted = [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
+        options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, *(ACCEPTED_TYPES[name] for name in CANDLE_KEYS))
         commands = [
-            ("EVAL", NEWEST_LUA, len(CANDLE_KEYS), *(keys.of(name, symbol) for name in CANDLE_KEYS), wanted, *accepted)
+            ("EVAL", NEWEST_LUA, len(CANDLE_KEYS), *(keys.of(name, symbol) for name in CANDLE_KEYS), *options)
             for symbol in symbols
         ]
         if len(commands) <= BATCH_SYMBOLS:
@@ -225,12 +245,11 @@ class CandleReader:
             raise UnreadableError(str(reply))
         if not reply:
             return None
+        if len(reply) == 1:  # the script's complaint
+            raise UnreadableError(reply[0].decode())
         key, kind = reply[0].decode(), reply[1].decode()
-        if len(reply) == 2:  # the script's answer when the type is wrong
-            message = f"{key} is a {kind}"
-            raise UnreadableError(message)
-        members = _json_array(key, reply[2]) if kind == "string" else _members(reply[2], int(reply[3]))
-        columns, malformed = _columns(members, reply[4])
+        members = _json_array(key, reply[2]) if kind == "string" else _members(key, reply[2], int(reply[3]))
+        columns, malformed = _columns(members, reply[4], self.interval_sec * 1000)
         judged = min(int(reply[5]), self.store.settings.marketstate_window_size) if kind != "string" else len(members)
         if malformed > MALFORMED_SHARE_MAX * max(judged, 1):
             message = f"{malformed} of {len(members)} members of {key} are malformed"
@@ -239,13 +258,12 @@ class CandleReader:
         if not len(columns.close):
             return None
         newest_ms = int(columns.close_time_ms[-1]) or int(columns.open_time_ms[-1])
-        source: Source = next((label for word, label in LEAST_LIVE.items() if word in columns.sources), "candles")
         return Candles(
             open_time_ms=columns.open_time_ms,
             high=columns.high,
             low=columns.low,
             close=columns.close,
-            source=source,
+            source=_source(columns.labels),
             key=key,
             malformed=malformed,
             newest_epoch_sec=newest_ms / 1000,
@@ -255,7 +273,7 @@ class CandleReader:
         if candles is None:
             return Reading.absent(symbol, "candles_missing")
         if candles.newest_epoch_sec:
-            ahead = candles.open_time_ms[-1] / 1000 - now
+            ahead = candles.newest_epoch_sec - now
             if ahead > self.interval_sec:
                 return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
             age = now - candles.newest_epoch_sec
@@ -271,20 +289,26 @@ class CandleReader:
         return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * self.interval_sec)
 
 
-def _members(joined: bytes, count: int) -> list[Any]:
+def _members(key: str, joined: bytes, count: int) -> list[Any]:
     """Decode all members at once, or one by one when one of them is not JSON; those become ``_NOT_JSON``."""
-    members: list[Any] = []
-    with contextlib.suppress(orjson.JSONDecodeError):
-        members = orjson.loads(b"[%b]" % joined)
+    try:
+        members: list[Any] = orjson.loads(b"[%b]" % joined)
+    except orjson.JSONDecodeError:
+        members = []
     if len(members) == count:
         return members
-    members = []
-    for text in joined.split(SEPARATOR):
-        try:
-            members.append(_loads(text))
-        except (ValueError, RecursionError):
-            members.append(_NOT_JSON)
-    return members
+    texts = joined.split(SEPARATOR)
+    if len(texts) != count:
+        message = f"a member of {key} contains {SEPARATOR!r}, which joins members"
+        raise UnreadableError(message)
+    return [_member(text) for text in texts]
+
+
+def _member(text: bytes) -> Any:
+    try:
+        return _loads(text)
+    except (ValueError, RecursionError):
+        return _NOT_JSON
 
 
 def _json_array(key: str, text: bytes) -> list[Any]:
@@ -306,33 +330,34 @@ def _loads(text: bytes) -> Any:
         return json.loads(text)  # NaN and Infinity tokens, which the kernel is to name, are no JSON to orjson
 
 
-def _columns(members: list[Any], scores: bytes) -> tuple[_Columns, int]:
+def _columns(members: list[Any], scores: bytes, interval_ms: int) -> tuple[_Columns, int]:
     """Turn decoded members into columns, closed candles only; also count the malformed ones."""
     try:
-        return _uniform_columns(members, scores), 0
-    except (KeyError, TypeError, IndexError, ValueError, OverflowError):
+        return _uniform_columns(members, scores, interval_ms), 0
+    except MALFORMED:
         pass  # not all alike: look at each one
     times = _score_times(scores, len(members))
-    rows, malformed, sources = [], 0, set()
+    rows, malformed = [], 0
+    labels: set[str] = set()
     for member, score_ms in zip(members, times.tolist(), strict=True):
         try:
-            row = _one_candle(member, score_ms)
-        except (KeyError, TypeError, ValueError, OverflowError):
+            row = _one_candle(member, score_ms, interval_ms)
+        except MALFORMED:
             malformed += 1
             continue
         if row is not None:
             rows.append(row)
             if isinstance(member, dict):
-                sources.add(str(member.get("source", "")))
+                labels |= _labels([member.get("source")])
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     opened, closed = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-    return _Columns(opened, closed, table[:, 2], table[:, 3], table[:, 4], frozenset(sources)), malformed
+    return _Columns(opened, closed, table[:, 2], table[:, 3], table[:, 4], frozenset(labels)), malformed
 
 
-def _uniform_columns(members: list[Any], scores: bytes) -> _Columns:
+def _uniform_columns(members: list[Any], scores: bytes, interval_ms: int) -> _Columns:
     """Read members that are all objects with the same fields and plain numbers; raise when one is not."""
     first = members[0]
-    if type(first) is not dict or len(set(map(len, members))) > 1:
+    if type(first) is not dict or len(set(map(tuple, members))) > 1:  # the fields of one are looked for in all
         raise TypeError
     close = _first_name(first, "close", "c")
     high, low = _first_name(first, "high", "h"), _first_name(first, "low", "l")
@@ -352,13 +377,38 @@ def _uniform_columns(members: list[Any], scores: bytes) -> _Columns:
         numbers(high) if high is not None else prices,
         numbers(low) if low is not None else prices,
         prices,
-        frozenset([str(member["source"]) for member in members]) if "source" in first else frozenset(),
+        _labels({member["source"] for member in members}) if "source" in first else frozenset(),
     )
+    if opened is not None and not (columns.open_time_ms > 0).all():
+        raise ValueError
+    if closed_at is not None and not _belongs(columns.open_time_ms, columns.close_time_ms, interval_ms).all():
+        raise ValueError
     if closed_flag is not None:
         flags = [member[closed_flag] for member in members]
         if flags.count(True) < count:
-            columns = columns.take(np.array([flag not in OPEN_FLAGS for flag in flags]))
+            columns = columns.take(np.array([not _says_open(flag) for flag in flags]))
     return columns
+
+
+def _belongs(opened_ms: Times, closed_ms: Times, interval_ms: int) -> npt.NDArray[np.bool_]:
+    """Tell which close times can be those of the candles; where the open time is unknown, any."""
+    after = closed_ms - opened_ms
+    fits: npt.NDArray[np.bool_] = (opened_ms == 0) | ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms))
+    return fits
+
+
+def _says_open(flag: Any) -> bool:
+    return flag in OPEN_WORDS or flag == 0 or (isinstance(flag, str) and flag.strip().lower() in OPEN_WORDS)
+
+
+def _labels(sources: Iterable[Any]) -> frozenset[str]:
+    return frozenset("" if source is None else str(source).strip().lower() for source in sources)
+
+
+def _source(labels: frozenset[str]) -> Source:
+    if any("synthetic" in label for label in labels):
+        return "synthetic"
+    return "candles" if all(label in LIVE_LABELS for label in labels) else "replay"
 
 
 def _plain(members: list[Any], name: str) -> list[float]:
@@ -375,7 +425,7 @@ def _plain_times(members: list[Any], name: str) -> Times:
     return _epoch_ms(np.array(values, dtype=np.float64))
 
 
-def _one_candle(member: Any, score_ms: int) -> tuple[float, float, float, float, float] | None:
+def _one_candle(member: Any, score_ms: int, interval_ms: int) -> tuple[float, float, float, float, float] | None:
     """Read one member: open and close time in ms (0 unknown), high, low, close; ``None`` when it is not closed yet."""
     if not isinstance(member, dict):
         if member is None:
@@ -383,14 +433,18 @@ def _one_candle(member: Any, score_ms: int) -> tuple[float, float, float, float,
         price = _price(member)
         return score_ms, 0, price, price, price
     flag = _first_name(member, *CLOSED_NAMES)
-    if flag is not None and member[flag] in OPEN_FLAGS:
+    if flag is not None and _says_open(member[flag]):
         return None
     close = _price(member["close"] if "close" in member else member["c"])
     high, low = _first_name(member, "high", "h"), _first_name(member, "low", "l")
     opened, closed_at = _first_name(member, *TIME_NAMES), _first_name(member, "close_time")
+    opened_ms = _one_epoch_ms(member[opened]) if opened is not None else score_ms
+    closed_ms = _one_epoch_ms(member[closed_at]) if closed_at is not None else 0
+    if closed_at is not None and opened_ms and not 0 <= closed_ms - opened_ms <= OPEN_INTERVALS_MAX * interval_ms:
+        raise ValueError
     return (
-        _one_epoch_ms(member[opened]) if opened is not None else score_ms,
-        _one_epoch_ms(member[closed_at]) if closed_at is not None else 0,
+        opened_ms,
+        closed_ms,
         _price(member[high]) if high is not None else close,
         _price(member[low]) if low is not None else close,
         close,
@@ -407,16 +461,21 @@ def _price(value: Any) -> float:
         return math.nan
     if isinstance(value, bool):
         raise TypeError
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # numbers to Python alone
+        raise ValueError
     return float(value)
 
 
 def _one_epoch_ms(value: Any) -> int:
+    if isinstance(value, str) and "-" in value[1:] and ":" in value:
+        moment = datetime.fromisoformat(value.strip())
+        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return int(_epoch_ms(np.array([_price(value)]))[0])
 
 
 def _epoch_ms(epoch: Floats) -> Times:
     """Turn epoch s, ms or us into ms."""
-    if not (np.isfinite(epoch) & (epoch >= 0)).all():
+    if not ((epoch > 0) & (epoch <= SCORE_SEC_MAX * 1e6)).all():  # beyond it is no time in any unit; NaN is not either
         raise ValueError
     factor = np.where(epoch < EPOCH_MS_MIN, 1000.0, np.where(epoch >= EPOCH_US_MIN, 0.001, 1.0))
     times: Times = np.rint(epoch * factor).astype(np.int64)

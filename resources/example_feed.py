@@ -217,9 +217,11 @@ class ExampleWorld:
         unknown = [symbol for symbol in self.candles if symbol not in self._opened]
         for reading in self.store.read_raw("raw_position", unknown) if unknown else ():
             kept = reading.value or {}
-            entry, opened = kept.get(b"entry_price", b"").decode(), kept.get(b"created_at", b"").decode()
-            same = kept.get(b"source") == b"example" and entry == repr(self.entry_price(reading.symbol))
-            self._opened[reading.symbol] = float(opened) if same and opened else float(int(now) - OPENED_BEFORE_SEC)
+            same = (
+                kept.get(b"source") == b"example" and kept.get(b"entry_price") == repr(self.entry_price(reading.symbol)).encode()
+            )
+            opened = _epoch(kept.get(b"created_at", b"")) if same else 0.0
+            self._opened[reading.symbol] = opened if 0 < opened <= now else float(int(now) - OPENED_BEFORE_SEC)
 
     def _examples_of(self, symbol: str, close: float, now: datetime) -> list[tuple[Any, ...]]:
         example, epoch = EXAMPLES.get(symbol, OTHER_EXAMPLE), int(now.timestamp())
@@ -249,7 +251,14 @@ class ExampleWorld:
 
     def _replace(self, name: str, symbol: str, fields: Mapping[str, Any]) -> tuple[Any, ...]:
         flat = [str(part) for pair in {**fields, "source": "example"}.items() for part in pair]
-        return ("EVAL", REPLACE_EXAMPLE_LUA, 1, self.store.keys.of(name, symbol), EXAMPLE_TTL_SEC, *flat)
+        return (
+            "EVAL",
+            REPLACE_EXAMPLE_LUA,
+            1,
+            self.store.keys.of(name, symbol),
+            CAPITAL_EFFICIENCY.ttl_sec if name == "capital_efficiency" else EXAMPLE_TTL_SEC,
+            *flat,
+        )
 
     def _plan(self, windows: Mapping[str, pl.DataFrame], now: datetime) -> list[str]:
         """Append one plan, closing and opening in turn, unless a real planner uses the stream."""
@@ -282,6 +291,14 @@ class ExampleWorld:
         return []
 
 
+def _epoch(text: bytes) -> float:
+    """Read a time a former feed left; 0 when it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
 def _efficiency(symbol: str, example: ExamplePosition, now: datetime) -> dict[str, str]:
     score = example.score
     row = {
@@ -303,7 +320,8 @@ def _efficiency(symbol: str, example: ExamplePosition, now: datetime) -> dict[st
         "mode": "shadow",
         "version": "p31_v1",
     }
-    return {**CAPITAL_EFFICIENCY.encode(row), **stamps(symbol, "example", CAPITAL_EFFICIENCY.schema, now)}
+    encoded = CAPITAL_EFFICIENCY.encode(row)
+    return {**encoded, **stamps(CAPITAL_EFFICIENCY, symbol, encoded, "example", now)}
 
 
 def _plan_id(fields: Any) -> str:

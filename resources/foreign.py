@@ -8,13 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.kernels.efficiency_hint import CLOCK_FIELDS, EfficiencyHint, Unreadable, parse_efficiency
+from quantum_assets.kernels.efficiency_hint import (
+    CLOCK_AHEAD_SEC,
+    CLOCK_FIELDS,
+    EfficiencyHint,
+    Unreadable,
+    epoch_sec,
+    parse_efficiency,
+)
 from resources.redis_store import RedisStore, UnreadableKeyError
 
 INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
@@ -51,6 +57,14 @@ class Execution:
     pnl_usd: float
 
 
+@dataclass(frozen=True, slots=True)
+class Fills:
+    """What one execution stream held: fills by symbol, oldest first, and the last entry read, whosever it was."""
+
+    by_symbol: Mapping[str, Sequence[Execution]]
+    read_to: tuple[int, int]
+
+
 def read_texts(store: RedisStore, key: str, symbols: Sequence[str]) -> list[Mapping[str, str] | Unreadable | None]:
     """Read one foreign hash per symbol as text: ``None`` when missing, ``UNREADABLE`` when the read failed."""
     return [_text(reading) for reading in store.read_raw(key, symbols)]
@@ -75,7 +89,7 @@ def read_scored(store: RedisStore, key: str, value_field: str, symbols: Sequence
     return [_scored(fields, value_field, now) for fields in read_texts(store, key, symbols)]
 
 
-def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, list[Execution]]]:
+def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> dict[str, Fills]:
     """Read the fills that came after the given entry ids.
 
     Parameters
@@ -86,17 +100,23 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
     Returns
     -------
     dict
-        Stream key name to symbol to executions, oldest first. Entries without symbol or parseable profit are left out.
+        Stream key name to what it held. Entries without symbol or parseable profit are left out, but counted as read.
+
+    Raises
+    ------
+    UnreadableKeyError
+        Something else than a stream stands under a key.
     """
     commands = [
         ("XRANGE", store.keys.of(name), f"({milliseconds}-{sequence}", "+", "COUNT", EXECUTIONS_READ_MAX)
         for name, (milliseconds, sequence) in after.items()
     ]
-    found: dict[str, dict[str, list[Execution]]] = {}
+    found: dict[str, Fills] = {}
     for name, reply in zip(after, store.run("reading executions", commands), strict=True):
         if isinstance(reply, Exception):
             raise UnreadableKeyError(store.keys.of(name), "a stream of executions", reply)
-        by_symbol = found.setdefault(name, {})
+        by_symbol: dict[str, list[Execution]] = {}
+        found[name] = Fills(by_symbol, parse_entry_id(reply[-1][0].decode()) if reply else after[name])
         for raw_id, raw_fields in reply:
             fields = _payload(raw_fields)
             pnl = next((number for field in PNL_FIELDS if (number := number_or_none(fields.get(field))) is not None), None)
@@ -112,7 +132,9 @@ def parse_entry_id(text: str) -> tuple[int, int]:
 
 
 def number_or_none(value: Any) -> float | None:
-    """Read a finite number out of text, else ``None``."""
+    """Read a finite number out of text, else ``None``; no digit groups, no digits of other scripts."""
+    if isinstance(value, str) and not (value.isascii() and "_" not in value):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -123,15 +145,12 @@ def number_or_none(value: Any) -> float | None:
 def epoch_of(fields: Mapping[str, str]) -> float | None:
     """Read the writer's clock (``ts``, ``timestamp`` or ``ts_utc``; number or ISO 8601), in epoch seconds."""
     for name in CLOCK_FIELDS:
-        if name not in fields:
-            continue
-        if (number := number_or_none(fields[name])) is not None:
-            return number
-        try:
-            moment = datetime.fromisoformat(fields[name])
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if name in fields:
+            try:
+                epoch = epoch_sec(fields[name])
+            except ValueError:
+                return None
+            return epoch if math.isfinite(epoch) else None
     return None
 
 
@@ -152,7 +171,7 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     if isinstance(fields, Unreadable):
         return Scored("error")
     value, confidence, ts = number_or_none(fields.get(value_field)), number_or_none(fields.get("confidence")), epoch_of(fields)
-    if value is None or value < 0 or confidence is None or ts is None:
+    if value is None or value < 0 or confidence is None or ts is None or ts - now > CLOCK_AHEAD_SEC:
         return Scored("error")
     status = "stale" if now - ts > INPUT_STALE_SEC else "ok"
     return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""))

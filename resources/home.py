@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 
 from resources.settings import Settings
 
+EVENT_BATCH_SIZE = 1000  # Dagster reads it in every process; without it each materialization is a transaction of its own
 _TEMPLATE = Path(__file__).resolve().parent.parent / "dagster.yaml"
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Create the instance folder, keep its dagster.yaml equal to the product's unless an operator has edited it.
+    """Create the instance folder with the product's dagster.yaml; a file that is there is the operator's and stays.
 
     Returns
     -------
@@ -26,9 +29,39 @@ def prepare_home(settings: Settings) -> Path:
     if not target.exists():
         target.write_text(_TEMPLATE.read_text())
     os.environ["DAGSTER_HOME"] = str(home)
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
     return home
+
+
+class HomeInUseError(RuntimeError):
+    """Another stack runs on the same instance folder; two would delete each other's sockets."""
+
+
+def lock_home(home: Path) -> IO[str]:
+    """Take the instance folder for this process; the lock goes with the process, however it ends.
+
+    Raises
+    ------
+    HomeInUseError
+        Another process holds it.
+    """
+    lock = (home / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        msg = f"{home} is used by another `quantum up` (process {holder}). Stop it, or set QUANTUM_HOME to another folder."
+        raise HomeInUseError(msg) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the product's Dagster instance, creating its storage on first use."""
-    return dg.DagsterInstance.from_config(str(prepare_home(settings)))
+    home = prepare_home(settings)
+    with (home / "storage.lock").open("a") as lock:  # two processes creating the storage at once would stamp its version twice
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return dg.DagsterInstance.from_config(str(home))

@@ -16,7 +16,7 @@ import dagster as dg
 import polars as pl
 
 from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import Table
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
 from resources.dagster_internals import materialization_events, take_over_asset_events
 from resources.redis_store import Publication, RedisStore
 
@@ -47,12 +47,22 @@ class RedisIOManager(dg.IOManager):
         self.store = store
         self.tables = tables
         self.writes = writes
+        self._without: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
         table = self.tables[context.asset_key.to_user_string()]
         symbols = list(context.asset_partition_keys)
-        return fresh_frame(self.store, table, symbols)
+        frame = fresh_frame(self.store, table, symbols)
+        without = self._without.get((context.step_context.run_id, table.asset), {})
+        if not without:
+            return frame
+        told = pl.DataFrame(
+            [(symbol, state, why) for symbol, (state, why) in without.items()],
+            schema={"symbol": pl.String, "state": pl.String, "why": pl.String},
+            orient="row",
+        )
+        return frame.update(told, on="symbol", how="left")
 
     def handle_output(  # type: ignore[override]
         self, context: dg.OutputContext, obj: pl.DataFrame
@@ -76,6 +86,7 @@ class RedisIOManager(dg.IOManager):
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
         }
+        self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
         published = [outcome for outcome in outcomes if outcome.published]
         on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
@@ -115,6 +126,12 @@ class RedisIOManager(dg.IOManager):
                     metadata={"failures": _failure_table(failures)},
                 )
 
+    def _remember(self, run_id: str, asset: str, frame: pl.DataFrame) -> None:
+        """Keep what this run could not publish: its later steps must not act on an older hash instead."""
+        rows = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why").iter_rows()
+        self._without = {key: value for key, value in self._without.items() if key[0] == run_id}
+        self._without[run_id, asset] = {symbol: (state, why) for symbol, state, why in rows}
+
     def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
@@ -139,8 +156,11 @@ def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.D
     rows: list[dict[str, Any]] = []
     for reading in store.read(table, symbols):
         state, reason, values = reading.state, reading.reason, reading.value or {}
-        if values and (age := _age_sec(values, now)) > limit:
+        age = _age_sec(values, now) if values else 0.0
+        if age > limit:
             state, reason = State.FAILED, f"{table.asset}_stale: {age:.0f} s > {limit} s"
+        elif age < -CLOCK_SKEW_SEC:
+            state, reason = State.FAILED, f"{table.asset}_in_future: {-age:.0f} s ahead of the clock"
         elif values and table.presence is not None and not values[table.presence]:
             state, reason = State.ABSENT, f"no_{table.asset}"
         rows.append({**values, "symbol": reading.symbol, "state": str(state), "why": reason})

@@ -8,12 +8,24 @@ from typing import Any, Self
 from celery.exceptions import DuplicateTaskNameWarning
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG
 
 from resources.settings import Settings, load_settings
 
-QUEUE = "quantum"
+QUEUE = "quantum"  # for the loop with one shard, and for everything else
+QUEUE_TAG = DAGSTER_CELERY_QUEUE_TAG
 KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones
 RESULT_KEPT_SEC = 3600
+
+
+def queue_of(shard: int, shards: int) -> str | None:
+    """Name the queue of one shard; none when there is only one, the default queue then does."""
+    return f"{QUEUE}-{shard}" if shards > 1 else None
+
+
+def queues(shards: int) -> list[str]:
+    """Name every queue the workers of one machine listen to."""
+    return [QUEUE, *(name for shard in range(shards) if (name := queue_of(shard, shards)) is not None)]
 
 
 def celery_arguments(settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is kept by the asset ``position``. A read that failed ends there: it never falls
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ CLOCK_NAMES = ("ts_epoch", "timestamp", "ts", "ts_utc")
 OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
 FLAT = "FLAT"
 ONE_WAY = ("", "BOTH")  # a one-way account: the sign of the amount is the side
-OWN_LABELS = ("example", "synthetic", "replay")  # what a snapshot may say of itself in its field ``source``
+OWN_LABELS = ("synthetic", "example", "replay")  # what a snapshot may say of itself, worst first
+LABEL_NAMES = ("source", "position_source")
 EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
+EPOCH_US_MIN = 1e14  # a larger one is microseconds
 
 SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # spec section 5, this line and the next
 SYNTHETIC_MARK, SYNTHETIC_PEAK, SYNTHETIC_TROUGH, SYNTHETIC_SL, SYNTHETIC_TP = 1.05, 1.06, 0.98, 0.98, 1.10
@@ -51,7 +54,8 @@ class RawPosition:
     ts_epoch
         Time of the snapshot, epoch s; of the stream entry when the snapshot does not say.
     peak_price, trough_price, current_sl, current_tp
-        Quote units; ``None`` when the writer gives none, which some spell 0.
+        Quote units; ``None`` when the writer gives none, which some spell 0. A stop or target below 0 is handed on, to be
+        named and ignored where the market is known.
     age_sec, opened_at_epoch
         Time since the position was opened, and when that was.
     position_source
@@ -147,15 +151,26 @@ class PositionReader:
                 reason = f"position_unreadable: {name}: {reply}"
                 return {symbol: Reading[RawPosition].failed(symbol, reason) for symbol in symbols}
         wanted = set(symbols)
-        newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes]]] = {}
-        for entry_id, raw_fields in (entry for reply in replies for entry in reply):
-            fields = _unpacked(raw_fields)
+        newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes], str]] = {}
+        of_nobody = ""
+        for stream, entry_id, raw_fields in (
+            (name, *entry) for name, reply in zip(names, replies, strict=True) for entry in reply
+        ):
+            fields, trouble = _unpacked(raw_fields)
+            if trouble:
+                trouble = f"position_unreadable: {stream} entry {entry_id.decode()}: {trouble}"
             symbol, moment = fields.get(b"symbol", b"").decode(errors="replace"), _entry_id(entry_id)
-            if symbol in wanted and _is_snapshot(fields) and (symbol not in newest or moment >= newest[symbol][0]):
-                newest[symbol] = (moment, fields)
-        return {
-            symbol: _parsed(symbol, fields, "redis_stream", ts_epoch=moment[0] / 1000)
-            for symbol, (moment, fields) in newest.items()
+            if trouble and not symbol:
+                of_nobody = of_nobody or trouble
+            if symbol in wanted and (trouble or _is_snapshot(fields)) and (symbol not in newest or moment >= newest[symbol][0]):
+                newest[symbol] = (moment, fields, trouble)
+        # A broken entry that names nobody may be the only word about any symbol that is found nowhere else.
+        found = {symbol: Reading[RawPosition].failed(symbol, of_nobody) for symbol in symbols if of_nobody}
+        return found | {
+            symbol: Reading[RawPosition].failed(symbol, trouble)
+            if trouble
+            else _parsed(symbol, fields, "redis_stream", ts_epoch=moment[0] / 1000)
+            for symbol, (moment, fields, trouble) in newest.items()
         }
 
 
@@ -189,7 +204,8 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
     fields
         Names and values as text.
     source
-        ``redis_hash`` or ``redis_stream``; the snapshot's own field ``source`` wins when it says the data is not live.
+        ``redis_hash`` or ``redis_stream``; the snapshot's own ``source`` or ``position_source`` wins when it says the data is
+        not live.
     ts_epoch
         Time of the snapshot when it does not say.
 
@@ -210,6 +226,9 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         return None
     amount = _number(fields, amount_name) if amount_name else None
     if amount == 0:
+        for name in AMOUNT_NAMES:  # one of two amounts is wrong, and nobody knows which
+            if _number(fields, name):
+                raise InvalidPositionError(field=f"{amount_name}={fields[str(amount_name)]} {name}", value=fields[name])
         return None
     side = _side(fields, amount_name, amount)
     entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
@@ -219,7 +238,7 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         pnl = (mark - entry) * (1 if side == "LONG" else -1) * (qty or 1.0)
     clock, opened = _first(fields, CLOCK_NAMES), _first(fields, OPENED_NAMES)
     age_sec = _number(fields, "age_sec")
-    label = fields.get("source", "").strip().lower()
+    labels = [fields.get(name, "").lower() for name in LABEL_NAMES]
     return RawPosition(
         symbol=symbol,
         side=side,
@@ -233,9 +252,9 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         trough_price=_price_or_none(fields, "trough_price"),
         age_sec=max(age_sec, 0.0) if age_sec is not None else None,
         opened_at_epoch=_moment(fields, opened) if opened else None,
-        current_sl=_price_or_none(fields, "current_sl"),
-        current_tp=_price_or_none(fields, "current_tp"),
-        position_source=label if label in OWN_LABELS else source,
+        current_sl=_number(fields, "current_sl") or None,
+        current_tp=_number(fields, "current_tp") or None,
+        position_source=next((label for label in OWN_LABELS if label in labels), source),
     )
 
 
@@ -256,6 +275,10 @@ def _side(fields: Fields, amount_name: str | None, amount: float | None) -> Side
         return "LONG" if amount > 0 else "SHORT"
     if side == "LONG" and amount is not None and amount < 0:  # one of the two is wrong, and nobody knows which
         raise InvalidPositionError(field=f"side=LONG {amount_name}", value=amount)
+    if side == "SHORT" and amount_name == AMOUNT_NAMES[0] and amount is not None and amount > 0:
+        sizes = [_number(fields, name) for name in AMOUNT_NAMES[1:]]
+        if amount not in sizes:  # some writers copy the size into the signed field
+            raise InvalidPositionError(field=f"side=SHORT {amount_name}", value=amount)
     if side == "LONG":
         return "LONG"
     if side == "SHORT":
@@ -275,7 +298,7 @@ def _number(fields: Fields, name: str) -> float | None:
         number = float(text)
     except ValueError:
         raise InvalidPositionError(field=name, value=text) from None
-    if not math.isfinite(number):
+    if not math.isfinite(number) or "_" in text or not text.isascii():  # numbers to Python alone
         raise InvalidPositionError(field=name, value=text)
     return number
 
@@ -295,7 +318,7 @@ def _price_or_none(fields: Fields, name: str) -> float | None:
 
 
 def _moment(fields: Fields, name: str) -> float:
-    """Read a time, epoch s or ms or ISO 8601 (UTC when it has no zone), as epoch s."""
+    """Read a time, epoch s, ms or us or ISO 8601 (UTC when it has no zone), as epoch s."""
     text = fields[name]
     try:
         moment = datetime.fromisoformat(text) if "-" in text[1:] and ":" in text else None
@@ -306,20 +329,31 @@ def _moment(fields: Fields, name: str) -> float:
     number = _number(fields, name)
     if number is None or number < 0:
         raise InvalidPositionError(field=name, value=text)
+    if number >= EPOCH_US_MIN:
+        return number / 1_000_000
     return number / 1000 if number >= EPOCH_MS_MIN else number
 
 
-def _unpacked(raw_fields: Any) -> dict[bytes, bytes]:
-    """Give the fields of a stream entry, those of its JSON ``payload`` on top."""
+def _unpacked(raw_fields: Any) -> tuple[dict[bytes, bytes], str]:
+    """Give the fields of a stream entry, those of its JSON ``payload`` on top, and what is wrong with the payload."""
     pairs = raw_fields.items() if isinstance(raw_fields, Mapping) else zip(raw_fields[::2], raw_fields[1::2], strict=True)
     fields: dict[bytes, bytes] = dict(pairs)
+    text = fields.pop(b"payload", b"{}")
     try:
-        payload = orjson.loads(fields.pop(b"payload", b"{}"))
+        payload = _json(text)
+        if not isinstance(payload, dict):
+            return fields, "payload is not a JSON object"
+        inside = {name.encode(): str(value).encode() for name, value in payload.items() if value is not None}
+    except (ValueError, RecursionError) as error:  # a lone surrogate or an endless number is a ValueError too
+        return fields, f"payload: {error}"
+    return fields | inside, ""
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return fields
-    if isinstance(payload, dict):
-        fields |= {name.encode(): str(value).encode() for name, value in payload.items() if value is not None}
-    return fields
+        return json.loads(text)  # NaN and Infinity, which are to be named as what they are
 
 
 def _is_snapshot(fields: Mapping[bytes, bytes]) -> bool:

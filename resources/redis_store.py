@@ -7,7 +7,11 @@ publications and missing ones, nothing between.
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,17 +21,29 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.reading import Reading
+from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.schema import ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings
 
+AWAY_SEC = 2.0  # a server that has just not answered is not asked again by each of the remaining steps
+CALL_BOUND_SEC = 3.0  # one round trip, however large
+BUDGET_SEC, BUDGET_WINDOW_SEC = 4.0, 10.0  # all round trips of one cycle
+UNFIT = (  # the server's trouble, not a key's
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ClusterDownError,
+)
+_UNFIT_IN_SCRIPT = re.compile(r"\b(READONLY|OOM|MISCONF|NOPERM)\b")  # the same, as a script reports it
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
 
 # KEYS[1] hash, KEYS[2] stream or absent
-# ARGV[1] lifetime in s, ARGV[2] count of hash values, the hash's fields and values,
-#         then (with KEYS[2]) the stream's cap and the entry's fields and values
-# returns 1; raises, having written nothing, when KEYS[1] or KEYS[2] is of another type
+# ARGV[1] lifetime in s, ARGV[2] published_at_utc as the caller read it ('' for no hash, '*' for whatever is there),
+# ARGV[3] count of hash values, the hash's fields and values, then (with KEYS[2]) the stream's cap, the entry's fields and values
+# returns 1, or 0 when someone else has published meanwhile; raises, having written nothing, when a key is of another type
 PUBLISH_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
@@ -35,8 +51,9 @@ if KEYS[2] then
   kind = redis.call('TYPE', KEYS[2]).ok
   if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
 end
-local last = 2 + tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3, last))
+if ARGV[2] ~= '*' and (redis.call('HGET', KEYS[1], 'published_at_utc') or '') ~= ARGV[2] then return 0 end
+local last = 3 + tonumber(ARGV[3])
+redis.call('HSET', KEYS[1], unpack(ARGV, 4, last))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 if KEYS[2] then redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[last + 1], '*', unpack(ARGV, last + 2)) end
 return 1
@@ -57,8 +74,8 @@ class RedisUnavailableError(RuntimeError):
 
     def __init__(self, address: str, doing: str, cause: Exception) -> None:
         super().__init__(
-            f"Redis at {address} did not answer while {doing} ({type(cause).__name__}: {cause}). "
-            "Nothing was half-written. Check that the server runs and that REDIS_URL points to it; the next cycle tries again."
+            f"Redis at {address} cannot be used while {doing} ({type(cause).__name__}: {cause}). "
+            "Nothing was half-written. Check that the server runs and that REDIS_URL points to it."
         )
 
 
@@ -89,6 +106,14 @@ class Publication:
     published: bool
     cause: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What stands published: its values when readable, and its time as the server has it (see PUBLISH_LUA)."""
+
+    values: dict[str, Any] | None
+    published_at: str
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -128,6 +153,8 @@ class RedisStore:
         self.keys: Keys = settings.keys
         self.clock = clock
         self.client = client or connect(settings)
+        self._away_until = 0.0
+        self._spent: deque[tuple[float, float]] = deque()
 
     def run(self, doing: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send many commands in one round trip; a failed command is its exception, in place.
@@ -135,7 +162,7 @@ class RedisStore:
         Parameters
         ----------
         doing
-            Completes "did not answer while ...".
+            Completes "cannot be used while ...".
         commands
             Each one a command with its arguments.
 
@@ -144,13 +171,36 @@ class RedisStore:
         RedisUnavailableError
             The server could not be reached, went away, or was too slow.
         """
+        if time.monotonic() < self._away_until:
+            raise RedisUnavailableError(self.settings.redis_address, doing, TimeoutError("it did not answer a moment ago"))
+        self._refuse_beyond_budget(doing)
         pipeline = self.client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        began = time.monotonic()
+        # The socket's timeout bounds one read; a server that trickles bytes would never meet it.
+        watchdog = threading.Timer(CALL_BOUND_SEC, self.client.connection_pool.disconnect)
+        watchdog.daemon = True
+        watchdog.start()
         try:
-            return list(pipeline.execute(raise_on_error=False))
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            replies = list(pipeline.execute(raise_on_error=False))
+            _raise_if_unfit(replies)
+        except (redis.RedisError, OSError, ValueError) as error:
+            # A refused database or password is no answer either; ValueError is a socket the watchdog closed under a read.
+            self._away_until = time.monotonic() + AWAY_SEC
             raise RedisUnavailableError(self.settings.redis_address, doing, error) from error
+        finally:
+            watchdog.cancel()
+            self._spent.append((began, time.monotonic() - began))
+        return replies
+
+    def _refuse_beyond_budget(self, doing: str) -> None:
+        """Give up on a server that is slow on every call: a cycle of many calls must fail visibly, not stretch."""
+        while self._spent and self._spent[0][0] < time.monotonic() - BUDGET_WINDOW_SEC:
+            self._spent.popleft()
+        if (spent := sum(seconds for _, seconds in self._spent)) > BUDGET_SEC:
+            slow = TimeoutError(f"{spent:.1f} s spent waiting for it within {BUDGET_WINDOW_SEC:.0f} s")
+            raise RedisUnavailableError(self.settings.redis_address, doing, slow)
 
     def read_raw(self, key: str, symbols: Sequence[str]) -> list[Reading[dict[bytes, bytes]]]:
         """Read one hash per symbol as it stands, in one round trip.
@@ -209,40 +259,52 @@ class RedisStore:
             One per row, in order.
         """
         now = self.clock()
-        outcomes: list[Publication | None] = []
+        outcomes: list[Publication] = []
         commands: list[tuple[Any, ...]] = []
-        symbols = [str(row["symbol"]) for row in rows]
         compare = table.rate_limited and not stream_only
-        for row, last in zip(rows, self._last_values(table, symbols) if compare else [None] * len(rows), strict=True):
-            symbol = str(row["symbol"])
+        symbols = [str(row["symbol"]) for row in rows]
+        lasts = self._last_published(table, symbols) if compare else [_Last(None, "*")] * len(rows)
+        for symbol, row, last in zip(symbols, rows, lasts, strict=True):
             try:
                 encoded = table.encode(row)
-                marks = stamps(symbol, cycle_id, table.schema, now)
+                marks = stamps(table, symbol, encoded, cycle_id, now)
                 cause = publication_due(
                     table,
-                    last,
-                    {item.name: item.codec.decode(encoded[item.name]) for item in table.fields} if last else {},
+                    last.values,
+                    {item.name: item.codec.decode(encoded[item.name]) for item in table.fields} if last.values else {},
                     now=now,
                     change_eps_pct=self.settings.change_eps_pct,
                     max_age_sec=self.settings.max_publish_age_sec,
                 )
-                if cause is None and last is not None:
-                    commands.append(self._refresh_command(table, symbol, last["published_at_utc"].isoformat(), marks))
+                if cause is None and table.kept_current:
+                    current = {**marks, "published_at_utc": last.published_at}
+                    commands.append(self._publish_command(table, row, encoded, current, last.published_at))
+                elif cause is None:
+                    commands.append(self._refresh_command(table, symbol, last.published_at, marks))
                 elif stream_only:
                     commands.append(self._append_command(table, row, encoded))
                 else:
-                    commands.append(self._publish_command(table, row, encoded, marks))
+                    commands.append(self._publish_command(table, row, encoded, marks, last.published_at))
             except ContractError as error:
                 outcomes.append(Publication(symbol, published=False, error=f"contract_broken: {error}"))
                 continue
-            outcomes.append(Publication(symbol, published=bool(cause), cause=cause or "unchanged"))
+            outcomes.append(Publication(symbol, published=cause is not None, cause=cause or "unchanged"))
         if not commands:
-            return [outcome for outcome in outcomes if outcome is not None]
+            return outcomes
         replies = iter(self.run(f"publishing {table.asset}", commands))
-        return [self._settle(outcome, replies) for outcome in outcomes if outcome is not None]
+        return [self._settle(outcome, replies) for outcome in outcomes]
 
-    def _last_values(self, table: Table, symbols: Sequence[str]) -> list[dict[str, Any] | None]:
-        return [reading.value for reading in self.read(table, symbols)]
+    def _last_published(self, table: Table, symbols: Sequence[str]) -> list[_Last]:
+        found = []
+        for raw in self.read_raw(table.key, symbols):
+            if raw.value is None:
+                found.append(_Last(None, "" if raw.state is State.ABSENT else "*"))
+                continue
+            try:
+                found.append(_Last(table.decode(raw.value), raw.value[b"published_at_utc"].decode()))
+            except ContractError:  # damaged, or edited by somebody: the whole publication replaces it
+                found.append(_Last(None, "*"))
+        return found
 
     @staticmethod
     def _settle(outcome: Publication, replies: Any) -> Publication:
@@ -274,7 +336,7 @@ class RedisStore:
         return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *_flat(table.stream_entry(row, encoded)))
 
     def _publish_command(
-        self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str]
+        self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str], expected: str
     ) -> tuple[Any, ...]:
         symbol = str(row["symbol"])
         keys = [self.keys.of(table.key, symbol)]
@@ -284,11 +346,18 @@ class RedisStore:
             keys.append(self.keys.of(table.stream.key, symbol))
             entry = table.stream_entry(row, encoded)
             stream_part = [str(table.stream.maxlen), *_flat(entry)]
-        return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), len(values), *values, *stream_part)
+        return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), expected, len(values), *values, *stream_part)
 
     def _refresh_command(self, table: Table, symbol: str, published_at: str, marks: Mapping[str, str]) -> tuple[Any, ...]:
         refreshed = _flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
         return ("EVAL", REFRESH_LUA, 1, self.keys.of(table.key, symbol), self.ttl_sec(table), published_at, *refreshed)
+
+
+def _raise_if_unfit(replies: Sequence[Any]) -> None:
+    """Raise the first reply that says the server as a whole cannot serve (read-only, out of memory, no rights ...)."""
+    for reply in replies:
+        if isinstance(reply, UNFIT) or (isinstance(reply, redis.ResponseError) and _UNFIT_IN_SCRIPT.search(str(reply))):
+            raise reply
 
 
 def _flat(mapping: Mapping[str, str]) -> list[str]:

@@ -58,7 +58,9 @@ class Settings(BaseSettings):
         "auto", description="where positions come from"
     )
     marketstate_max_age_sec: Seconds = Field(180, description="age from which a market state is not acted on")
+    position_max_age_sec: Seconds = Field(600, description="age from which a position snapshot is not acted on")
     proposal_max_age_sec: Seconds = Field(60, description="age from which positions and proposals are not acted on")
+    shards: int = Field(1, ge=1, le=64, description="queues the universe is split into, one run and worker each")
     allow_synthetic: bool = Field(default=False, description="let replayed, example or synthetic data earn permits")
     enable_stream: bool = Field(default=False, description="also write the risk and harvest streams")
     max_publish_age_sec: Seconds = Field(60, description="publish at least this often")
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
     gov_max_data_age_sec: Seconds = Field(120, description="age from which data opens nothing")
     efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
+    run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="comma-separated Apprise URLs")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="verbosity")
     marketstate_prefix: str = Field("quantum:marketstate", min_length=1, description="key prefix")
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = [part.strip().upper() for part in value.split(",") if part.strip()]
         symbols = tuple(value)
+        if not symbols:
+            msg = "the list is empty; accepted: at least one symbol, comma-separated"
+            raise ValueError(msg)
         wrong = [symbol for symbol in symbols if not _SYMBOL.fullmatch(symbol)]
         if wrong:
             msg = f"{', '.join(map(repr, wrong))}: a symbol is 2 to 40 letters, digits, _ or -"
@@ -150,13 +156,21 @@ class Settings(BaseSettings):
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
-        if url and not url.startswith(("redis://", "rediss://", "unix://")):
-            msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path"
-            raise ValueError(msg)
+        try:
+            if url and (not url.startswith(("redis://", "rediss://", "unix://")) or urlsplit(url).port == 0):
+                raise ValueError  # noqa: TRY301 - one message for all ways to be wrong
+        except ValueError:
+            msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path, port 1 to 65535"
+            raise ValueError(msg) from None
         return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
+        templates = self.keys.templates()
+        doubled = sorted(name for name, template in templates.items() if list(templates.values()).count(template) > 1)
+        if doubled:
+            msg = f"MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME: one key for {', '.join(doubled)}"
+            raise ValueError(msg)
         if self.p31_min_mult > self.p31_max_mult:
             msg = f"P31_MIN_MULT={self.p31_min_mult} must not exceed P31_MAX_MULT={self.p31_max_mult}"
             raise ValueError(msg)

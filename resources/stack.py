@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,17 @@ from typing import Any, ClassVar
 
 import yaml
 from circus import get_arbiter
+from circus.exc import ConflictError
 from circus.stream import StdoutStream
 
 from resources.home import prepare_home
+from resources.launcher import queues
 from resources.settings import Settings
 
 STOP_GRACE_SEC = 8  # then a process is killed
 SOCKET_PATH_MAX = 100  # the kernel refuses longer socket names
-WORKERS = 2  # one for the loop, one so that a run from the user interface never waits for it
+SPARE_WORKERS = 1  # beside one for each shard's loop, so that a run from the user interface never waits for them
+RUNS_PER_CHILD = 2_000  # then a worker is forked anew from its warm parent: what leaks is bounded
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,13 @@ class Process:
         Shown in front of each line it prints.
     command
         Program and arguments.
+    after
+        Unix socket of the server it needs; it is started when that answers.
     """
 
     name: str
     command: tuple[str, ...]
+    after: str = ""
 
 
 class NamedStream(StdoutStream):  # type: ignore[misc]
@@ -71,65 +78,45 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
     redis_port
         Port of the embedded server; ``None`` when REDIS_URL names another.
     """
-    python = sys.executable
     home = prepare_home(settings)
-    workspace = _workspace(home)
+    workspace, page = _workspace(home), f"-h 127.0.0.1 -p {port}"
+    pool = f"--concurrency {settings.shards + SPARE_WORKERS} --max-tasks-per-child {RUNS_PER_CHILD}"
     listed = [
-        Process(
-            "code",
-            (
-                python,
-                "-m",
-                "dagster",
-                "api",
-                "grpc",
-                "-m",
-                "definitions",
-                "--socket",
-                _socket(home),
-                "--location-name",
-                "quantum",
-            ),
-        ),
-        Process(
+        _python("code", "-m dagster api grpc -m definitions --location-name quantum --socket", _socket(home)),
+        _python(
             "worker",
-            (
-                python,
-                "-m",
-                "celery",
-                "-A",
-                "resources.warm_worker",
-                "worker",
-                "--queues",
-                "quantum",
-                "--concurrency",
-                str(WORKERS),
-                "--hostname",
-                f"quantum-{os.getpid()}@%h",
-                "--loglevel",
-                settings.log_level,
-                "--without-gossip",
-                "--without-mingle",
-            ),
+            f"-m celery -A resources.warm_worker worker --queues {','.join(queues(settings.shards))} {pool} --without-gossip"
+            f" --without-mingle --loglevel {settings.log_level} --hostname",
+            f"quantum-{os.getpid()}@%h",
         ),
-        Process("daemon", (python, "-m", "dagster._daemon", "run", "-w", workspace)),
-        Process("webserver", (python, "-m", "resources.webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port))),
+        _python("daemon", "-m dagster._daemon run -w", workspace, after=_socket(home)),
+        _python("webserver", f"-m resources.webserver {page} -w", workspace, after=_socket(home)),
     ]
     if redis_port is not None:
-        listed.insert(0, Process("valkey", (python, "-m", "resources.embedded_server", str(redis_port))))
+        listed.insert(0, _python("valkey", f"-m resources.embedded_server {redis_port}"))
     if feed:
-        listed.append(Process("feed", (python, "-m", "resources.example_feed", *feed)))
+        listed.append(_python("feed", "-m resources.example_feed", *feed))
     return listed
+
+
+def _python(name: str, words: str, *paths: str, after: str = "") -> Process:
+    return Process(name, (sys.executable, *words.split(), *paths), after)
+
+
+def _not_a_conflict(record: logging.LogRecord) -> bool:
+    """Drop circus' complaint that its periodic look falls into its own stop."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
 
 
 def arbiter(listed: Sequence[Process], home: Path) -> Any:
     """Build the circus arbiter that starts, restarts and stops the processes."""
+    logging.getLogger("tornado.application").addFilter(_not_a_conflict)
     return get_arbiter(
         [
             {
                 "name": process.name,
                 "cmd": sys.executable,
-                "args": ["-m", "resources.tether", *process.command],
+                "args": ["-m", "resources.tether", *(("--after", process.after) if process.after else ()), *process.command],
                 "copy_env": True,
                 "max_retry": -1,
                 "graceful_timeout": STOP_GRACE_SEC,

@@ -1,4 +1,4 @@
-"""A child that cannot outlive its parent: ``python -m resources.tether COMMAND ...``.
+"""A child that cannot outlive its parent: ``python -m resources.tether [--after SOCKET] COMMAND ...``.
 
 A supervisor that is killed outright cannot stop its children; on Linux the kernel does it for them.
 """
@@ -8,15 +8,34 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
+import time
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SOCKET_WITHIN_SEC = 30
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to stop this process when its parent dies; elsewhere than on Linux nothing is done."""
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel to end this process when its parent dies; elsewhere than on Linux nothing is done.
+
+    Parameters
+    ----------
+    by
+        Nobody is left to insist when a process takes its time over SIGTERM, so the default takes no time.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+
+
+def wait_for_socket(path: str) -> None:
+    """Wait until a server answers on a Unix socket; after SOCKET_WITHIN_SEC go on, the command then says what is missing."""
+    deadline = time.monotonic() + SOCKET_WITHIN_SEC
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                return
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":
@@ -24,4 +43,8 @@ if __name__ == "__main__":
     die_with_parent()
     if os.getppid() != parent:  # it died before the kernel was asked
         raise SystemExit(1)
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - becomes the command it was asked to guard
+    command = sys.argv[1:]
+    if command[0] == "--after":
+        wait_for_socket(command[1])
+        command = command[2:]
+    os.execvp(command[0], command)  # noqa: S606 - becomes the command it was asked to guard

@@ -1,17 +1,23 @@
 """The Celery application of the warm workers: ``celery -A resources.warm_worker worker``.
 
-Everything a run needs is imported here, before the pool forks, so that a run starts computing at once.
+Everything a run needs is imported here, before the pool forks, so that a run starts computing at once. A worker that dies says
+so: a lost child fails its run at once, a worker that starts fails the runs its predecessor on this host left behind.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import warnings
 from typing import Any
 
-from celery.signals import setup_logging, worker_process_init
+import dagster as dg
+import psutil
+from celery.signals import setup_logging, task_failure, worker_process_init, worker_ready
+from celery.worker.consumer import Consumer
 from dagster_celery.make_app import make_app
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
 import definitions  # noqa: F401 - imported for its cost: the forked children find it warm
@@ -19,12 +25,29 @@ from resources.launcher import celery_arguments
 from resources.settings import load_settings
 from resources.tether import die_with_parent
 
+RECONNECT_SEC = 1  # Celery's own pause grows to 30 s, three cycles after the broker is back
+
+log = logging.getLogger("quantum.worker")
+
+
+class EagerConsumer(Consumer):  # type: ignore[misc]
+    """Looks for a lost broker every second."""
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes."""
+
+        def said(error: Exception, pause_sec: float) -> None:
+            log.warning("broker does not answer (%s), next try in %s s", error, pause_sec)
+
+        return conn.ensure_connection(said, interval_start=RECONNECT_SEC, interval_step=0, interval_max=RECONNECT_SEC)
+
 
 def _application() -> Any:
     arguments = celery_arguments(load_settings())
     app = make_app(  # type: ignore[no-untyped-call]
         {**arguments, "task_default_queue": arguments.pop("default_queue")}
     )
+    app.conf.worker_consumer = EagerConsumer
     create_execute_job_task(app)
     create_resume_job_task(app)
     return app
@@ -40,6 +63,36 @@ def _log_plainly(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _tie_to_parent(**_: Any) -> None:
     die_with_parent()
+
+
+@task_failure.connect  # type: ignore[untyped-decorator]
+def _fail_run_of_lost_child(task_id: str, exception: BaseException, **_: Any) -> None:
+    with dg.DagsterInstance.get() as instance:
+        _fail(instance, {task_id}, f"Its worker process was lost: {exception}")
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _fail_runs_of_predecessor(**_: Any) -> None:
+    with dg.DagsterInstance.get() as instance:
+        started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
+        tasks = {task_id for run in started if (task_id := run.tags.get(DAGSTER_CELERY_TASK_ID_TAG))}
+        _fail(instance, {task_id for task_id in tasks if _executor_is_dead(task_id)}, "Its worker was killed.")
+
+
+def _executor_is_dead(task_id: str) -> bool:
+    """Tell whether the task was executed by a process of this host that is gone; of other hosts nothing is known."""
+    info = app.AsyncResult(task_id).info
+    if not isinstance(info, dict) or str(info.get("hostname", "")).rpartition("@")[2] != socket.gethostname():
+        return False
+    return not psutil.pid_exists(int(info.get("pid", -1)))
+
+
+def _fail(instance: dg.DagsterInstance, task_ids: set[str], why: str) -> None:
+    for task_id in task_ids:
+        for run in instance.get_runs(dg.RunsFilter(tags={DAGSTER_CELERY_TASK_ID_TAG: task_id})):
+            if not run.is_finished:
+                log.error("run %s: %s", run.run_id, why)
+                instance.report_run_failed(run, why)
 
 
 app = _application()

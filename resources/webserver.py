@@ -1,4 +1,4 @@
-"""Dagster's webserver with one addition: a strip that says which data the numbers come from.
+"""Dagster's webserver with one addition: a strip at the top that says which data the numbers come from.
 
 Started as ``python -m resources.webserver ...``. Checked on dagster-webserver 1.13.27: the page is served by
 ``DagsterWebserver.index_html_endpoint``.
@@ -20,9 +20,9 @@ from resources.redis_store import connect
 from resources.settings import load_settings
 
 STRIP = (
-    "<style>#root{{height:calc(100% - 26px)!important;max-height:calc(100vh - 26px)}}</style>"
-    '<div style="position:fixed;bottom:0;left:0;right:0;z-index:9999;padding:4px 16px;background:#7a4b00;color:#fff;'
-    'font:600 13px/1.4 Inter,system-ui,sans-serif;text-align:center">{text}</div>'
+    '<div style="position:fixed;top:0;left:50%;transform:translateX(-50%);z-index:9999;padding:3px 18px;max-width:60%;'
+    "background:#7a4b00;color:#fff;border-radius:0 0 8px 8px;font:600 12px/1.5 system-ui,sans-serif;text-align:center;"
+    'pointer-events:none">{text}</div>'
 )
 
 

@@ -1,37 +1,62 @@
-"""When the assets are computed: one run per cycle, for all symbols, and none while the previous one is still running."""
+"""When the assets are computed: one run per cycle for all due assets and symbols, and none while the previous one still runs.
 
-from collections.abc import Callable
+Spacing: the daemon looks every 5 s and counts from the last tick's start, so a sensor of exactly 10 s slips to 15 whenever a tick
+starts a few milliseconds late. TICK_SLACK_SEC is taken off the interval; the cadence is then the next multiple of 5 s.
+"""
+
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
 
-from quantum_assets.symbols import range_tags
+from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.symbols import RANGE_TAGS, range_tags, shards
+from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG
-from resources.settings import Settings
+from resources.launcher import QUEUE_TAG, queue_of
+from resources.redis_store import RedisStore, RedisUnavailableError
+from sensors.overdue import end_overdue, run_of, unfinished_runs
 
 CYCLE_JOB_NAME = "cycle"
-UNFINISHED = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
+TICK_SLACK_SEC = 2
+ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it
+SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
+FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_permit")
 
 CYCLE_JOB = dg.define_asset_job(
     CYCLE_JOB_NAME,
-    selection=dg.AssetSelection.groups("market", "proposals", "capital", "governor"),
+    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY),
     description="One evaluation of every asset for every symbol.",
 )
 
 
 @dataclass(frozen=True)
-class Request:
-    """Start a cycle."""
+class Seen:
+    """What a tick saw of one symbol, in epoch seconds; ``None`` where there is none.
 
-    cycle_id: str
+    Attributes
+    ----------
+    evaluated
+        Last evaluation of the market state.
+    used_candle
+        Newest candle that state knows.
+    newest_candle
+        Newest candle there is, as far as one can be read.
+    """
+
+    evaluated: float | None = None
+    used_candle: float | None = None
+    newest_candle: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Start a cycle for these assets."""
+
+    assets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,49 +66,105 @@ class Skip:
     reason: str
 
 
-def cycle_tags(settings: Settings, cycle_id: str) -> dict[str, str]:
-    """Give the tags of a run of the loop: all symbols, our own asset events, one id for everything it writes."""
-    return {
-        **range_tags(settings.symbols),
-        DEFER_ASSET_EVENTS_TAG: "true",
-        CYCLE_TAG: "true",
-        CYCLE_ID_TAG: cycle_id,
-    }
-
-
-def decide_cycle(*, now_epoch: float, unfinished_run: str | None) -> Request | Skip:
-    """Decide whether a cycle is due.
+def decide_cycle(
+    seen: Sequence[Seen], *, now_epoch: float, market_state_interval_sec: float, unfinished: str | None
+) -> Request | Skip:
+    """Decide whether the symbols of one shard are due, and for which assets.
 
     Parameters
     ----------
+    seen
+        One entry per symbol; a failed read never gets here, the tick has skipped with its reason.
     now_epoch
         Time of the tick, epoch seconds.
-    unfinished_run
-        Id of a cycle that has not finished.
+    market_state_interval_sec
+        MARKETSTATE_PUBLISH_INTERVAL.
+    unfinished
+        Id of a cycle of this shard that has not finished.
     """
-    if unfinished_run is not None:
-        return Skip(f"late: the previous cycle (run {unfinished_run}) is still running")
-    return Request(cycle_id=f"c{int(now_epoch)}")
+    if unfinished is not None:
+        return Skip(f"late: the previous cycle (run {unfinished}) is still running")
+    due = any(_market_state_due(one, now_epoch, market_state_interval_sec - TICK_SLACK_SEC) for one in seen)
+    return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
-def cycle_sensor(settings: Settings, clock: Callable[[], datetime]) -> dg.SensorDefinition:
+def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float) -> bool:
+    if seen.evaluated is None or seen.used_candle is None or now_epoch - seen.evaluated >= interval_sec:
+        return True
+    return seen.newest_candle is not None and seen.newest_candle > seen.used_candle
+
+
+def look(store: RedisStore) -> dict[str, Seen]:
+    """Read what the decision needs, for all symbols at once.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    symbols = store.settings.symbols
+    found = {}
+    for state, candles in zip(store.read(MARKET_STATE, symbols), CandleReader(store).read(symbols, window=1), strict=True):
+        row = state.value or {}
+        newest = int(candles.value.newest_epoch_sec) if candles.value is not None else None  # as the wire has it
+        found[state.symbol] = Seen(row.get("last_update_epoch"), row.get("ts_timestamp"), newest)
+    return found
+
+
+def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) -> dict[str, str]:
+    """Give the tags of a run of the loop: its symbols, our own asset events, one id for everything it writes."""
+    return {
+        **range_tags(symbols),
+        DEFER_ASSET_EVENTS_TAG: "true",
+        CYCLE_TAG: "true",
+        CYCLE_ID_TAG: cycle_id,
+        **({QUEUE_TAG: queue} if queue is not None else {}),
+    }
+
+
+def cycle_sensor(store: RedisStore, clock: Callable[[], datetime]) -> dg.SensorDefinition:
     """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC."""
+    settings = store.settings
 
     @dg.sensor(
         name="cycle",
         job=CYCLE_JOB,
-        minimum_interval_seconds=settings.publish_interval_sec,
+        minimum_interval_seconds=max(settings.publish_interval_sec - TICK_SLACK_SEC, 1),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs.",
     )
-    def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        running = context.instance.get_runs(dg.RunsFilter(job_name=CYCLE_JOB_NAME, statuses=list(UNFINISHED)), limit=1)
-        decision = decide_cycle(
-            now_epoch=clock().timestamp(),
-            unfinished_run=running[0].run_id if running else None,
-        )
-        if isinstance(decision, Skip):
-            return dg.SkipReason(decision.reason)
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None, tags=cycle_tags(settings, decision.cycle_id))])
+    def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        counts = {"late": 0, "failed_reads": 0, "ended": 0, **json.loads(context.cursor or "{}")}
+        running = unfinished_runs(context.instance, CYCLE_JOB_NAME)
+        ended = end_overdue(context.instance, running, clock(), context.log)
+        counts["ended"] += len(ended)
+        busy = {
+            run.tags.get(RANGE_TAGS[0]): run.run_id
+            for run in map(run_of, running)
+            if run.run_id not in ended and ONCE_TAG not in run.tags
+        }
+        try:
+            seen = look(store)
+        except RedisUnavailableError as error:
+            counts["failed_reads"] += 1
+            return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
+        now = clock().timestamp()
+        requests, reasons = [], []
+        for shard, block in enumerate(shards(settings.symbols, settings.shards)):
+            decision = decide_cycle(
+                [seen[symbol] for symbol in block],
+                now_epoch=now,
+                market_state_interval_sec=settings.marketstate_publish_interval,
+                unfinished=busy.get(block[0]),
+            )
+            if isinstance(decision, Skip):
+                reasons.append(decision.reason)
+                continue
+            selection = [dg.AssetKey(asset) for asset in decision.assets]
+            tags = cycle_tags(block, f"c{int(now)}", queue_of(shard, settings.shards))
+            requests.append(dg.RunRequest(run_key=None, asset_selection=selection, tags=tags))
+        counts["late"] += len(reasons)
+        told = f"{'; '.join(reasons)} (late so far: {counts['late']})" if reasons and not requests else None
+        return dg.SensorResult(run_requests=requests, skip_reason=told, cursor=json.dumps(counts))
 
     return cycle

@@ -80,7 +80,7 @@ def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error
     job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
     return job.execute_in_process(
         instance=instance,
-        tags=cycle_tags(store.settings, f"t{int(store.clock().timestamp())}"),
+        tags=cycle_tags(store.settings.symbols, f"t{int(store.clock().timestamp())}"),
         run_config=QUIET,
         raise_on_error=raise_on_error,
     )

@@ -32,12 +32,18 @@ def reference() -> str:
     templates = Keys().templates()
     parts = [HEAD, *(_section(table, templates) for table in TABLES)]
     parts.append("## Stamps on every hash\n\n" + _rows(COMMON))
-    parts.append(
-        "## Read, never written\n\n| key | what |\n|---|---|\n"
-        + "".join(f"| `{templates[name]}` | {text} |\n" for name, text in _READ.items())
-    )
+    for title, keys_told in (("Also written", _ALSO), ("Read, never written", _READ)):
+        rows = "".join(f"| `{templates[name]}` | {text} |\n" for name, text in keys_told.items())
+        parts.append(f"## {title}\n\n| key | what |\n|---|---|\n{rows}")
+    parts.append("The workers' broker keeps its own keys under `quantum:celery:*`, or on CELERY_BROKER_URL.\n")
     return "\n".join(parts)
 
+
+_ALSO = {
+    "stream_governor_events": "permits and blocks: event, plan_id, symbol, action, granted, reason, timestamp, cycle_id (stream)",
+    "seen_plan": "marker of a plan that has been decided (string, 24 h)",
+    "banner": "what the example feed plays (string, 120 s)",
+}
 
 _READ = {
     **{name: f"candles, tried in this order: {order}" for order, name in enumerate(CANDLE_KEYS, start=1)},
@@ -71,5 +77,11 @@ def _section(table: Table, templates: dict[str, str]) -> str:
 
 def _rows(fields: Sequence[Field]) -> str:
     head = "| field | format | unit | meaning | a change publishes |\n|---|---|---|---|---|\n"
-    cells = ((f"`{one.name}`", one.codec.name, one.unit, one.meaning, one.change.value) for one in fields)
+    cells = ((f"`{one.name}`", _format(one), one.unit, one.meaning, one.change.value) for one in fields)
     return head + "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in cells)
+
+
+def _format(field: Field) -> str:
+    low, high = field.codec.low, field.codec.high
+    wide = high is None or high > 1  # only ranges that tell something are printed
+    return field.codec.name + ("" if low is None or abs(low) > 1 else f", >= {low:g}" if wide else f", {low:g} to {high:g}")

@@ -35,6 +35,7 @@ def once(symbols: str | None, position_source: str | None, *, as_json: bool) -> 
     warnings.filterwarnings("ignore", module="dagster")
     settings = load_settings(**given(symbols=symbols, position_source=position_source))
     logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from resources.redis_store import RedisStore
 
     store = RedisStore(settings)
@@ -70,14 +71,14 @@ def run_cycle(store: Any) -> dict[str, Any]:
     from definitions import assemble
     from resources.home import open_instance
     from resources.redis_store import RedisUnavailableError
-    from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
+    from sensors.cycle import CYCLE_JOB_NAME, ONCE_TAG, cycle_tags
 
     settings = store.settings
     with open_instance(settings) as instance:
         job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
         result = job.execute_in_process(
             instance=instance,
-            tags=cycle_tags(settings, f"once{int(store.clock().timestamp())}"),
+            tags={**cycle_tags(settings.symbols, f"once{int(store.clock().timestamp())}"), ONCE_TAG: "true"},
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
             raise_on_error=False,
         )

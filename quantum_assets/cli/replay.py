@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from quantum_assets.cli import EXIT_FAILED, EXIT_USAGE
+from resources.candles import CandleReader
 from resources.example_feed import HISTORY_CANDLES_MAX, replace_candles, shift_to
 from resources.ohlcv_files import MalformedRow, OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore
@@ -27,7 +28,10 @@ from resources.settings import load_settings
 
 REPLAY_TTL_SEC = 7 * 86400
 MALFORMED_NAMED = 5  # malformed rows named per file; the count is always exact
-_SYMBOL = re.compile(r"[A-Z0-9-]{2,40}")
+_SYMBOL = re.compile(r"[\w-]{2,40}")
+_FILE_NAME = re.compile(
+    r"(?P<symbol>[A-Za-z0-9]{3,36}(USDT|USDC|BUSD|USD|BTC|ETH|EUR|PERP))([-_]\d+[smhdw]([-_].*)?)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def replay(files: tuple[Path, ...], symbol: str | None, speed: float, *, keep_ti
     Everything computed from them carries the label, and earns no permit without ALLOW_SYNTHETIC=true. The newest 1500 candles are
     kept, for 7 days.
 
-    Exit codes: 0 ok; 1 a file has no valid row; 2 wrong usage, unreadable file, or candles of another writer in the way; 3 Redis
-    away.
+    Exit codes: 0 ok; 1 a file has no valid row, or candles under another key are read instead; 2 wrong usage, unreadable file, or
+    candles of another writer in the way; 3 Redis away.
     """
     if symbol is not None and len(files) > 1:
         message = f"--symbol names one symbol, but {len(files)} files are given"
@@ -76,10 +80,12 @@ def replay(files: tuple[Path, ...], symbol: str | None, speed: float, *, keep_ti
         click.echo(message, err=True)
         sys.exit(EXIT_FAILED)
     store = RedisStore(load_settings())
+    _refuse_other_spacing(recordings, store.settings.candle_interval_sec)
     if speed:
         _play(store, recordings, speed, keep_time=keep_time, overwrite=overwrite)
     else:
         _write(store, {one.symbol: one.frame for one in recordings}, keep_time=keep_time, overwrite=overwrite)
+    _refuse_shadowed(store, named)
     outcome = [_summary(store, one) for one in recordings]
     if as_json:
         click.echo(json.dumps({"files": outcome, "speed": speed, "shifted_to_now": not keep_time}, indent=2))
@@ -89,9 +95,9 @@ def replay(files: tuple[Path, ...], symbol: str | None, speed: float, *, keep_ti
 
 
 def _read(path: Path, symbol: str | None) -> _Recording:
-    name = (symbol or path.stem.partition("_")[0]).upper()
-    if not _SYMBOL.fullmatch(name):
-        message = f"{name!r} (from {path}) is no symbol: give --symbol"
+    name = symbol.upper() if symbol is not None else _symbol_in(path.stem)
+    if name is None or not _SYMBOL.fullmatch(name):
+        message = f"no symbol like BTCUSDT in the name of {path}: give --symbol"
         raise click.UsageError(message)
     try:
         found = read_ohlcv(path)
@@ -100,13 +106,40 @@ def _read(path: Path, symbol: str | None) -> _Recording:
     return _Recording(path, name, found.frame, found.malformed, found.duplicates)
 
 
+def _symbol_in(stem: str) -> str | None:
+    """Read the symbol out of a file name: BTCUSDT, BTCUSDT_1m, BTCUSDT-1m-2025-08."""
+    found = _FILE_NAME.fullmatch(stem)
+    return found["symbol"].upper() if found is not None else None
+
+
+def _refuse_other_spacing(recordings: list[_Recording], interval_sec: int) -> None:
+    for one in recordings:
+        spacing_ms = one.frame["open_time_ms"].diff().median()
+        if isinstance(spacing_ms, float) and spacing_ms != interval_sec * 1000:
+            message = f"{one.path}: rows are {spacing_ms / 1000:g} s apart, CANDLE_INTERVAL_SEC is {interval_sec}"
+            raise click.UsageError(message)
+
+
+def _refuse_shadowed(store: RedisStore, symbols: list[str]) -> None:
+    """Say so when candles under another key win, and nothing would read what was just written."""
+    won = [
+        f"{one.symbol} from {one.value.key}"
+        for one in CandleReader(store).read(symbols, window=1)
+        if one.value is not None and one.value.key != store.keys.of("candles_history", one.symbol)
+    ]
+    if won:
+        click.echo(f"Written, but other candles come first and are read instead: {', '.join(won)}. Delete those keys.", err=True)
+        sys.exit(EXIT_FAILED)
+
+
 def _report(recordings: list[_Recording]) -> None:
     for one in recordings:
         for row in one.malformed[:MALFORMED_NAMED]:
             click.echo(f"{one.path} line {row.line} left out: {row.reason}", err=True)
+        if (unnamed := len(one.malformed) - MALFORMED_NAMED) > 0:
+            click.echo(f"{one.path}: {unnamed} more malformed rows; --json names all", err=True)
         if one.malformed or one.duplicates:
-            counts = f"{len(one.malformed)} malformed rows and {one.duplicates} duplicates left out"
-            click.echo(f"{one.path}: {counts}", err=True)
+            click.echo(f"{one.path}: left out: malformed rows {len(one.malformed)}, duplicates {one.duplicates}", err=True)
 
 
 def _write(store: RedisStore, frames: dict[str, pl.DataFrame], *, keep_time: bool, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from quantum_assets.cli import EXIT_FAILED, given
+from resources.foreign import number_or_none
 from resources.settings import load_settings
 
 SHOWN = {  # asset -> fields worth a glance
@@ -78,7 +79,7 @@ def _row(asset: str, symbol: str, state: str, why: str, age: float | None, field
         "state": state,
         "why": why,
         "age_sec": None if age is None else round(age, 1),
-        "values": {name: fields[name] for name in SHOWN[asset] if fields.get(name) not in (None, "")},
+        "values": {name: _plain(fields[name]) for name in SHOWN[asset] if fields.get(name) not in (None, "")},
     }
 
 
@@ -103,6 +104,12 @@ def _print(rows: list[dict[str, Any]], address: str) -> None:
         )
         asset = row["asset"]
     Console().print(table)
+
+
+def _plain(value: Any) -> Any:
+    """Give numbers as numbers, also those another producer wrote as text."""
+    number = None if isinstance(value, bool) else number_or_none(value)
+    return value if number is None else number
 
 
 def _short(value: Any) -> str:

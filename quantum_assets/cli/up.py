@@ -37,8 +37,8 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     quantum up --replay candles/ --examples      a moving example, no exchange needed
     quantum up --symbols BTCUSDT --port 8080
 
-    Ctrl-C stops everything and leaves no process behind. Exit codes: 0 stopped as asked; 1 something else uses the port;
-    2 wrong settings; 3 REDIS_URL does not answer.
+    Ctrl-C stops everything and leaves no process behind. Exit codes: 0 stopped as asked; 1 something else uses the port or
+    the instance folder; 2 wrong settings; 3 REDIS_URL does not answer.
     """
     settings = load_settings(**given(symbols=symbols))
     if _in_use(port):
@@ -46,6 +46,13 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         sys.exit(EXIT_FAILED)
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
+    from resources.home import HomeInUseError, lock_home, prepare_home
+
+    try:
+        lock = lock_home(prepare_home(settings))
+    except HomeInUseError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_FAILED)
     redis_port = _embedded(settings)
     _announce_later(port)
     from resources.home import open_instance
@@ -61,6 +68,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     finally:
         if redis_port is not None:
             settings.embedded_url_file.unlink(missing_ok=True)
+        lock.close()
     click.echo("Stopped.", err=True)
 
 
@@ -75,9 +83,7 @@ def _embedded(settings: Settings) -> int | None:
             sys.exit(EXIT_INFRASTRUCTURE)
         return None
     from resources.embedded_server import choose_port
-    from resources.home import prepare_home
 
-    prepare_home(settings)
     port = choose_port()
     settings.embedded_url_file.write_text(f"redis://127.0.0.1:{port}/0\n")
     click.echo(f"Embedded Valkey: redis://127.0.0.1:{port}/0", err=True)

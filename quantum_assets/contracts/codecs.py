@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class CodecError(ValueError):
@@ -27,15 +30,22 @@ class Codec:
         Polars type of the decoded column.
     encode, decode
         Value to text and text to value; both raise :class:`CodecError`.
+    low, high
+        Accepted range, inclusive; ``None`` where there is none.
     """
 
     name: str
     dtype: type[pl.DataType] | pl.DataType
     encode: Callable[[Any], str]
     decode: Callable[[str], Any]
+    low: float | None = None
+    high: float | None = None
 
 
 def _finite(value: Any) -> float:
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):  # float() also takes 1_000 and digits of other scripts
+        msg = f"{value!r} is not a number"
+        raise CodecError(msg)
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -99,6 +109,33 @@ def fixed(digits: int) -> Codec:
     return Codec(f".{digits}f", pl.Float64, encode, _finite)
 
 
+def within(codec: Codec, low: float | None = None, high: float | None = None) -> Codec:
+    """Narrow a number's codec to a range, both ways: what no kernel accepts must not pass the border.
+
+    Parameters
+    ----------
+    codec
+        A codec of numbers.
+    low, high
+        Inclusive bounds; ``None`` for none.
+    """
+
+    def check(number: Any) -> Any:
+        if (low is not None and number < low) or (high is not None and number > high):
+            msg = f"{number!r} is outside [{'' if low is None else low}, {'' if high is None else high}]"
+            raise CodecError(msg)
+        return number
+
+    return Codec(
+        codec.name,
+        codec.dtype,
+        lambda value: codec.encode(check(float(_finite(value)) if codec.dtype == pl.Float64 else _integer(value))),
+        lambda text: check(codec.decode(text)),
+        low,
+        high,
+    )
+
+
 def optional(codec: Codec) -> Codec:
     """Let the empty string stand for "none" in another codec."""
 
@@ -108,7 +145,7 @@ def optional(codec: Codec) -> Codec:
     def decode(text: str) -> Any:
         return None if text == "" else codec.decode(text)
 
-    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode)
+    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode, codec.low, codec.high)
 
 
 def choice(*accepted: str) -> Codec:
@@ -138,10 +175,28 @@ def _codes_in(text: str) -> list[str]:
     return text.split(",") if text else []
 
 
+INT64_MAX = 2**63 - 1
+TINY = 1e-12  # below it a price or distance is a fault, not a number
+
 FLOAT = Codec("float (shortest)", pl.Float64, _shortest, _finite)
-INTEGER = Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer)
+INTEGER = within(Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer), -INT64_MAX, INT64_MAX)
+COUNT = within(INTEGER, 0, INT64_MAX)
+POSITIVE = within(FLOAT, TINY, 1e18)
+NOT_NEGATIVE = within(FLOAT, 0, 1e18)
+SHARE = within(FLOAT, 0, 1)
 TEXT = Codec("text", pl.String, _text, _text)
 FLAG = Codec("0/1", pl.Boolean, lambda value: "1" if value else "0", _flag_in)
 CODES = Codec("comma list", pl.List(pl.String), _codes_out, _codes_in)
 TIME = Codec("ISO 8601 +00:00", pl.Datetime("us", "UTC"), _iso, _from_iso)
-EPOCH = Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer)
+EPOCH = within(Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer), 0, 2**40)
+
+
+def _entry_ids(value: Any) -> str:
+    if not _ENTRY_IDS.fullmatch(_text(value)):
+        msg = f"{value!r} is not a list of stream entry ids"
+        raise CodecError(msg)
+    return str(value)
+
+
+_ENTRY_IDS = re.compile(r"\d{1,18}-\d{1,18}(\|\d{1,18}-\d{1,18})*", re.ASCII)
+ENTRY_IDS = Codec("ms-seq|ms-seq", pl.String, _entry_ids, _entry_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +13,11 @@ import polars as pl
 
 from quantum_assets.contracts.codecs import EPOCH, INTEGER, TEXT, TIME, Codec, CodecError
 
+CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh
 PROBABILITY_EPS = 0.001  # spec 9: K or a probability that moved by more is news
+
+
+DIGEST = "digest"
 
 
 class ContractError(ValueError):
@@ -61,6 +66,7 @@ COMMON = (
     Field("computed_at_utc", TIME, "", "last evaluation, also when nothing had to be published"),
     Field("last_update_epoch", EPOCH, "s", "last evaluation, also when nothing had to be published"),
     Field("published_at_utc", TIME, "", "when the values were written"),
+    Field("digest", TEXT, "", "fingerprint of the fields of the table as written; a value edited since does not match"),
 )
 STAMPS = frozenset(item.name for item in COMMON)
 
@@ -109,6 +115,8 @@ class Table:
         Where each publication is also appended.
     rate_limited
         False when every evaluation is a publication.
+    kept_current
+        True for state: written at every evaluation, but only a change is a publication.
     presence
         Flag field that is 0 while the row is only kept, not to be acted on.
     headline
@@ -123,6 +131,7 @@ class Table:
     schema: int = 1
     ttl_intervals_of: str | None = None
     rate_limited: bool = True
+    kept_current: bool = False
     presence: str | None = None
     headline: str = ""
     doc: str = ""
@@ -168,7 +177,15 @@ class Table:
                 raise ContractError(name, "not UTF-8 text") from None
             except CodecError as error:
                 raise ContractError(name, str(error)) from None
+        if row["digest"] != self.digest({item.name: raw[item.name.encode()].decode() for item in self.fields}):
+            detail = "the values are not those that were published; somebody edited them"
+            raise ContractError(DIGEST, detail)
         return row
+
+    def digest(self, encoded: Mapping[str, str]) -> str:
+        """Fingerprint the encoded fields, all but the presence flag, which changes between publications."""
+        text = "\x1f".join(encoded[item.name] for item in self.fields if item.name != self.presence)
+        return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Build the typed frame of decoded rows: ``symbol``, ``state``, ``why``, then every field (null unless present)."""
@@ -206,12 +223,25 @@ class Table:
             raise ContractError(str(error.args[0]), "missing for the stream") from None
 
 
-def stamps(symbol: str, cycle_id: str, schema: int, now: datetime) -> dict[str, str]:
-    """Encode the common fields of a publication made now."""
+def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str, now: datetime) -> dict[str, str]:
+    """Encode the common fields of a publication made now.
+
+    Parameters
+    ----------
+    table, symbol
+        What is published, and for which symbol.
+    encoded
+        The table's own fields, as they are written beside the stamps.
+    cycle_id
+        See COMMON.
+    now
+        Aware UTC.
+    """
     row = {
         "symbol": symbol,
         "cycle_id": cycle_id,
-        "schema": schema,
+        "schema": table.schema,
+        "digest": table.digest(encoded),
         "computed_at_utc": now,
         "last_update_epoch": int(now.timestamp()),
         "published_at_utc": now,
@@ -257,7 +287,7 @@ def publication_due(
     for item in table.fields:
         if item.change is not Change.IGNORED and _changed(item.change, last[item.name], new[item.name], change_eps_pct):
             return f"{item.name} changed"
-    if (now - last["published_at_utc"]).total_seconds() >= max_age_sec:
+    if not 0 <= (now - last["published_at_utc"]).total_seconds() < max_age_sec:  # a clock turned back must not end publications
         return "max age"
     return None
 

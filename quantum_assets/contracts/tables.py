@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantum_assets.contracts.codecs import CODES, EPOCH, FLAG, FLOAT, INTEGER, TEXT, TIME, choice, fixed, optional
+from quantum_assets.contracts.codecs import (
+    CODES,
+    COUNT,
+    ENTRY_IDS,
+    EPOCH,
+    FLAG,
+    FLOAT,
+    INTEGER,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    TEXT,
+    TIME,
+    choice,
+    fixed,
+    optional,
+    within,
+)
 from quantum_assets.contracts.schema import Change, Field, Stream, Table
 
 STATE_TTL_SEC = 600  # ten market-state intervals: a dead publisher's values vanish, they do not linger
@@ -86,12 +103,10 @@ class Keys:
             No template has that name.
         """
         template = self.templates()[name]
-        if "{plan_id}" in template:
-            return template.replace("{plan_id}", symbol)
         tagged = f"{{{symbol}}}" if self.cluster else symbol
         if self.cluster and symbol and name.startswith("stream_"):
             return f"{template}:{tagged}"
-        return template.replace("{symbol}", tagged)
+        return template.replace("{symbol}", tagged).replace("{plan_id}", tagged)
 
 
 CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins
@@ -100,19 +115,19 @@ _SOURCE = choice("candles", "replay", "synthetic", "example")
 _SIDE = choice("LONG", "SHORT")
 
 _REGIME = (
-    Field("p_trend", FLOAT, "probability", "of the trend regime, as the market state has it", Change.ABSOLUTE, plot=True),
-    Field("p_mr", FLOAT, "probability", "of the mean-reverting regime", Change.ABSOLUTE),
-    Field("p_chop", FLOAT, "probability", "of the chop regime", Change.ABSOLUTE),
+    Field("p_trend", SHARE, "probability", "of the trend regime, as the market state has it", Change.ABSOLUTE, plot=True),
+    Field("p_mr", SHARE, "probability", "of the mean-reverting regime", Change.ABSOLUTE),
+    Field("p_chop", SHARE, "probability", "of the chop regime", Change.ABSOLUTE),
 )
 _POSITION = (
     Field("position_side", _SIDE, "", "side", Change.EXACT),
-    Field("position_age_sec", FLOAT, "s", "time since the position was opened"),
-    Field("position_current_price", FLOAT, "quote", "last accepted mark", plot=True),
-    Field("position_entry_price", FLOAT, "quote", "average entry"),
+    Field("position_age_sec", NOT_NEGATIVE, "s", "time since the position was opened"),
+    Field("position_current_price", POSITIVE, "quote", "last accepted mark", plot=True),
+    Field("position_entry_price", POSITIVE, "quote", "average entry"),
     Field("position_source", TEXT, "", "redis_hash, redis_stream, example or synthetic"),
-    Field("position_peak_price", FLOAT, "quote", "highest since entry"),
-    Field("position_trough_price", FLOAT, "quote", "lowest since entry"),
-    Field("position_current_sl", optional(FLOAT), "quote", "stop in force when this was computed"),
+    Field("position_peak_price", POSITIVE, "quote", "highest since entry"),
+    Field("position_trough_price", POSITIVE, "quote", "lowest since entry"),
+    Field("position_current_sl", optional(POSITIVE), "quote", "stop in force when this was computed"),
     Field("data_source", _SOURCE, "", "least live of all inputs"),
 )
 
@@ -124,17 +139,17 @@ MARKET_STATE = Table(
     headline="market state for {symbol}: sigma={sigma:.8f} ts={ts:.6f} regime={regime}",
     doc="Volatility, drift and regime of one symbol, from its last 257 to 300 closed candles.",
     fields=(
-        Field("sigma", fixed(8), "log return / candle", "robust volatility", plot=True),
+        Field("sigma", within(fixed(8), 0), "log return / candle", "robust volatility", plot=True),
         Field("mu", fixed(8), "log return / candle", "robust drift", plot=True),
-        Field("ts", fixed(6), "", "trend strength |mu|/sigma (not a time)", plot=True),
-        Field("p_trend", fixed(6), "probability", "of the trend regime", Change.ABSOLUTE, plot=True),
-        Field("p_mr", fixed(6), "probability", "of the mean-reverting regime", Change.ABSOLUTE, plot=True),
-        Field("p_chop", fixed(6), "probability", "of the chop regime", Change.ABSOLUTE, plot=True),
-        Field("dp", fixed(6), "share", "neighbouring returns with equal sign"),
-        Field("vr", fixed(6), "ratio", "variance ratio over vr_k candles"),
-        Field("spike_proxy", fixed(6), "ratio", "MAD sigma over EWMA sigma"),
+        Field("ts", within(fixed(6), 0), "", "trend strength |mu|/sigma (not a time)", plot=True),
+        Field("p_trend", within(fixed(6), 0, 1), "probability", "of the trend regime", Change.ABSOLUTE, plot=True),
+        Field("p_mr", within(fixed(6), 0, 1), "probability", "of the mean-reverting regime", Change.ABSOLUTE, plot=True),
+        Field("p_chop", within(fixed(6), 0, 1), "probability", "of the chop regime", Change.ABSOLUTE, plot=True),
+        Field("dp", within(fixed(6), 0, 1), "share", "neighbouring returns with equal sign"),
+        Field("vr", within(fixed(6), 0), "ratio", "variance ratio over vr_k candles"),
+        Field("spike_proxy", within(fixed(6), 0), "ratio", "MAD sigma over EWMA sigma"),
         Field("ts_timestamp", EPOCH, "s", "time of the newest candle used"),
-        Field("buffer_size", INTEGER, "candles", "candles used"),
+        Field("buffer_size", COUNT, "candles", "candles used"),
         Field("source", choice("candles", "replay", "synthetic"), "", "where the candles come from", Change.EXACT),
         Field("candle_key", TEXT, "", "key the candles were read from"),
     ),
@@ -153,14 +168,14 @@ RISK_PROPOSAL = Table(
     headline="proposal for {symbol}: SL=${proposed_sl:.4f} TP=${proposed_tp:.4f} reasons={reason_codes}",
     doc="Proposed stop and target of one open position.",
     fields=(
-        Field("proposed_sl", FLOAT, "quote", "proposed stop loss", Change.RELATIVE, plot=True),
-        Field("proposed_tp", FLOAT, "quote", "proposed take profit", Change.RELATIVE, plot=True),
-        Field("stop_dist_pct", FLOAT, "fraction", "stop distance from the mark", plot=True),
-        Field("tp_dist_pct", FLOAT, "fraction", "target distance from the mark"),
-        Field("trail_gap_pct", FLOAT, "fraction", "trailing distance from the peak or trough"),
+        Field("proposed_sl", POSITIVE, "quote", "proposed stop loss", Change.RELATIVE, plot=True),
+        Field("proposed_tp", POSITIVE, "quote", "proposed take profit", Change.RELATIVE, plot=True),
+        Field("stop_dist_pct", POSITIVE, "fraction", "stop distance from the mark", plot=True),
+        Field("tp_dist_pct", POSITIVE, "fraction", "target distance from the mark"),
+        Field("trail_gap_pct", POSITIVE, "fraction", "trailing distance from the peak or trough"),
         Field("reason_codes", CODES, "", "why, in the order of spec section 3", Change.EXACT),
-        Field("ts", FLOAT, "", "trend strength used"),
-        Field("sigma", FLOAT, "log return / candle", "volatility used", plot=True),
+        Field("ts", NOT_NEGATIVE, "", "trend strength used"),
+        Field("sigma", NOT_NEGATIVE, "log return / candle", "volatility used", plot=True),
         *_REGIME,
         *_POSITION,
         Field("sl_breached", FLAG, "", "the proposed stop has already been crossed", Change.EXACT),
@@ -179,23 +194,23 @@ HARVEST_PROPOSAL = Table(
     doc="Proposed profit taking of one open position, and its kill score.",
     fields=(
         Field("harvest_action", choice(*HARVEST_ACTIONS), "", "proposed action", Change.EXACT),
-        Field("new_sl_proposed", optional(FLOAT), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
+        Field("new_sl_proposed", optional(POSITIVE), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
         Field("R_net", FLOAT, "R", "profit net of costs in units of risk", plot=True),
-        Field("risk_unit", FLOAT, "quote", "one R: entry x stop distance"),
-        Field("cost_est", FLOAT, "quote", "estimated cost of leaving"),
-        Field("kill_score", FLOAT, "", "K in [.5, 1)", Change.ABSOLUTE, plot=True),
+        Field("risk_unit", POSITIVE, "quote", "one R: entry x stop distance"),
+        Field("cost_est", NOT_NEGATIVE, "quote", "estimated cost of leaving"),
+        Field("kill_score", SHARE, "", "K in [.5, 1)", Change.ABSOLUTE, plot=True),
         Field("reason_codes", CODES, "", "why, in the order of spec section 4", Change.EXACT),
-        Field("k_regime_flip", FLOAT, "", "kill component"),
-        Field("k_sigma_spike", FLOAT, "", "kill component"),
-        Field("k_ts_drop", FLOAT, "", "kill component"),
-        Field("k_age_penalty", FLOAT, "", "kill component"),
-        Field("sigma", FLOAT, "log return / candle", "volatility used"),
-        Field("ts", FLOAT, "", "trend strength used"),
+        Field("k_regime_flip", NOT_NEGATIVE, "", "kill component"),
+        Field("k_sigma_spike", NOT_NEGATIVE, "", "kill component"),
+        Field("k_ts_drop", NOT_NEGATIVE, "", "kill component"),
+        Field("k_age_penalty", NOT_NEGATIVE, "", "kill component"),
+        Field("sigma", NOT_NEGATIVE, "log return / candle", "volatility used"),
+        Field("ts", NOT_NEGATIVE, "", "trend strength used"),
         *_REGIME,
         *_POSITION,
         Field("position_unrealized_pnl", FLOAT, "quote", "profit as the position carries it"),
         Field("position_qty", optional(FLOAT), "base", "size; profit is divided by it when present"),
-        Field("stop_dist_pct", optional(FLOAT), "fraction", "stop distance used; empty when the fallback was"),
+        Field("stop_dist_pct", optional(POSITIVE), "fraction", "stop distance used; empty when the fallback was"),
         Field("fallback_stop", FLAG, "", "no risk proposal: FALLBACK_STOP_PCT was used", Change.EXACT),
     ),
     stream=Stream("stream_harvest_proposal", PROPOSAL_STREAM_MAXLEN, optional=True),
@@ -207,27 +222,27 @@ POSITION = Table(
     presence="held",
     ttl_sec=TRACKED_TTL_SEC,
     doc="One open position with what no live writer supplies: peak, trough, age and stop in force, kept since entry.",
-    rate_limited=False,
+    kept_current=True,
     fields=(
-        Field("side", choice("LONG", "SHORT"), "", "side"),
-        Field("entry_price", FLOAT, "quote", "average entry", plot=True),
-        Field("current_price", FLOAT, "quote", "last accepted mark", plot=True),
-        Field("peak_price", FLOAT, "quote", "highest since entry", plot=True),
-        Field("trough_price", FLOAT, "quote", "lowest since entry", plot=True),
-        Field("age_sec", FLOAT, "s", "time since it was opened"),
+        Field("side", choice("LONG", "SHORT"), "", "side", Change.EXACT),
+        Field("entry_price", POSITIVE, "quote", "average entry", Change.RELATIVE, plot=True),
+        Field("current_price", POSITIVE, "quote", "last accepted mark", Change.RELATIVE, plot=True),
+        Field("peak_price", POSITIVE, "quote", "highest since entry", Change.RELATIVE, plot=True),
+        Field("trough_price", POSITIVE, "quote", "lowest since entry", Change.RELATIVE, plot=True),
+        Field("age_sec", NOT_NEGATIVE, "s", "time since it was opened"),
         Field("unrealized_pnl", FLOAT, "quote", "as the writer gives it", plot=True),
-        Field("qty", optional(FLOAT), "base", "absolute size, empty when unknown"),
-        Field("current_sl", optional(FLOAT), "quote", "stop in force"),
-        Field("current_tp", optional(FLOAT), "quote", "target in force"),
-        Field("opened_at_epoch", FLOAT, "s", "when it was opened, or first seen"),
-        Field("position_source", TEXT, "", "redis_hash, redis_stream, example or synthetic"),
-        Field("position_ts_epoch", FLOAT, "s", "time of the snapshot"),
-        Field("held", FLAG, "", "0 while no source shows the position: kept for its return, not acted on"),
-        Field("last_candle_ms", INTEGER, "ms", "open time of the newest candle merged; 0 before the first"),
-        Field("last_close", optional(FLOAT), "quote", "close of that candle"),
-        Field("collared", FLAG, "", "a price beyond PRICE_COLLAR_PCT waits for the next candle to confirm it"),
-        Field("collared_price", optional(FLOAT), "quote", "the price held back"),
-        Field("collared_candle_ms", INTEGER, "ms", "newest candle when it was held back"),
+        Field("qty", optional(NOT_NEGATIVE), "base", "absolute size, empty when unknown", Change.EXACT),
+        Field("current_sl", optional(POSITIVE), "quote", "stop in force", Change.RELATIVE),
+        Field("current_tp", optional(POSITIVE), "quote", "target in force", Change.RELATIVE),
+        Field("opened_at_epoch", NOT_NEGATIVE, "s", "when it was opened, or first seen"),
+        Field("position_source", TEXT, "", "redis_hash, redis_stream, example or synthetic", Change.EXACT),
+        Field("position_ts_epoch", NOT_NEGATIVE, "s", "time of the snapshot"),
+        Field("held", FLAG, "", "0 while no source shows the position: kept for its return, not acted on", Change.EXACT),
+        Field("last_candle_ms", COUNT, "ms", "open time of the newest candle merged; 0 before the first"),
+        Field("last_close", optional(POSITIVE), "quote", "close of that candle"),
+        Field("collared", FLAG, "", "a price beyond PRICE_COLLAR_PCT waits for the next candle to confirm it", Change.EXACT),
+        Field("collared_price", optional(POSITIVE), "quote", "the price held back"),
+        Field("collared_candle_ms", COUNT, "ms", "newest candle when it was held back"),
     ),
 )
 
@@ -266,13 +281,13 @@ EFFICIENCY_STATE = Table(
     doc="What capital_efficiency remembers between cycles: averages, last known good inputs, last event folded in.",
     rate_limited=False,
     fields=(
-        Field("volatility_ewma", FLOAT, "USD", "smoothed |pnl|"),
-        Field("dd_proxy", FLOAT, "USD", "smoothed losses"),
-        Field("efficiency_ewma", FLOAT, "[0, 1]", "smoothed score"),
+        Field("volatility_ewma", NOT_NEGATIVE, "USD", "smoothed |pnl|"),
+        Field("dd_proxy", NOT_NEGATIVE, "USD", "smoothed losses"),
+        Field("efficiency_ewma", SHARE, "[0, 1]", "smoothed score"),
         Field("last_perf", FLOAT, "[0, 1]", "last known good performance factor"),
-        Field("last_target_usd", FLOAT, "USD", "last known good base target"),
-        Field("last_exec_epoch", optional(FLOAT), "s", "last execution, empty before the first"),
-        Field("last_event_id", TEXT, "", "newest stream entries folded in, per stream"),
+        Field("last_target_usd", NOT_NEGATIVE, "USD", "last known good base target"),
+        Field("last_exec_epoch", optional(NOT_NEGATIVE), "s", "last execution, empty before the first"),
+        Field("last_event_id", ENTRY_IDS, "", "newest stream entries folded in, per stream"),
     ),
 )
 
@@ -315,12 +330,12 @@ ALLOCATION_TARGET = Table(
 )
 
 _HINTS = (
-    Field("eff_score", optional(fixed(4)), "[0, 1]", "efficiency score, empty when unknown", plot=True),
-    Field("eff_confidence", optional(fixed(3)), "[0, 1]", "its confidence, empty when unknown"),
+    Field("eff_score", optional(within(fixed(4), 0, 1)), "[0, 1]", "efficiency score, empty when unknown", plot=True),
+    Field("eff_confidence", optional(within(fixed(3), 0, 1)), "[0, 1]", "its confidence, empty when unknown"),
     Field("eff_stale", FLAG, "", "the efficiency hash was missing, stale or unreadable"),
-    Field("eff_factor", fixed(4), "ratio", "size factor the hint suggests", plot=True),
-    Field("eff_action", choice("NONE", "DOWNSIZE"), "", "what the hint suggests"),
-    Field("eff_reason", choice(*ALLOCATION_REASONS), "", "why"),
+    Field("eff_factor", fixed(4), "ratio", "size factor the hint suggests", Change.RELATIVE, plot=True),
+    Field("eff_action", choice("NONE", "DOWNSIZE"), "", "what the hint suggests", Change.EXACT),
+    Field("eff_reason", choice(*ALLOCATION_REASONS), "", "why", Change.EXACT),
     Field("downsize_factor", fixed(4), "ratio", "= eff_factor"),
     Field("extra_cooldown_sec", INTEGER, "s", "extra wait the hint suggests", plot=True),
 )
@@ -331,10 +346,10 @@ GOVERNOR_STATE = Table(
     key="governor_state",
     ttl_sec=HASH_TTL_SEC,
     doc="The governor's row of one symbol: last decision and efficiency hints. Every symbol has one, plans or not.",
-    rate_limited=False,
+    kept_current=True,
     fields=(
         *_HINTS,
-        Field("last_plan_id", TEXT, "", "last plan decided, empty before the first"),
+        Field("last_plan_id", TEXT, "", "last plan decided, empty before the first", Change.EXACT),
         Field("last_decision", choice("", "PERMIT", "BLOCK"), "", "its outcome"),
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),

@@ -18,6 +18,10 @@ from quantum_assets.kernels.theta import Theta, parameter
 CLOCK_FIELDS = ("ts", "timestamp", "ts_utc")  # producers do not agree on a name; knowing one made all else stale
 
 
+EPOCH_MS_MIN, EPOCH_US_MIN = 1e11, 1e14  # a larger epoch number is milliseconds, microseconds
+CLOCK_AHEAD_SEC = 60.0  # a clock further ahead of ours proves nothing
+
+
 class Unreadable(Enum):
     """A failed read, which must never look like an absent hash."""
 
@@ -84,7 +88,7 @@ def distrust(hint: EfficiencyHint, now: float, theta: TrustTheta) -> Labels:
     """
     conditions = [
         hint.state == "missing",
-        hint.state == "unreadable",
+        (hint.state == "unreadable") | (hint.ts - now > CLOCK_AHEAD_SEC),
         now - hint.ts > theta.max_age_sec,
         hint.confidence < theta.min_confidence,
     ]
@@ -99,7 +103,7 @@ def _parse(fields: Mapping[str, str] | Unreadable | None) -> tuple[str, float, f
         return ("unreadable", *nothing)
     try:
         score, confidence = float(fields["efficiency_score"]), float(fields["confidence"])
-        ts = _epoch_sec(next(fields[name] for name in CLOCK_FIELDS if name in fields))
+        ts = epoch_sec(next(fields[name] for name in CLOCK_FIELDS if name in fields))
     except (KeyError, ValueError, StopIteration):
         return ("unreadable", *nothing)
     if not (0 <= score <= 1 and 0 <= confidence <= 1 and math.isfinite(ts)):
@@ -107,9 +111,17 @@ def _parse(fields: Mapping[str, str] | Unreadable | None) -> tuple[str, float, f
     return ("present", score, confidence, ts)
 
 
-def _epoch_sec(text: str) -> float:
+def epoch_sec(text: str) -> float:
+    """Read a clock as producers write it: epoch seconds, milliseconds or microseconds, or ISO 8601 (naive is UTC).
+
+    Raises
+    ------
+    ValueError
+        It is none of these.
+    """
     try:
-        return float(text)
+        number = float(text)
+        return number / 1e6 if number > EPOCH_US_MIN else number / 1e3 if number > EPOCH_MS_MIN else number
     except ValueError:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -12,6 +12,7 @@ import numpy as np
 from quantum_assets.kernels.columns import Bools, Floats, Labels
 
 CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_25", "CLOSE")  # all else opens risk
+CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
 NON_LIVE = ("replay", "synthetic", "example")
 
 
@@ -39,7 +40,7 @@ class Evidence:
 
 
 def _too_old(age: Floats, theta: GovernorTheta) -> Bools:
-    return ~(age <= theta.max_data_age_sec)  # NaN, a missing input, is too old
+    return ~((age >= -CLOCK_SKEW_SEC) & (age <= theta.max_data_age_sec))  # NaN, a missing input, is too old
 
 
 @dataclasses.dataclass(frozen=True)

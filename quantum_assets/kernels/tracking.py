@@ -6,7 +6,7 @@ so does the stop formula, whose last proposal comes in as a number.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -14,9 +14,12 @@ import numpy.typing as npt
 
 from quantum_assets.kernels.columns import Floats
 
+REFERENCE_CLOSES = 5  # two bad ones among them do not move their median
+REOPENED_SEC = 1.0  # writers round opening times to seconds
+
 
 class Snapshot(Protocol):
-    """What a position reader gives; prices finite and > 0, ``None`` where the writer says nothing."""
+    """What a position reader gives; prices finite and > 0 (stop and target: finite), ``None`` where the writer says nothing."""
 
     @property
     def side(self) -> str: ...  # noqa: D102 - the fields are those of the position reader
@@ -92,9 +95,9 @@ class Tracked:
     current_tp: float | None
     opened_at_epoch: float
     position_source: str
-    position_ts_epoch: float
+    position_ts_epoch: float  # 0 when the snapshot has no clock: its age is unknown
     last_candle_ms: int  # open time of the newest candle seen, 0 before the first
-    last_close: float | None  # its close, accepted or not
+    last_close: float | None  # its close, accepted or not; None while the extremes rest on nothing a candle has judged
     collared: bool
     collared_price: float | None
     collared_candle_ms: int
@@ -117,6 +120,24 @@ def same_position(side: str, entry_price: float, other_side: str, other_entry_pr
     return side == other_side and math.isclose(entry_price, other_entry_price, rel_tol=1e-9)  # text and back, no more
 
 
+def continues(previous: Tracked, snapshot: Snapshot) -> bool:
+    """Tell whether a snapshot goes on with the tracked position: the same one, and not opened since."""
+    opened = snapshot.opened_at_epoch
+    since = opened is not None and opened > previous.opened_at_epoch + REOPENED_SEC
+    return not since and same_position(snapshot.side, snapshot.entry_price, previous.side, previous.entry_price)
+
+
+def implausible(snapshot: Snapshot, price: float, collar_pct: float) -> tuple[str, ...]:
+    """Name the stop and target of a snapshot that cannot rest there: not positive, or crossed by more than the collar."""
+    upwards = 1 if snapshot.side == "LONG" else -1
+    given = (("current_sl", snapshot.current_sl, upwards), ("current_tp", snapshot.current_tp, -upwards))
+    return tuple(
+        f"{name}={value}"
+        for name, value, side in given
+        if value is not None and not (value > 0 and side * (value / price - 1) <= collar_pct)
+    )
+
+
 def track(
     previous: Tracked | None,
     snapshot: Snapshot,
@@ -137,7 +158,8 @@ def track(
     bars : Bars or None
         Closed candles; those newer than the last merged one and opened since entry are merged. None when unreadable.
     last_proposed_sl : float or None
-        Stop last proposed for this very position; None or NaN when there is none.
+        Stop last proposed for this very position; None or NaN when there is none. Dropped, like the kept one, when the first
+        candles refute the marks both rest on.
     now : float
         Epoch seconds.
     theta : TrackingTheta
@@ -148,24 +170,43 @@ def track(
     Tracked
         With ``collared`` while a jump waits for the next candle: until a later candle closes within the collar of the held
         price, it moves neither price, peak, trough nor stop. A high or low counts only within the collar of its own close or
-        of the price accepted before it.
+        of the price accepted before it. At first sight the candles are the measure of the mark, and the median of a few of
+        them that of the first; without candles the mark stands until some come. On another entry of the same side the last
+        accepted mark is a measure too.
 
     References
     ----------
     Spec section 5, "Position tracking (ours)".
     """
-    if previous is not None and not same_position(snapshot.side, snapshot.entry_price, previous.side, previous.entry_price):
+    if snapshot.position_source == "synthetic":  # an invented position lives in no market
+        bars = None
+    before = previous
+    if previous is not None and not continues(previous, snapshot):
         previous = None
     opened_at = _opened_at(previous, snapshot, now)
-    walk = _Walk(theta.collar_pct, previous)
     newest = _newest(bars)
+    new_bars = list(_new_bars(bars, previous, opened_at))
+    judged = previous is not None and previous.last_close is not None
+    reference = math.nan if judged else _reference(bars, new_bars, snapshot.current_price)
+    walk = _Walk(theta.collar_pct, previous)
+    refuted = False
+    if previous is None:
+        kept_mark = before.current_price if before is not None and before.side == snapshot.side else math.nan
+        walk.start_from(kept_mark if walk.near(snapshot.current_price, kept_mark) or math.isnan(reference) else reference)
+    elif previous.last_close is None:  # so far nothing but marks, and now they may be judged
+        refuted = not math.isnan(reference) and not walk.near(previous.current_price, reference)
+        if refuted or (previous.collared and previous.peak_price == previous.trough_price):
+            walk.start_from(reference if refuted else previous.current_price)
     if newest is not None:
         walk.start_over_from(newest)
-        for bar in _new_bars(bars, previous, opened_at):
+        for bar in new_bars:
             walk.meet_candle(bar)
         walk.see(newest)
     walk.meet_mark(snapshot, first=previous is None)
+    walk.settle()
     direction = 1 if snapshot.side == "LONG" else -1
+    odd = {part.partition("=")[0] for part in implausible(snapshot, walk.price, theta.collar_pct)}
+    given_sl, given_tp = (None if name in odd else getattr(snapshot, name) for name in ("current_sl", "current_tp"))
     held_mark = walk.price != snapshot.current_price
     return Tracked(
         side=snapshot.side,
@@ -179,11 +220,13 @@ def track(
         if held_mark
         else snapshot.unrealized_pnl,
         qty=snapshot.qty,
-        current_sl=_stop_in_force(previous, snapshot, last_proposed_sl, direction, theta),
-        current_tp=snapshot.current_tp,
+        current_sl=_stop_in_force(
+            None if refuted else previous, given_sl, None if refuted else last_proposed_sl, direction, theta
+        ),
+        current_tp=given_tp,
         opened_at_epoch=opened_at,
         position_source=snapshot.position_source,
-        position_ts_epoch=snapshot.ts_epoch if snapshot.ts_epoch is not None else now,
+        position_ts_epoch=snapshot.ts_epoch or 0.0,
         last_candle_ms=walk.last_candle_ms,
         last_close=walk.last_close,
         collared=walk.held is not None,
@@ -214,6 +257,18 @@ class _Walk:
         self.trough = min(self.trough, price, *inside)
         self.price = price
 
+    def start_from(self, price: float) -> None:
+        """Measure by this price, and let the extremes begin with the next one accepted."""
+        self.price, self.peak, self.trough = price, -math.inf, math.inf
+        if self.near(price, self.held):
+            self.held, self.held_candle_ms = None, 0
+
+    def settle(self) -> None:
+        """Give extremes to a walk that has accepted nothing yet; they are forgotten as soon as it does."""
+        if math.isinf(self.peak):
+            self.peak = self.trough = self.price
+            self.last_close = None
+
     def hold(self, price: float, candle_ms: int) -> None:
         self.held, self.held_candle_ms = price, candle_ms
 
@@ -238,12 +293,12 @@ class _Walk:
     def meet_mark(self, snapshot: Snapshot, *, first: bool) -> None:
         mark = snapshot.current_price
         given = [price for price in (snapshot.peak_price, snapshot.trough_price) if price is not None]
-        if first:  # there is no earlier mark to doubt it by; candles of another price level are not of this position
-            if not self.near(mark, self.price):
-                self.peak, self.trough, self.held, self.held_candle_ms = -math.inf, math.inf, None, 0
-            self.price = mark
-            self.peak = max(self.peak, mark, *given)
+        if first and (math.isnan(self.price) or self.near(mark, self.price)):
+            self.peak = max(self.peak, mark, *given)  # of the time before, the writer knows more than we do
             self.trough = min(self.trough, mark, *given)
+            self.price = mark
+            if self.held != self.last_close:
+                self.held, self.held_candle_ms = None, 0
         elif self.near(mark, self.price):
             self.accept(mark, *given)
             if self.held != self.last_close:  # it was a mark that was held back, and marks have come back by themselves
@@ -271,6 +326,24 @@ def _newest(bars: Bars | None) -> Bar | None:
         return last
     rows = np.flatnonzero(np.isfinite(bars.close) & (bars.close > 0))
     return _bar(bars, int(rows[-1])) if len(rows) else None
+
+
+def _reference(bars: Bars | None, new_bars: Sequence[Bar], mark: float) -> float:
+    """Give the price level a walk begins at, NaN without candles: the median of a few closes about its first candle.
+
+    Closes from before the position count here: they say where the market was, not how far it went. The mark has the casting
+    vote.
+    """
+    if bars is None:
+        return math.nan
+    fit = np.flatnonzero(np.isfinite(bars.close) & (bars.close > 0))
+    if not len(fit):
+        return math.nan
+    since_ms = new_bars[0].open_time_ms if new_bars else 0
+    first = int(np.searchsorted(bars.open_time_ms[fit], since_ms)) if since_ms else len(fit)
+    start = max(min(first, len(fit) - REFERENCE_CLOSES), 0)
+    votes = bars.close[fit[start : start + REFERENCE_CLOSES]].tolist()
+    return float(sorted(votes if len(votes) % 2 else [*votes, mark])[len(votes) // 2])
 
 
 def _new_bars(bars: Bars | None, previous: Tracked | None, opened_at: float) -> Iterator[Bar]:
@@ -310,13 +383,13 @@ def _bar(bars: Bars, row: int) -> Bar | None:
 
 def _stop_in_force(
     previous: Tracked | None,
-    snapshot: Snapshot,
+    given_sl: float | None,
     last_proposed_sl: float | None,
     direction: int,
     theta: TrackingTheta,
 ) -> float | None:
-    if snapshot.current_sl is not None or theta.sl_ratchet == "actual":
-        return snapshot.current_sl
+    if given_sl is not None or theta.sl_ratchet == "actual":
+        return given_sl
     known = [
         stop for stop in (previous.current_sl if previous else None, last_proposed_sl) if stop is not None and math.isfinite(stop)
     ]

@@ -172,7 +172,7 @@ def test_without_candles_there_is_no_state_and_no_invented_price(world, instance
     result = run_cycle(world, instance)
     assert failures_of(result, "market_state")["BTCUSDT"].startswith("candles_missing")
     assert hash_of(world, "market_state", "BTCUSDT") == {}
-    assert failures_of(result, "risk_proposal")["BTCUSDT"] == "market_state_missing"
+    assert failures_of(result, "risk_proposal")["BTCUSDT"] == "candles_missing"
 
 
 def test_stale_candles_give_no_state(world, instance) -> None:
@@ -362,3 +362,138 @@ def test_a_snapshot_its_writer_no_longer_renews_opens_nothing(world, instance) -
     write_plan(world, "p-open", "BTCUSDT", "OPEN")
     run_cycle(world, instance)
     assert hash_of(world, "block", "p-open")["reason"] == "stale_position"
+
+
+def test_a_position_that_cannot_be_read_is_withheld_from_the_whole_run(world, instance) -> None:
+    """Yesterday's hash must not be refreshed as if it had been evaluated."""
+    run_cycle(world, instance)
+    before = hash_of(world, "risk_proposal", "BTCUSDT")
+    world.client.hset("quantum:state:positions:BTCUSDT", "side", "UP")
+    world.clock.advance(10)
+    result = run_cycle(world, instance)
+    for asset in ("position", "risk_proposal", "harvest_proposal"):
+        assert failures_of(result, asset)["BTCUSDT"].startswith("position_invalid"), asset
+    assert hash_of(world, "risk_proposal", "BTCUSDT") == before
+
+
+def test_a_snapshot_that_is_long_out_of_date_gives_no_proposal(world, instance) -> None:
+    """Its mark is out of date, and perhaps the position is closed."""
+    write_position(world, "BTCUSDT", ts_epoch=int(world.clock().timestamp()) - 601)
+    result = run_cycle(world, instance)
+    assert failures_of(result, "risk_proposal")["BTCUSDT"].startswith("position_stale")
+    assert hash_of(world, "risk_proposal", "BTCUSDT") == {}
+
+
+def test_an_invented_position_never_replaces_a_tracked_real_one(make_store, instance) -> None:
+    """Its peak and stop would be lost."""
+    store = make_store()
+    write_candles(store, "BTCUSDT", real_closes("BTCUSDT"))
+    write_position(store, "BTCUSDT", entry=100_000, mark=113_000)
+    run_cycle(store, instance)
+    before = hash_of(store, "position", "BTCUSDT")
+    result = run_cycle(make_store(position_source="synthetic"), instance)
+    assert failures_of(result, "position")["BTCUSDT"].startswith("position_synthetic")
+    assert hash_of(store, "position", "BTCUSDT") == before
+
+
+def test_a_plan_of_a_symbol_outside_the_run_is_decided_and_shown_in_its_row(make_store, instance) -> None:
+    """Plans of all symbols wait in one stream."""
+    store = make_store(symbols="SOLUSDT")
+    write_plan(store, "p-close", "BTCUSDT", "CLOSE")
+    run_cycle(store, instance)
+    row = hash_of(store, "governor_state", "BTCUSDT")
+    assert (row["last_plan_id"], row["last_decision"]) == ("p-close", "PERMIT")
+    assert materialized(instance, "governor_permit") == {"SOLUSDT"}
+
+
+HUGE = {"qty": "1e308", "price": "1e10"}
+
+
+def test_a_plan_with_absurd_numbers_is_blocked_and_stops_no_other(world, instance) -> None:
+    """One such plan once wedged the governor for ever, closings included."""
+    write_plan(world, "p-huge", "BTCUSDT", "CLOSE", **HUGE)
+    write_plan(world, "p-ok", "ETHUSDT", "CLOSE", qty=1)
+    run_cycle(world, instance)
+    assert hash_of(world, "block", "p-huge")["reason"] == "invalid_plan:qty"
+    assert hash_of(world, "permit", "p-ok")["granted"] == "true"
+
+
+@pytest.mark.parametrize("text", ["1_000", "１", "0x10", "nan", "-1", "1e13"])
+def test_a_plan_number_that_is_none_is_named(world, instance, text) -> None:
+    """What a person would not accept as a size, the governor does not either."""
+    write_plan(world, "p-odd", "BTCUSDT", "CLOSE", qty=text)
+    run_cycle(world, instance)
+    assert hash_of(world, "block", "p-odd")["reason"] == "invalid_plan:qty"
+
+
+def test_an_unreadable_position_opens_nothing_although_it_was_tracked_a_moment_ago(world, instance) -> None:
+    """Gate 1: a failed read is not the last good value."""
+    run_cycle(world, instance)
+    world.client.hset("quantum:state:positions:BTCUSDT", "side", "banana")
+    world.clock.advance(10)
+    write_plan(world, "p-open", "BTCUSDT", "OPEN")
+    run_cycle(world, instance)
+    assert hash_of(world, "block", "p-open")["reason"] == "evaluation_error"
+
+
+def test_a_tampered_market_state_opens_nothing(world, instance) -> None:
+    """Right format, right range, wrong number."""
+    run_cycle(world, instance)
+    write_candles(world, "BTCUSDT", [])
+    world.client.hset("quantum:marketstate:BTCUSDT", "sigma", "0.5")
+    world.clock.advance(10)
+    write_plan(world, "p-open", "BTCUSDT", "OPEN")
+    run_cycle(world, instance)
+    assert hash_of(world, "block", "p-open")["reason"] == "evaluation_error"
+
+
+def test_a_record_that_cannot_be_written_leaves_no_permit(world, instance) -> None:
+    """A permit without its event has no audit trail."""
+    world.client.set("quantum:stream:governor.events", "x")
+    write_plan(world, "p-close", "BTCUSDT", "CLOSE")
+    assert not run_cycle(world, instance, raise_on_error=False).success
+    assert hash_of(world, "permit", "p-close") == {}
+
+
+@pytest.mark.parametrize("mode", ["shadow", "enforce"])
+def test_a_broken_execution_stream_fails_efficiency_by_name_and_holds_up_no_close(make_store, instance, mode) -> None:
+    """Hints fail open."""
+    store = make_store(efficiency_mode=mode)
+    store.client.set("quantum:stream:execution", "x")
+    write_plan(store, "p-close", "ETHUSDT", "CLOSE")
+    result = run_cycle(store, instance)
+    assert "quantum:stream:execution" in failures_of(result, "capital_efficiency")["BTCUSDT"]
+    assert hash_of(store, "permit", "p-close")["eff_reason"] == "missing_eff"
+
+
+def test_efficiency_folds_every_fill_once_also_when_other_symbols_have_none(make_store, instance) -> None:
+    """A symbol without fills once held back the reading for all."""
+    store = make_store(efficiency_mode="enforce")
+    pipeline = store.client.pipeline()
+    for _ in range(1500):
+        pipeline.xadd("quantum:stream:execution", {"symbol": "BTCUSDT", "pnl_usd": "10"})
+    pipeline.xadd("quantum:stream:execution", {"symbol": "BTCUSDT", "pnl_usd": "-1000"})
+    pipeline.execute()
+    for _ in range(3):
+        run_cycle(store, instance)
+        store.clock.advance(10)
+    assert float(hash_of(store, "capital_efficiency", "BTCUSDT")["dd_proxy"]) == pytest.approx(200)  # .2 x 1000
+
+
+def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store, instance) -> None:
+    """Spec section 6: perf .72, target 800, pnls +12.5 -3.1 +8.7."""
+    store = make_store(efficiency_mode="enforce")
+    now = int(store.clock().timestamp())
+    store.client.hset(
+        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": ".72", "confidence": ".8", "ts": str(now)}
+    )
+    store.client.hset(
+        "quantum:allocation:target:BTCUSDT", mapping={"target_usd": "800", "confidence": ".8", "timestamp": str(now)}
+    )
+    for number, pnl in enumerate(("12.5", "-3.1", "8.7"), start=1):
+        store.client.xadd("quantum:stream:execution", {"symbol": "BTCUSDT", "pnl_usd": pnl}, id=f"{now * 1000}-{number}")
+    run_cycle(store, instance)
+    fields = hash_of(store, "capital_efficiency", "BTCUSDT")
+    got = [float(fields[name]) for name in ("volatility_ewma", "dd_proxy", "efficiency_score", "efficiency_ewma")]
+    assert got == pytest.approx([3.836, 0.496, 0.716717, 0.554179], abs=1e-6)
+    assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")

@@ -78,7 +78,7 @@ def test_malformed_rows_are_named_by_line_and_counted(live, tmp_path, capsys):
     assert run(path) == 0
     said = capsys.readouterr().err
     assert "line 5 left out: close is not a finite number" in said
-    assert "1 malformed rows" in said
+    assert "malformed rows 1" in said
     assert live.client.zcard("quantum:history:ohlcv:BTCUSDT:1m") == 3
 
 

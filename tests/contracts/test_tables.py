@@ -30,11 +30,13 @@ def values_for(field: Field) -> st.SearchStrategy[Any]:
     name = field.codec.name.removesuffix(" or empty")
     if name.startswith("."):
         digits = int(name[1:-1])
-        drawn: st.SearchStrategy[Any] = st.floats(-1e6, 1e6).map(lambda x: float(f"{x:.{digits}f}"))
+        low = -1e6 if field.codec.low is None else field.codec.low
+        high = 1e6 if field.codec.high is None else field.codec.high
+        drawn: st.SearchStrategy[Any] = st.floats(low, high).map(lambda x: float(f"{x:.{digits}f}"))
     elif name == "float (shortest)":
-        drawn = st.floats(allow_nan=False, allow_infinity=False)
+        drawn = st.floats(field.codec.low, field.codec.high, allow_nan=False, allow_infinity=False)
     elif name in ("int", "epoch-s"):
-        drawn = st.integers(0, 2**52)
+        drawn = st.integers(0, 2**40)
     elif name == "0/1":
         drawn = st.booleans()
     elif name == "comma list":
@@ -43,6 +45,8 @@ def values_for(field: Field) -> st.SearchStrategy[Any]:
         drawn = st.datetimes(timezones=st.just(UTC))
     elif name == "text":
         drawn = st.text()
+    elif name.startswith("ms-seq"):
+        drawn = st.tuples(*[st.integers(0, 2**48)] * 4).map(lambda parts: "{}-{}|{}-{}".format(*parts))
     else:
         drawn = st.sampled_from(name.split("|"))
     return drawn | st.none() if field.codec.name.endswith(" or empty") else drawn
@@ -57,7 +61,7 @@ def rows_of(table: Table) -> st.SearchStrategy[dict[str, Any]]:
 def test_every_table_reads_back_what_it_wrote(table: Table, draw: st.DataObject) -> None:
     """Other programs and our own next cycle act on what reads back, not on what was meant."""
     row = draw.draw(rows_of(table))
-    raw = {**table.encode(row), **stamps("BTCUSDT", "c1", table.schema, NOW)}
+    raw = {**table.encode(row), **stamps(table, "BTCUSDT", table.encode(row), "c1", NOW)}
     decoded = table.decode({name.encode(): text.encode("utf-8", "surrogatepass") for name, text in raw.items()})
     assert {name: decoded[name] for name in row} == row
     assert decoded["computed_at_utc"] == NOW
@@ -78,6 +82,24 @@ def test_a_number_that_is_none_is_refused(bad: str) -> None:
         fixed(8).decode(bad)
     with pytest.raises(CodecError):
         fixed(8).encode(float("nan"))
+
+
+OUT_OF_RANGE = [
+    (MARKET_STATE, "sigma", "-0.01"),
+    (MARKET_STATE, "p_trend", "7"),
+    (MARKET_STATE, "buffer_size", "9" * 30),
+    (RISK_PROPOSAL, "stop_dist_pct", "-1"),
+    (RISK_PROPOSAL, "proposed_sl", "0"),
+    (RISK_PROPOSAL, "proposed_sl", "1_000"),
+    (RISK_PROPOSAL, "proposed_sl", "１００"),
+]
+
+
+@pytest.mark.parametrize(("table", "name", "text"), OUT_OF_RANGE)
+def test_a_number_no_kernel_accepts_stops_at_the_border(table: Table, name: str, text: str) -> None:
+    """One tampered hash would otherwise fail the step of all symbols."""
+    with pytest.raises(CodecError):
+        table.by_name[name].codec.decode(text)
 
 
 def test_the_spec_keys_have_their_spec_names() -> None:
@@ -219,5 +241,6 @@ def test_the_key_reference_in_docs_is_the_one_generated_from_the_contracts() -> 
 
 def test_stamps_are_on_every_hash() -> None:
     """Freshness is judged by them."""
-    assert set(stamps("S", "c", 1, NOW)) == {field.name for field in COMMON}
+    encoded = dict.fromkeys((field.name for field in MARKET_STATE.fields), "1")
+    assert set(stamps(MARKET_STATE, "S", encoded, "c", NOW)) == {field.name for field in COMMON}
     assert Change.IGNORED in {field.change for field in COMMON}

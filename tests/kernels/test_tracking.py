@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_assets.contracts.tables import POSITION
-from quantum_assets.kernels.tracking import FIELDS, Tracked, TrackingTheta, track
+from quantum_assets.kernels.tracking import FIELDS, Tracked, TrackingTheta, implausible, track
 
 NOW = 1_769_083_200.0
 MINUTE = 60_000
@@ -150,10 +150,107 @@ def test_a_mark_is_still_followed_when_candles_cannot_be_read():
     assert (kept.peak_price, kept.last_candle_ms, kept.last_close) == (104, T0, 102)
 
 
-def test_candles_of_another_price_level_are_not_merged_at_first_sight():
-    """There is no earlier mark to judge by, and the mark is what the position says of itself."""
-    kept = move(candles=closes(113_000, 113_010))
-    assert (kept.peak_price, kept.trough_price, kept.current_price) == (102, 102, 102)
+@pytest.mark.parametrize("opened", [NOW - 3600, None])
+def test_a_first_mark_far_from_the_candles_is_held_back(opened):
+    """The first snapshot can be the bad tick; nothing may rest on it that the candles do not confirm."""
+    first = Snapshot(current_price=1000.0, unrealized_pnl=1800.0, opened_at_epoch=opened)
+    kept = move(snapshot=first, candles=closes(101, 102, 103))
+    assert (kept.collared, kept.collared_price) == (True, 1000)
+    accepted = (103, 103, 101) if opened else (102, 102, 102)  # candles from before the position only say where the market was
+    assert (kept.current_price, kept.peak_price, kept.trough_price) == accepted
+    assert kept.unrealized_pnl == pytest.approx(2 * (accepted[0] - 100))
+    after = move(kept, Snapshot(opened_at_epoch=opened), closes(101, 102, 103))
+    assert (after.collared, after.current_price, after.peak_price) == (False, 102, accepted[1])
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("opened", [NOW - 3600, None])
+def test_one_bad_candle_at_first_sight_moves_nothing(bad, opened):
+    """No close is believed only because it is the first, or the newest."""
+    prices = [102.0] * 5
+    prices[bad] = 1000.0
+    kept = move(snapshot=Snapshot(opened_at_epoch=opened), candles=closes(*prices))
+    assert (kept.current_price, kept.peak_price, kept.trough_price) == (102, 102, 102)
+
+
+@pytest.mark.parametrize("prices", [(1000.0, 102.0), (102.0, 1000.0)])
+def test_of_two_first_candles_the_mark_says_which_is_bad(prices):
+    """Two candles alone cannot outvote each other."""
+    kept = move(candles=closes(*prices))
+    assert (kept.current_price, kept.peak_price, kept.trough_price) == (102, 102, 102)
+
+
+@pytest.mark.parametrize("side", ["LONG", "SHORT"])
+def test_a_first_mark_without_candles_gives_way_to_the_candles(side):
+    """Else one bad tick during an outage of the candles would hold a stop beyond the market for ever."""
+    bad = move(snapshot=Snapshot(side=side, current_price=1000.0))
+    assert (bad.current_price, bad.peak_price) == (1000, 1000)
+    after = move(bad, Snapshot(side=side), closes(102, 103), last_proposed_sl=990.0)
+    assert (after.current_price, after.peak_price, after.trough_price, after.current_sl) == (102, 103, 102, None)
+
+
+def test_candles_that_agree_leave_what_was_tracked_without_them():
+    """Starting over is for marks the candles refute."""
+    before = move(snapshot=Snapshot(current_price=105.0), last_proposed_sl=99.0)
+    after = move(before, Snapshot(), closes(102, 103), last_proposed_sl=98.0)
+    assert (after.peak_price, after.current_sl) == (105, 99)
+
+
+def test_a_new_entry_on_the_same_side_keeps_the_last_mark_as_the_measure():
+    """Adding to a position is the moment a bad tick was believed at once."""
+    before = move(snapshot=Snapshot(peak_price=109.0), candles=closes(102), last_proposed_sl=97.0)
+    more = Snapshot(entry_price=101.0, current_price=300.0, opened_at_epoch=None)
+    held = move(before, more, closes(102))
+    assert (held.collared, held.current_price, held.peak_price, held.trough_price, held.current_sl) == (True, 102, 102, 102, None)
+    after = move(held, replace(more, current_price=101.5), closes(102))
+    assert (after.collared, after.current_price, after.peak_price, after.trough_price) == (False, 101.5, 101.5, 101.5)
+
+
+def test_a_new_entry_does_not_take_the_old_mark_into_its_extremes():
+    """The trailing stop of the larger position must not hang on a price from before it."""
+    before = move(snapshot=Snapshot(current_price=102.0), candles=closes(102))
+    after = move(before, Snapshot(entry_price=101.0, current_price=98.0, opened_at_epoch=None), closes(102))
+    assert (after.peak_price, after.trough_price) == (98, 98)
+
+
+def test_a_later_opening_time_is_another_position():
+    """Closed and opened again at the same price between two evaluations."""
+    before = move(snapshot=Snapshot(current_price=108.0), candles=closes(108), last_proposed_sl=106.0)
+    same = move(before, Snapshot(current_price=108.0, opened_at_epoch=NOW - 3599), closes(108))
+    assert same.current_sl == 106
+    again = move(before, Snapshot(current_price=100.5, opened_at_epoch=NOW - 5), closes(108), last_proposed_sl=None)
+    assert (again.peak_price, again.current_sl, again.age_sec) == (100.5, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("side", "stop", "target"), [("LONG", 999_999.0, 1.0), ("LONG", -5.0, -5.0), ("SHORT", 1.0, 999_999.0), ("SHORT", 0.0, 0.0)]
+)
+def test_a_stop_or_target_that_cannot_rest_there_is_ignored_and_named(side, stop, target):
+    """One garbage stop was ratcheted and stayed in force for the life of the position."""
+    before = move(snapshot=Snapshot(side=side), candles=closes(102), last_proposed_sl=101.0)
+    garbage = Snapshot(side=side, current_sl=stop, current_tp=target)
+    after = move(before, garbage, closes(102))
+    assert (after.current_sl, after.current_tp) == (101, None)
+    assert implausible(garbage, after.current_price, 0.10) == (f"current_sl={stop}", f"current_tp={target}")
+
+
+@pytest.mark.parametrize(("side", "stop", "target"), [("LONG", 103.0, 101.0), ("SHORT", 101.0, 103.0)])
+def test_a_stop_just_crossed_is_still_the_stop(side, stop, target):
+    """The market may have crossed it a moment ago; that is no garbage."""
+    kept = move(snapshot=Snapshot(side=side, current_sl=stop, current_tp=target))
+    assert (kept.current_sl, kept.current_tp) == (stop, target)
+    assert implausible(Snapshot(side=side, current_sl=stop, current_tp=target), 102.0, 0.10) == ()
+
+
+def test_a_snapshot_without_a_clock_has_an_unknown_age():
+    """It was dated now, and so was fresh for ever."""
+    assert move(snapshot=Snapshot(ts_epoch=None)).position_ts_epoch == 0
+
+
+def test_an_invented_position_lives_in_no_market():
+    """Its prices are those of the contract, whatever the candles of its symbol say."""
+    kept = move(snapshot=Snapshot(position_source="synthetic"), candles=closes(113_000, 113_010))
+    assert (kept.current_price, kept.peak_price, kept.collared) == (102, 102, False)
 
 
 def test_candle_times_that_move_backwards_are_followed():

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from quantum_assets.contracts.reading import State
-from resources.candles import CandleReader, _columns, _uniform_columns
+from resources.candles import KEY_BYTES_MAX, CandleReader, _columns, _uniform_columns
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 
@@ -133,7 +133,7 @@ def test_only_the_window_is_kept(store, clock):
     assert_array_equal(read_one(store, window=5).value.close, candles.close[-5:])
 
 
-@pytest.mark.parametrize("flag", [{"is_closed": False}, {"x": False}, {"is_closed": "false"}])
+@pytest.mark.parametrize("flag", [{"is_closed": False}, {"x": False}, {"is_closed": "false"}, {"is_closed": "FALSE "}])
 def test_an_unclosed_candle_is_ignored_when_it_says_so(store, clock, flag):
     """A price that still moves would make every evaluation different."""
     members = members_until(clock.now.timestamp() + 60, 3, is_closed=True)
@@ -216,12 +216,24 @@ def test_a_candle_from_the_future_is_refused(store, clock):
 
 
 @pytest.mark.parametrize(
-    ("label", "source"), [("replay", "replay"), ("synthetic", "synthetic"), ("example", "replay"), ("kline", "candles")]
-)
-def test_one_labelled_member_labels_all(store, clock, label, source):
-    """What is computed from one replayed candle is not live."""
+    ("label", "source"),
+    [
+        ("replay", "replay"), ("Replay ", "replay"), ("example", "replay"), ("kline", "replay"), (7, "replay"),
+        ("synthetic", "synthetic"), (" SYNTHETIC", "synthetic"), ("synthetic_v2", "synthetic"),
+        ("", "candles"), (None, "candles"), ("candles", "candles"), ("Live", "candles"), ("exchange", "candles"), ("binance", "candles"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("extra", [{}, {"volume": 1}])
+def test_one_labelled_member_labels_all(store, clock, label, source, extra):
+    """What is computed from one replayed candle is not live; nor is what an unknown label says. An extra field in the first
+    member must not hide the labels of the others.
+    """
     members = members_until(clock.now.timestamp(), 3)
+    members[0] |= extra
     members[1]["source"] = label
+    if extra:
+        members[2]["source"] = label
+        members[1] |= {"n": 1}
     write_list(store, "candles_zset", members)
     assert read_one(store).value.source == source
 
@@ -251,9 +263,113 @@ def test_many_symbols_come_back_in_the_order_asked_for(store, clock):
 def test_the_fast_and_the_careful_way_agree(clock):
     """Two implementations of one format: the fast one for members that are all alike, the careful one for all others."""
     members = orjson.loads(orjson.dumps(members_until(clock.now.timestamp(), 50, source="replay", is_closed=True)))
-    fast = _uniform_columns(members, b"")
-    careful, malformed = _columns([*members, 7.0], b"")
+    fast = _uniform_columns(members, b"", MINUTE_MS)
+    careful, malformed = _columns([*members, 7.0], b"", MINUTE_MS)
     assert malformed == 0
     for name in ("open_time_ms", "close_time_ms", "high", "low", "close"):
         assert_array_equal(getattr(careful, name)[:-1], getattr(fast, name))
-    assert careful.sources == fast.sources == {"replay"}
+    assert careful.labels == fast.labels == {"replay"}
+
+
+@pytest.mark.parametrize("member", [b'{"close": 1,\t\t ,"a": 2}', b"1\t\t ,2", b"\t\t ,", b'{"close": 1, "a": "\t\t ,"}'])
+def test_a_member_with_odd_white_space_troubles_its_own_symbol_only(store, clock, member):
+    """Members come joined into one text; one that contained the joint raised out of the read and took all symbols down."""
+    write_list(store, "candles_zset", [*members_until(clock.now.timestamp(), 150), member])
+    store.client.rpush(store.keys.of("candles_zset", "ETHUSDT"), *map(json.dumps, members_until(clock.now.timestamp(), 3)))
+    odd, fine = CandleReader(store).read([SYMBOL, "ETHUSDT"])
+    assert odd.reason == "candles_unreadable: a member of candles:BTCUSDT:1m contains b'\\t\\t ,', which joins members"
+    assert fine.state is State.PRESENT
+
+
+def test_trouble_nobody_foresaw_stays_with_its_symbol(store, clock, monkeypatch):
+    """Whatever one symbol's candles do to the decoder, the others are still read."""
+    for symbol in (SYMBOL, "ETHUSDT"):
+        store.client.rpush(store.keys.of("candles_zset", symbol), *map(json.dumps, members_until(clock.now.timestamp(), 3)))
+    decode = CandleReader._decode
+
+    def stumbling(self, reply, window):
+        if SYMBOL.encode() in reply[0]:
+            message = "strange"
+            raise AttributeError(message)
+        return decode(self, reply, window)
+
+    monkeypatch.setattr(CandleReader, "_decode", stumbling)
+    odd, fine = CandleReader(store).read([SYMBOL, "ETHUSDT"])
+    assert (odd.state, odd.reason) == (State.FAILED, "candles_unreadable: AttributeError: strange")
+    assert fine.state is State.PRESENT
+
+
+@pytest.mark.parametrize("layout", ["list", "zset", "string"])
+def test_an_oversized_key_is_named_and_not_fetched(store, clock, layout):
+    """One key of hundreds of megabytes made the whole cycle run into its time limit."""
+    members = [b'"%d%s"' % (number, b"x" * 100_000) for number in range(KEY_BYTES_MAX // 100_000 + 1)]
+    if layout == "string":
+        key = store.keys.of("candles_json", SYMBOL)
+        store.client.set(key, b"[" + b",".join(members) + b"]")
+    else:
+        key = store.keys.of("candles_zset", SYMBOL)
+        (write_list if layout == "list" else write_zset)(store, "candles_zset", members)
+    store.client.rpush(store.keys.of("candles_zset", "ETHUSDT"), *map(json.dumps, members_until(clock.now.timestamp(), 3)))
+    big, fine = CandleReader(store).read([SYMBOL, "ETHUSDT"])
+    assert (big.state, big.reason) == (State.FAILED, f"candles_unreadable: larger than {KEY_BYTES_MAX} bytes: {key}")
+    assert fine.state is State.PRESENT
+
+
+@pytest.mark.parametrize("off_ms", [-1, 2 * MINUTE_MS + 1, 10**12])
+def test_a_close_time_that_does_not_belong_to_its_candle_makes_it_malformed(store, clock, off_ms):
+    """Week-old candles with a close time in the future were fresh for ever."""
+    members = members_until(clock.now.timestamp(), 150)
+    for member in members:
+        member["close_time"] = member["open_time"] + MINUTE_MS - 1
+    members[-1]["close_time"] = members[-1]["open_time"] + off_ms
+    write_list(store, "candles_zset", members)
+    assert (len(read_one(store).value.close), read_one(store).value.malformed) == (149, 1)
+
+
+def test_a_close_more_than_one_interval_ahead_is_refused(store, clock):
+    """A candle that closes in the future cannot be closed."""
+    members = members_until(clock.now.timestamp() + 61, 3)
+    for member in members:
+        member["close_time"] = member["open_time"] + MINUTE_MS
+    write_list(store, "candles_zset", members)
+    assert read_one(store).reason.startswith("candles_in_future: 61s")
+
+
+def test_a_close_time_alone_is_judged_too(store, clock):
+    """Without an open time the close time is the only clock there is."""
+    write_list(store, "candles_zset", [{"close": 1.0, "close_time": int(clock.now.timestamp() * 1000) + 10**9}])
+    assert read_one(store).reason.startswith("candles_in_future")
+
+
+def test_an_unclosed_candle_is_ignored_when_only_it_says_so(store, clock):
+    """The first member has the same number of fields, but not the same ones."""
+    members = [{**member, "volume": 1} for member in members_until(clock.now.timestamp(), 3)]
+    write_list(store, "candles_zset", [*members, {**members_until(clock.now.timestamp() + 60, 1)[0], "is_closed": False}])
+    assert_array_equal(read_one(store).value.close, [100, 101, 102])
+
+
+@pytest.mark.parametrize("opened", [0, -5, 1e300, "0", "１７６９０８３２００", "1_769_083_200", "soon-12:00"])
+def test_an_open_time_that_cannot_be_makes_a_member_malformed(store, clock, opened):
+    """0 would say "unknown" of a candle that claims to know."""
+    members = members_until(clock.now.timestamp(), 150)
+    members[7]["open_time"] = opened
+    write_list(store, "candles_zset", members)
+    assert read_one(store).value.malformed == 1
+
+
+def test_iso_times_are_understood(store, clock):
+    """Some writers spell times out; without a zone they mean UTC."""
+    members = members_until(clock.now.timestamp(), 3)
+    for member, spelling in zip(members, ["{}", "{}+00:00", "{}Z"], strict=True):
+        member["open_time"] = spelling.format(np.datetime64(member["open_time"], "ms"))
+    write_list(store, "candles_zset", members)
+    assert read_one(store).value.open_time_ms[-1] == clock.now.timestamp() * 1000 - MINUTE_MS
+
+
+@pytest.mark.parametrize("price", ["1_00", "１００"])
+def test_a_price_no_other_reader_would_accept_is_malformed(store, clock, price):
+    """Python alone reads these as 100."""
+    members = members_until(clock.now.timestamp(), 150)
+    members[7]["close"] = price
+    write_list(store, "candles_zset", members)
+    assert read_one(store).value.malformed == 1

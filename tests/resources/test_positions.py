@@ -92,6 +92,10 @@ def test_flat_is_no_position_and_no_error(store, fields):
         ({"created_at": "yesterday"}, "created_at=yesterday"),
         ({"position_amt": "-2"}, "side=LONG position_amt=-2.0"),
         ({"symbol": "ETHUSDT"}, "symbol=ETHUSDT"),
+        ({"position_amt": "0"}, "position_amt=0 quantity=2.0"),
+        ({"side": "SHORT", "position_amt": "3"}, "side=SHORT position_amt=3.0"),
+        ({"entry_price": "1_00"}, "entry_price=1_00"),
+        ({"entry_price": "\uff11\uff10\uff10"}, "entry_price=\uff11\uff10\uff10"),
     ],
 )
 def test_nonsense_is_refused_by_field_and_value(store, change, reason):
@@ -181,11 +185,58 @@ def test_a_named_source_is_the_only_one(make_store, position_source, expected):
     assert read_one(store).value.entry_price == expected
 
 
-@pytest.mark.parametrize("label", ["example", "synthetic", "replay"])
-def test_a_snapshot_that_says_it_is_not_live_keeps_its_label(store, label):
+@pytest.mark.parametrize("field", ["source", "position_source"])
+@pytest.mark.parametrize("label", ["example", "synthetic", "replay", "Replay "])
+def test_a_snapshot_that_says_it_is_not_live_keeps_its_label(store, field, label):
     """No permit may come of it unnoticed."""
-    write_position(store, SYMBOL, source=label)
-    assert read_one(store).value.position_source == label
+    write_position(store, SYMBOL, **{"source": "exchange", "position_source": "exchange", field: label})
+    assert read_one(store).value.position_source == label.strip().lower()
+
+
+def test_a_short_with_a_positive_amount_is_believed_when_it_is_the_quantity(store):
+    """Some writers copy the size into the signed field."""
+    write_position(store, SYMBOL, side="SHORT", position_amt=2)
+    assert (read_one(store).value.side, read_one(store).value.qty) == ("SHORT", 2)
+
+
+@pytest.mark.parametrize("factor", [1, 1_000, 1_000_000])
+def test_the_clock_of_a_snapshot_is_read_in_every_unit(store, clock, factor):
+    """Microseconds taken for milliseconds lie in the far future."""
+    write_position(store, SYMBOL, ts_epoch=int(clock.now.timestamp()) * factor)
+    assert read_one(store).value.ts_epoch == clock.now.timestamp()
+
+
+@pytest.mark.parametrize("payload", ["{", "[1]", '{"side": "\\ud800", "symbol": "BTCUSDT"}', "[" * 100_000])
+def test_a_broken_newest_stream_entry_fails_its_symbol(store, payload):
+    """It may have been the close of the position; the older snapshot must not stand in for it."""
+    append(store, FILL)
+    append(store, {**FILL, "symbol": "ETHUSDT"})
+    append(store, {"symbol": SYMBOL, "payload": payload})
+    broken, fine = PositionReader(store).read([SYMBOL, "ETHUSDT"])
+    assert broken.state is State.FAILED
+    assert broken.reason.startswith("position_unreadable: quantum:stream:execution entry ")
+    assert fine.state is State.PRESENT
+    append(store, FILL)
+    assert read_one(store).state is State.PRESENT
+
+
+@pytest.mark.parametrize("settings", [{}, {"allow_synthetic": True}])
+def test_a_broken_entry_of_nobody_fails_those_of_whom_nothing_else_is_known(make_store, settings):
+    """It may have been anybody's position: neither "no position" nor an invented one may take its place."""
+    store = make_store(**settings)
+    append(store, {"payload": "{"})
+    append(store, {**FILL, "symbol": "ETHUSDT"})
+    write_position(store, "SOLUSDT")
+    unknown, streamed, hashed = PositionReader(store).read([SYMBOL, "ETHUSDT", "SOLUSDT"])
+    assert unknown.state is State.FAILED
+    assert "quantum:stream:execution entry " in unknown.reason
+    assert (streamed.state, hashed.state) == (State.PRESENT, State.PRESENT)
+
+
+def test_numbers_json_does_not_know_are_named(store):
+    """Python writers print NaN into their payloads."""
+    append(store, {"payload": json.dumps({**FILL, "mark_price": float("nan")})})
+    assert read_one(store).reason == "position_invalid: mark_price=nan"
 
 
 def tracked(store):

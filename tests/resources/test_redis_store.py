@@ -2,7 +2,10 @@
 
 import os
 import signal
+import socket
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -12,6 +15,7 @@ from quantum_assets.contracts.tables import ALLOCATION_TARGET, MARKET_STATE, RIS
 from resources.io_manager import fresh_frame
 from resources.redis_store import RedisStore, RedisUnavailableError
 from tests.proxy import CuttingProxy
+from tests.servers import valkey
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
@@ -123,12 +127,7 @@ def test_optional_streams_are_written_only_when_enabled(make_store) -> None:
 
 def test_a_shadow_writes_the_stream_and_never_the_hash(store: RedisStore) -> None:
     """EFFICIENCY_MODE=shadow must be harmless."""
-    row = {
-        "symbol": "BTCUSDT", "ts_epoch": 1, "base_target": 1.0, "proposed_target": 1.0, "multiplier": 1.0, "eff_score": None,
-        "eff_confidence": None, "eff_stale": True, "reason": "missing_eff", "mode": "shadow", "last_update_ts_epoch": 1,
-        "base_target_shortest": "1.0", "proposed_target_shortest": "1.0",
-    }  # fmt: skip
-    store.publish(ALLOCATION_TARGET, [row], cycle_id="c1", stream_only=True)
+    store.publish(ALLOCATION_TARGET, [allocation_row()], cycle_id="c1", stream_only=True)
     assert store.client.xlen("quantum:stream:allocation.target.proposed") == 1
     assert not store.client.exists("quantum:allocation:target:proposed:BTCUSDT")
 
@@ -157,8 +156,6 @@ def test_wherever_the_connection_breaks_no_half_written_hash_is_left(make_store,
 
 def test_a_server_that_hangs_is_given_up_after_a_second(make_store) -> None:
     """redis-py's defaults wait for up to a minute; a cycle has ten seconds."""
-    from tests.servers import valkey
-
     with valkey() as server:
         store = make_store(redis_url=server.connection_url)
         os.kill(server._process.pid, signal.SIGSTOP)
@@ -170,3 +167,103 @@ def test_a_server_that_hangs_is_given_up_after_a_second(make_store) -> None:
         finally:
             os.kill(server._process.pid, signal.SIGCONT)
     assert 0.5 < waited < 4  # the bound itself is what is tested here, not the speed of the machine
+
+
+def test_a_server_that_has_just_not_answered_is_not_asked_again_at_once(make_store) -> None:
+    """Seven steps of a second each would outlast the cycle."""
+    make_store()
+    store = make_store(redis_url="redis://127.0.0.1:1")
+    for expected in ("Connection refused", "a moment ago"):
+        with pytest.raises(RedisUnavailableError, match=expected):
+            store.run("testing", [("PING",)])
+
+
+def test_a_database_that_does_not_exist_is_named_like_a_server_that_does_not(make_store, server_url: str) -> None:
+    """It is the address that is wrong."""
+    make_store()
+    with pytest.raises(RedisUnavailableError, match="REDIS_URL"):
+        make_store(redis_url=f"{server_url}/9999").run("testing", [("PING",)])
+
+
+@pytest.mark.parametrize(("field", "value"), [("sigma", "0.5"), ("p_trend", "0.371907"), ("source", "replay")])
+def test_a_value_edited_by_somebody_is_not_acted_on_and_healed_by_the_next_publication(store: RedisStore, field, value) -> None:
+    """It has the right format and range; only the fingerprint knows."""
+    store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c1")
+    store.client.hset("quantum:marketstate:BTCUSDT", field, value)
+    (reading,) = store.read(MARKET_STATE, ["BTCUSDT"])
+    assert reading.state is State.FAILED
+    assert "edited" in reading.reason
+    (outcome,) = store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c2")
+    assert outcome.published
+    assert store.read(MARKET_STATE, ["BTCUSDT"])[0].state is State.PRESENT
+
+
+def test_of_two_publishers_that_saw_the_same_hash_only_one_publishes(make_store, monkeypatch) -> None:
+    """Two cycles at once must not double a stream entry."""
+    first, second = make_store(), make_store()
+    seen = second._last_published(MARKET_STATE, ["BTCUSDT"])
+    first.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c1")
+    monkeypatch.setattr(second, "_last_published", lambda *_: seen)
+    (outcome,) = second.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c2")
+    assert outcome.error == "overwritten_meanwhile"
+    assert first.client.xlen("quantum:stream:marketstate") == 1
+
+
+@pytest.mark.parametrize(("ahead_sec", "state"), [(5, State.PRESENT), (6, State.FAILED)])
+def test_a_time_ahead_of_the_clock_is_a_fault_not_fresh(store: RedisStore, ahead_sec: int, state: State) -> None:
+    """A clock turned back, or a tampered stamp, would make old values fresh for ever."""
+    store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c1")
+    store.clock.advance(-ahead_sec)
+    assert fresh_frame(store, MARKET_STATE, ["BTCUSDT"])["state"][0] == state
+
+
+def test_publications_go_on_after_the_clock_was_turned_back(store: RedisStore) -> None:
+    """They once stopped for as long as the clock had been wrong."""
+    store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c1")
+    store.clock.advance(-3000)
+    (outcome,) = store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c2")
+    assert outcome.published
+
+
+def test_a_server_that_may_not_be_written_is_infrastructure_trouble(make_store) -> None:
+    """Its advice must not be to delete keys."""
+    with valkey() as server:
+        store = make_store(redis_url=server.connection_url)
+        store.client.replicaof("127.0.0.1", 1)
+        with pytest.raises(RedisUnavailableError, match="read only"):
+            store.publish(ALLOCATION_TARGET, [allocation_row()], cycle_id="c")
+
+
+def allocation_row() -> dict[str, object]:
+    return {
+        "symbol": "BTCUSDT", "ts_epoch": 1, "base_target": 1.0, "proposed_target": 1.0, "multiplier": 1.0, "eff_score": None,
+        "eff_confidence": None, "eff_stale": True, "reason": "missing_eff", "mode": "shadow", "last_update_ts_epoch": 1,
+        "base_target_shortest": "1.0", "proposed_target_shortest": "1.0",
+    }  # fmt: skip
+
+
+def test_a_server_that_trickles_bytes_is_given_up(make_store, monkeypatch) -> None:
+    """Each byte resets the socket's timeout; the bound is on the whole call."""
+    monkeypatch.setattr("resources.redis_store.CALL_BOUND_SEC", 0.5)
+    make_store()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                while True:
+                    client.sendall(b"$")
+                    time.sleep(0.05)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        with pytest.raises(RedisUnavailableError):
+            make_store(redis_url=f"redis://127.0.0.1:{listener.getsockname()[1]}").run("testing", [("PING",)])
+
+
+def test_a_server_slow_on_every_call_fails_the_cycle_instead_of_stretching_it(make_store, monkeypatch) -> None:
+    """Twenty calls of 0.9 s are each within their bound."""
+    monkeypatch.setattr("resources.redis_store.BUDGET_SEC", 0.3)
+    store = make_store()
+    store.run("waiting", [("BLPOP", "nothing", 0.4)])
+    with pytest.raises(RedisUnavailableError, match="waiting for it"):
+        store.run("testing", [("PING",)])

@@ -84,3 +84,26 @@ def test_prefixes_rename_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_is_described() -> None:
     """The description is the documentation."""
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:99999/0", "redis://localhost:abc/0", "localhost:6379", "redis://localhost:0"])
+def test_an_address_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Better at start than as a traceback in the first cycle."""
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SettingsError, match="REDIS_URL"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MARKETSTATE_PREFIX", "quantum:allocation:target"),
+        ("RISKPROPOSAL_PREFIX", "quantum:harvest:proposal"),
+        ("STREAM_NAME", "quantum:stream:apply.plan"),
+    ],
+)
+def test_a_prefix_that_would_write_into_another_key_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The live allocation target is never written by us, not even by a typing error."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load_settings()

@@ -1,46 +1,130 @@
-"""When a cycle starts, and when it does not."""
+"""When a cycle starts, for what, and when it does not."""
+
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 
 from definitions import assemble
-from sensors.cycle import CYCLE_JOB_NAME, UNFINISHED, Request, Skip, cycle_tags, decide_cycle
+from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, Request, Seen, Skip, cycle_tags, decide_cycle
+from sensors.overdue import UNFINISHED, overdue
+from tests.conftest import START
+from tests.world import real_closes, run_cycle, write_candles
+
+NOW = 1_769_083_200.0
+ALL = (*SLOW_FAMILY, *FAST_FAMILY)
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+
+DUE = [
+    ("never evaluated", Seen(None, None, NOW), ALL),
+    ("just evaluated, no new candle", Seen(NOW - 10, NOW - 30, NOW - 30), FAST_FAMILY),
+    ("a new candle", Seen(NOW - 10, NOW - 30, NOW - 1), ALL),
+    ("its interval has passed", Seen(NOW - 60, NOW - 70, NOW - 70), ALL),
+    ("its interval has nearly passed and the next tick would be too late", Seen(NOW - 58, NOW - 70, NOW - 70), ALL),
+    ("its interval has not passed", Seen(NOW - 57, NOW - 70, NOW - 70), FAST_FAMILY),
+    ("no candle can be read", Seen(NOW - 10, NOW - 30, None), FAST_FAMILY),
+]
 
 
-def test_a_cycle_is_requested_when_none_is_running() -> None:
-    """The loop."""
-    assert decide_cycle(now_epoch=1769083207.9, unfinished_run=None) == Request("c1769083207")
+@pytest.mark.parametrize(("seen", "assets"), [row[1:] for row in DUE], ids=[row[0] for row in DUE])
+def test_market_state_is_due_on_a_new_candle_or_after_its_interval(seen, assets) -> None:
+    """And the ten-second family always."""
+    quiet = Seen(NOW - 10, NOW - 30, NOW - 30)
+    decision = decide_cycle([quiet, seen], now_epoch=NOW, market_state_interval_sec=60, unfinished=None)
+    assert decision == Request(assets)
 
 
 def test_nothing_is_requested_while_the_previous_cycle_runs() -> None:
     """Two cycles at once would publish out of order."""
-    decision = decide_cycle(now_epoch=1.0, unfinished_run="abc")
+    decision = decide_cycle([Seen()], now_epoch=NOW, market_state_interval_sec=60, unfinished="abc")
     assert isinstance(decision, Skip)
     assert "abc" in decision.reason
 
 
+@pytest.mark.parametrize(
+    ("age_sec", "started", "late"), [(60, True, False), (61, True, True), (12, False, False), (13, False, True)]
+)
+def test_a_run_is_overdue_after_a_minute_and_a_request_after_a_cycle(age_sec, started, late) -> None:
+    """Its worker was killed and tells nobody, or nobody ever took it."""
+    assert (overdue(START - timedelta(seconds=age_sec), START, started=started) is not None) is late
+
+
+def tick(store, instance, cursor=None):
+    definitions = assemble(store)
+    context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+    return definitions.resolve_sensor_def("cycle")(context)
+
+
 def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store) -> None:
     """Nobody must remember to switch the loop on."""
-    definitions = assemble(store)
-    sensor = definitions.resolve_sensor_def("cycle")
+    sensor = assemble(store).resolve_sensor_def("cycle")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    assert sensor.minimum_interval_seconds == 10
+    assert sensor.minimum_interval_seconds == 8
     with dg.instance_for_test() as instance:
-        context = dg.build_sensor_context(instance=instance, definitions=definitions)
-        (request,) = sensor(context).run_requests
-    assert request.tags == cycle_tags(store.settings, f"c{int(store.clock().timestamp())}")
-    assert (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"]) == (
-        "BTCUSDT",
-        "SOLUSDT",
-    )
+        (request,) = tick(store, instance).run_requests
+    assert request.tags == cycle_tags(SYMBOLS, f"c{int(store.clock().timestamp())}")
+    assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
+
+
+def test_after_a_cycle_only_the_fast_family_is_requested(store) -> None:
+    """The market state of a minute is not computed six times."""
+    for symbol in SYMBOLS:
+        write_candles(store, symbol, real_closes(symbol))
+    with dg.instance_for_test() as instance:
+        run_cycle(store, instance)
+        store.clock.advance(10)
+        (request,) = tick(store, instance).run_requests
+        assert {key.to_user_string() for key in request.asset_selection} == set(FAST_FAMILY)
+        write_candles(store, "ETHUSDT", real_closes("ETHUSDT"))
+        (request,) = tick(store, instance).run_requests
+        assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
+
+
+def test_a_failed_read_skips_with_its_reason_and_is_counted(make_store) -> None:
+    """It must never look like "nothing to do"."""
+    store = make_store()
+    gone = make_store(redis_url="redis://127.0.0.1:1")
+    with dg.instance_for_test() as instance:
+        result = tick(gone, instance)
+    assert "read failed" in result.skip_reason.skip_message
+    assert "127.0.0.1:1" in result.skip_reason.skip_message
+    assert '"failed_reads": 1' in result.cursor
+    assert store is not gone
 
 
 @pytest.mark.parametrize("status", sorted(set(UNFINISHED) - {dg.DagsterRunStatus.QUEUED}, key=str))  # queued needs a remote job
-def test_the_sensor_skips_for_every_state_of_an_unfinished_run(store, status) -> None:
-    """A queued run is as unfinished as a started one."""
-    definitions = assemble(store)
+def test_the_sensor_is_late_for_every_state_of_an_unfinished_run(store, status) -> None:
+    """A run that has not started is as unfinished as one that has."""
     with dg.instance_for_test() as instance:
-        instance.create_run_for_job(definitions.resolve_job_def(CYCLE_JOB_NAME), status=status)
-        answer = definitions.resolve_sensor_def("cycle")(dg.build_sensor_context(instance=instance, definitions=definitions))
-    assert isinstance(answer, dg.SkipReason)
-    assert "late" in answer.skip_message
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        run = instance.create_run_for_job(job, status=status, tags=cycle_tags(SYMBOLS, "c1"))
+        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
+        result = tick(store, instance)
+    assert result.run_requests == []
+    assert "late" in result.skip_reason.skip_message
+    assert '"late": 1' in result.cursor
+
+
+def test_a_run_that_never_finishes_is_failed_and_the_loop_goes_on(store) -> None:
+    """Nothing in Dagster does this by itself."""
+    with dg.instance_for_test() as instance:
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
+        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+        result = tick(store, instance)
+        assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
+    assert len(result.run_requests) == 1
+    assert '"ended": 1' in result.cursor
+
+
+def test_each_shard_has_its_own_run_queue_and_lateness(make_store) -> None:
+    """One lost worker must not stop the symbols of the others."""
+    store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=2)
+    with dg.instance_for_test() as instance:
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("AAUSDT", "BBUSDT"), "c1"))
+        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
+        (request,) = tick(store, instance).run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
+    assert request.tags["dagster/asset_partition_range_end"] == "DDUSDT"
+    assert request.tags["dagster-celery/queue"] == "quantum-1"

@@ -33,10 +33,21 @@ def wait_for(what: str, check: Callable[[], bool], within_sec: float = 120) -> N
 
 @contextmanager
 def stack(home: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run the product in a process group of its own, and leave nothing of it behind whatever happens."""
+    """Run the product, and leave nothing of it behind whatever happens."""
+    try:
+        with stack_process(home, port, "up.log") as running:
+            yield running
+    finally:
+        for child in family(home):
+            child.kill()
+
+
+@contextmanager
+def stack_process(home: Path, port: int, log_name: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run `quantum up` in a process group of its own."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "QUANTUM_HOME": str(home / "q"), "ALLOW_SYNTHETIC": "true"}
     command = [sys.executable, "-m", "quantum_assets.cli", "up", "--replay", str(SAMPLE), "--examples", "--port", str(port)]
-    output = home / "up.log"
+    output = home / log_name
     with output.open("wb") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd="/", start_new_session=True
@@ -44,17 +55,20 @@ def stack(home: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path
     try:
         yield process, output
     finally:
-        for child in family(home):
-            child.kill()
+        process.kill()
         process.wait(10)
 
 
 def family(home: Path) -> list[psutil.Process]:
-    """Find every process that belongs to this instance folder, wherever it hangs in the process tree."""
+    """Find every process that belongs to this instance folder, wherever it hangs in the process tree.
+
+    Valkey overwrites its environment with its title; it is known by its working directory.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("QUANTUM_HOME") == str(home / "q") and process.status() != psutil.STATUS_ZOMBIE:
+            mine = process.environ().get("QUANTUM_HOME") == str(home / "q") or process.cwd() == str(home / "q" / "valkey")
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess):
             continue
@@ -125,3 +139,13 @@ def test_a_taken_port_is_said_and_nothing_is_started(tmp_path: Path) -> None:
             assert process.wait(30) == 1
             assert f"Port {port} is taken" in output.read_text()
             assert family(tmp_path) == []
+
+
+def test_a_second_stack_on_the_same_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """It would delete the first one's sockets when it stops."""
+    with stack(tmp_path, free_port()) as (_, _):
+        wait_for("the processes", lambda: len(family(tmp_path)) >= 7)
+        with stack_process(tmp_path, free_port(), "second.log") as (second, output):
+            assert second.wait(30) == 1
+            assert "used by another" in output.read_text()
+        assert len(family(tmp_path)) >= 7

@@ -1,0 +1,1 @@
+"""Timings, side by side in one run: never asserted, always reported as ratios beside the absolute number."""

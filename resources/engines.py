@@ -1,0 +1,161 @@
+"""One database engine per database and process, for Dagster's storages. What is stored, and how, is theirs.
+
+Stock storage builds an engine and opens the database anew for every call: about 2.5 ms on SQLite, more on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as db
+from dagster_postgres.utils import create_pg_engine
+from sqlalchemy.engine import Connection, Engine
+
+BUSY_TIMEOUT_SEC = 30  # a writer waits this long for another one, as in Dagster's event log
+WAL_KEPT_BYTES = 16 * 1024 * 1024  # the write-ahead file is cut back to this after a checkpoint
+POOL_SIZE = 4  # connections kept open per process and database; more are opened when needed and closed after use
+OPEN_DATABASES = 16  # engines kept per process: a worker has three, a test session hundreds over time
+
+
+@dataclass
+class Database:
+    """An open database of this process, and what is known of its schema. Tables and columns come, they never go.
+
+    Attributes
+    ----------
+    engine
+        Its engine.
+    tables, columns, migrations
+        Those that were found to exist.
+    checked
+        Storages that have made sure, in this process, that their tables exist.
+    """
+
+    engine: Engine
+    tables: set[str] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
+    migrations: set[str] = field(default_factory=set)
+    checked: set[str] = field(default_factory=set)
+
+
+class Databases:
+    """The databases this process has open. A forked child starts with none.
+
+    Notes
+    -----
+    SQLite's locks do not survive a fork while its record of them does: a child that opened the same file next to inherited
+    connections would believe in locks it does not hold, and another process could remove the write-ahead file under it. Idle
+    connections are therefore closed before a fork. What another thread is using just then is never touched by the child, not
+    even to close it; a process must not fork while one of its threads stores events.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[tuple[Any, ...], Database] = OrderedDict()
+        self._inherited: list[object] = []
+
+    def get(self, key: tuple[Any, ...], build: Callable[[], Engine]) -> Database:
+        """Give a database, opening it when this process has not yet done so."""
+        with self._lock:
+            database = self._open.get(key)
+            if database is None:
+                database = self._open[key] = Database(build())
+                while len(self._open) > OPEN_DATABASES:
+                    self._open.popitem(last=False)[1].engine.dispose()
+            self._open.move_to_end(key)
+            return database
+
+    def close_idle(self) -> None:
+        """Close every connection that is not in use; it is opened again when needed."""
+        for database in list(self._open.values()):
+            database.engine.dispose()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child."""
+        self._inherited.append(self._open)
+        self._open = OrderedDict()
+        self._lock = threading.Lock()
+
+
+DATABASES = Databases()
+os.register_at_fork(before=DATABASES.close_idle, after_in_child=DATABASES.forget)
+atexit.register(DATABASES.close_idle)
+
+
+def sqlite_database(path: Path) -> Database:
+    """Give the SQLite database of a file; a file that was replaced is another one."""
+    inode = path.stat().st_ino if path.exists() else 0
+    return DATABASES.get(("sqlite", str(path), inode), lambda: _sqlite_engine(path))
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    engine = db.create_engine(
+        f"sqlite:///{path}",
+        poolclass=db.pool.QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=-1,
+        pool_use_lifo=True,
+        connect_args={"timeout": BUSY_TIMEOUT_SEC, "check_same_thread": False},
+    )
+
+    @db.event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        # With a write-ahead log, NORMAL loses nothing when a process is killed, and the last transactions when the machine
+        # loses power; what it saves is a sync to disk for every event.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
+
+    return engine
+
+
+@contextmanager
+def sqlite_connection(database: Database) -> Iterator[Connection]:
+    """Give a connection whose first write begins a transaction, as stock storage does."""
+    with database.engine.connect() as conn, conn.begin():
+        yield conn
+
+
+@contextmanager
+def sqlite_transaction(database: Database) -> Iterator[Connection]:
+    """Give the only connection that can write until it is given back.
+
+    Notes
+    -----
+    A transaction that reads first and then turns to writing fails at once, without waiting, when somebody else has written in
+    between; one that begins IMMEDIATE waits for its turn.
+    """
+    with sqlite_connection(database) as conn:
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+        yield conn
+
+
+def postgres_address(url: str) -> str:
+    """Name the driver that dagster-postgres installs: SQLAlchemy 2.1 takes another one for a plain ``postgresql://``."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
+
+
+def postgres_database(url: str, token_provider: Any = None) -> Database:
+    """Give the PostgreSQL database of an address."""
+
+    def build() -> Engine:
+        return create_pg_engine(
+            url,
+            token_provider,
+            isolation_level="AUTOCOMMIT",
+            pool_size=POOL_SIZE,
+            max_overflow=-1,
+            pool_use_lifo=True,
+            pool_pre_ping=True,  # the server may have been restarted since
+        )
+
+    return DATABASES.get(("postgresql", url), build)

@@ -1,0 +1,211 @@
+"""Bounded disk, for ever: old runs, events, check results, ticks and logs are deleted, the newest of each kind stays.
+
+Every asset and partition keeps its latest materialization and observation, and every check its latest result, whatever their
+age, so that the user interface never shows a live asset as never materialized. A run to which one of these belongs keeps its
+record and its status events; of all others nothing stays. How rows are found and deleted is in ``resources/event_log.py``;
+when to prune is decided by the caller.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from resources.event_log import (
+    RUN_STATUS_TYPES,
+    RUNLESS,
+    SUPERSEDED_BY,
+    BatchedEventLogStorage,
+    LatestChecks,
+    StoredEvent,
+    chunks,
+)
+
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+ROWS_PER_TRANSACTION = 500  # a writer of the loop waits for one such delete, about 10 ms
+PAUSE_SEC = 0.02  # between transactions, so that a waiting writer gets its turn
+PAGES_PER_STEP = 500  # of 4 KiB, given back in one step
+SPACE_STEPS = 200  # at most so many steps in one call
+
+
+class RetentionError(RuntimeError):
+    """The instance's event log cannot be pruned."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What one call of ``prune`` has deleted.
+
+    Attributes
+    ----------
+    runs
+        Runs of which nothing is left.
+    thinned_runs
+        Old runs that keep a latest materialization, observation or check result.
+    events, check_results
+        Rows.
+    freed_bytes
+        Returned to the file system.
+    complete
+        Whether nothing older than asked for is left to delete.
+    """
+
+    runs: int
+    thinned_runs: int
+    events: int
+    check_results: int
+    freed_bytes: int
+    complete: bool
+
+
+def prune(
+    instance: dg.DagsterInstance,
+    *,
+    older_than: datetime,
+    batch_runs: int = 50,
+    max_runs: int | None = None,
+    pause_sec: float = PAUSE_SEC,
+) -> PruneResult:
+    """Delete what is older than a time and is not the latest of its kind, in short transactions.
+
+    Safe to repeat, to interrupt at any moment and to run beside the loop. Runs that have not finished are never touched.
+
+    Parameters
+    ----------
+    instance
+        An instance with one of this product's event logs.
+    older_than
+        Aware UTC time; runs whose last change is before it are old.
+    batch_runs
+        Runs looked up at a time.
+    max_runs
+        Look at no more runs in this call; by default at all of them.
+    pause_sec
+        Rest after each transaction, in seconds.
+
+    Raises
+    ------
+    RetentionError
+        The instance stores its events elsewhere.
+    """
+    log = instance.event_log_storage
+    if not isinstance(log, BatchedEventLogStorage):
+        msg = f"{type(log).__name__} cannot be pruned: configure an event log of resources.event_log in dagster.yaml"
+        raise RetentionError(msg)
+    pruning = _Pruning(instance, log, older_than, pause_sec)
+    seen = 0
+    complete = True
+    for run_ids in pruning.old_runs(batch_runs):
+        for run_id in run_ids:
+            pruning.prune_run(run_id)
+        seen += len(run_ids)
+        if max_runs is not None and seen >= max_runs:
+            complete = False
+            break
+    pruning.prune_runless()
+    pruning.prune_checks()
+    pruning.prune_ticks()
+    return PruneResult(
+        runs=pruning.runs,
+        thinned_runs=pruning.thinned,
+        events=pruning.events,
+        check_results=pruning.check_results,
+        freed_bytes=pruning.give_back(),
+        complete=complete,
+    )
+
+
+class _Pruning:
+    """One call of ``prune``."""
+
+    def __init__(self, instance: dg.DagsterInstance, log: BatchedEventLogStorage, older_than: datetime, pause_sec: float) -> None:
+        self.instance, self.log, self.older_than, self.pause_sec = instance, log, older_than.astimezone(UTC), pause_sec
+        self.checks: LatestChecks = log.latest_checks()
+        self.newest_id = log.get_maximum_record_id() or 0  # SQLite would give this id again, and cursors would skip it
+        self.runs = self.thinned = self.events = self.check_results = 0
+
+    def old_runs(self, batch_runs: int) -> Iterator[list[str]]:
+        """List old finished runs in batches, oldest first."""
+        filters = dg.RunsFilter(statuses=list(FINISHED), updated_before=self.older_than)
+        cursor: str | None = None
+        while True:
+            records = self.instance.get_run_records(filters, limit=batch_runs, ascending=True, cursor=cursor)
+            batch = [record.dagster_run.run_id for record in records]
+            if not batch:
+                return
+            yield batch
+            kept = {record.dagster_run.run_id for record in self.instance.get_run_records(dg.RunsFilter(run_ids=batch))}
+            cursor = next((run_id for run_id in reversed(batch) if run_id in kept), cursor)  # a deleted run is no cursor
+
+    def prune_run(self, run_id: str) -> None:
+        """Delete a run, or all of it but what is the latest of its kind."""
+        events = self.log.events_of_run(run_id)
+        kept = self._latest_of(events)
+        if kept:
+            kept |= {event.id for event in events if event.kind in RUN_STATUS_TYPES}
+        self._delete_events([event.id for event in events if event.id not in kept])
+        self.instance.compute_log_manager.delete_logs(prefix=[run_id])
+        shutil.rmtree(Path(self.instance.storage_directory()) / run_id, ignore_errors=True)  # what an operator's run left there
+        if kept:
+            self.thinned += 1
+            return
+        self.instance.delete_run(run_id)  # last: whatever is interrupted before is found again by its run
+        self.runs += 1
+        time.sleep(self.pause_sec)
+
+    def prune_runless(self) -> None:
+        """Delete old events that belong to no run, such as reported materializations and freshness."""
+        after_id = 0
+        while True:
+            events = self.log.events_of_run(RUNLESS, before=self.older_than, after_id=after_id, limit=ROWS_PER_TRANSACTION)
+            if not events:
+                return
+            kept = self._latest_of(events)
+            self._delete_events([event.id for event in events if event.id not in kept])
+            after_id = events[-1].id
+
+    def prune_checks(self) -> None:
+        """Delete old check results."""
+        after_id = 0
+        while rows := self.log.check_rows(before=self.older_than, after_id=after_id, limit=ROWS_PER_TRANSACTION):
+            doomed = [row for row in rows if row not in self.checks.row_ids]
+            if doomed:
+                self.log.delete_check_rows(doomed)
+                self.check_results += len(doomed)
+                time.sleep(self.pause_sec)
+            after_id = rows[-1]
+
+    def prune_ticks(self) -> None:
+        """Delete old ticks of every sensor and schedule."""
+        for state in self.instance.all_instigator_state():
+            self.instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=self.older_than.timestamp())
+
+    def give_back(self) -> int:
+        """Return free space to the file system."""
+        freed = 0
+        for _ in range(SPACE_STEPS):
+            step = self.log.give_back_space(pages=PAGES_PER_STEP)
+            if not step:
+                break
+            freed += step
+            time.sleep(self.pause_sec)
+        return freed
+
+    def _latest_of(self, events: Sequence[StoredEvent]) -> set[int]:
+        newest = {(event.kind, event.asset_key, event.partition): event.id for event in events if event.kind in SUPERSEDED_BY}
+        candidates = set(newest.values())
+        latest = candidates - self.log.superseded(candidates)
+        checks = {event.id for event in events if event.id in self.checks.event_ids}
+        return latest | checks | {event.id for event in events if event.id == self.newest_id}
+
+    def _delete_events(self, event_ids: Sequence[int]) -> None:
+        for chunk in chunks(event_ids, ROWS_PER_TRANSACTION):
+            self.log.delete_event_rows(chunk)
+            self.events += len(chunk)
+            time.sleep(self.pause_sec)

@@ -1,0 +1,67 @@
+"""Runs that never finish: a killed worker tells nobody, so the loop ends its runs itself and goes on."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+import dagster as dg
+
+OVERDUE_SEC = 60  # a cycle takes about a second; after a minute its worker is dead or lost
+NOT_STARTED_SEC = 12  # a worker takes a run at once; after a whole cycle the request is lost, or too old to be worth computing
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+
+def unfinished_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.RunRecord]:
+    """List the runs of one job that have not finished, oldest first."""
+    wanted = dg.RunsFilter(job_name=job_name, statuses=list(UNFINISHED))
+    return list(instance.get_run_records(wanted, ascending=True))
+
+
+def run_of(record: dg.RunRecord) -> dg.DagsterRun:
+    """Give the run of a record."""
+    return record.dagster_run
+
+
+def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
+    """Say why a run must be given up; ``None`` while it need not.
+
+    Parameters
+    ----------
+    created, now
+        When it was requested, and the time.
+    started
+        Whether a worker has taken it.
+    """
+    age_sec = (now - created).total_seconds()
+    if started and age_sec > OVERDUE_SEC:
+        return f"Not finished after {OVERDUE_SEC} s: its worker is dead or lost. The loop goes on without it."
+    if not started and age_sec > NOT_STARTED_SEC:
+        return f"Not started after {NOT_STARTED_SEC} s: no worker took it. The loop goes on without it."
+    return None
+
+
+def end_overdue(instance: dg.DagsterInstance, runs: Sequence[dg.RunRecord], now: datetime, log: logging.Logger) -> list[str]:
+    """Fail the overdue runs, stop what may still execute them, and name them."""
+    ended = []
+    for record in runs:
+        run = record.dagster_run
+        started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+        if (why := overdue(record.create_timestamp, now, started=started)) is not None:
+            log.error("run %s: %s", run.run_id, why)
+            _stop(instance, run, log)
+            instance.report_run_failed(run, why)
+            ended.append(run.run_id)
+    return ended
+
+
+def _stop(instance: dg.DagsterInstance, run: dg.DagsterRun, log: logging.Logger) -> None:
+    try:
+        instance.run_launcher.terminate(run.run_id)
+    except (KeyError, OSError, RuntimeError) as error:  # never launched, or the broker is away: there is nothing left to stop
+        log.warning("run %s: could not be stopped: %r", run.run_id, error)

@@ -1,0 +1,73 @@
+"""When plans are decided: as soon as one waits, without waiting for the next cycle."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from quantum_assets.symbols import range_tags
+from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
+from resources.io_manager import CYCLE_TAG
+from resources.plans import Waiting, waiting_plans
+from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
+from sensors.overdue import end_overdue, unfinished_runs
+
+PLANS_JOB_NAME = "plans"
+TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
+
+PLANS_JOB = dg.define_asset_job(
+    PLANS_JOB_NAME, selection=dg.AssetSelection.assets("governor_permit"), description="Decide the plans that wait."
+)
+
+
+@dataclass(frozen=True)
+class Decide:
+    """Decide the plans of these symbols."""
+
+    symbols: tuple[str, ...]
+
+
+def decide_plans_due(waiting: Waiting, symbols: tuple[str, ...], *, unfinished: str | None) -> Decide | str:
+    """Decide whether a run is due; else say why not.
+
+    Parameters
+    ----------
+    waiting
+        What the stream holds that nobody has decided.
+    symbols
+        All symbols, in order. Plans for others are decided too (and refused), in the run of the first symbol.
+    unfinished
+        Id of a run of this job that has not finished.
+    """
+    if not waiting.count:
+        return "no plan waits"
+    if unfinished is not None:
+        return f"{waiting.count} plans wait, run {unfinished} is deciding"
+    named = tuple(symbol for symbol in symbols if symbol in waiting.symbols)
+    return Decide(named or symbols[:1])
+
+
+def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
+    """Build the sensor that requests a decision whenever a plan waits."""
+
+    @dg.sensor(
+        name="plans",
+        job=PLANS_JOB,
+        minimum_interval_seconds=TICK_INTERVAL_SEC,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Every 5 s: decide the plans that wait.",
+    )
+    def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        running = unfinished_runs(context.instance, PLANS_JOB_NAME)
+        ended = end_overdue(context.instance, running, store.clock(), context.log)
+        left = [one.dagster_run.run_id for one in running if one.dagster_run.run_id not in ended]
+        try:
+            waiting = waiting_plans(store)
+        except (RedisUnavailableError, UnreadableKeyError) as error:
+            return dg.SensorResult(skip_reason=f"read failed: {error}")
+        decision = decide_plans_due(waiting, store.settings.symbols, unfinished=left[0] if left else None)
+        if isinstance(decision, str):
+            return dg.SensorResult(skip_reason=decision)
+        tags = {**range_tags(decision.symbols), DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true"}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None, tags=tags)])
+
+    return plans

@@ -1,0 +1,39 @@
+"""When old runs are deleted: every ten minutes, on a worker, beside the loop."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from resources.redis_store import RedisStore
+from resources.retention import prune
+from sensors.overdue import unfinished_runs
+
+RETENTION_JOB_NAME = "retention"
+EVERY_SEC = 600
+
+
+@dg.op
+def delete_old_runs(context: dg.OpExecutionContext, store: dg.ResourceParam[RedisStore]) -> None:
+    """Delete runs older than RUN_RETENTION_HOURS; the latest event of each asset and symbol stays."""
+    older_than = store.clock() - timedelta(hours=store.settings.run_retention_hours)
+    context.log.info(f"deleted up to {older_than.isoformat()}: {prune(context.instance, older_than=older_than)}")
+
+
+@dg.job(name=RETENTION_JOB_NAME, description="Keep the instance's disk use bounded.")
+def retention_job() -> None:
+    """Delete what is old."""
+    delete_old_runs()
+
+
+@dg.sensor(
+    name="retention",
+    job_name=RETENTION_JOB_NAME,
+    minimum_interval_seconds=EVERY_SEC,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Every ten minutes: delete runs older than RUN_RETENTION_HOURS.",
+)
+def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Request a run, unless one is at it."""
+    if unfinished_runs(context.instance, RETENTION_JOB_NAME):
+        return dg.SkipReason("the previous one is still running")
+    return dg.RunRequest(run_key=None)
