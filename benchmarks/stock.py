@@ -26,6 +26,10 @@ def plain(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     return dg.RunRequest(run_key=None, tags=range_tags(store.settings.symbols))
 
 
-executor = dg.multiprocess_executor if os.environ.get("BENCH_EXECUTOR") == "multiprocess" else dg.in_process_executor
-_full = assemble(store, executor)
-defs = dg.Definitions(assets=_full.assets, jobs=[CYCLE_JOB], sensors=[plain], executor=executor, resources=_full.resources)
+def _definitions() -> dg.Definitions:
+    executor = dg.multiprocess_executor if os.environ.get("BENCH_EXECUTOR") == "multiprocess" else dg.in_process_executor
+    full = assemble(store, executor)
+    return dg.Definitions(assets=full.assets, jobs=[CYCLE_JOB], sensors=[plain], executor=executor, resources=full.resources)
+
+
+defs = _definitions()

@@ -75,6 +75,13 @@ def family(home: Path) -> list[psutil.Process]:
     return found
 
 
+def page(port: int) -> str:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
+    except OSError:
+        return ""
+
+
 def all_materialized(home: Path) -> bool:
     if not (home / "q" / "history").exists():
         return False
@@ -87,9 +94,8 @@ def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_t
     port = free_port()
     with stack(tmp_path, port) as (process, output):
         wait_for("all seven assets of three symbols", lambda: all_materialized(tmp_path))
-        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read().decode()
-        assert "EXAMPLE DATA" in page
-        assert f"User interface: http://localhost:{port}" in output.read_text()
+        wait_for("the page", lambda: "EXAMPLE DATA" in page(port))
+        wait_for("its address in the output", lambda: f"User interface: http://localhost:{port}" in output.read_text())
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0
         assert family(tmp_path) == []
