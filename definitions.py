@@ -93,7 +93,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     return dg.Definitions(
         assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
         jobs=[CYCLE_JOB, PLANS_JOB, retention_job],
-        sensors=[cycle_sensor(store, store.clock), plans_sensor(store), retention_sensor],
+        sensors=[cycle_sensor(store), plans_sensor(store), retention_sensor],
         executor=executor,
         resources={
             "store": store,

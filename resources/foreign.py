@@ -21,7 +21,7 @@ from quantum_assets.kernels.efficiency_hint import (
     epoch_sec,
     parse_efficiency,
 )
-from resources.redis_store import RedisStore, UnreadableKeyError
+from resources.redis_store import RedisStore, UnreadableKeyError, pairs
 
 INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
@@ -178,8 +178,7 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
 
 
 def _payload(raw_fields: Any) -> dict[str, Any]:
-    flat = raw_fields.items() if isinstance(raw_fields, Mapping) else zip(raw_fields[::2], raw_fields[1::2], strict=True)
-    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in flat}
+    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw_fields).items()}
     if "payload" in fields:
         try:
             inner = orjson.loads(fields["payload"])

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from quantum_assets.contracts.schema import stamps
-from quantum_assets.contracts.tables import BLOCK, BLOCK_TTL_SEC, PERMIT, SEEN_TTL_SEC
+from quantum_assets.contracts.tables import BLOCK, PERMIT, SEEN_TTL_SEC
 from resources.foreign import number_or_none
-from resources.redis_store import RedisStore, UnreadableKeyError
+from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
 
 GROUP = "governor"
 PLANS_READ_MAX = 1000  # new entries per evaluation
@@ -108,10 +108,9 @@ def waiting_plans(store: RedisStore) -> Waiting:
 
 
 def _as_text(row: Any) -> dict[str, str]:
-    flat = row.items() if isinstance(row, Mapping) else zip(row[::2], row[1::2], strict=True)
     return {
         (name.decode() if isinstance(name, bytes) else str(name)): value.decode() if isinstance(value, bytes) else str(value)
-        for name, value in flat
+        for name, value in pairs(row).items()
     }
 
 
@@ -163,7 +162,7 @@ class PlanQueue:
         if self.store.keys.cluster:
             new = [one for one, reply in zip(decisions, replies, strict=True) if reply == 1]
             events = ("XADD", self.store.keys.of("stream_governor_events"), "MAXLEN", "~", EVENTS_MAXLEN, "*")
-            self.store.run("recording events", [(*events, *_flat(self._event(one, cycle_id, now))) for one in new])
+            self.store.run("recording events", [(*events, *flat(self._event(one, cycle_id, now))) for one in new])
         broken = [reply for reply in replies if isinstance(reply, Exception)]
         decided = [one for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)]
         self.acknowledge([one.plan for one in decided])
@@ -178,15 +177,15 @@ class PlanQueue:
 
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime) -> tuple[Any, ...]:
         plan, keys = decision.plan, self.store.keys
-        table, ttl = (BLOCK, BLOCK_TTL_SEC) if decision.permit is None else (PERMIT, PERMIT.ttl_sec)
+        table = BLOCK if decision.permit is None else PERMIT
         row = {"reason": decision.reason, "timestamp": int(now.timestamp())} if decision.permit is None else decision.permit
         encoded = table.encode(row)
         record = {**encoded, **stamps(table, plan.symbol, encoded, cycle_id, now)}
         names = [keys.of("seen_plan", plan.plan_id), keys.of(table.key, plan.plan_id)]
         if not keys.cluster:
             names.append(keys.of("stream_governor_events"))
-        values, event = _flat(record), _flat(self._event(decision, cycle_id, now))
-        limits = (SEEN_TTL_SEC, ttl, EVENTS_MAXLEN, len(values))
+        values, event = flat(record), flat(self._event(decision, cycle_id, now))
+        limits = (SEEN_TTL_SEC, table.ttl_sec, EVENTS_MAXLEN, len(values))
         return ("EVAL", DECIDE_LUA, len(names), *names, plan.entry_id, *limits, *values, *event)
 
     @staticmethod
@@ -204,14 +203,9 @@ class PlanQueue:
         }
 
 
-def _flat(mapping: Mapping[str, str]) -> list[str]:
-    return [part for pair in mapping.items() for part in pair]
-
-
 def parse_plan(entry_id: str, raw: Any) -> Plan:
     """Read one stream entry; the first field that is missing or malformed is named in ``invalid``."""
-    flat = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
-    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in flat}
+    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw).items()}
     invalid = next((name for name in REQUIRED if not fields.get(name)), "")
     plan_id, symbol = fields.get("plan_id", ""), fields.get("symbol", "")
     if not invalid and not _PLAN_ID.fullmatch(plan_id):

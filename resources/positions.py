@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 
 from quantum_assets.contracts.reading import Reading, State
-from resources.redis_store import RedisStore
+from resources.redis_store import RedisStore, pairs
 
 Side = Literal["LONG", "SHORT"]
 Fields = Mapping[str, str]
@@ -336,8 +336,7 @@ def _moment(fields: Fields, name: str) -> float:
 
 def _unpacked(raw_fields: Any) -> tuple[dict[bytes, bytes], str]:
     """Give the fields of a stream entry, those of its JSON ``payload`` on top, and what is wrong with the payload."""
-    pairs = raw_fields.items() if isinstance(raw_fields, Mapping) else zip(raw_fields[::2], raw_fields[1::2], strict=True)
-    fields: dict[bytes, bytes] = dict(pairs)
+    fields = pairs(raw_fields)
     text = fields.pop(b"payload", b"{}")
     try:
         payload = _json(text)

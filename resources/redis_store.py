@@ -221,7 +221,7 @@ class RedisStore:
             elif not reply:
                 readings.append(Reading.absent(symbol, f"{key}_missing"))
             else:
-                readings.append(Reading.present(symbol, _as_mapping(reply)))
+                readings.append(Reading.present(symbol, pairs(reply)))
         return readings
 
     def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
@@ -333,23 +333,23 @@ class RedisStore:
         if table.stream is None:
             raise ContractError(table.asset, "has no stream to shadow")
         key = self.keys.of(table.stream.key, str(row["symbol"]))
-        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *_flat(table.stream_entry(row, encoded)))
+        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *flat(table.stream_entry(row, encoded)))
 
     def _publish_command(
         self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str], expected: str
     ) -> tuple[Any, ...]:
         symbol = str(row["symbol"])
         keys = [self.keys.of(table.key, symbol)]
-        values = _flat({**encoded, **marks})
+        values = flat({**encoded, **marks})
         stream_part: list[str] = []
         if table.stream is not None and (self.settings.enable_stream or not table.stream.optional):
             keys.append(self.keys.of(table.stream.key, symbol))
             entry = table.stream_entry(row, encoded)
-            stream_part = [str(table.stream.maxlen), *_flat(entry)]
+            stream_part = [str(table.stream.maxlen), *flat(entry)]
         return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), expected, len(values), *values, *stream_part)
 
     def _refresh_command(self, table: Table, symbol: str, published_at: str, marks: Mapping[str, str]) -> tuple[Any, ...]:
-        refreshed = _flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
+        refreshed = flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
         return ("EVAL", REFRESH_LUA, 1, self.keys.of(table.key, symbol), self.ttl_sec(table), published_at, *refreshed)
 
 
@@ -360,12 +360,11 @@ def _raise_if_unfit(replies: Sequence[Any]) -> None:
             raise reply
 
 
-def _flat(mapping: Mapping[str, str]) -> list[str]:
+def flat(mapping: Mapping[str, str]) -> list[str]:
+    """Lay fields and values out as the arguments of a command."""
     return [part for pair in mapping.items() for part in pair]
 
 
-def _as_mapping(reply: Any) -> dict[bytes, bytes]:
-    """Accept HGETALL's reply as a flat list or as a mapping: pipelines of raw commands give either."""
-    if isinstance(reply, Mapping):
-        return dict(reply)
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+def pairs(reply: Any) -> dict[bytes, bytes]:
+    """Accept fields and values as a flat list or as a mapping: pipelines of raw commands give either."""
+    return dict(reply) if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))

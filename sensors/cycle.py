@@ -5,9 +5,8 @@ starts a few milliseconds late. TICK_SLACK_SEC is taken off the interval; the ca
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import dagster as dg
 
@@ -18,7 +17,7 @@ from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG
 from resources.launcher import QUEUE_TAG, queue_of
 from resources.redis_store import RedisStore, RedisUnavailableError
-from sensors.overdue import end_overdue, run_of, unfinished_runs
+from sensors.overdue import still_running
 
 CYCLE_JOB_NAME = "cycle"
 TICK_SLACK_SEC = 2
@@ -122,7 +121,7 @@ def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) 
     }
 
 
-def cycle_sensor(store: RedisStore, clock: Callable[[], datetime]) -> dg.SensorDefinition:
+def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
     """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC."""
     settings = store.settings
 
@@ -135,20 +134,15 @@ def cycle_sensor(store: RedisStore, clock: Callable[[], datetime]) -> dg.SensorD
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, **json.loads(context.cursor or "{}")}
-        running = unfinished_runs(context.instance, CYCLE_JOB_NAME)
-        ended = end_overdue(context.instance, running, clock(), context.log)
-        counts["ended"] += len(ended)
-        busy = {
-            run.tags.get(RANGE_TAGS[0]): run.run_id
-            for run in map(run_of, running)
-            if run.run_id not in ended and ONCE_TAG not in run.tags
-        }
+        running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
+        counts["ended"] += ended
+        busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
             seen = look(store)
         except RedisUnavailableError as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        now = clock().timestamp()
+        now = store.clock().timestamp()
         requests, reasons = [], []
         for shard, block in enumerate(shards(settings.symbols, settings.shards)):
             decision = decide_cycle(

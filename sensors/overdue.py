@@ -1,7 +1,6 @@
 """Runs that never finish: a killed worker tells nobody, so the loop ends its runs itself and goes on."""
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime
 
 import dagster as dg
@@ -23,11 +22,6 @@ def unfinished_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.RunR
     return list(instance.get_run_records(wanted, ascending=True))
 
 
-def run_of(record: dg.RunRecord) -> dg.DagsterRun:
-    """Give the run of a record."""
-    return record.dagster_run
-
-
 def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
     """Say why a run must be given up; ``None`` while it need not.
 
@@ -46,18 +40,22 @@ def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
     return None
 
 
-def end_overdue(instance: dg.DagsterInstance, runs: Sequence[dg.RunRecord], now: datetime, log: logging.Logger) -> list[str]:
-    """Fail the overdue runs, stop what may still execute them, and name them."""
-    ended = []
-    for record in runs:
+def still_running(
+    instance: dg.DagsterInstance, job_name: str, now: datetime, log: logging.Logger
+) -> tuple[list[dg.DagsterRun], int]:
+    """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and count those."""
+    left, ended = [], 0
+    for record in unfinished_runs(instance, job_name):
         run = record.dagster_run
         started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-        if (why := overdue(record.create_timestamp, now, started=started)) is not None:
-            log.error("run %s: %s", run.run_id, why)
-            _stop(instance, run, log)
-            instance.report_run_failed(run, why)
-            ended.append(run.run_id)
-    return ended
+        if (why := overdue(record.create_timestamp, now, started=started)) is None:
+            left.append(run)
+            continue
+        log.error("run %s: %s", run.run_id, why)
+        _stop(instance, run, log)
+        instance.report_run_failed(run, why)
+        ended += 1
+    return left, ended
 
 
 def _stop(instance: dg.DagsterInstance, run: dg.DagsterRun, log: logging.Logger) -> None:

@@ -9,7 +9,7 @@ from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
 from resources.io_manager import CYCLE_TAG
 from resources.plans import Waiting, waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
-from sensors.overdue import end_overdue, unfinished_runs
+from sensors.overdue import still_running
 
 PLANS_JOB_NAME = "plans"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -57,14 +57,12 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
         description="Every 5 s: decide the plans that wait.",
     )
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        running = unfinished_runs(context.instance, PLANS_JOB_NAME)
-        ended = end_overdue(context.instance, running, store.clock(), context.log)
-        left = [one.dagster_run.run_id for one in running if one.dagster_run.run_id not in ended]
+        running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
         try:
             waiting = waiting_plans(store)
         except (RedisUnavailableError, UnreadableKeyError) as error:
             return dg.SensorResult(skip_reason=f"read failed: {error}")
-        decision = decide_plans_due(waiting, store.settings.symbols, unfinished=left[0] if left else None)
+        decision = decide_plans_due(waiting, store.settings.symbols, unfinished=running[0].run_id if running else None)
         if isinstance(decision, str):
             return dg.SensorResult(skip_reason=decision)
         tags = {**range_tags(decision.symbols), DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true"}
