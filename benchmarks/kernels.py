@@ -1,27 +1,18 @@
 """Speed of the kernels for 566 symbols, beside one symbol at a time.
 
-Run with `python benchmarks/kernels.py [--json FILE]`. The reference for the Theil-Sen part is a plain loop over
-scipy.stats.theilslopes in the same process, alternating with ours, so that a noisy machine disturbs both alike.
+The reference for the Theil-Sen part is a plain loop over scipy.stats.theilslopes in the same process, alternating with ours, so
+that a noisy machine disturbs both alike. Less than a minute.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-# One BLAS thread in both: set before numpy is imported, as in production.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import numpy as np
-import scipy
 from scipy.stats import theilslopes
 
+from benchmarks.report import main, say
 from quantum_assets.kernels.allocation import allocation
 from quantum_assets.kernels.columns import Floats, Market, Position
 from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
@@ -44,7 +35,8 @@ def walks(rng: np.random.Generator) -> Floats:
     path = np.exp(np.cumsum(volatility * rng.standard_t(4, (SYMBOLS, WINDOW)), axis=1))
     level = 10 ** rng.uniform(-3, 5, (SYMBOLS, 1))
     tick = 10.0 ** np.floor(np.log10(level) - 4)
-    return np.round(level * path / tick) * tick
+    prices: Floats = np.round(level * path / tick) * tick
+    return prices
 
 
 def tasks() -> dict[str, Callable[[], Any]]:
@@ -85,17 +77,18 @@ def tasks() -> dict[str, Callable[[], Any]]:
         OURS: lambda: np.stack([theil_sen(log_price[:, -w:]) for w in windows], axis=1),
         REFERENCE: lambda: np.array([[theilslopes(row[-w:])[0] for w in windows] for row in log_price]),
         **single,
-        "all kernels": lambda: [task() for task in single.values()],
+        "all kernels": lambda: [task() for task in single.values()],  # type: ignore[no-untyped-call]
     }
 
 
-def measure(repetitions: int) -> dict[str, Any]:
+def measure(*, short: bool) -> dict[str, Any]:
     """Time all tasks in turn, several times over; check that ours and the reference agree."""
     timed = tasks()
     difference = float(np.abs(timed[OURS]() - timed[REFERENCE]()).max())
     assert difference <= 1e-12, difference
     seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(repetitions):
+    for turn in range(1 if short else REPETITIONS):
+        say(f"kernels: repetition {turn + 1}")
         for name, task in timed.items():
             start = time.perf_counter()
             task()
@@ -104,33 +97,12 @@ def measure(repetitions: int) -> dict[str, Any]:
     return {
         "symbols": SYMBOLS,
         "window": WINDOW,
-        "repetitions": repetitions,
+        "repetitions": len(ratios),
         "seconds": {name: {"min": min(values), "median": statistics.median(values)} for name, values in seconds.items()},
         "theil_sen_speedup": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
         "theil_sen_largest_difference": difference,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
-        "machine": {"cpus": os.cpu_count(), "architecture": platform.machine()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def main() -> None:
-    """Print the table and, if asked, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    options = parser.parse_args()
-    report = measure(options.repetitions)
-    print(f"{SYMBOLS} symbols, {WINDOW} closes each, {report['repetitions']} repetitions, milliseconds")
-    print(f"{'':44}{'min':>10}{'median':>10}")
-    for name, values in report["seconds"].items():
-        print(f"{name:44}{values['min'] * 1e3:>10.2f}{values['median'] * 1e3:>10.2f}")
-    ratio = report["theil_sen_speedup"]
-    print(f"theil_sen is {ratio['median']:.1f} times as fast as scipy ({ratio['min']:.1f} to {ratio['max']:.1f}),")
-    print(f"largest difference {report['theil_sen_largest_difference']:.1e}")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main("kernels", __doc__, measure)

@@ -15,6 +15,7 @@ What is kept or deleted, and when, is decided in ``resources/retention.py``; thi
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sqlite3
 import tempfile
@@ -29,7 +30,12 @@ from typing import Any, NamedTuple, Self, cast
 import dagster as dg
 import sqlalchemy as db
 from dagster._config import StringSource  # StringSource and Field are what stock storages describe their configuration with
-from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
+from dagster._core.events import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    StepMaterializationData,
+)
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 from dagster._core.storage.event_log.schema import (
@@ -45,7 +51,7 @@ from dagster._core.storage.event_log.sqlite.consolidated_sqlite_event_log import
     ConsolidatedSqliteEventLogStorage,
 )
 from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
-from dagster._serdes import ConfigurableClassData
+from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_postgres.event_log.event_log import PostgresEventLogStorage
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
@@ -81,6 +87,13 @@ class StoredEvent(NamedTuple):
     kind: str | None
     asset_key: str | None
     partition: str | None
+
+
+class Made(NamedTuple):
+    """One materialization: the partition, and its metadata as plain numbers and words."""
+
+    symbol: str
+    metadata: Mapping[str, float | str]
 
 
 class LatestChecks(NamedTuple):
@@ -179,6 +192,24 @@ class BatchedEventLogStorage(SqlEventLogStorage):
             for event, event_id in zip(events, ids, strict=True):
                 if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:
                     self.store_asset_check_event(event, event_id)
+
+    def store_materializations(self, first: EventLogEntry, last: EventLogEntry, made: Sequence[Made]) -> None:
+        """Store materializations of one asset by one step, in one transaction, as ``store_event_batch`` would.
+
+        Parameters
+        ----------
+        first, last
+            Entries of the first and of the last one, without tags.
+        made
+            All of them, in order.
+        """
+        row = self._event_to_row(first)
+        texts = _serialized(first, made)
+        if texts[0] != row["event"]:  # Dagster has changed its format: slower, but right
+            texts = [serialize_value(_with(first, one)) for one in made]
+        rows = [{**row, "event": text, "partition": one.symbol} for text, one in zip(texts, made, strict=True)]
+        with self._transaction([last]) as conn:
+            self._store_assets(conn, [(last, self._insert(conn, rows)[-1])])
 
     def _store_assets(self, conn: Connection, events: Sequence[tuple[EventLogEntry, int]]) -> None:
         # Stock updates an asset's row event by event. Each kind of event sets its own columns, so that the newest event of
@@ -318,6 +349,10 @@ class BatchedEventLogStorage(SqlEventLogStorage):
             conn.execute(SqlEventLogStorageTable.delete().where(_events.id.in_(event_ids)))
 
     @abstractmethod
+    def size_bytes(self) -> int:
+        """Give the bytes in use; 0 where nobody has to care."""
+
+    @abstractmethod
     def give_back_space(self, *, pages: int) -> int:
         """Return free space to the file system, a little at a time.
 
@@ -340,6 +375,34 @@ def _is_asset_event(event: EventLogEntry) -> bool:
 
 def _has_consequences(event: EventLogEntry) -> bool:
     return _is_asset_event(event) or (event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS)
+
+
+def _with(pattern: EventLogEntry, one: Made) -> EventLogEntry:
+    event = pattern.get_dagster_event()
+    asset = dg.AssetMaterialization(cast("dg.AssetKey", event.asset_key), partition=one.symbol, metadata=one.metadata)
+    return pattern._replace(dagster_event=event._replace(event_specific_data=StepMaterializationData(asset)))
+
+
+def _serialized(pattern: EventLogEntry, made: Sequence[Made]) -> list[str]:
+    """Serialize entries that differ from the pattern in partition and metadata only."""
+    content = json.loads(serialize_value(pattern))
+    varying = content["dagster_event"]["event_specific_data"]["materialization"]
+    texts = []
+    for one in made:
+        varying["partition"] = one.symbol
+        varying["metadata_entries"] = [_metadata_entry(label, value) for label, value in one.metadata.items()]
+        texts.append(json.dumps(content))
+    return texts
+
+
+def _metadata_entry(label: str, value: float | str) -> dict[str, Any]:
+    kind, name = ("TextMetadataEntryData", "text") if isinstance(value, str) else ("FloatMetadataEntryData", "value")
+    return {
+        "__class__": "EventMetadataEntry",
+        "description": None,
+        "entry_data": {"__class__": kind, name: value},
+        "label": label,
+    }
 
 
 def chunks(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -450,6 +513,11 @@ class BatchedSqliteEventLogStorage(BatchedEventLogStorage, ConsolidatedSqliteEve
         if self._path is not None:
             super().dispose()  # type: ignore[no-untyped-call]
 
+    def size_bytes(self) -> int:
+        """Give the bytes of the pages in use."""
+        with closing(sqlite3.connect(self.path, timeout=MAINTENANCE_TIMEOUT_SEC)) as conn:
+            return (_pragma(conn, "page_count") - _pragma(conn, "freelist_count")) * _pragma(conn, "page_size")
+
     def give_back_space(self, *, pages: int) -> int:
         """Cut free pages off the file's end, unless somebody holds the lock for long; at the end, cut the log as well."""
         given_back = 0
@@ -521,6 +589,10 @@ class BatchedPostgresEventLogStorage(PooledPostgres, BatchedEventLogStorage, Pos
     def _insert(self, conn: Connection, rows: list[dict[str, Any]]) -> list[int]:
         insert = SqlEventLogStorageTable.insert().returning(_events.id, sort_by_parameter_order=True)
         return list(conn.scalars(insert, rows))
+
+    def size_bytes(self) -> int:
+        """Leave the disk of a database server to whoever runs it."""
+        return 0
 
     def give_back_space(self, *, pages: int) -> int:  # noqa: ARG002 - autovacuum does it
         """Leave the space to PostgreSQL's autovacuum."""

@@ -1,15 +1,20 @@
-"""The instance folder (QUANTUM_HOME): Dagster's storage and configuration, the embedded server's data and address."""
+"""The instance folder (QUANTUM_HOME): Dagster's storage and configuration, the embedded server's data and address.
+
+``python -m resources.home`` creates the storage: before several processes race to do it, and without keeping Dagster in the
+memory of the one that only watches them.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import dagster as dg
+from resources.settings import Settings, load_settings
 
-from resources.settings import Settings
+if TYPE_CHECKING:
+    import dagster as dg
 
 EVENT_BATCH_SIZE = 1000  # Dagster reads it in every process; without it each materialization is a transaction of its own
 _TEMPLATE = Path(__file__).resolve().parent.parent / "dagster.yaml"
@@ -61,7 +66,13 @@ def lock_home(home: Path) -> IO[str]:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the product's Dagster instance, creating its storage on first use."""
+    import dagster as dg
+
     home = prepare_home(settings)
     with (home / "storage.lock").open("a") as lock:  # two processes creating the storage at once would stamp its version twice
         fcntl.flock(lock, fcntl.LOCK_EX)
         return dg.DagsterInstance.from_config(str(home))
+
+
+if __name__ == "__main__":
+    open_instance(load_settings()).dispose()

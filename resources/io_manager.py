@@ -17,7 +17,8 @@ import polars as pl
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
-from resources.dagster_internals import materialization_events, take_over_asset_events
+from resources.dagster_internals import materialize, take_over_asset_events
+from resources.event_log import Made
 from resources.redis_store import Publication, RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
@@ -92,20 +93,10 @@ class RedisIOManager(dg.IOManager):
         on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
         recorded = [outcome for outcome in outcomes if outcome.published or (on_request and not outcome.error)]
         say = context.log.info if on_request else log.info  # the loop's own lines would fill the event log
-        for outcome in recorded:
-            verb = "Published" if outcome.published else "Unchanged"
-            say(f"{verb} {table.headline_of(rows[outcome.symbol])}")
-        yield from materialization_events(
-            context,
-            [
-                dg.AssetMaterialization(
-                    context.asset_key,
-                    partition=outcome.symbol,
-                    metadata=_metadata(table, rows[outcome.symbol], outcome, cycle_id),
-                )
-                for outcome in recorded
-            ],
-        )
+        for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
+            say("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
+        made = [Made(outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id)) for outcome in recorded]
+        yield from materialize(context, made, shown=on_request)
         context.add_output_metadata(
             {
                 "evaluated": len(obj),
@@ -172,11 +163,7 @@ def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
 
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
-    numbers = {
-        item.name: dg.MetadataValue.float(float(row[item.name]))
-        for item in table.fields
-        if item.plot and row.get(item.name) is not None
-    }
+    numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
     words = {name: str(row[name]) for name in ("harvest_action", "regime", "reason", "source") if row.get(name)}
     codes = {"reason_codes": ",".join(row["reason_codes"])} if row.get("reason_codes") else {}
     return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}

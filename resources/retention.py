@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +32,9 @@ ROWS_PER_TRANSACTION = 500  # a writer of the loop waits for one such delete, ab
 PAUSE_SEC = 0.02  # between transactions, so that a waiting writer gets its turn
 PAGES_PER_STEP = 500  # of 4 KiB, given back in one step
 SPACE_STEPS = 200  # at most so many steps in one call
+
+
+LEAST_KEPT = timedelta(minutes=10)
 
 
 class RetentionError(RuntimeError):
@@ -94,11 +97,7 @@ def prune(
     RetentionError
         The instance stores its events elsewhere.
     """
-    log = instance.event_log_storage
-    if not isinstance(log, BatchedEventLogStorage):
-        msg = f"{type(log).__name__} cannot be pruned: configure an event log of resources.event_log in dagster.yaml"
-        raise RetentionError(msg)
-    pruning = _Pruning(instance, log, older_than, pause_sec)
+    pruning = _Pruning(instance, _log_of(instance), older_than, pause_sec)
     seen = 0
     complete = True
     for run_ids in pruning.old_runs(batch_runs):
@@ -119,6 +118,31 @@ def prune(
         freed_bytes=pruning.give_back(),
         complete=complete,
     )
+
+
+def prune_to_fit(
+    instance: dg.DagsterInstance, *, now: datetime, keep: timedelta, max_bytes: float
+) -> tuple[timedelta, PruneResult]:
+    """Prune what is older than ``keep``, and keep half as long while the event log is larger than allowed.
+
+    Returns
+    -------
+    tuple
+        What was really kept (LEAST_KEPT at least), and the last result.
+    """
+    result = prune(instance, older_than=now - keep)
+    while keep > LEAST_KEPT and _log_of(instance).size_bytes() > max_bytes:
+        keep = max(keep / 2, LEAST_KEPT)
+        result = prune(instance, older_than=now - keep)
+    return keep, result
+
+
+def _log_of(instance: dg.DagsterInstance) -> BatchedEventLogStorage:
+    log = instance.event_log_storage
+    if not isinstance(log, BatchedEventLogStorage):
+        msg = f"{type(log).__name__} cannot be pruned: configure an event log of resources.event_log in dagster.yaml"
+        raise RetentionError(msg)
+    return log
 
 
 class _Pruning:

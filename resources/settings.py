@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
+    run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="comma-separated Apprise URLs")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="verbosity")
     marketstate_prefix: str = Field("quantum:marketstate", min_length=1, description="key prefix")

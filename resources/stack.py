@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from circus import get_arbiter
+from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 from circus.stream import StdoutStream
+from circus.watcher import Watcher
 
 from resources.home import prepare_home
-from resources.launcher import queues
 from resources.settings import Settings
 
 STOP_GRACE_SEC = 8  # then a process is killed
+ASK_AGAIN_SEC = 0.1
 SOCKET_PATH_MAX = 100  # the kernel refuses longer socket names
-SPARE_WORKERS = 1  # beside one for each shard's loop, so that a run from the user interface never waits for them
-RUNS_PER_CHILD = 2_000  # then a worker is forked anew from its warm parent: what leaks is bounded
+LONGEST_PAUSE_SEC = 8  # so that the loop resumes within 15 s of its part being able to live again
+STEADY_AFTER_SEC = 60  # who lived this long was well: its next death is a new trouble, and costs no pause
+UNSEEN = "nobody saw how"  # circus tells no hook of a death that falls into its own round
+
+log = logging.getLogger("quantum.stack")
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,11 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
     """
     home = prepare_home(settings)
     workspace, page = _workspace(home), f"-h 127.0.0.1 -p {port}"
-    pool = f"--concurrency {settings.shards + SPARE_WORKERS} --max-tasks-per-child {RUNS_PER_CHILD}"
     listed = [
         _python("code", "-m dagster api grpc -m definitions --location-name quantum --socket", _socket(home)),
         _python(
             "worker",
-            f"-m celery -A resources.warm_worker worker --queues {','.join(queues(settings.shards))} {pool} --without-gossip"
-            f" --without-mingle --loglevel {settings.log_level} --hostname",
+            "-m celery --quiet -A resources.warm_worker worker --without-gossip --without-mingle --hostname",
             f"quantum-{os.getpid()}@%h",
         ),
         _python("daemon", "-m dagster._daemon run -w", workspace, after=_socket(home)),
@@ -103,34 +106,94 @@ def _python(name: str, words: str, *paths: str, after: str = "") -> Process:
     return Process(name, (sys.executable, *words.split(), *paths), after)
 
 
+def pause_sec(restart: int) -> int:
+    """Give the pause before the n-th restart in a row of one process: none, then 1, 2, 4, 8, 8 ... s."""
+    return min(2 ** (restart - 2), LONGEST_PAUSE_SEC) if restart > 1 else 0
+
+
+class Restarts:
+    """Says that a process died and how long it pauses before it starts again; circus calls it around each start.
+
+    Parameters
+    ----------
+    process
+        The process.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, process: Process, clock: Callable[[], float] = time.monotonic) -> None:
+        self.process = process
+        self.clock = clock
+        self.restart = -1  # the first start is none
+        self.begins = 0.0
+        self.cause = UNSEEN
+
+    def after_reap(self, *, exit_code: int | None, **_: Any) -> None:
+        """Remember how the process ended."""
+        self.cause = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+
+    def before_spawn(self, *, watcher: Any, **_: Any) -> bool:
+        """Let the process that is about to start wait for its turn, and go on at once."""
+        now = self.clock()
+        self.restart = 1 if self.restart > 0 and now - self.begins >= STEADY_AFTER_SEC else self.restart + 1
+        pause = pause_sec(self.restart)
+        if self.restart:
+            log.error("%s died (%s), restart %d in %d s", self.process.name, self.cause, self.restart, pause)
+        self.begins, self.cause = now + pause, UNSEEN
+        watcher.args = _tethered(self.process, pause)
+        return True
+
+
+def _tethered(process: Process, pause: int = 0) -> list[str]:
+    """Give the interpreter's arguments for a process that waits for what it must and cannot outlive its parent."""
+    waits = [*(("--pause", str(pause)) if pause else ()), *(("--after", process.after) if process.after else ())]
+    return ["-m", "resources.tether", str(os.getpid()), *waits, *process.command]
+
+
 def _not_a_conflict(record: logging.LogRecord) -> bool:
     """Drop circus' complaint that its periodic look falls into its own stop."""
     return not (record.exc_info and isinstance(record.exc_info[1], ConflictError))
 
 
-def arbiter(listed: Sequence[Process], home: Path) -> Any:
-    """Build the circus arbiter that starts, restarts and stops the processes."""
+class Supervisor(Arbiter):  # type: ignore[misc]
+    """Starts, restarts and stops the processes of a stack."""
+
+    def stop(self) -> Any:
+        """Stop all of them; circus refuses that in the middle of a round of its own, and a Ctrl-C would be lost."""
+        try:
+            return super().stop()
+        except ConflictError:
+            if not self._stopping:
+                self.loop.call_later(ASK_AGAIN_SEC, self.stop)
+
+
+def supervisor(listed: Sequence[Process], home: Path) -> Supervisor:
+    """Build the supervisor of some processes; ``start`` returns when SIGINT or SIGTERM has stopped them all."""
     logging.getLogger("tornado.application").addFilter(_not_a_conflict)
-    return get_arbiter(
-        [
-            {
-                "name": process.name,
-                "cmd": sys.executable,
-                "args": ["-m", "resources.tether", *(("--after", process.after) if process.after else ()), *process.command],
-                "copy_env": True,
-                "max_retry": -1,
-                "graceful_timeout": STOP_GRACE_SEC,
-                "stop_children": False,
-                "priority": len(listed) - order,
-                "stdout_stream": {"class": f"{NamedStream.__module__}.{NamedStream.__qualname__}", "name": process.name},
-                "stderr_stream": {"class": f"{NamedStream.__module__}.{NamedStream.__qualname__}", "name": process.name},
-            }
-            for order, process in enumerate(listed)
-        ],
-        controller=f"ipc://{_short(home, 'circus.sock')}",
-        pubsub_endpoint=f"ipc://{_short(home, 'circus-events.sock')}",
-        debug=False,
-    )
+    watchers = []
+    for order, process in enumerate(listed):
+        printed = {"class": f"{NamedStream.__module__}.{NamedStream.__qualname__}", "name": process.name}
+        restarts = Restarts(process)
+        hooks: dict[str, tuple[Callable[..., Any], bool]] = {
+            "before_spawn": (restarts.before_spawn, False),
+            "after_reap": (restarts.after_reap, False),
+        }
+        watchers.append(
+            Watcher(
+                process.name,
+                sys.executable,
+                copy_env=True,
+                max_retry=-1,
+                hooks=hooks,
+                graceful_timeout=STOP_GRACE_SEC,
+                stop_children=False,
+                priority=len(listed) - order,
+                stdout_stream=dict(printed),
+                stderr_stream=dict(printed),
+            )
+        )
+    return Supervisor(watchers, f"ipc://{_short(home, 'circus.sock')}", f"ipc://{_short(home, 'circus-events.sock')}")
 
 
 def _workspace(home: Path) -> str:

@@ -1,6 +1,7 @@
-"""A child that cannot outlive its parent: ``python -m resources.tether [--after SOCKET] COMMAND ...``.
+"""A child that cannot outlive its parent: ``python -m resources.tether PARENT [--pause SEC] [--after SOCKET] COMMAND ...``.
 
-A supervisor that is killed outright cannot stop its children; on Linux the kernel does it for them.
+A supervisor that is killed outright cannot stop its children; on Linux the kernel does it for them. What a process must wait
+for before it starts is waited for here, so that the supervisor goes on watching the others.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ def wait_for_socket(path: str) -> None:
         time.sleep(0.2)
 
 
+WAITS = {"--pause": lambda sec: time.sleep(float(sec)), "--after": wait_for_socket}
+
 if __name__ == "__main__":
-    parent = os.getppid()
     die_with_parent()
-    if os.getppid() != parent:  # it died before the kernel was asked
+    parent, *command = sys.argv[1:]
+    if os.getppid() != int(parent):  # it died before the kernel was asked
         raise SystemExit(1)
-    command = sys.argv[1:]
-    if command[0] == "--after":
-        wait_for_socket(command[1])
+    while command[0] in WAITS:
+        WAITS[command[0]](command[1])
         command = command[2:]
     os.execvp(command[0], command)  # noqa: S606 - becomes the command it was asked to guard

@@ -6,7 +6,7 @@ from datetime import datetime
 import dagster as dg
 
 OVERDUE_SEC = 60  # a cycle takes about a second; after a minute its worker is dead or lost
-NOT_STARTED_SEC = 12  # a worker takes a run at once; after a whole cycle the request is lost, or too old to be worth computing
+NOT_STARTED_SEC = 8  # a worker takes a run at once; less than a cycle, so that the very next tick replaces a lost request
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

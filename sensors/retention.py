@@ -5,7 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from resources.redis_store import RedisStore
-from resources.retention import prune
+from resources.retention import prune_to_fit
 from sensors.overdue import unfinished_runs
 
 RETENTION_JOB_NAME = "retention"
@@ -14,9 +14,13 @@ EVERY_SEC = 600
 
 @dg.op
 def delete_old_runs(context: dg.OpExecutionContext, store: dg.ResourceParam[RedisStore]) -> None:
-    """Delete runs older than RUN_RETENTION_HOURS; the latest event of each asset and symbol stays."""
-    older_than = store.clock() - timedelta(hours=store.settings.run_retention_hours)
-    context.log.info(f"deleted up to {older_than.isoformat()}: {prune(context.instance, older_than=older_than)}")
+    """Delete runs older than RUN_RETENTION_HOURS, or than fit into RUN_RETENTION_MAX_GB; what is the latest of its kind stays."""
+    wanted = timedelta(hours=store.settings.run_retention_hours)
+    limit_gb = store.settings.run_retention_max_gb
+    kept, result = prune_to_fit(context.instance, now=store.clock(), keep=wanted, max_bytes=limit_gb * 1e9)
+    if kept < wanted:
+        context.log.warning(f"the event log has reached RUN_RETENTION_MAX_GB={limit_gb}: runs are kept for {kept}, not {wanted}")
+    context.log.info(f"runs of the last {kept} are kept: {result}")
 
 
 @dg.job(name=RETENTION_JOB_NAME, description="Keep the instance's disk use bounded.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
     from resources.home import HomeInUseError, lock_home, prepare_home
+    from resources.stack import processes, supervisor
 
     try:
         lock = lock_home(prepare_home(settings))
@@ -54,14 +56,11 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         click.echo(str(error), err=True)
         sys.exit(EXIT_FAILED)
     redis_port = _embedded(settings)
+    if subprocess.run([sys.executable, "-m", "resources.home"], check=False).returncode:
+        sys.exit(EXIT_FAILED)
     _announce_later(port)
-    from resources.home import open_instance
-    from resources.stack import arbiter, processes
-
-    with open_instance(settings):
-        pass  # creates the storage before several processes would race to do it
     feed = ("--dir", str(replay_dir.resolve()), *(("--examples",) if examples else ())) if replay_dir is not None else ()
-    watcher = arbiter(processes(settings, port=port, feed=feed, redis_port=redis_port), settings.quantum_home.resolve())
+    watcher = supervisor(processes(settings, port=port, feed=feed, redis_port=redis_port), settings.quantum_home.resolve())
     click.echo(f"Starting: {', '.join(one.name for one in watcher.watchers)}. Ctrl-C stops everything.", err=True)
     try:
         watcher.start()  # returns when SIGINT or SIGTERM has stopped every process

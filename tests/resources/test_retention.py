@@ -15,7 +15,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 
 from resources import retention
 from resources.event_log import BatchedSqliteEventLogStorage
-from resources.retention import PruneResult, RetentionError, prune
+from resources.retention import LEAST_KEPT, PruneResult, RetentionError, prune, prune_to_fit
 from tests.resources.stored_events import (
     CHECK,
     MARKET,
@@ -271,9 +271,11 @@ def test_the_loop_goes_on_while_it_is_pruned(instance: dg.DagsterInstance) -> No
 
     live = threading.Thread(target=loop)
     live.start()
-    result = pruned(instance)
-    stop.set()
-    live.join()
+    try:
+        result = pruned(instance)
+    finally:  # else the thread outlives the failure, and pytest never ends
+        stop.set()
+        live.join()
     assert result.runs + result.thinned_runs == 60
     assert stored
     assert all(len(instance.all_logs(name)) == 3 for name in stored)
@@ -306,6 +308,19 @@ def log_of(instance: dg.DagsterInstance) -> BatchedSqliteEventLogStorage:
     log = instance.event_log_storage
     assert isinstance(log, BatchedSqliteEventLogStorage)
     return log
+
+
+def test_a_log_too_large_keeps_less(instance: dg.DagsterInstance) -> None:
+    """Hundreds of symbols write 90 GB a day: the disk must not fill up because the day is not over."""
+    for number in range(48):
+        run(instance, f"run{number:02}", NOW - timedelta(minutes=30 * (48 - number)))
+    half = log_of(instance).size_bytes() / 2
+    kept, _ = prune_to_fit(instance, now=NOW, keep=DAY, max_bytes=half)
+    assert log_of(instance).size_bytes() <= half
+    assert LEAST_KEPT < kept < DAY
+    assert "run47" in run_ids(instance)
+    assert prune_to_fit(instance, now=NOW, keep=DAY, max_bytes=0)[0] == LEAST_KEPT
+    assert instance.get_materialized_partitions(MARKET) == set(SYMBOLS)
 
 
 def test_space_is_not_taken_back_while_somebody_holds_the_lock(instance: dg.DagsterInstance) -> None:

@@ -1,73 +1,92 @@
-"""kill -9 of every part while the loop runs: it comes back by itself, and nothing published is torn, doubled or orphaned."""
+"""kill -9 of every part while the loop runs: it comes back by itself, and nothing is torn, doubled, forgotten, stuck or orphaned.
 
+A short ``python -m benchmarks.chaos``: the same kills and the same checks on a few symbols. Times are measured there, not here.
+"""
+
+import subprocess
+import sys
 import time
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import psutil
 import pytest
-import redis
 
-from definitions import PUBLISHED_TABLES
-from quantum_assets.contracts.reading import State
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from tests.servers import free_port
-from tests.stack.test_up import family, stack, wait_for
+from benchmarks.chaos import PARTS, Stack, Trial, doubled, stuck, unsupervised, wait_until
+from quantum_assets.contracts.schema import Table
+from quantum_assets.contracts.tables import GOVERNOR_STATE, HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
+from sensors.overdue import UNFINISHED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
-PARTS = {
-    "worker": ("resources.warm_worker", 0),
-    "worker child": ("resources.warm_worker", 1),
-    "daemon": ("dagster._daemon", 0),
-    "code server": ("dagster api grpc", 0),
-    "webserver": ("resources.webserver", 0),
-    "feed": ("resources.example_feed", 0),
-    "valkey": ("valkey-server", 0),
-}
-RESUMES_WITHIN_SEC = 60  # only so that a hanging stack ends the test; the measured times stand in benchmarks/README.md
-
-
-def part(home: Path, words: str, place: int) -> psutil.Process | None:
-    found = [one for one in family(home) if words in " ".join(one.cmdline()) and one.is_running()]
-    found.sort(key=lambda one: one.create_time())
-    return found[place] if len(found) > place else None
+HIT_IN_A_CYCLE = ("worker", "worker child", "valkey")  # what a cycle runs on
 
 
 def test_every_part_may_be_killed_and_the_loop_resumes(tmp_path: Path) -> None:
     """What operators had before stayed dead for 17 hours."""
-    settings = load_settings(quantum_home=tmp_path / "q")
+    trial = Trial(tmp_path, symbols=6, seed=1, wait_sec=2)
+    with trial.running() as stack:
+        for part in PARTS:
+            trial.kill(stack, part, "in a cycle" if part in HIT_IN_A_CYCLE else "any time")
+        trial.conclude(stack)
+        assert trial.violations == []
+        with loop_stopped(stack):
+            faults_are_found(stack, trial)
+    trial.close()
 
-    def last_cycle() -> int:
-        try:
-            with redis.Redis.from_url(settings.url, socket_timeout=1) as client:
-                value = client.hget("quantum:governor:state:BTCUSDT", "last_update_epoch")
-        except redis.RedisError:
-            return 0
-        return int(value or 0)
 
-    with stack(tmp_path, free_port()) as _:
-        wait_for("the first cycle", lambda: last_cycle() > 0)
-        for name, (words, place) in PARTS.items():
-            wait_for(f"the {name} to run", lambda words=words, place=place: part(tmp_path, words, place) is not None)
-            victim = part(tmp_path, words, place)
-            assert victim is not None
-            killed = time.time()
-            victim.kill()
-            wait_for(f"a cycle after the {name} was killed", lambda killed=killed: last_cycle() > killed, RESUMES_WITHIN_SEC)
-        store = RedisStore(settings)
-        torn = [
-            reading
-            for asset, table in PUBLISHED_TABLES.items()
-            if asset != "capital_efficiency"
-            for reading in store.read(table, SYMBOLS)
-            if reading.state is not State.PRESENT
-        ]
-        assert torn == []
-        entries = store.client.xrange("quantum:stream:allocation.target.proposed")
-        per_evaluation = Counter((fields[b"symbol"], fields[b"ts_epoch"]) for _, fields in entries)
-        assert len(entries) >= len(PARTS)
-        assert [key for key, count in per_evaluation.items() if count > 1] == []
-        names = Counter(" ".join(one.cmdline()[:4]) for one in family(tmp_path))
-        assert sum("dagster._daemon" in name for name in names.elements()) == 1  # restarted, not doubled
+@contextmanager
+def loop_stopped(stack: Stack) -> Iterator[None]:
+    """Keep the daemon from asking for the cycle that would repair what a test breaks."""
+    (daemon,) = stack.running("daemon")
+    daemon.suspend()
+    wait_until("the last run to end", lambda: not stack.instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED))))
+    yield
+    daemon.resume()
+
+
+def kinds(found: list[str]) -> list[str]:
+    return sorted(what.split(":")[0] for what in found)
+
+
+def faults_are_found(stack: Stack, trial: Trial) -> None:
+    """A check that cannot fail proves nothing."""
+    client, judge, names = stack.store.client, trial.judge, iter(stack.settings.symbols)
+
+    def key_of_next(table: Table) -> str:
+        return stack.store.keys.of(table.key, next(names))
+
+    assert judge.hashes(stack, complete=True) == []
+    client.hdel(key_of_next(RISK_PROPOSAL), "trail_gap_pct")  # said twice: the set of fields, and the contract
+    client.hset(key_of_next(HARVEST_PROPOSAL), "R_net", "9.5")
+    client.hset(key_of_next(HARVEST_PROPOSAL), "cycle_id", "c1")
+    client.persist(key_of_next(POSITION))
+    client.delete(key_of_next(GOVERNOR_STATE))
+    forget_extremes(client, key_of_next(POSITION))
+    assert kinds(judge.hashes(stack, complete=True)) == ["lifetime", "loosened", "missing", *["torn"] * 4]
+
+    entries, cycles = trial.listener.entries, stack.cycles(limit=None)
+    last = next(one for one in reversed(entries) if one.stream != "plan")
+    assert kinds(doubled([*entries, last], cycles)) == ["doubled"]
+    assert kinds(doubled([*entries, replace(last, time=last.time + 60)], cycles)) == ["outside any cycle"]
+    trial.market.plans["never"] = time.time() - 3600
+    assert kinds(trial.undecided()) == ["undecided"]
+    stack.instance.create_run_for_job(dg.job(name="other")(lambda: None), status=dg.DagsterRunStatus.STARTED)
+    assert kinds(stuck(stack, older_than_sec=-1)) == ["stuck"]
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"QUANTUM_HOME": str(stack.home)}
+    ) as orphan:
+        wait_until("the orphan", lambda: psutil.Process(orphan.pid).environ().get("QUANTUM_HOME"))
+        assert kinds(unsupervised(stack)) == ["orphan"]
+        orphan.kill()
+
+
+def forget_extremes(client: Any, key: str) -> None:
+    """Set peak and trough to the mark of half and twice, as if tracking had begun anew; every mark of the contract in order."""
+    row = {name.decode(): value.decode() for name, value in client.hgetall(key).items()}
+    forgotten = {"peak_price": float(row["peak_price"]) / 2, "trough_price": float(row["trough_price"]) * 2}
+    row |= {name: repr(price) for name, price in forgotten.items()}
+    client.hset(key, mapping={**row, "digest": POSITION.digest(row)})

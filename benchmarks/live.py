@@ -1,0 +1,262 @@
+"""A live system to measure: its world (what other programs write to Redis) and its processes, the product's or stock ones."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+import numpy as np
+import psutil
+import redis
+from dagster._core.scheduler.instigation import InstigatorTick
+
+from benchmarks.report import say
+from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.settings import load_settings
+from sensors.cycle import CYCLE_JOB_NAME
+from tests.servers import free_port, valkey
+
+Configuration = Literal["stock", "stock in-process", "product"]
+PROJECT = Path(__file__).resolve().parents[1]
+MOVE_EVERY_SEC, CANDLE_EVERY_SEC = 5.0, 60.0
+STEPS, STEP = 23, 0.002  # marks step through a saw: at any two ticks they differ by .2 % or more, so that proposals are due
+POLL_SEC, SAMPLE_MEMORY_EVERY, SAY_EVERY_SEC = 0.5, 10, 30.0
+STOP_WITHIN_SEC = 40
+
+
+class World:
+    """Candles, positions, targets and efficiency of all symbols of a store, kept fresh."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store, self.symbols = store, store.settings.symbols
+        self.rng = np.random.default_rng(7)
+        self.base = np.exp(self.rng.uniform(0, 8, len(self.symbols)))
+        self.entry = self.base.copy()
+        self.moves = 0
+        self.renewed = 0.0
+        self.stopped = threading.Event()
+
+    def marks(self) -> list[float]:
+        """Give the price of each symbol now."""
+        return [float(price) for price in self.base * (1 + STEP * (self.moves % STEPS - STEPS // 2))]
+
+    def candle(self, symbol: str, closed_ms: int, price: float) -> tuple[str, str, int, str]:
+        """Build the command that adds one closed candle."""
+        opened = closed_ms - 60_000
+        body = {"open_time": opened, "open": price, "high": price, "low": price, "close": price, "volume": 1.0}
+        member = json.dumps({**body, "close_time": closed_ms - 1, "is_closed": True})
+        return ("ZADD", self.store.keys.of("candles_history", symbol), opened, member)
+
+    def fill(self) -> None:
+        """Write 300 candles of each symbol, and everything else once."""
+        now_ms = int(time.time() * 1000)
+        for row, symbol in enumerate(self.symbols):
+            walk = self.base[row] * np.exp(np.cumsum(self.rng.normal(0, 0.001, 300)))
+            closes = enumerate(reversed(walk.tolist()))
+            self.send(self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes)
+            self.base[row] = walk[-1]
+        self.entry = self.base.copy()
+        self.renew(now_ms)
+        self.move()
+
+    def move(self) -> None:
+        """Move every mark; once a minute write a candle and renew the rest."""
+        self.moves += 1
+        of, now = self.store.keys.of, int(time.time())
+        commands = []
+        for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):
+            fields = ("symbol", symbol, "side", "LONG" if row % 2 else "SHORT", "quantity", 1)
+            prices = ("entry_price", float(self.entry[row]), "mark_price", mark, "ts_epoch", now)
+            commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
+        self.send(commands)
+        if time.time() - self.renewed >= CANDLE_EVERY_SEC:
+            self.base *= np.exp(self.rng.normal(0, 0.001, len(self.base)))
+            self.renew(now * 1000)
+
+    def renew(self, now_ms: int) -> None:
+        """Write a candle, a target and an efficiency of each symbol."""
+        of, now = self.store.keys.of, now_ms // 1000
+        commands: list[tuple[object, ...]] = []
+        for symbol, mark in zip(self.symbols, self.marks(), strict=True):
+            commands.append(self.candle(symbol, now_ms, mark))
+            commands.append(("HSET", of("base_target", symbol), "target_usd", 1000, "confidence", 0.9, "timestamp", now))
+            commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
+        self.send(commands)
+        self.renewed = time.time()
+
+    def run(self) -> None:
+        """Move until told to stop; a move the server was too slow for is left out."""
+        while not self.stopped.wait(MOVE_EVERY_SEC):
+            try:
+                self.move()
+            except RedisUnavailableError as error:
+                say(f"a move of the world was lost: {error}")
+
+    def send(self, commands: Iterable[Sequence[Any]]) -> None:
+        """Send many commands at once, without the limits on time the product sets itself.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server is away, or does not answer within a second.
+        """
+        pipeline = self.store.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            pipeline.execute()
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailableError(self.store.settings.redis_address, "feeding", error) from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look at a live system.
+
+    Attributes
+    ----------
+    cycles
+        Finished so far.
+    cpu_sec
+        CPU seconds of all its processes so far, the Redis server and those that have ended included.
+    stored_bytes
+        What its databases and other files hold, without free pages.
+    peak_pss_mb
+        Greatest proportional memory of all its processes since the last look.
+    """
+
+    cycles: int
+    cpu_sec: float
+    stored_bytes: int
+    peak_pss_mb: float
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running system."""
+
+    name: str
+    home: Path
+    store: RedisStore
+    world: World
+    instance: dg.DagsterInstance
+    root: psutil.Popen
+    server: psutil.Process
+
+    def family(self) -> list[psutil.Process]:
+        """List its processes, without the Redis server."""
+        with suppress(psutil.NoSuchProcess):
+            return [*self.root.children(recursive=True), self.root]
+        return []
+
+    def look(self, cycles: int, limit_sec: float) -> Sample:
+        """Wait for so many finished cycles in total, but no longer than a limit, and look."""
+        deadline, said, peak, turn = time.monotonic() + limit_sec, time.monotonic(), 0.0, 0
+        while (done := self._finished()) < cycles and self.root.is_running() and time.monotonic() < deadline:
+            if turn % SAMPLE_MEMORY_EVERY == 0:
+                peak = max(peak, self._pss_mb())
+            if time.monotonic() - said > SAY_EVERY_SEC:
+                said = time.monotonic()
+                say(f"{self.name}: {done} of {cycles} cycles")
+            turn += 1
+            time.sleep(POLL_SEC)
+        if done < cycles:
+            say(f"{self.name}: only {done} of {cycles} cycles; its log ends with\n{(self.home / 'log').read_text()[-3000:]}")
+        return Sample(done, self._cpu_sec(), self._stored_bytes(), peak)
+
+    def ticks(self, sensor: str = "cycle") -> list[InstigatorTick]:
+        """List all ticks of a sensor, oldest first."""
+        states = [state for state in self.instance.all_instigator_state() if state.instigator_name == sensor]
+        ticks = [tick for one in states for tick in self.instance.get_ticks(one.instigator_origin_id, one.selector_id)]
+        return sorted(ticks, key=lambda tick: tick.timestamp)
+
+    def _finished(self) -> int:
+        return self.instance.get_runs_count(dg.RunsFilter(job_name=CYCLE_JOB_NAME, statuses=[dg.DagsterRunStatus.SUCCESS]))
+
+    def _cpu_sec(self) -> float:
+        total = 0.0
+        for process in (*self.family(), self.server):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()  # a parent's has those of the children it has seen end
+                total += times.user + times.system + times.children_user + times.children_system
+        return total
+
+    def _pss_mb(self) -> float:
+        total = 0.0
+        for process in (*self.family(), self.server):
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss / 1e6
+        return total
+
+    def _stored_bytes(self) -> int:
+        total = 0
+        for file in self.home.rglob("*"):
+            if file.suffix == ".db":  # files grow in steps, and late: what counts is the pages in use
+                with closing(sqlite3.connect(file)) as conn:
+                    pages, free, size = (conn.execute(f"PRAGMA {name}").fetchone()[0] for name in PAGES)
+                total += (pages - free) * size
+            elif file.is_file() and not file.name.endswith(("-wal", "-shm")) and file.name != "log":
+                total += file.stat().st_size
+        return total
+
+
+PAGES = ("page_count", "freelist_count", "page_size")
+
+
+@contextmanager
+def running(configuration: Configuration, count: int, **settings: object) -> Iterator[Live]:
+    """Run one configuration for so many symbols, with a world and a Redis server of its own; further settings by name."""
+    symbols = ",".join(f"S{number:04d}USDT" for number in range(count))
+    with valkey() as redis_server, tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        home = Path(folder)
+        store = RedisStore(load_settings(redis_url=redis_server.connection_url, symbols=symbols, quantum_home=home))
+        world = World(store)
+        world.fill()
+        if configuration == "product":
+            shutil.copy(PROJECT / "dagster.yaml", home)
+            command = ["quantum_assets.cli", "up", "--port", str(free_port())]
+        else:
+            (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+            command = ["dagster._daemon", "run", "-m", "benchmarks.stock"]
+        environment = {
+            "PATH": os.environ["PATH"],
+            **dict.fromkeys(("HOME", "QUANTUM_HOME", "DAGSTER_HOME"), folder),
+            "REDIS_URL": redis_server.connection_url,
+            "SYMBOLS": symbols,
+            "BENCH_EXECUTOR": "multiprocess" if configuration == "stock" else "in_process",
+            "OPENBLAS_NUM_THREADS": "1",
+            **{name.upper(): str(value) for name, value in settings.items()},
+        }
+        server = psutil.Process(int(store.client.info("server")["process_id"]))
+        with dg.DagsterInstance.from_config(folder) as instance, (home / "log").open("wb") as log:
+            root = psutil.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, cwd=PROJECT)
+            live = Live(f"{configuration}, {count} symbols", home, store, world, instance, root, server)
+            say(f"{live.name}: started")
+            moving = pool.submit(world.run)
+            try:
+                yield live
+            finally:
+                world.stopped.set()
+                _stop(live.family(), root)
+            moving.result()  # raises what has stopped the world
+
+
+def _stop(family: Sequence[psutil.Process], root: psutil.Popen) -> None:
+    root.send_signal(signal.SIGINT)
+    _, left = psutil.wait_procs(family, timeout=STOP_WITHIN_SEC)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    root.wait()

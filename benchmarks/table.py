@@ -1,0 +1,232 @@
+"""README.md out of the result files, so that table and figures cannot differ: ``python -m benchmarks.table``."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import arguments, folder
+
+WIDTH = 128
+INTRODUCTION = """
+`make bench` measures everything but the chaos trial in one run (about 45 minutes; let nothing else run meanwhile) and writes
+`results/*.json` and this page, which is generated from them. `python -m benchmarks --help` names the parts. The machine is small
+and shared: ratios tell more than absolute numbers.
+"""
+NAMES = {
+    "stock": "stock Dagster: default launcher, multiprocess executor",
+    "stock in-process": "stock launcher, in-process executor",
+    "product": "**this product**",
+}
+Figures = dict[str, Any]
+
+
+def paragraph(text: str) -> str:
+    """Break a text into lines."""
+    return "\n" + textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Format a number, from 100 on without decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits if abs(value) < 100 else 0}f}"
+
+
+def mb(size: float) -> str:
+    """Format bytes as MB."""
+    return f"{size / 1e6:,.0f}"
+
+
+def of(spread: dict[str, float], *names: str, digits: int = 2) -> str:
+    """Format some values of a spread."""
+    return " / ".join(number(spread.get(name), digits) for name in names)
+
+
+def cycle(figures: Figures) -> str:
+    """Render the configurations side by side, the cadence and the growth."""
+    done = [one for one in figures["configurations"] if one["cycles"]]
+    ours = sorted((one for one in done if one["configuration"] == "product"), key=lambda one: int(one["symbols"]))
+    side_by_side = [
+        [
+            NAMES[one["configuration"]],
+            one["symbols"],
+            one["cycles"],
+            of(one["latency_sec"], "p50", "p95", "max"),
+            of(one["run_end_sec"], "p50"),
+            number(one["cpu_sec_per_cycle"]),
+            number(one["peak_pss_mb"], 0),
+            number(one["materializations_per_cycle"], 0),
+            number(one["events_per_cycle"], 0),
+            number(one["kb_per_cycle"], 0),
+        ]
+        for one in done
+        if one["symbols"] in (3, 566)
+    ]
+    cadence = [
+        [
+            one["symbols"],
+            one["cycles"],
+            of(one["gap_sec"], "p50", "p99", "max"),
+            *(one[name] for name in ("late_gaps", "ticks_without_run", "failed_runs", "skipped_symbols")),
+        ]
+        for one in ours
+        if one["symbols"] in (3, 566)
+    ]
+    growth = [
+        [one["symbols"], of(one["latency_sec"], "p50", "max"), number(one["cpu_sec_per_cycle"]), number(one["peak_pss_mb"], 0)]
+        for one in ours
+    ]
+    last = ["CPU, s per cycle", "memory, MB"]
+    counts = ["materializations per cycle", "events per cycle", "kB stored per cycle"]
+    latency = "tick to last materialization, s: p50 / p95 / max"
+    return (
+        "## A whole cycle, sensor tick to last materialization (`benchmarks.cycle`)\n"
+        + paragraph("""
+            The same assets on the same data; prices move so that every symbol's proposals are due in every cycle. CPU and
+            memory (the greatest sum of proportional shares) are of all processes and the Redis server, idle time included.
+            Stock Dagster is asked for a cycle every 10 s, too, and starts the next one when the previous one has ended; it
+            computes the market state in each, and after more than a minute publishes everything anew, as the age limit wants.""")
+        + table(["", "symbols", "cycles", latency, "to the end of the run, s: p50", *last, *counts], side_by_side)
+        + "\n### Cadence of this product: a cycle every 10 s\n"
+        + paragraph("""
+            A gap of more than 11 s is late. A symbol is skipped when a cycle has not materialized all of its position, risk
+            proposal, capital efficiency and allocation target.""")
+        + table(
+            ["symbols", "cycles", "gap, s: p50 / p99 / max", "late", "ticks without a run", "failed runs", "skipped symbols"],
+            cadence,
+        )
+        + "\n### Growth of this product's cost\n"
+        + table(["symbols", "tick to last materialization, s: p50 / max", *last], growth)
+        + (linear(figures["growth"]) if figures["growth"] else "")
+    )
+
+
+def linear(growth: Figures) -> str:
+    """Say how the cost has grown from 566 to 2000 symbols."""
+    verdict = "no worse than linear" if growth["no_worse_than_linear"] else "**worse than linear**"
+    return paragraph(
+        f"From 566 to 2000 symbols, {growth['symbols_factor']} times as many: latency times {growth['latency_factor']}, CPU times"
+        f" {growth['cpu_factor']}; {verdict}."
+    )
+
+
+def path(figures: Figures) -> str:
+    """Render the way of one value."""
+    rows = [
+        [stage.replace("_", " "), *(of(split[name], "p50", "p95") for name in ("total", "wait", "work"))]
+        for stage, split in figures["seconds"].items()
+    ]
+    return (
+        "## The way of one value (`benchmarks.path`)\n"
+        + paragraph(f"""
+            {figures["values"]} closed candles, written at random moments for one of 3 symbols, each followed to the permit of
+            a plan written when the harvest proposal appears. Wait ends with the sensor tick of the run that took the value,
+            work with the publication. {figures["decided_in_the_same_cycle"]} plans were decided in the same cycle;
+            {figures["permits"]} got a permit.""")
+        + table(["published", *(f"{name}, s: p50 / p95" for name in ("end to end", "wait", "work"))], rows)
+    )
+
+
+def disk(figures: Figures) -> str:
+    """Render the files' sizes and the streams' lengths."""
+    columns = ("total", "event_log", "runs", "schedules")
+    sizes = [[point["hours"], *(mb(point[name]) for name in columns)] for point in figures["bytes"]]
+    streams = [
+        [f"`{key}`", *(f"{counts[name]:,}" for name in ("cap", "appended", "left"))] for key, counts in figures["streams"].items()
+    ]
+    return (
+        f"## Disk, {figures['symbols']} symbols, {figures['kept_hours']} h kept (`benchmarks.disk`)\n"
+        + paragraph(f"""
+            {figures["recorded_sec"]:.0f} s of the live product, stored again and again as {figures["simulated_hours"]} hours
+            ({figures["events_stored"]:,} events), and pruned every ten simulated minutes. Peak {mb(figures["peak_bytes"])}
+            MB, {"within" if figures["within_limit"] else "**beyond**"} the limit of {mb(figures["limit_bytes"])} MB; pruned
+            to {figures["in_the_end"]["kept_hours"]:.0f} h in the end: {mb(figures["in_the_end"]["bytes"])} MB.""")
+        + table(["hours", *(f"{name.replace('_', ' ')}, MB" for name in columns)], sizes)
+        + table(["stream", "cap, approximate", "entries appended", "entries left"], streams)
+    )
+
+
+def event_log(figures: Figures) -> str:
+    """Render the event logs."""
+    seconds = figures["seconds"]
+    rows = []
+    for task, by_name in seconds.items():
+        medians = [values["median"] for values in by_name.values()]
+        rows.append([task, *(f"{number(1e3 * one, 0)} ({one / by_name['ours']['median']:.1f})" for one in medians)])
+    return (
+        "## Event log (`benchmarks.event_log`)\n"
+        + paragraph("Median milliseconds, and in brackets how many times ours.")
+        + table(["", *next(iter(seconds.values()))], rows)
+    )
+
+
+def kernels(figures: Figures) -> str:
+    """Render the kernels."""
+    ratio = figures["theil_sen_speedup"]
+    return (
+        f"## Kernels, {figures['symbols']} symbols, {figures['window']} closes each (`benchmarks.kernels`)\n"
+        + table(["", "median, ms"], [[name, number(1e3 * one["median"])] for name, one in figures["seconds"].items()])
+        + paragraph(f"""
+            Theil-Sen is {ratio["median"]:.1f} times as fast as the loop over scipy in the same process ({ratio["min"]:.1f} to
+            {ratio["max"]:.1f}); largest difference {figures["theil_sen_largest_difference"]:.1e}.""")
+    )
+
+
+def chaos(figures: Figures) -> str:
+    """Render the chaos trial."""
+    rows = [
+        [part, *(of(row[name], "p50", "p95", "max", digits=1) for name in ("back", "resume", "resumed", "gap"))]
+        for part, row in figures["summary"].items()
+    ]
+    return (
+        f"## kill -9 of every part, {figures['symbols']} symbols (`benchmarks.chaos`)\n"
+        + paragraph(f"""
+            {len(figures["kills"])} kills at random moments, {figures["within_a_cycle"]} of them within a cycle.
+            Violations: {len(figures["violations"])}; slow resumptions: {len(figures["slow"])}. Seconds, p50 / p95 / max.""")
+        + table(["part", "kill to back", "back to resumed", "kill to resumed", "success to success"], rows)
+    )
+
+
+PARTS: dict[str, Callable[[Figures], str]] = {
+    "cycle": cycle,
+    "path": path,
+    "disk": disk,
+    "event_log": event_log,
+    "kernels": kernels,
+}
+SECTIONS = {**PARTS, "chaos": chaos}
+
+
+def page(results: Path) -> str:
+    """Render the page from all result files there are."""
+    parts = {part: json.loads(file.read_text()) for part in SECTIONS if (file := results / f"{part}.json").exists()}
+    setups = [
+        "{cpus} cores, {architecture}, {memory_gb} GB; ".format(**one["machine"])
+        + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        for one in parts.values()
+    ]
+    sections = [
+        SECTIONS[part](one)
+        + ("\n**Short run: worth nothing as a measurement.**\n" if one.get("short") else "")
+        + f"\nMeasured {one['date'][:16].replace('T', ' ')} UTC, load average before {one['machine']['load_before']}.\n"
+        for part, one in parts.items()
+    ]
+    told = "".join(paragraph(f"{setup}.") for setup in dict.fromkeys(setups))
+    return "\n".join(["# Benchmarks\n" + paragraph(INTRODUCTION) + told, *sections])
+
+
+def write(results: Path) -> Path:
+    """Write the page beside the folder of the results."""
+    target = results.parent / "README.md"
+    target.write_text(page(results))
+    return target
+
+
+if __name__ == "__main__":
+    print(write(folder(arguments(__doc__).parse_args())))

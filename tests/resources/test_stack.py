@@ -1,0 +1,89 @@
+"""A process that dies is started again: at once, then after growing pauses that hold up nobody else."""
+
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from resources.stack import LONGEST_PAUSE_SEC, STEADY_AFTER_SEC, Process, Restarts, pause_sec
+
+CRASHES = Process("crashes", (sys.executable, "-c", "raise SystemExit(3)"))
+STEADY = Process("steady", ("sleep", "600"))
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from resources import stack
+{change}
+stack.supervisor([stack.{crashes!r}, stack.{steady!r}], Path(sys.argv[1])).start()
+"""
+
+
+@contextmanager
+def supervised(home: Path, change: str = "") -> Iterator[tuple[subprocess.Popen[str], Callable[[str], None]]]:
+    """Run both under the real supervisor; gives it, and a function that reads its output up to some words."""
+    script = SUPERVISOR.format(change=change, crashes=CRASHES, steady=STEADY)
+    with subprocess.Popen([sys.executable, "-c", script, str(home)], stderr=subprocess.PIPE, text=True) as supervisor:
+
+        def read_until(words: str) -> None:
+            seen = []
+            for line in supervisor.stderr:
+                if words in line:
+                    return
+                seen.append(line)
+            pytest.fail(f"it ended without {words!r}: {seen}")
+
+        try:
+            yield supervisor, read_until
+        finally:
+            supervisor.kill()
+
+
+def test_the_pause_grows_from_none_to_the_longest() -> None:
+    assert [pause_sec(restart) for restart in range(1, 8)] == [0, 1, 2, 4, 8, 8, LONGEST_PAUSE_SEC]
+
+
+def test_who_lived_long_enough_starts_over_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A crash a day is not a crash loop, and must not cost eight seconds each."""
+    now = 0.0
+    watcher = SimpleNamespace(args=[])
+    restarts = Restarts(STEADY, clock=lambda: now)
+    pauses = []
+    for lived_sec in (0, 1, 1, 1, STEADY_AFTER_SEC, 1):
+        now = restarts.begins + lived_sec
+        restarts.before_spawn(watcher=watcher)
+        restarts.after_reap(exit_code=-signal.SIGKILL)
+        pauses.append(watcher.args[watcher.args.index("--pause") + 1] if "--pause" in watcher.args else "0")
+    assert pauses == ["0", "0", "1", "2", "0", "1"]
+    assert caplog.messages[2] == "steady died (signal 9), restart 3 in 2 s"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 5
+
+
+def test_each_death_is_said_with_its_cause_and_the_pause(tmp_path: Path) -> None:
+    """A restart nobody hears of hides a crash loop."""
+    with supervised(tmp_path) as (_, read_until):
+        for restart, pause in ((1, 0), (2, 1), (3, 2)):
+            read_until(f"crashes died (exit code 3), restart {restart} in {pause} s")
+
+
+def test_a_pause_holds_up_no_other_process_and_no_stop(tmp_path: Path) -> None:
+    """A supervisor that sleeps is itself down."""
+    with supervised(tmp_path, "stack.pause_sec = lambda restart: 600 * restart") as (supervisor, read_until):
+        read_until("restart 1 in 600 s")
+        next(one for one in psutil.Process(supervisor.pid).children() if "sleep" in one.cmdline()).kill()
+        read_until("steady died (")
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) == 0
+
+
+def test_the_supervisor_keeps_neither_dagster_nor_celery_in_memory() -> None:
+    """It only watches; 80 MB for months would be a high price for two names."""
+    modules = "resources.home, resources.stack, resources.embedded_server, quantum_assets.cli.up"
+    code = f"import sys, {modules}; sys.exit(' '.join({{'dagster', 'celery'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stderr == "\n"
