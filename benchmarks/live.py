@@ -32,6 +32,7 @@ Configuration = Literal["stock", "stock in-process", "product"]
 PROJECT = Path(__file__).resolve().parents[1]
 MOVE_EVERY_SEC, CANDLE_EVERY_SEC = 5.0, 60.0
 STEPS, STEP = 23, 0.002  # marks step through a saw: at any two ticks they differ by .2 % or more, so that proposals are due
+DRIFT = 0.0003  # of the prices per candle; small beside a step, which it must not undo
 POLL_SEC, SAMPLE_MEMORY_EVERY, SAY_EVERY_SEC = 0.5, 10, 30.0
 STOP_WITHIN_SEC = 40
 
@@ -65,7 +66,7 @@ class World:
         for row, symbol in enumerate(self.symbols):
             walk = self.base[row] * np.exp(np.cumsum(self.rng.normal(0, 0.001, 300)))
             closes = enumerate(reversed(walk.tolist()))
-            self.send(self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes)
+            self.send(self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes if back)
             self.base[row] = walk[-1]
         self.entry = self.base.copy()
         self.renew(now_ms)
@@ -82,7 +83,7 @@ class World:
             commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
         self.send(commands)
         if time.time() - self.renewed >= CANDLE_EVERY_SEC:
-            self.base *= np.exp(self.rng.normal(0, 0.001, len(self.base)))
+            self.base *= np.exp(self.rng.normal(0, DRIFT, len(self.base)))
             self.renew(now * 1000)
 
     def renew(self, now_ms: int) -> None:

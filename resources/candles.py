@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
 EPOCH_US_MIN = 1e14  # a larger one is microseconds
 OPEN_INTERVALS_MAX = 2  # a candle closes at most this many intervals after it opened
 KEY_BYTES_MAX = 2_000_000  # a window of candles is well below 0.1 MB
-CHUNK_MEMBERS = 64  # fetched at a time inside the server, so that an oversized key is noticed early
+CHUNK_MEMBERS = 128  # fetched at a time inside the server, so that an oversized key is noticed early
 
 ACCEPTED_TYPES = {
     "candles_zset": "zset,list",
@@ -57,12 +58,13 @@ MALFORMED = (KeyError, TypeError, IndexError, ValueError, OverflowError)  # what
 DECODING = (*MALFORMED, ArithmeticError, AttributeError, RecursionError)  # what one symbol's data can raise at worst
 
 # KEYS    the candle keys of one symbol, first hit wins
-# ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time;
-#         ARGV[4..] the types accepted for each key, comma-separated
+# ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time, ARGV[4] 1 when scores are wanted;
+#         ARGV[5..] the types accepted for each key, comma-separated
 # returns {} when no key exists; {complaint} when the first one that exists has a type that is not accepted for it, or is too
 #         large; else {key, type, members joined by the separator, how many, scores by commas (sorted set only),
 #         members in the key}
-# One joined text instead of a reply per member: decoding 300 replies per symbol would cost more than all the rest.
+# One joined text instead of a reply per member: decoding 300 replies per symbol would cost more than all the rest. Nothing is
+# done per member: in Lua that costs more than the rest, too.
 SEPARATOR = b"\t\t ,"  # white space to JSON
 NEWEST_LUA = """
 local wanted, limit, chunk = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -70,30 +72,26 @@ for i = 1, #KEYS do
   local key, kind = KEYS[i], redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' then
     local large = {'larger than ' .. ARGV[2] .. ' bytes: ' .. key}
-    if not string.find(',' .. ARGV[i + 3] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
+    if not string.find(',' .. ARGV[i + 4] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
     if kind == 'string' then
       if redis.call('STRLEN', key) > limit then return large end
       return {key, kind, redis.call('GET', key), 1, '', 1}
     end
-    local members, scores, bytes, n = {}, {}, 0, 0
-    local count = redis.call(kind == 'list' and 'LLEN' or 'ZCARD', key)
-    for from = math.max(count - wanted, 0), count - 1, chunk do
-      local last = math.min(from + chunk, count) - 1
-      if kind == 'list' then
-        for _, member in ipairs(redis.call('LRANGE', key, from, last)) do
-          n = n + 1
-          members[n], bytes = member, bytes + #member
-        end
-      else
-        local flat = redis.call('ZRANGE', key, from, last, 'WITHSCORES')
-        for j = 1, #flat, 2 do
-          n = n + 1
-          members[n], scores[n], bytes = flat[j], flat[j + 1], bytes + #flat[j]
-        end
-      end
+    local list, joined, bytes, n = kind == 'list', {}, 0, 0
+    local count = redis.call(list and 'LLEN' or 'ZCARD', key)
+    local first = math.max(count - wanted, 0)
+    for from = first, count - 1, chunk do
+      local members = redis.call(list and 'LRANGE' or 'ZRANGE', key, from, math.min(from + chunk, count) - 1)
+      local text = table.concat(members, '\\t\\t ,')
+      joined[#joined + 1], bytes, n = text, bytes + #text, n + #members
       if bytes > limit then return large end
     end
-    return {key, kind, table.concat(members, '\\t\\t ,'), n, table.concat(scores, ','), count}
+    local scores = {}
+    if not list and ARGV[4] == '1' then
+      local flat = redis.call('ZRANGE', key, first, count - 1, 'WITHSCORES')
+      for j = 2, #flat, 2 do scores[j / 2] = flat[j] end
+    end
+    return {key, kind, table.concat(joined, '\\t\\t ,'), n, table.concat(scores, ','), count}
   end
 end
 return {}
@@ -152,6 +150,74 @@ class _Columns:
             self.labels,
         )
 
+    def followed_by(self, newer: _Columns) -> _Columns:
+        return _Columns(
+            np.concatenate([self.open_time_ms, newer.open_time_ms]),
+            np.concatenate([self.close_time_ms, newer.close_time_ms]),
+            np.concatenate([self.high, newer.high]),
+            np.concatenate([self.low, newer.low]),
+            np.concatenate([self.close, newer.close]),
+            self.labels,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """What a reply was parsed to, so that the next one, mostly the same candles, need not be parsed whole.
+
+    Only replies whose members are all well-formed and closed are kept, as they were read: any member that has changed since is
+    seen, because all of them are compared.
+    """
+
+    key: bytes
+    text: bytes
+    scores: list[bytes]
+    columns: _Columns
+    window: int
+    candles: Candles
+
+    @classmethod
+    def of(cls, reply: Any, columns: _Columns, window: int, candles: Candles, *, timed: bool) -> _Parsed:
+        return cls(reply[0], reply[2], [] if timed else _scores(reply), columns, window, candles)
+
+    @property
+    def timed(self) -> bool:
+        """Whether every member tells its own time, so that scores need not be asked for."""
+        return not self.scores
+
+    def is_of(self, reply: Any, window: int) -> bool:
+        return window == self.window and reply[0] == self.key and reply[2] == self.text and _scores(reply) == self.scores
+
+    def goes_on(self, reply: Any, interval_ms: int) -> _Columns | None:
+        """Give the columns of a reply that continues this one; ``None`` when it must be parsed whole."""
+        key, text, scores = reply[0], reply[2], _scores(reply)
+        if key != self.key:
+            return None
+        if text == self.text and scores == self.scores:
+            return self.columns
+        begin = self.text.find(text[: text.find(SEPARATOR) + len(SEPARATOR)])
+        kept, rest = self.text[begin:], text[len(self.text) - begin :]
+        dropped = self.text.count(SEPARATOR, 0, begin)
+        known = len(self.columns.close) - dropped
+        new = int(reply[3]) - known
+        after_a_separator = begin == 0 or self.text.endswith(SEPARATOR, 0, begin)
+        if begin < 0 or new < 1 or not after_a_separator or not text.startswith(kept) or not rest.startswith(SEPARATOR):
+            return None
+        tail = rest[len(SEPARATOR) :]
+        if self.scores[dropped:] != scores[:known] or tail.count(SEPARATOR) != new - 1:
+            return None
+        added, malformed = _columns(_members(key.decode(), tail, new), b",".join(scores[known:]), interval_ms)
+        if malformed or len(added.close) != new or added.labels != self.columns.labels or len(added.labels) > 1:
+            return None  # a label of a member that has left must not stay behind
+        return self.columns.take(slice(dropped, None)).followed_by(added)
+
+
+def _scores(reply: Any) -> list[bytes]:
+    return reply[4].split(b",") if reply[4] else []
+
+
+_PARSED: WeakKeyDictionary[RedisStore, dict[tuple[str, bool], _Parsed]] = WeakKeyDictionary()
+
 
 class UnreadableError(ValueError):
     """What a key holds cannot be read as candles; the text says why."""
@@ -169,6 +235,7 @@ class CandleReader:
     def __init__(self, store: RedisStore) -> None:
         self.store = store
         self.interval_sec = store.settings.candle_interval_sec
+        self._parsed = _PARSED.setdefault(store, {})  # for two window lengths per symbol: that of the state, and a short one
 
     def read(self, symbols: Sequence[str], window: int | None = None) -> list[Reading[Candles]]:
         """Read the newest closed candles of every symbol.
@@ -213,9 +280,14 @@ class CandleReader:
         """Read ``wanted`` members per symbol; also give the rows that came out short although their key holds more."""
         readings: list[Reading[Candles]] = []
         short: list[int] = []
-        for row, (symbol, reply) in enumerate(zip(symbols, self._replies(symbols, wanted), strict=True)):
+        names = [(symbol, window >= self.store.settings.marketstate_window_size) for symbol in symbols]
+        for row, (symbol, name, reply) in enumerate(zip(symbols, names, self._replies(names, wanted), strict=True)):
             try:
-                candles = self._decode(reply, window)
+                candles = self._decode(name, reply, window)
+                untimed = candles is not None and reply[1] == b"zset" and not reply[4] and not candles.open_time_ms.all()
+                if untimed and self._parsed.pop(name, None):
+                    (reply,) = self._replies([name], wanted)  # a member without a time has come: now its score is needed
+                    candles = self._decode(name, reply, window)
                 readings.append(self._judge(symbol, candles, now))
             except DECODING as error:
                 detail = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__}: {error}"
@@ -225,13 +297,13 @@ class CandleReader:
                 short.append(row)
         return readings, short
 
-    def _replies(self, symbols: Sequence[str], wanted: int) -> Iterator[Any]:
-        keys = self.store.keys
-        options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, *(ACCEPTED_TYPES[name] for name in CANDLE_KEYS))
-        commands = [
-            ("EVAL", NEWEST_LUA, len(CANDLE_KEYS), *(keys.of(name, symbol) for name in CANDLE_KEYS), *options)
-            for symbol in symbols
-        ]
+    def _replies(self, names: Sequence[tuple[str, bool]], wanted: int) -> Iterator[Any]:
+        of, types = self.store.keys.of, [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
+        commands = []
+        for name in names:
+            keys, last = [of(key, name[0]) for key in CANDLE_KEYS], self._parsed.get(name)
+            options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed))
+            commands.append(("EVAL", NEWEST_LUA, len(keys), *keys, *options, *types))
         if len(commands) <= BATCH_SYMBOLS:
             yield from self.store.run("reading candles", commands)
             return
@@ -240,13 +312,41 @@ class CandleReader:
             for replies in pool.map(partial(self.store.run, "reading candles"), batches):
                 yield from replies
 
-    def _decode(self, reply: Any, window: int) -> Candles | None:
+    def _decode(self, name: tuple[str, bool], reply: Any, window: int) -> Candles | None:
         if isinstance(reply, Exception):
             raise UnreadableError(str(reply))
         if not reply:
             return None
         if len(reply) == 1:  # the script's complaint
             raise UnreadableError(reply[0].decode())
+        key = reply[0].decode()
+        last = self._parsed.get(name)
+        if last is not None and last.is_of(reply, window):
+            return last.candles
+        columns = last.goes_on(reply, self.interval_sec * 1000) if last is not None else None
+        malformed, timed = 0, last is not None and last.timed
+        if columns is None:
+            columns, malformed, timed = self._parse(reply)
+        ordered = _in_order(columns).take(slice(-window, None))
+        if not len(ordered.close):
+            return None
+        newest_ms = int(ordered.close_time_ms[-1]) or int(ordered.open_time_ms[-1])
+        candles = Candles(
+            open_time_ms=ordered.open_time_ms,
+            high=ordered.high,
+            low=ordered.low,
+            close=ordered.close,
+            source=_source(ordered.labels),
+            key=key,
+            malformed=malformed,
+            newest_epoch_sec=newest_ms / 1000,
+        )
+        if not malformed and len(columns.close) == int(reply[3]) and reply[1] != b"string":
+            self._parsed[name] = _Parsed.of(reply, columns, window, candles, timed=timed)
+        return candles
+
+    def _parse(self, reply: Any) -> tuple[_Columns, int, bool]:
+        """Give the columns, the number of malformed members, and whether every member tells its own time."""
         key, kind = reply[0].decode(), reply[1].decode()
         members = _json_array(key, reply[2]) if kind == "string" else _members(key, reply[2], int(reply[3]))
         columns, malformed = _columns(members, reply[4], self.interval_sec * 1000)
@@ -254,20 +354,7 @@ class CandleReader:
         if malformed > MALFORMED_SHARE_MAX * max(judged, 1):
             message = f"{malformed} of {len(members)} members of {key} are malformed"
             raise UnreadableError(message)
-        columns = _in_order(columns).take(slice(-window, None))
-        if not len(columns.close):
-            return None
-        newest_ms = int(columns.close_time_ms[-1]) or int(columns.open_time_ms[-1])
-        return Candles(
-            open_time_ms=columns.open_time_ms,
-            high=columns.high,
-            low=columns.low,
-            close=columns.close,
-            source=_source(columns.labels),
-            key=key,
-            malformed=malformed,
-            newest_epoch_sec=newest_ms / 1000,
-        )
+        return columns, malformed, all(isinstance(one, dict) and _first_name(one, *TIME_NAMES) for one in members)
 
     def _judge(self, symbol: str, candles: Candles | None, now: float) -> Reading[Candles]:
         if candles is None:

@@ -12,12 +12,13 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -39,6 +40,7 @@ UNFIT = (  # the server's trouble, not a key's
     redis.exceptions.ClusterDownError,
 )
 _UNFIT_IN_SCRIPT = re.compile(r"\b(READONLY|OOM|MISCONF|NOPERM)\b")  # the same, as a script reports it
+SEND_BYTES = 64 * 1024  # commands are sent as soon as so much has come together, and the server starts on them
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
 
 # KEYS[1] hash, KEYS[2] stream or absent
@@ -177,17 +179,15 @@ class RedisStore:
         if time.monotonic() < self._away_until:
             raise RedisUnavailableError(self.settings.redis_address, doing, TimeoutError("it did not answer a moment ago"))
         self._refuse_beyond_budget(doing)
-        pipeline = self.client.pipeline(transaction=False)
         count = 0
-        for count, command in enumerate(commands, start=1):  # noqa: B007 - counts what it sends
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         began = time.monotonic()
         # The socket's timeout bounds one read; a server that trickles bytes would never meet it.
         watchdog = threading.Timer(CALL_BOUND_SEC, self.client.connection_pool.disconnect)
         watchdog.daemon = True
         watchdog.start()
         try:
-            replies = list(pipeline.execute(raise_on_error=False))
+            replies = _exchange(self.client.connection_pool, commands)
+            count = len(replies)
             _raise_if_unfit(replies)
         except (redis.RedisError, OSError, ValueError) as error:
             # A refused database or password is no answer either; ValueError is a socket the watchdog closed under a read.
@@ -251,6 +251,13 @@ class RedisStore:
             self._decoded[table.key, symbol] = (raw, values)
         return values
 
+    def _keep(self, table: Table, symbol: str, written: Mapping[str, str]) -> dict[str, Any]:
+        """Give the row as it will read back, and remember it for the steps that read it next."""
+        values = table.reread(written)
+        if symbol in self._known:
+            self._decoded[table.key, symbol] = ({name.encode(): text.encode() for name, text in written.items()}, values)
+        return values
+
     def publish(
         self, table: Table, rows: Sequence[Mapping[str, Any]], *, cycle_id: str, stream_only: bool = False
     ) -> list[Publication]:
@@ -272,42 +279,57 @@ class RedisStore:
         list of Publication
             One per row, in order.
         """
-        now = self.clock()
+        if not rows:
+            return []
         outcomes: list[Publication] = []
-        commands: list[tuple[Any, ...]] = []
-        compare = table.rate_limited and not stream_only
-        symbols = [str(row["symbol"]) for row in rows]
-        lasts = self._last_published(table, symbols) if compare else [_Last(None, "*")] * len(rows)
-        for symbol, row, last in zip(symbols, rows, lasts, strict=True):
+        now = self.clock()
+        if table.rate_limited and not stream_only:
+            lasts = self._last_published(table, [str(row["symbol"]) for row in rows])
+        else:
+            lasts = [_Last(None, "*")] * len(rows)
+        commands = self._publications(table, rows, lasts, outcomes, cycle_id=cycle_id, now=now, stream_only=stream_only)
+        replies = iter(self.run(f"publishing {table.asset}", commands))
+        return [self._settle(outcome, replies) for outcome in outcomes]
+
+    def _publications(
+        self,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        lasts: Sequence[_Last],
+        outcomes: list[Publication],
+        *,
+        cycle_id: str,
+        now: datetime,
+        stream_only: bool,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Make one command per row that keeps its contract, while the server works on those made before; note each outcome."""
+        for row, last in zip(rows, lasts, strict=True):
+            symbol = str(row["symbol"])
             try:
                 encoded = table.encode(row)
                 marks = stamps(table, symbol, encoded, cycle_id, now)
-                written = {name.encode(): text.encode() for name, text in {**encoded, **marks}.items()}
                 cause = publication_due(
                     table,
                     last.values,
-                    self._decode(table, symbol, written) if last.values else {},
+                    self._keep(table, symbol, {**encoded, **marks}) if last.values else {},
                     now=now,
                     change_eps_pct=self.settings.change_eps_pct,
                     max_age_sec=self.settings.max_publish_age_sec,
                 )
                 if cause is None and table.kept_current:
                     current = {**marks, "published_at_utc": last.published_at}
-                    commands.append(self._publish_command(table, row, encoded, current, last.published_at))
+                    command = self._publish_command(table, row, encoded, current, last.published_at)
                 elif cause is None:
-                    commands.append(self._refresh_command(table, symbol, last.published_at, marks))
+                    command = self._refresh_command(table, symbol, last.published_at, marks)
                 elif stream_only:
-                    commands.append(self._append_command(table, row, encoded))
+                    command = self._append_command(table, row, encoded)
                 else:
-                    commands.append(self._publish_command(table, row, encoded, marks, last.published_at))
+                    command = self._publish_command(table, row, encoded, marks, last.published_at)
             except ContractError as error:
                 outcomes.append(Publication(symbol, published=False, error=f"contract_broken: {error}"))
                 continue
             outcomes.append(Publication(symbol, published=cause is not None, cause=cause or "unchanged"))
-        if not commands:
-            return outcomes
-        replies = iter(self.run(f"publishing {table.asset}", commands))
-        return [self._settle(outcome, replies) for outcome in outcomes]
+            yield command
 
     def _last_published(self, table: Table, symbols: Sequence[str]) -> list[_Last]:
         found = []
@@ -366,6 +388,38 @@ class RedisStore:
     def _refresh_command(self, table: Table, symbol: str, published_at: str, marks: Mapping[str, str]) -> tuple[Any, ...]:
         refreshed = flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
         return ("EVAL", REFRESH_LUA, 1, self.keys.of(table.key, symbol), self.ttl_sec(table), published_at, *refreshed)
+
+
+def _exchange(pool: Any, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    """Send commands while they are made, and read all replies; a failed command is its exception, in place.
+
+    redis-py's pipeline packs everything before it sends anything, and gives each reply a shape of its own: with 15,000 commands
+    per cycle the server waited for us, then we for it, and a tenth of a cycle went into replies nobody wanted reshaped.
+    """
+    connection: Any = pool.get_connection()
+    try:
+        sent, packed, size = 0, [], 0
+        for command in commands:
+            packed.append(pack_command(tuple(command)))
+            size += len(packed[-1])
+            sent += 1
+            if size > SEND_BYTES:
+                connection.send_packed_command(packed)
+                packed, size = [], 0
+        connection.send_packed_command(packed)
+        return [_reply(connection) for _ in range(sent)]
+    except BaseException:
+        connection.disconnect()  # replies may still be on their way
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 def _raise_if_unfit(replies: Sequence[Any]) -> None:

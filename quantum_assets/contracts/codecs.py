@@ -30,6 +30,8 @@ class Codec:
         Polars type of the decoded column.
     encode, decode
         Value to text and text to value; both raise :class:`CodecError`.
+    reread
+        What ``decode`` gives for a text that ``encode`` has just written, without looking at it again.
     low, high
         Accepted range, inclusive; ``None`` where there is none.
     """
@@ -38,11 +40,14 @@ class Codec:
     dtype: type[pl.DataType] | pl.DataType
     encode: Callable[[Any], str]
     decode: Callable[[str], Any]
+    reread: Callable[[str], Any]
     low: float | None = None
     high: float | None = None
 
 
 def _finite(value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, str) and not _NUMBER.fullmatch(value):  # float() also takes 1_000 and digits of other scripts
         msg = f"{value!r} is not a number"
         raise CodecError(msg)
@@ -106,7 +111,7 @@ def fixed(digits: int) -> Codec:
     def encode(value: Any) -> str:
         return f"{_finite(value):.{digits}f}"
 
-    return Codec(f".{digits}f", pl.Float64, encode, _finite)
+    return Codec(f".{digits}f", pl.Float64, encode, _finite, float)
 
 
 def within(codec: Codec, low: float | None = None, high: float | None = None) -> Codec:
@@ -131,6 +136,7 @@ def within(codec: Codec, low: float | None = None, high: float | None = None) ->
         codec.dtype,
         lambda value: codec.encode(check(float(_finite(value)) if codec.dtype == pl.Float64 else _integer(value))),
         lambda text: check(codec.decode(text)),
+        codec.reread,
         low,
         high,
     )
@@ -145,7 +151,10 @@ def optional(codec: Codec) -> Codec:
     def decode(text: str) -> Any:
         return None if text == "" else codec.decode(text)
 
-    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode, codec.low, codec.high)
+    def reread(text: str) -> Any:
+        return None if text == "" else codec.reread(text)
+
+    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode, reread, codec.low, codec.high)
 
 
 def choice(*accepted: str) -> Codec:
@@ -157,7 +166,7 @@ def choice(*accepted: str) -> Codec:
             raise CodecError(msg)
         return str(value)
 
-    return Codec("|".join(accepted), pl.String, check, check)
+    return Codec("|".join(accepted), pl.String, check, check, str)
 
 
 def _flag_in(text: str) -> bool:
@@ -178,17 +187,17 @@ def _codes_in(text: str) -> list[str]:
 INT64_MAX = 2**63 - 1
 TINY = 1e-12  # below it a price or distance is a fault, not a number
 
-FLOAT = Codec("float (shortest)", pl.Float64, _shortest, _finite)
-INTEGER = within(Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer), -INT64_MAX, INT64_MAX)
+FLOAT = Codec("float (shortest)", pl.Float64, _shortest, _finite, float)
+INTEGER = within(Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer, int), -INT64_MAX, INT64_MAX)
 COUNT = within(INTEGER, 0, INT64_MAX)
 POSITIVE = within(FLOAT, TINY, 1e18)
 NOT_NEGATIVE = within(FLOAT, 0, 1e18)
 SHARE = within(FLOAT, 0, 1)
-TEXT = Codec("text", pl.String, _text, _text)
-FLAG = Codec("0/1", pl.Boolean, lambda value: "1" if value else "0", _flag_in)
-CODES = Codec("comma list", pl.List(pl.String), _codes_out, _codes_in)
-TIME = Codec("ISO 8601 +00:00", pl.Datetime("us", "UTC"), _iso, _from_iso)
-EPOCH = within(Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer), 0, 2**40)
+TEXT = Codec("text", pl.String, _text, _text, str)
+FLAG = Codec("0/1", pl.Boolean, lambda value: "1" if value else "0", _flag_in, _flag_in)
+CODES = Codec("comma list", pl.List(pl.String), _codes_out, _codes_in, _codes_in)
+TIME = Codec("ISO 8601 +00:00", pl.Datetime("us", "UTC"), _iso, _from_iso, datetime.fromisoformat)
+EPOCH = within(Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer, int), 0, 2**40)
 
 
 def _entry_ids(value: Any) -> str:
@@ -199,4 +208,4 @@ def _entry_ids(value: Any) -> str:
 
 
 _ENTRY_IDS = re.compile(r"\d{1,18}-\d{1,18}(\|\d{1,18}-\d{1,18})*", re.ASCII)
-ENTRY_IDS = Codec("ms-seq|ms-seq", pl.String, _entry_ids, _entry_ids)
+ENTRY_IDS = Codec("ms-seq|ms-seq", pl.String, _entry_ids, _entry_ids, str)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -136,9 +137,14 @@ class Table:
     headline: str = ""
     doc: str = ""
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
+    _wire: Sequence[tuple[str, bytes, Callable[[str], Any]]] = field(init=False, repr=False, compare=False)
+    _fingerprinted: Sequence[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {item.name: item for item in (*COMMON, *self.fields)})
+        by_name = {item.name: item for item in (*COMMON, *self.fields)}
+        object.__setattr__(self, "by_name", by_name)
+        object.__setattr__(self, "_wire", [(name, name.encode(), item.codec.decode) for name, item in by_name.items()])
+        object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
 
     def encode(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Turn one row into the text fields of the hash, without the stamps.
@@ -166,25 +172,31 @@ class Table:
         ContractError
             A field is missing, is not UTF-8, or does not fit its format.
         """
-        row = {}
-        for name, item in self.by_name.items():
-            value = raw.get(name.encode())
+        row: dict[str, Any] = {}
+        texts: dict[str, str] = {}
+        for name, key, decode in self._wire:
+            value = raw.get(key)
             if value is None:
                 raise ContractError(name, "missing")
             try:
-                row[name] = item.codec.decode(value.decode())
+                texts[name] = text = value.decode()
+                row[name] = decode(text)
             except UnicodeDecodeError:
                 raise ContractError(name, "not UTF-8 text") from None
             except CodecError as error:
                 raise ContractError(name, str(error)) from None
-        if row["digest"] != self.digest({item.name: raw[item.name.encode()].decode() for item in self.fields}):
+        if row["digest"] != self.digest(texts):
             detail = "the values are not those that were published; somebody edited them"
             raise ContractError(DIGEST, detail)
         return row
 
+    def reread(self, written: Mapping[str, str]) -> dict[str, Any]:
+        """Give what ``decode`` would, of texts that were encoded a moment ago."""
+        return {name: item.codec.reread(written[name]) for name, item in self.by_name.items()}
+
     def digest(self, encoded: Mapping[str, str]) -> str:
         """Fingerprint the encoded fields, all but the presence flag, which changes between publications."""
-        text = "\x1f".join(encoded[item.name] for item in self.fields if item.name != self.presence)
+        text = "\x1f".join([encoded[name] for name in self._fingerprinted])
         return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -223,6 +235,11 @@ class Table:
             raise ContractError(str(error.args[0]), "missing for the stream") from None
 
 
+@lru_cache(maxsize=4)
+def _moment(now: datetime) -> tuple[str, str]:
+    return TIME.encode(now), EPOCH.encode(now.timestamp())
+
+
 def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str, now: datetime) -> dict[str, str]:
     """Encode the common fields of a publication made now.
 
@@ -237,16 +254,16 @@ def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str,
     now
         Aware UTC.
     """
-    row = {
-        "symbol": symbol,
-        "cycle_id": cycle_id,
-        "schema": table.schema,
-        "digest": table.digest(encoded),
-        "computed_at_utc": now,
-        "last_update_epoch": int(now.timestamp()),
-        "published_at_utc": now,
+    moment, epoch = _moment(now)
+    return {
+        "symbol": TEXT.encode(symbol),
+        "cycle_id": TEXT.encode(cycle_id),
+        "schema": INTEGER.encode(table.schema),
+        "computed_at_utc": moment,
+        "last_update_epoch": epoch,
+        "published_at_utc": moment,
+        DIGEST: table.digest(encoded),
     }
-    return {item.name: item.codec.encode(row[item.name]) for item in COMMON}
 
 
 def publication_due(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from quantum_assets.contracts.codecs import (
     CODES,
@@ -102,11 +103,17 @@ class Keys:
         KeyError
             No template has that name.
         """
-        template = self.templates()[name]
+        before, hole, after = self._around[name]
         tagged = f"{{{symbol}}}" if self.cluster else symbol
         if self.cluster and symbol and name.startswith("stream_"):
-            return f"{template}:{tagged}"
-        return template.replace("{symbol}", tagged).replace("{plan_id}", tagged)
+            return f"{before}:{tagged}"
+        return f"{before}{tagged}{after}" if hole else before
+
+    @cached_property
+    def _around(self) -> dict[str, tuple[str, str, str]]:
+        return {
+            name: template.replace("{plan_id}", "{symbol}").partition("{symbol}") for name, template in self.templates().items()
+        }
 
 
 CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins

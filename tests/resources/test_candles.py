@@ -287,11 +287,11 @@ def test_trouble_nobody_foresaw_stays_with_its_symbol(store, clock, monkeypatch)
         store.client.rpush(store.keys.of("candles_zset", symbol), *map(json.dumps, members_until(clock.now.timestamp(), 3)))
     decode = CandleReader._decode
 
-    def stumbling(self, reply, window):
+    def stumbling(self, name, reply, window):
         if SYMBOL.encode() in reply[0]:
             message = "strange"
             raise AttributeError(message)
-        return decode(self, reply, window)
+        return decode(self, name, reply, window)
 
     monkeypatch.setattr(CandleReader, "_decode", stumbling)
     odd, fine = CandleReader(store).read([SYMBOL, "ETHUSDT"])
@@ -373,3 +373,68 @@ def test_a_price_no_other_reader_would_accept_is_malformed(store, clock, price):
     members[7]["close"] = price
     write_list(store, "candles_zset", members)
     assert read_one(store).value.malformed == 1
+
+
+def change(rng: np.random.Generator, texts: list[bytes], made: int) -> list[bytes]:
+    """Do to a key what writers do to it: append, trim, correct, label, leave open, spoil."""
+    now_ms = 1_769_083_200_000 + made * MINUTE_MS
+    candle = {"open_time": now_ms, "close": float(rng.integers(1, 9)), "close_time": now_ms + 59_999, "is_closed": True}
+    kind = rng.choice(["append"] * 4 + ["twice", "trim", "correct", "open", "replay", "spoil", "swap", "same", "timeless"])
+    if kind in ("append", "twice"):
+        later = {**candle, "open_time": now_ms + MINUTE_MS, "close_time": now_ms + MINUTE_MS + 59_999}
+        return texts + [json.dumps(one).encode() for one in ([candle, later] if kind == "twice" else [candle])]
+    if kind == "trim":
+        return texts[int(rng.integers(0, 4)) :] or texts
+    if kind == "correct":
+        row = int(rng.integers(0, len(texts)))
+        return [
+            *texts[:row],
+            json.dumps({**candle, "open_time": now_ms - 90 * MINUTE_MS, "close_time": now_ms - 89 * MINUTE_MS}).encode(),
+            *texts[row + 1 :],
+        ]
+    if kind == "timeless":
+        return [*texts, json.dumps({"close": float(rng.integers(1, 99))}).encode()]
+    if kind == "swap":
+        return [*texts[1:], texts[0]]
+    added = {"open": {"is_closed": False}, "replay": {"source": "replay"}, "spoil": {"close": "x"}, "same": {"close_time": None}}[
+        kind
+    ]
+    return [*texts, json.dumps({**candle, **added}).encode()]
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("layout", ["zset", "list"])
+def test_what_was_parsed_before_changes_no_reading(store, clock, layout, seed):
+    """A reader that remembers must see every correction a writer makes, or it computes from candles that are no more."""
+    rng = np.random.default_rng(seed)
+    texts, name = (
+        [json.dumps(one).encode() for one in members_until(clock.now.timestamp() - 9000, 8)],
+        store.keys.of("candles_zset", SYMBOL),
+    )
+    for made in range(12):
+        texts = change(rng, texts, made)
+        store.client.delete(name)
+        if layout == "list":
+            store.client.rpush(name, *texts)
+        else:
+            store.client.zadd(name, {text: 1_769_080_000 + 60 * row + made * (seed % 2) for row, text in enumerate(texts)})
+        fresh = RedisStore(store.settings, clock, store.client)
+        remembering, anew = (CandleReader(one).read([SYMBOL], window=6)[0] for one in (store, fresh))
+        assert (remembering.state, remembering.reason) == (anew.state, anew.reason)
+        if anew.value is not None:
+            assert (remembering.value.source, remembering.value.malformed) == (anew.value.source, anew.value.malformed)
+            for column in ("open_time_ms", "high", "low", "close"):
+                assert_array_equal(getattr(remembering.value, column), getattr(anew.value, column), strict=True)
+
+
+def test_candles_that_go_on_are_not_parsed_again(store, clock, monkeypatch):
+    """Hundreds of symbols, three hundred candles each: parsing them anew took a third of a cycle."""
+    members = members_until(clock.now.timestamp(), 12)
+    write_zset(store, "candles_zset", members[:11])
+    read_one(store)
+    parsed = []
+    monkeypatch.setattr("resources.candles._members", lambda _, joined, count: parsed.append(count) or [orjson.loads(joined)])
+    write_zset(store, "candles_zset", members[11:], scores=[11])
+    assert read_one(store).value.close.tolist() == [member["close"] for member in members]
+    assert read_one(store).value.close.tolist() == [member["close"] for member in members]
+    assert parsed == [1]
