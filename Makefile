@@ -34,6 +34,7 @@ bench: setup  ## everything measured, about 45 minutes, into benchmarks/results 
 
 docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md
+	$(BIN)/quantum prove --list > docs/proofs.md
 
 lock: setup  ## renew requirements.lock after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Literal
 
 import dagster as dg
 
 from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
+from quantum_assets.checks.asset_checks import calc_only_process, proof_pack, sound_checks
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     CAPITAL_EFFICIENCY,
@@ -23,12 +25,14 @@ from quantum_assets.harvest_proposal import harvest_proposal
 from quantum_assets.market_state import market_state
 from quantum_assets.position import position
 from quantum_assets.risk_proposal import risk_proposal
-from quantum_assets.symbols import partitioned_by_symbol
+from quantum_assets.symbol_chart import symbol_chart
+from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
 from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
 from sensors.cycle import CYCLE_JOB, cycle_sensor
 from sensors.plans import PLANS_JOB, plans_sensor
+from sensors.proofs import PROOFS_JOB, proofs_sensor
 from sensors.retention import retention_job, retention_sensor
 
 ASSETS = (
@@ -39,6 +43,7 @@ ASSETS = (
     capital_efficiency,
     allocation_target,
     governor_permit,
+    symbol_chart,
 )
 PUBLISHED_TABLES = {
     table.asset: table
@@ -91,9 +96,10 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     """
     settings = store.settings
     return dg.Definitions(
-        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
-        jobs=[CYCLE_JOB, PLANS_JOB, retention_job],
-        sensors=[cycle_sensor(store), plans_sensor(store), retention_sensor],
+        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols, freshness_badges(settings)),
+        asset_checks=[calc_only_process, proof_pack, *sound_checks(symbol_partitions(settings.symbols))],
+        jobs=[CYCLE_JOB, PLANS_JOB, PROOFS_JOB, retention_job],
+        sensors=[cycle_sensor(store), plans_sensor(store), proofs_sensor(store), retention_sensor],
         executor=executor,
         resources={
             "store": store,
@@ -102,6 +108,21 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
             **resources,
         },
     )
+
+
+def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
+    """Give the freshness policy of each asset of the loop, for its badge in the user interface.
+
+    An unchanged value is materialized again after MAX_PUBLISH_AGE_SEC only, so that these windows are wider than the limits of
+    the proofs, which know when a value was last evaluated.
+    """
+    renewed = timedelta(seconds=settings.max_publish_age_sec + 2 * settings.publish_interval_sec)
+    fast = dg.FreshnessPolicy.time_window(fail_window=2 * renewed, warn_window=renewed)
+    slow = renewed + timedelta(seconds=settings.marketstate_publish_interval)
+    return {
+        **dict.fromkeys(("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit"), fast),
+        "market_state": dg.FreshnessPolicy.time_window(fail_window=2 * slow, warn_window=slow),
+    }
 
 
 defs = build_defs()

@@ -47,6 +47,8 @@ class World:
         self.entry = self.base.copy()
         self.moves = 0
         self.renewed = 0.0
+        self.muted: set[str] = set()  # symbols whose position is not written
+        self.frozen = False  # no candle is written
         self.stopped = threading.Event()
 
     def marks(self) -> list[float]:
@@ -78,6 +80,8 @@ class World:
         of, now = self.store.keys.of, int(time.time())
         commands = []
         for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):
+            if symbol in self.muted:
+                continue
             fields = ("symbol", symbol, "side", "LONG" if row % 2 else "SHORT", "quantity", 1)
             prices = ("entry_price", float(self.entry[row]), "mark_price", mark, "ts_epoch", now)
             commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
@@ -91,7 +95,8 @@ class World:
         of, now = self.store.keys.of, now_ms // 1000
         commands: list[tuple[object, ...]] = []
         for symbol, mark in zip(self.symbols, self.marks(), strict=True):
-            commands.append(self.candle(symbol, now_ms, mark))
+            if not self.frozen:
+                commands.append(self.candle(symbol, now_ms, mark))
             commands.append(("HSET", of("base_target", symbol), "target_usd", 1000, "confidence", 0.9, "timestamp", now))
             commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
         self.send(commands)

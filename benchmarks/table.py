@@ -10,9 +10,9 @@ from benchmarks.report import arguments, folder
 
 WIDTH = 128
 INTRODUCTION = """
-`make bench` measures everything but the chaos trial in one run (about 45 minutes; let nothing else run meanwhile) and writes
-`results/*.json` and this page, which is generated from them. `python -m benchmarks --help` names the parts. The machine is small
-and shared: ratios tell more than absolute numbers.
+`make bench` measures everything but the chaos trial and the detection of faults in one run (about 45 minutes; let nothing
+else run meanwhile) and writes `results/*.json` and this page, which is generated from them. `python -m benchmarks --help`
+names the parts. The machine is small and shared: ratios tell more than absolute numbers.
 """
 NAMES = {
     "stock": "stock Dagster: default launcher, multiprocess executor",
@@ -193,6 +193,28 @@ def chaos(figures: Figures) -> str:
     )
 
 
+def detection(figures: Figures) -> str:
+    """Render how soon faults are alerted."""
+    rows = [
+        [
+            fault,
+            one["trials"],
+            *(of(one[name], "p50", "max", digits=1) for name in ("to_alert_sec", "late_sec", "to_clear_sec")),
+            "yes" if one["exactly_one_raise_and_clear"] else "**no**",
+        ]
+        for fault, one in figures["faults"].items()
+    ]
+    head = ["fault", "trials", "fault to alert", "limit to alert", "mended to cleared", "one raise and one clear at each sink"]
+    return (
+        "## Detection of faults (`benchmarks.detection`)\n"
+        + paragraph(f"""
+            Real processes stopped, alerts received by an HTTP and an SMTP sink; seconds, p50 / max. Promised: at most
+            {figures["promised_sec"]:.0f} s after the limit of the thing that stopped; latest {figures["latest_sec"]:.1f} s.
+            Alerts before any fault: {len(figures["alerts_before_any_fault"])}.""")
+        + table(head, rows)
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "path": path,
@@ -200,7 +222,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "event_log": event_log,
     "kernels": kernels,
 }
-SECTIONS = {**PARTS, "chaos": chaos}
+SECTIONS = {**PARTS, "chaos": chaos, "detection": detection}
 
 
 def page(results: Path) -> str:

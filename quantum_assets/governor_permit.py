@@ -22,12 +22,14 @@ from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.foreign import read_efficiency
-from resources.io_manager import cycle_id_of
-from resources.plans import Decision, Plan, PlanQueue
+from resources.io_manager import CYCLE_ID_TAG, cycle_id_of
+from resources.plans import BURST_SEC, HOUR_SEC, Decision, Plan, PlanQueue
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
+CYCLES_KEPT = 6  # times of the last ones, for the proof of the cadence
+CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "PARTIAL_50": 0.5, "PARTIAL_25": 0.25}
 
 
 @dg.asset(
@@ -46,13 +48,23 @@ def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[R
     symbols = list(context.partition_keys)
     decided = decide_plans(store, cycle_id=cycle_id_of(context.run))
     for one in decided:
-        outcome = "permit" if one.permit is not None else f"block {one.reason}"
+        outcome = "permit" if one.granted else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
+    if CYCLE_ID_TAG in context.run.tags:  # the last step of a cycle
+        _leave_a_sign_of_life(store)
     others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
     if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs
         rows = state_frame(store, others, decided).iter_rows(named=True)
         store.publish(GOVERNOR_STATE, list(rows), cycle_id=cycle_id_of(context.run))
     return state_frame(store, symbols, decided)
+
+
+def _leave_a_sign_of_life(store: RedisStore) -> None:
+    now, cycles = store.clock().timestamp(), store.keys.of("cycles")
+    store.run(
+        "leaving a sign of life",
+        [("SET", store.keys.of("heartbeat", "cycle"), now), ("LPUSH", cycles, now), ("LTRIM", cycles, 0, CYCLES_KEPT - 1)],
+    )
 
 
 def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
@@ -74,8 +86,7 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     decisions = [*wrong, *(judge(store, due) if due else [])]
     if not decisions:
         return []
-    fresh = queue.record(decisions, cycle_id=cycle_id)
-    return [decision for decision, is_new in zip(decisions, fresh, strict=True) if is_new]
+    return [one for one in queue.record(decisions, cycle_id=cycle_id) if one is not None]
 
 
 def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
@@ -89,12 +100,35 @@ def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
         kill_score_critical=settings.gov_kill_score_critical,
         allow_synthetic=settings.allow_synthetic,
     )
-    reasons = decide(_evidence(store, plans, known, unreadable_now), theta)
-    hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
-    return [
-        Decision(plan, reason) if reason else Decision(plan, "", _permit(store, plan, known["position"], hints[plan.symbol]))
-        for plan, reason in zip(plans, reasons, strict=True)
+    permits = [
+        _permit(store, plan, known["position"], hint) for plan, hint in zip(plans, _hints_of(store, plans, symbols), strict=True)
     ]
+    evidence = _evidence(store, plans, known, unreadable_now)
+    return [
+        Decision(plan, reason, permit, _facts(evidence, row, {asset: rows[plan.symbol] for asset, rows in known.items()}))
+        for row, (plan, reason, permit) in enumerate(zip(plans, decide(evidence, theta), permits, strict=True))
+    ]
+
+
+def _hints_of(store: RedisStore, plans: Sequence[Plan], symbols: Sequence[str]) -> list[dict[str, Any]]:
+    hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
+    return [hints[plan.symbol] for plan in plans]
+
+
+def _facts(evidence: Evidence, row: int, known: Mapping[str, Reading[dict[str, Any]]]) -> dict[str, str]:
+    """Say what one plan was judged by."""
+    ages = ("market_state_age_sec", "harvest_proposal_age_sec", "position_age_sec")
+    cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in known.items() if one.value is not None}
+    return {
+        "closing": str(int(evidence.closing[row])),
+        "sources": ",".join(sorted(_labels(known))),
+        **{name: _number(getattr(evidence, name)[row]) for name in (*ages, "kill_score")},
+        **cycles,
+    }
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def hint_rows(store: RedisStore, symbols: Sequence[str]) -> list[dict[str, Any]]:
@@ -120,7 +154,7 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
     now = store.clock().timestamp()
     kept = store.read(GOVERNOR_STATE, symbols)
     rows = []
-    for reading, hint in zip(kept, hint_rows(store, symbols), strict=True):
+    for reading, hint, granted in zip(kept, hint_rows(store, symbols), _granted(store, symbols, now), strict=True):
         mine = [one for one in decided if one.plan.symbol == reading.symbol]
         last: Mapping[str, Any] = reading.value or {}
         row = {
@@ -131,18 +165,29 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
             "last_reason": last.get("last_reason", ""),
             "last_decision_epoch": last.get("last_decision_epoch"),
             "plans_evaluated": len(mine),
+            **granted,
         }
         if mine:
             newest = mine[-1]
             row |= {
                 "last_plan_id": newest.plan.plan_id,
-                "last_decision": "PERMIT" if newest.permit is not None else "BLOCK",
+                "last_decision": "PERMIT" if newest.granted else "BLOCK",
                 "last_reason": newest.reason,
                 "last_decision_epoch": now,
             }
         rows.append(row)
     schema = {name: GOVERNOR_STATE.by_name[name].codec.dtype for name in rows[0]} if rows else {}
     return assemble(symbols, pl.DataFrame(rows, schema=schema).to_dict(), without_result([]))
+
+
+def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict[str, int]]:
+    """Count the permits of each symbol in the windows of the limits."""
+    replies = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", one), 0, -1) for one in symbols])
+    ages = [[now - float(text) for text in reply] if not isinstance(reply, Exception) else [] for reply in replies]
+    return [
+        {"permits_hour": sum(age < HOUR_SEC for age in mine), "permits_5min": sum(age < BURST_SEC for age in mine)}
+        for mine in ages
+    ]
 
 
 def _evidence(
@@ -180,10 +225,13 @@ def _age_sec(reading: Reading[dict[str, Any]], clock: str, now: float) -> float:
     return now - float(row[clock])
 
 
-def _non_live(row: Mapping[str, Reading[dict[str, Any]]]) -> bool:
-    labels = ("source", "data_source", "position_source")
+def _labels(row: Mapping[str, Reading[dict[str, Any]]]) -> set[str]:
     values = [reading.value for reading in row.values() if reading.value is not None]
-    return any(value.get(label) in NON_LIVE for value in values for label in labels)
+    return {str(value[label]) for value in values for label in ("source", "data_source", "position_source") if label in value}
+
+
+def _non_live(row: Mapping[str, Reading[dict[str, Any]]]) -> bool:
+    return bool(_labels(row) & set(NON_LIVE))
 
 
 def _kill_score(plan: Plan, harvest: Reading[dict[str, Any]]) -> float:
@@ -196,12 +244,15 @@ def _permit(
 ) -> dict[str, Any]:
     position = positions[plan.symbol].value
     price = plan.price or (position["current_price"] if position is not None else None)
+    qty = plan.qty
+    if qty is None and position is not None and position["qty"] and (share := CLOSED_SHARE.get(plan.action)) is not None:
+        qty = share * abs(position["qty"])
     return {
         "granted": "true",
         "plan_id": plan.plan_id,
         "decision": "EXECUTE",
-        "computed_qty": plan.qty,
-        "computed_notional": plan.qty * price if plan.qty is not None and price is not None else None,
+        "computed_qty": qty,
+        "computed_notional": qty * price if qty is not None and price is not None else None,
         "created_at": store.clock(),
         "consumed": "false",
         **hint,

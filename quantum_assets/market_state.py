@@ -1,5 +1,6 @@
 """Asset ``market_state``: volatility, drift and regime of each symbol from its closed candles."""
 
+import hashlib
 from collections.abc import Sequence
 
 import dagster as dg
@@ -7,13 +8,15 @@ import numpy as np
 import polars as pl
 
 from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.kernels.market_state import closes_matrix
+from quantum_assets.kernels.columns import Floats
+from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as market_state_kernel
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.candles import CandleReader, Candles
 from resources.redis_store import RedisStore
 
+CLOSES_USED = MarketStateTheta().candles_required
 COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")
 
 
@@ -66,5 +69,11 @@ def market_state_frame(candles: Sequence[Reading[Candles]]) -> pl.DataFrame:
         "buffer_size": [len(value.close) for _, value in good],
         "source": [value.source for _, value in good],
         "candle_key": [value.key for _, value in good],
+        "candles_digest": [candles_digest(value.close) for _, value in good],
     }
     return assemble([reading.symbol for reading in candles], computed, without_result(unread + bad))
+
+
+def candles_digest(closes: Floats) -> str:
+    """Fingerprint the closes a state was computed from, so that a proof can find the very same ones again."""
+    return hashlib.blake2s(np.ascontiguousarray(closes[-CLOSES_USED:]).tobytes(), digest_size=8).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import dagster as dg
@@ -12,7 +12,10 @@ RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_ra
 
 
 def partitioned_by_symbol(
-    assets: Sequence[dg.AssetsDefinition], external: Sequence[dg.AssetSpec], symbols: Sequence[str]
+    assets: Sequence[dg.AssetsDefinition],
+    external: Sequence[dg.AssetSpec],
+    symbols: Sequence[str],
+    badges: Mapping[str, dg.FreshnessPolicy],
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Partition everything by symbol; many symbols are one run, never one run each.
 
@@ -22,16 +25,28 @@ def partitioned_by_symbol(
         Definitions and specs as their modules declare them, without partitions.
     symbols
         The partition keys, in the order of SYMBOLS.
+    badges
+        Freshness policy of an asset, by name. It colours the badge of the whole asset; which symbol is stale is told by the
+        asset's checks.
     """
-    partitions = dg.StaticPartitionsDefinition(list(symbols))
+    partitions = symbol_partitions(symbols)
 
     def by_symbol(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.replace_attributes(partitions_def=partitions)
 
+    def with_badge(spec: dg.AssetSpec) -> dg.AssetSpec:
+        policy = badges.get(spec.key.to_user_string())
+        return by_symbol(spec) if policy is None else by_symbol(spec).replace_attributes(freshness_policy=policy)
+
     return [
         *map(by_symbol, external),
-        *(asset.map_asset_specs(by_symbol).with_attributes(backfill_policy=dg.BackfillPolicy.single_run()) for asset in assets),
+        *(asset.map_asset_specs(with_badge).with_attributes(backfill_policy=dg.BackfillPolicy.single_run()) for asset in assets),
     ]
+
+
+def symbol_partitions(symbols: Sequence[str]) -> dg.StaticPartitionsDefinition:
+    """Give the partitions: one per symbol, in the order of SYMBOLS."""
+    return dg.StaticPartitionsDefinition(list(symbols))
 
 
 def shards(symbols: Sequence[str], count: int) -> list[Sequence[str]]:

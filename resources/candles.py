@@ -34,7 +34,7 @@ BATCH_SYMBOLS = 128  # more symbols are read in batches, so that reading and par
 SLACK_MEMBERS = 20  # read beyond the window, for duplicates and the unclosed candle
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
-STALE_INTERVALS, STALE_MARGIN_SEC = 2, 300  # spec section 5
+STALE_INTERVALS = 2  # spec section 5, and CANDLE_STALE_MARGIN_SEC
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
 EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
 EPOCH_US_MIN = 1e14  # a larger one is microseconds
@@ -364,7 +364,7 @@ class CandleReader:
             if ahead > self.interval_sec:
                 return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
             age = now - candles.newest_epoch_sec
-            if age > STALE_INTERVALS * self.interval_sec + STALE_MARGIN_SEC:
+            if age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:
                 return Reading.failed(symbol, f"candles_stale: {age:.0f}s ({candles.key})")
         return Reading.present(symbol, candles)
 

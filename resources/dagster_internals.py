@@ -14,10 +14,11 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.context.output import OutputContext
@@ -64,6 +65,20 @@ def materialize(context: OutputContext, made: Sequence[Made], *, shown: bool) ->
         yield DagsterEvent.asset_materialization(
             context.step_context, _materialization(context, one), DagsterEventBatchMetadata(batch_id, index == last)
         )
+
+
+def check_of_partition(
+    asset: str, name: str, symbol: str, *, passed: bool, severity: dg.AssetCheckSeverity, metadata: Mapping[str, Any]
+) -> AssetCheckEvaluation:
+    """Build the result of a check for one symbol, in a run over many; Dagster's own results have no word for that."""
+    return AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset),
+        check_name=name,
+        passed=passed,
+        metadata=metadata,
+        severity=severity,
+        partition=symbol,
+    )
 
 
 def _materialization(context: OutputContext, one: Made) -> dg.AssetMaterialization:

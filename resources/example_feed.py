@@ -21,7 +21,7 @@ import orjson
 import polars as pl
 
 from quantum_assets.contracts.schema import stamps
-from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY
+from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
 from resources.ohlcv_files import OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
@@ -36,6 +36,7 @@ PLAN_PREFIX = "example-"
 PLANS_LOOKED_AT = 20  # newest entries searched for a real planner's
 RETRY_SEC = 1.0
 OPENED_BEFORE_SEC = 2 * 3600  # age of an example position when it is first seen
+SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
 # KEYS[1] sorted set of candles
 # ARGV[1] lifetime in s, ARGV[2] 1 to replace also candles that are not labelled replay, then scores and members
@@ -157,7 +158,7 @@ class ExampleWorld:
     shown: int = 0
     _last_plan_epoch: float = field(default=0.0, repr=False)
     _plans: int = field(default=0, repr=False)
-    _opened: dict[str, float] = field(default_factory=dict, repr=False)
+    _held: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)  # entry, and when it was opened
 
     def step(self) -> list[str]:
         """Play one more candle of every symbol (the first time: the first ones), all ending now, and renew all examples.
@@ -188,7 +189,8 @@ class ExampleWorld:
         ]
         commands.append(("SET", self.store.keys.of("banner"), self.banner(), "EX", BANNER_TTL_SEC))
         if self.examples:
-            self._find_opening_times(now.timestamp())
+            self._take_over(now.timestamp())
+            self._reopen_stopped({one: float(window["close"][-1]) for one, window in windows.items()}, now.timestamp())
             commands += [
                 command
                 for symbol, window in windows.items()
@@ -206,26 +208,31 @@ class ExampleWorld:
         text = f"EXAMPLE DATA: recorded candles of {', '.join(self.candles)} played as if they were now"
         return f"{text}; positions, targets, efficiency and plans are invented" if self.examples else text
 
-    def entry_price(self, symbol: str) -> float:
-        """Give the entry of a symbol's example position; the same after every restart."""
+    def first_entry(self, symbol: str) -> float:
+        """Give the entry of a symbol's first example position."""
         frame = self.candles[symbol]
         anchor = float(frame["close"][min(self.first, frame.height) - 1])
         return round(anchor * EXAMPLES.get(symbol, OTHER_EXAMPLE).entry_ratio, 8)
 
-    def _find_opening_times(self, now: float) -> None:
-        """Take over the opening time of positions a former feed left, so that their age goes on."""
-        unknown = [symbol for symbol in self.candles if symbol not in self._opened]
+    def _take_over(self, now: float) -> None:
+        """Go on with the positions a former feed left, so that their entry and age survive a restart."""
+        unknown = [symbol for symbol in self.candles if symbol not in self._held]
         for reading in self.store.read_raw("raw_position", unknown) if unknown else ():
-            kept = reading.value or {}
-            same = (
-                kept.get(b"source") == b"example" and kept.get(b"entry_price") == repr(self.entry_price(reading.symbol)).encode()
-            )
-            opened = _epoch(kept.get(b"created_at", b"")) if same else 0.0
-            self._opened[reading.symbol] = opened if 0 < opened <= now else float(int(now) - OPENED_BEFORE_SEC)
+            kept, first = reading.value or {}, self.first_entry(reading.symbol)
+            entry, opened = (_number(kept.get(name, b"")) for name in (b"entry_price", b"created_at"))
+            ours = kept.get(b"source") == b"example" and 0 < opened <= now and abs(entry / first - 1) < SAME_RECORDING
+            self._held[reading.symbol] = (entry, opened) if ours else (first, float(int(now) - OPENED_BEFORE_SEC))
+
+    def _reopen_stopped(self, closes: Mapping[str, float], now: float) -> None:
+        """Do what an executor would: leave a position whose stop was crossed, and enter a new one at the price of now."""
+        for reading in self.store.read(RISK_PROPOSAL, list(self.candles)):
+            row = reading.value
+            if row is not None and row["sl_breached"] and row["position_entry_price"] == self._held[reading.symbol][0]:
+                self._held[reading.symbol] = (closes[reading.symbol], float(int(now)))
 
     def _examples_of(self, symbol: str, close: float, now: datetime) -> list[tuple[Any, ...]]:
         example, epoch = EXAMPLES.get(symbol, OTHER_EXAMPLE), int(now.timestamp())
-        entry = self.entry_price(symbol)
+        entry, opened = self._held[symbol]
         direction = 1 if example.side == "LONG" else -1
         position = {
             "symbol": symbol,
@@ -236,7 +243,7 @@ class ExampleWorld:
             "mark_price": close,
             "unrealized_pnl": (close - entry) * direction * example.qty,
             "leverage": 3,
-            "created_at": self._opened[symbol],
+            "created_at": opened,
             "ts_epoch": epoch,
         }
         target = {"target_usd": example.target_usd, "confidence": 0.85, "timestamp": epoch, "mode": "shadow"}
@@ -291,8 +298,8 @@ class ExampleWorld:
         return []
 
 
-def _epoch(text: bytes) -> float:
-    """Read a time a former feed left; 0 when it is none."""
+def _number(text: bytes) -> float:
+    """Read a number a former feed left; 0 when it is none."""
     try:
         return float(text)
     except ValueError:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from quantum_assets.contracts.schema import stamps
+from quantum_assets.contracts.schema import DIGEST, stamps
 from quantum_assets.contracts.tables import BLOCK, PERMIT, SEEN_TTL_SEC
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
@@ -25,23 +26,59 @@ NUMBER_MAX = 1e12  # a larger size or price is a fault, and their product must s
 _PLAN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _SYMBOL = re.compile(r"[\w-]{2,40}")
 
-# KEYS[1] seen marker of the plan, KEYS[2] its permit or block, KEYS[3] event stream (absent in a cluster: another slot)
-# ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] lifetime of the record, ARGV[4] cap of the stream,
-# ARGV[5] count of record values, the record's fields and values, then the event's fields and values
-# returns 1, or 0 when the plan was decided before; raises, having written nothing, when a key is of another type
+LIMITS = ("hourly_limit_exceeded", "burst_limit_exceeded", "daily_limit_exceeded")  # gates 7 to 9, in their order
+HOUR_SEC, BURST_SEC = 3600, 300
+USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
+
+# KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol (list of epoch s, newest
+#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream
+# ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of an earlier gate or empty,
+#         ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
+#         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream,
+#         ARGV[12] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event (flat)
+# returns {1, reason or empty, permits before in the hour, in five minutes, amount before today}, or {0} when the plan was decided
+#         before; raises, having written nothing, when a key is of another type or holds something else than numbers
 DECIDE_LUA = """
-local wanted = {'string', 'hash', 'stream'}
+local wanted = {'string', 'hash', 'hash', 'list', 'string', 'stream'}
 for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= wanted[i] and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
 end
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) then return 0 end
-local last = 5 + tonumber(ARGV[5])
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], unpack(ARGV, 6, last))
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-if KEYS[3] then redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, last + 1)) end
-return 1
+if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+local now, hour, burst = tonumber(ARGV[3]), 0, 0
+for _, text in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
+  local when = tonumber(text)
+  if not when then return redis.error_reply('WRONGTYPE ' .. KEYS[4] .. ' holds ' .. text) end
+  if now - when < 3600 then hour = hour + 1 end
+  if now - when < 300 then burst = burst + 1 end
+end
+local today = redis.call('GET', KEYS[5]) or '0'
+local day, amount, reason = tonumber(today), tonumber(ARGV[8]), ARGV[4]
+if not day then return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' holds ' .. today) end
+if reason == '' then
+  if hour >= tonumber(ARGV[5]) then reason = 'hourly_limit_exceeded'
+  elseif burst >= tonumber(ARGV[6]) then reason = 'burst_limit_exceeded'
+  elseif not amount or not (day + amount <= tonumber(ARGV[7])) then reason = 'daily_limit_exceeded' end
+end
+local said = cjson.decode(ARGV[12])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('DEL', KEYS[2], KEYS[3])
+if reason == '' then
+  redis.call('HSET', KEYS[2], unpack(said.permit))
+  redis.call('EXPIRE', KEYS[2], ARGV[9])
+  redis.call('LPUSH', KEYS[4], ARGV[3])
+  redis.call('LTRIM', KEYS[4], 0, 99)
+  redis.call('EXPIRE', KEYS[4], 86400)
+  redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
+  redis.call('EXPIRE', KEYS[5], 172800)
+else
+  redis.call('HSET', KEYS[3], 'reason', reason, 'digest', said.digests[reason], unpack(said.block))
+  redis.call('EXPIRE', KEYS[3], ARGV[10])
+end
+redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'event', reason == '' and 'PERMIT' or 'BLOCK',
+  'granted', reason == '' and '1' or '0', 'reason', reason, 'permits_hour', hour, 'permits_5min', burst, 'day_total', today,
+  unpack(said.event))
+return {1, reason, hour, burst, today}
 """
 
 
@@ -73,11 +110,29 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The outcome for one plan: granted with the permit's fields, or refused with a reason."""
+    """The outcome for one plan: granted with the permit's fields, or refused with a reason.
+
+    Attributes
+    ----------
+    plan
+        The plan.
+    reason
+        First gate that is shut; empty when all before the limits are open. The limits themselves are counted when it is recorded.
+    permit
+        Fields of the permit, if it comes to that.
+    facts
+        What it was judged by, for the record, as text.
+    """
 
     plan: Plan
     reason: str
     permit: Mapping[str, Any] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def granted(self) -> bool:
+        """Whether no gate is shut."""
+        return not self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,26 +204,23 @@ class PlanQueue:
             ],
         )
 
-    def record(self, decisions: Sequence[Decision], *, cycle_id: str) -> list[bool]:
-        """Write each decision with its event, then acknowledge the entries; a plan decided before stays as it was.
+    def record(self, decisions: Sequence[Decision], *, cycle_id: str) -> list[Decision | None]:
+        """Count each plan against the limits, write its permit or block with its event, then acknowledge the entries.
 
         Returns
         -------
-        list of bool
-            Whether this call decided the plan.
+        list
+            The decision as it was recorded, ``None`` for a plan that was decided before and stays as it was.
         """
         now = self.store.clock()
         replies = self.store.run("recording decisions", [self._record_command(one, cycle_id, now) for one in decisions])
-        if self.store.keys.cluster:
-            new = [one for one, reply in zip(decisions, replies, strict=True) if reply == 1]
-            events = ("XADD", self.store.keys.of("stream_governor_events"), "MAXLEN", "~", EVENTS_MAXLEN, "*")
-            self.store.run("recording events", [(*events, *flat(self._event(one, cycle_id, now))) for one in new])
         broken = [reply for reply in replies if isinstance(reply, Exception)]
-        decided = [one for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)]
-        self.acknowledge([one.plan for one in decided])
+        self.acknowledge([one.plan for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
-        return [reply == 1 for reply in replies]
+        return [
+            replace(one, reason=reply[1].decode()) if reply[0] else None for one, reply in zip(decisions, replies, strict=True)
+        ]
 
     def acknowledge(self, plans: Sequence[Plan]) -> None:
         """Tell the group that these entries need no governor any more."""
@@ -176,31 +228,75 @@ class PlanQueue:
             self.store.run("acknowledging plans", [("XACK", self.stream, GROUP, *(plan.entry_id for plan in plans))])
 
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime) -> tuple[Any, ...]:
-        plan, keys = decision.plan, self.store.keys
-        table = BLOCK if decision.permit is None else PERMIT
-        row = {"reason": decision.reason, "timestamp": int(now.timestamp())} if decision.permit is None else decision.permit
-        encoded = table.encode(row)
-        record = {**encoded, **stamps(table, plan.symbol, encoded, cycle_id, now)}
-        names = [keys.of("seen_plan", plan.plan_id), keys.of(table.key, plan.plan_id)]
-        if not keys.cluster:
-            names.append(keys.of("stream_governor_events"))
-        values, event = flat(record), flat(self._event(decision, cycle_id, now))
-        limits = (SEEN_TTL_SEC, table.ttl_sec, EVENTS_MAXLEN, len(values))
-        return ("EVAL", DECIDE_LUA, len(names), *names, plan.entry_id, *limits, *values, *event)
+        plan, settings, of = decision.plan, self.store.settings, self.store.keys.of
+        unit, amount = _amount(decision)
+        names = (
+            of("seen_plan", plan.plan_id),
+            of(PERMIT.key, plan.plan_id),
+            of(BLOCK.key, plan.plan_id),
+            of("permits_granted", plan.symbol or plan.plan_id),
+            of("permitted_today", plan.symbol or plan.plan_id) + f":{now.astimezone(UTC).date().isoformat()}:{unit}",
+            of("stream_governor_events"),
+        )
+        blocks = {reason: self._block(plan, reason, cycle_id, now) for reason in {decision.reason, *LIMITS} if reason}
+        block = {name: text for name, text in next(iter(blocks.values())).items() if name not in ("reason", DIGEST)}
+        permit: Mapping[str, str] = {}
+        if decision.permit is not None:
+            encoded = PERMIT.encode(decision.permit)
+            permit = {**encoded, **stamps(PERMIT, plan.symbol, encoded, cycle_id, now)}
+        said = {
+            "permit": flat(permit),
+            "block": flat(block),
+            "digests": {reason: fields[DIGEST] for reason, fields in blocks.items()},
+            "event": flat(self._event(decision, cycle_id, now)),
+        }
+        daily = settings.gov_max_reduce_notional_per_day_usd if unit == USD else settings.gov_max_reduce_qty_per_day
+        limits = (
+            settings.gov_max_exec_per_hour,
+            settings.gov_max_exec_per_5min,
+            repr(daily),
+            "" if amount is None else repr(amount),
+        )
+        lifetimes = (PERMIT.ttl_sec, BLOCK.ttl_sec, EVENTS_MAXLEN)
+        moment = repr(now.timestamp())
+        values = (plan.entry_id, SEEN_TTL_SEC, moment, decision.reason, *limits, *lifetimes, json.dumps(said))
+        return ("EVAL", DECIDE_LUA, len(names), *names, *values)
+
+    @staticmethod
+    def _block(plan: Plan, reason: str, cycle_id: str, now: datetime) -> dict[str, str]:
+        encoded = BLOCK.encode({"reason": reason, "timestamp": int(now.timestamp())})
+        return {**encoded, **stamps(BLOCK, plan.symbol, encoded, cycle_id, now)}
 
     @staticmethod
     def _event(decision: Decision, cycle_id: str, now: datetime) -> dict[str, str]:
-        plan, granted = decision.plan, decision.permit is not None
+        plan = decision.plan
+        unit, amount = _amount(decision)
         return {
-            "event": "PERMIT" if granted else "BLOCK",
             "plan_id": plan.plan_id,
             "symbol": plan.symbol,
             "action": plan.action,
-            "granted": "1" if granted else "0",
-            "reason": decision.reason,
             "timestamp": str(int(now.timestamp())),
+            "timestamp_epoch": repr(now.timestamp()),
             "cycle_id": cycle_id,
+            "notional": repr(amount) if unit == USD and amount is not None else "",
+            "qty": repr(amount) if unit == QTY and amount is not None else "",
+            **decision.facts,
         }
+
+
+def _amount(decision: Decision) -> tuple[str, float | None]:
+    """Give what a plan counts for today, and in which unit.
+
+    A size nobody knows is ``None``, which no limit allows; but a close of unknown size counts nothing, because what reduces risk
+    must not be refused for want of a number.
+    """
+    permit = decision.permit
+    if permit is None:
+        return QTY, None
+    if permit["computed_notional"] is not None:
+        return USD, permit["computed_notional"]
+    qty = permit["computed_qty"]
+    return QTY, 0.0 if qty is None and decision.facts.get("closing") == "1" else qty
 
 
 def parse_plan(entry_id: str, raw: Any) -> Plan:

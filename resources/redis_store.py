@@ -322,7 +322,7 @@ class RedisStore:
                 elif cause is None:
                     command = self._refresh_command(table, symbol, last.published_at, marks)
                 elif stream_only:
-                    command = self._append_command(table, row, encoded)
+                    command = self._append_command(table, row, encoded, marks)
                 else:
                     command = self._publish_command(table, row, encoded, marks, last.published_at)
             except ContractError as error:
@@ -366,11 +366,13 @@ class RedisStore:
             return table.ttl_sec
         return 10 * int(getattr(self.settings, table.ttl_intervals_of))
 
-    def _append_command(self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str]) -> tuple[Any, ...]:
+    def _append_command(
+        self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str]
+    ) -> tuple[Any, ...]:
         if table.stream is None:
             raise ContractError(table.asset, "has no stream to shadow")
         key = self.keys.of(table.stream.key, str(row["symbol"]))
-        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *flat(table.stream_entry(row, encoded)))
+        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *flat(table.stream_entry(row, encoded, marks)))
 
     def _publish_command(
         self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str], expected: str
@@ -381,7 +383,7 @@ class RedisStore:
         stream_part: list[str] = []
         if table.stream is not None and (self.settings.enable_stream or not table.stream.optional):
             keys.append(self.keys.of(table.stream.key, symbol))
-            entry = table.stream_entry(row, encoded)
+            entry = table.stream_entry(row, encoded, marks)
             stream_part = [str(table.stream.maxlen), *flat(entry)]
         return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), expected, len(values), *values, *stream_part)
 

@@ -95,6 +95,7 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
         _python("daemon", "-m dagster._daemon run -w", workspace, after=_socket(home)),
         _python("webserver", f"-m resources.webserver {page} -w", workspace, after=_socket(home)),
     ]
+    listed.append(_python("watch", "-m quantum_assets.cli watch"))
     if redis_port is not None:
         listed.insert(0, _python("valkey", f"-m resources.embedded_server {redis_port}"))
     if feed:

@@ -10,7 +10,10 @@ import gc
 import logging
 import socket
 import sys
+import threading
+import time
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -34,13 +37,15 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 import definitions  # noqa: F401 - imported for its cost: the forked children find it warm
 from resources.engines import DATABASES
 from resources.launcher import celery_arguments, queues
+from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.tether import die_with_parent
 
-SPARE_WORKERS = 1  # beside one for each shard's loop, so that a run from the user interface never waits for them
+SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
 RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, about every 6 hours: what leaks is bounded
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566
 GARBAGE_LOOKED_FOR_EVERY = 50_000  # allocations; Python's own 700 cost a twentieth of a cycle, whose garbage has no cycles
+HEARTBEAT_SEC = 5
 RECONNECT_SEC = 1  # Celery's own pause grows to 30 s, three cycles after the broker is back
 
 log = logging.getLogger("quantum.worker")
@@ -99,6 +104,20 @@ def _spare_the_imported(**_: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_LOOKED_FOR_EVERY, 20, 20)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _live_aloud(**_: Any) -> None:
+    """Leave a sign of life for the watcher, which knows nothing of Celery, for as long as this process lives."""
+
+    def beat() -> None:
+        store = RedisStore(load_settings())
+        while True:
+            with suppress(RedisUnavailableError):
+                store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "worker"), store.clock().timestamp())])
+            time.sleep(HEARTBEAT_SEC)
+
+    threading.Thread(target=beat, daemon=True, name="heartbeat").start()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""Dagster's webserver with one addition: a strip at the top that says which data the numbers come from.
+"""Dagster's webserver with two additions: a strip that names what is wrong, and check results shown until the next are due.
 
 Started as ``python -m resources.webserver ...``. Checked on dagster-webserver 1.13.27: the page is served by
 ``DagsterWebserver.index_html_endpoint``.
@@ -7,34 +7,78 @@ Started as ``python -m resources.webserver ...``. Checked on dagster-webserver 1
 from __future__ import annotations
 
 import html
+import json
+import time
 from typing import Any
 
 import dagster_webserver.app
 import redis
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
 from resources.redis_store import connect
 from resources.settings import load_settings
 
 STRIP = (
     '<div style="position:fixed;top:0;left:50%;transform:translateX(-50%);z-index:9999;padding:3px 18px;max-width:60%;'
-    "background:#7a4b00;color:#fff;border-radius:0 0 8px 8px;font:600 12px/1.5 system-ui,sans-serif;text-align:center;"
+    "background:{colour};color:#fff;border-radius:0 0 8px 8px;font:600 12px/1.5 system-ui,sans-serif;text-align:center;"
     'pointer-events:none">{text}</div>'
 )
 
 
-def banner_text() -> str:
-    """Read what the feed says of its data; empty when nothing non-live is being played."""
+LATE_INTERVALS = 3  # a pack this many intervals late has stopped
+AMBER, RED = "#7a4b00", "#a11212"
+TEXT_MAX = 300  # characters of what comes from Redis
+
+
+def banner() -> tuple[str, str]:
+    """Read what is wrong (the watcher's active alerts) and what the feed says of its data.
+
+    Returns
+    -------
+    tuple
+        Colour and text; an empty text when all is well and live.
+    """
     settings = load_settings()
     try:
         with connect(settings) as client:
-            raw = client.get(settings.keys.of("banner"))
+            alerts, playing = client.mget(settings.keys.of("alerts_active"), settings.keys.of("banner"))
     except redis.RedisError:
-        return f"Redis at {settings.redis_address} does not answer"
-    return raw.decode(errors="replace")[:300] if isinstance(raw, bytes) else ""
+        return RED, f"Redis at {settings.redis_address} does not answer"
+    wrong = _titles(alerts)
+    played = playing.decode(errors="replace")[:TEXT_MAX] if isinstance(playing, bytes) else ""
+    return (RED if wrong else AMBER), " | ".join(text for text in (wrong, played) if text)
+
+
+def _titles(alerts: object) -> str:
+    """Name the active alerts; a text that is none of ours is told as such."""
+    if not isinstance(alerts, bytes):
+        return ""
+    try:
+        return "; ".join(str(one["title"]) for one in json.loads(alerts))[:TEXT_MAX]
+    except (ValueError, TypeError, KeyError):
+        return "the list of active alerts cannot be read"
+
+
+stock_targets_latest = AssetCheckExecutionRecord.targets_latest_materialization
+
+
+async def targets_latest(record: AssetCheckExecutionRecord, loading_context: Any) -> bool:
+    """Tell whether a check's result is that of now.
+
+    Dagster shows a result as "not evaluated" once its asset has been materialized again, which here happens six times between
+    two runs of the pack. A result is shown while it is younger than the next one may be late; an older one is Dagster's to
+    judge, so that a pack that has stopped does not stay green.
+    """
+    limit_sec = RENEWED_AFTER_SEC if record.key.name == SOUND else 0
+    age_sec = time.time() - record.create_timestamp
+    if age_sec <= limit_sec + LATE_INTERVALS * load_settings().proof_interval_sec:
+        return True
+    return await stock_targets_latest(record, loading_context)
 
 
 class BannerWebserver(DagsterWebserver[Any, Any]):
@@ -43,10 +87,10 @@ class BannerWebserver(DagsterWebserver[Any, Any]):
     def index_html_endpoint(self, request: Request) -> HTMLResponse:
         """Serve the page, with the strip when there is something to say."""
         page: Any = super().index_html_endpoint(request)
-        text = banner_text()
+        colour, text = banner()
         if not text or not isinstance(page, HTMLResponse):
             return page  # type: ignore[no-any-return]
-        strip = STRIP.format(text=html.escape(text)).encode()
+        strip = STRIP.format(colour=colour, text=html.escape(text)).encode()
         body = bytes(page.body).replace(b"</body>", strip + b"</body>", 1)
         headers = {name: value for name, value in page.headers.items() if name != "content-length"}
         return HTMLResponse(body, headers=headers)
@@ -54,4 +98,5 @@ class BannerWebserver(DagsterWebserver[Any, Any]):
 
 if __name__ == "__main__":
     vars(dagster_webserver.app)["DagsterWebserver"] = BannerWebserver
+    AssetCheckExecutionRecord.targets_latest_materialization = targets_latest  # type: ignore[assignment, method-assign]
     main()  # type: ignore[no-untyped-call]

@@ -27,7 +27,8 @@ FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficie
 
 CYCLE_JOB = dg.define_asset_job(
     CYCLE_JOB_NAME,
-    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY),
+    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY).without_checks()
+    | dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")),
     description="One evaluation of every asset for every symbol.",
 )
 
@@ -138,6 +139,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         counts["ended"] += ended
         busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
+            store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), store.clock().timestamp())])
             seen = look(store)
         except RedisUnavailableError as error:
             counts["failed_reads"] += 1

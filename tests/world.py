@@ -71,7 +71,7 @@ def write_efficiency(store: RedisStore, symbol: str, score: float = 0.8, confide
 
 def write_plan(store: RedisStore, plan_id: str, symbol: str, action: str = "CLOSE", **more: object) -> None:
     """Append one plan as the planner does."""
-    fields = {"plan_id": plan_id, "symbol": symbol, "action": action, "decision": "EXECUTE", **more}
+    fields = {"plan_id": plan_id, "symbol": symbol, "action": action, "decision": "EXECUTE", "qty": 0.001, **more}
     store.client.xadd(store.keys.of("stream_plans"), {name: str(value) for name, value in fields.items()})
 
 
@@ -80,7 +80,7 @@ def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error
     job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
     return job.execute_in_process(
         instance=instance,
-        tags=cycle_tags(store.settings.symbols, f"t{int(store.clock().timestamp())}"),
+        tags=cycle_tags(store.settings.symbols, f"t{store.clock().timestamp():.6f}"),
         run_config=QUIET,
         raise_on_error=raise_on_error,
     )

@@ -22,6 +22,9 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "up": ("quantum_assets.cli.up", "up"),
     "once": ("quantum_assets.cli.once", "once"),
     "status": ("quantum_assets.cli.status", "status"),
+    "prove": ("quantum_assets.cli.prove", "prove"),
+    "watch": ("quantum_assets.cli.watch", "watch"),
+    "alerts": ("quantum_assets.cli.alerts", "alerts"),
     "replay": ("quantum_assets.cli.replay", "replay"),
     "calc": ("quantum_assets.cli.calc", "calc"),
     "regime": ("quantum_assets.cli.regime", "regime"),
@@ -54,6 +57,7 @@ def cli() -> None:
     quantum up --replay DIR      the whole stack, playing recorded candles
     quantum once                 one cycle, and an exit code that tells the truth
     quantum status               age and last value of everything published
+    quantum prove                every proof against what is published now
 
     Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure.
     """

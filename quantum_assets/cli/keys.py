@@ -41,6 +41,15 @@ def reference() -> str:
 
 _ALSO = {
     "stream_governor_events": "permits and blocks: event, plan_id, symbol, action, granted, reason, timestamp, cycle_id (stream)",
+    "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
+    "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
+    "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",
+    "cycles": "when the last cycles ended, epoch s, newest first (list)",
+    "proofs": "last verdict of every proof, JSON, and `_run` (hash)",
+    "proofs_by_symbol": "what Dagster was last told of each asset and symbol (hash)",
+    "single_cycle": "how `quantum once` went when the proofs last tried it (string, 600 s)",
+    "alerts_active": "active alerts, JSON (string, 30 s)",
+    "stream_alerts": "event, alert, level, title, text, symbols, since, limit, timestamp (stream, ~10000)",
     "seen_plan": "marker of a plan that has been decided (string, 24 h)",
     "banner": "what the example feed plays (string, 120 s)",
 }

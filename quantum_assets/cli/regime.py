@@ -1,6 +1,6 @@
 """`quantum regime`: the market state along a price history, as a table, JSON and a chart.
 
-Here belongs the replay over a file or a synthetic path and its picture. The formula stays in the kernel, the file
+Here belongs the replay over a file or a synthetic path. The formula stays in the kernel, the picture in the charts, the file
 layouts in the reader.
 """
 
@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 from rich.table import Table
 
+from quantum_assets.charts import REGIME_LABELS, as_png, regime_figure
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.columns import REGIMES, Floats
 from quantum_assets.kernels.market_state import STATE_COLUMNS, MarketState, MarketStateTheta, market_state
@@ -25,10 +26,6 @@ from resources.ohlcv_files import OhlcvFileError, read_ohlcv
 STATES_BY_DEFAULT = 1000  # the default step gives at most about so many states: a chart shows no more, half a second
 SYNTHETIC_CANDLES = 1500  # length of a synthetic path; a trend leg is longer
 MALFORMED_NAMED = 5  # malformed rows named in the terminal; --json has them all
-MARGIN_LABELLED = 0.12  # share of the chart without a state from which there is room to say so
-REGIME_COLORS = {"trend": "#2a9d8f", "mr": "#7b6fd0", "chop": "#e9b44c"}
-REGIME_LABELS = {"trend": "trend", "mr": "mean-reverting", "chop": "chop"}
-INK, PAPER, GRID = "#22303c", "#fbfaf7", "#dcd8cf"
 
 
 @click.command(epilog="\b\nExamples:\n  quantum regime BTCUSDT_1m.csv\n  quantum regime --synthetic trend --json")
@@ -83,7 +80,7 @@ def regime(
 
     chart = out or Path(f"{name}-regime.png")
     try:
-        draw(chart, name, times, closes, ends, state)
+        chart.write_bytes(as_png(regime_figure(name, times, closes, ends, state)))
     except OSError as error:
         message = f"the chart cannot be written to {chart} ({error}): give another --out"
         raise click.UsageError(message) from error
@@ -151,86 +148,3 @@ def _print_table(summary: dict[str, Any]) -> None:
     if summary["malformed"] or summary["duplicates"]:
         console.print(f"{len(summary['malformed'])} malformed rows and {summary['duplicates']} duplicates left out")
     console.print(f"chart: {summary['chart']}", markup=False)
-
-
-def draw(
-    chart: Path,
-    name: str,
-    times: npt.NDArray[Any],
-    closes: Floats,
-    ends: npt.NDArray[np.intp],
-    state: MarketState,
-) -> None:
-    """Write the chart: price over its regime, sigma, and the probabilities as a stack."""
-    # Imported here: matplotlib costs half a second that no other command should pay.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    figure = Figure(figsize=(12, 7.6), facecolor=PAPER)
-    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
-    canvas = FigureCanvasAgg(figure)
-    price, sigma, share = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.3, 1.5))
-    at = times[ends]
-    for axis in (price, sigma, share):
-        axis.set_facecolor(PAPER)
-        axis.grid(visible=True, axis="y", color=GRID, linewidth=0.7)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.spines["bottom"].set_color(GRID)
-        axis.tick_params(colors=INK, length=0, labelsize=9)
-
-    price.plot(times, closes, color=INK, linewidth=1.1)
-    for label in REGIMES:
-        price.fill_between(
-            at,
-            0,
-            1,
-            where=state.regime == label,
-            transform=price.get_xaxis_transform(),
-            color=REGIME_COLORS[label],
-            alpha=0.16,
-            linewidth=0,
-            step="post",
-        )
-    price.set_ylabel("close", color=INK)
-    price.set_title(name, loc="left", color=INK, fontsize=15, fontweight="bold", pad=14)
-    price.set_title("background: most probable regime", loc="right", color=INK, fontsize=9, alpha=0.7)
-
-    sigma_bps = state.sigma * 1e4
-    sigma.plot(at, sigma_bps, color="#c8553d", linewidth=1.3)
-    sigma.fill_between(at, 0, sigma_bps, color="#c8553d", alpha=0.14, linewidth=0)
-    sigma.set_ylim(0, sigma_bps.max() * 1.15)
-    sigma.set_ylabel("sigma, bps", color=INK)
-
-    stack = [state.p_trend, state.p_mr, state.p_chop]
-    share.stackplot(at, stack, colors=[REGIME_COLORS[label] for label in REGIMES], alpha=0.85, linewidth=0)
-    share.set_ylim(0, 1)
-    share.yaxis.set_major_formatter(PercentFormatter(1))
-    share.set_ylabel("regime probability", color=INK)
-    middles = np.cumsum([0.0] + [p[-1] for p in stack])
-    for label, low, high in zip(REGIMES, middles[:-1], middles[1:], strict=True):
-        share.annotate(
-            f"{REGIME_LABELS[label]} {high - low:.0%}",
-            (1, (low + high) / 2),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            fontsize=9,
-        )
-    if ends[0] > len(times) * MARGIN_LABELLED:
-        middle = times[0] + (at[0] - times[0]) / 2
-        share.annotate("no state yet", (middle, 0.5), ha="center", va="center", color=INK, fontsize=9, alpha=0.6)
-    figure.align_ylabels()
-    share.set_xlim(times[0], times[-1])
-    if np.issubdtype(times.dtype, np.datetime64):
-        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-        share.xaxis.set_major_locator(locator)
-        share.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        share.set_xlabel("UTC", color=INK, fontsize=9)
-    else:
-        share.set_xlabel("candle", color=INK, fontsize=9)
-    canvas.print_png(str(chart), metadata={"Software": None})  # type: ignore[no-untyped-call]

@@ -210,7 +210,7 @@ class Table:
         words = {name: ",".join(value) if isinstance(value, list) else value for name, value in row.items()}
         return (self.headline or f"{self.asset} for {{symbol}}").format_map(words)
 
-    def stream_entry(self, row: Mapping[str, Any], encoded: Mapping[str, str]) -> dict[str, str]:
+    def stream_entry(self, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
         """Select what the stream entry of one publication carries.
 
         Parameters
@@ -219,6 +219,8 @@ class Table:
             The row before encoding; it supplies the values that only the stream has (text).
         encoded
             The encoded hash fields.
+        marks
+            The stamps of the publication, for streams that name one of them.
 
         Raises
         ------
@@ -230,7 +232,8 @@ class Table:
         values = {"symbol": row["symbol"], **encoded}
         pairs = [(name, name) if isinstance(name, str) else name for name in self.stream.fields or values]
         try:
-            return {entry: values[source] if source in values else row[source] for entry, source in pairs}
+            known = {**row, **marks, **values}
+            return {entry: known[source] for entry, source in pairs}
         except KeyError as error:
             raise ContractError(str(error.args[0]), "missing for the stream") from None
 

@@ -70,6 +70,8 @@ class Keys:
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
+            "permits_granted": "quantum:governor:exec:{symbol}",
+            "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
             "seen_plan": "quantum:governor:seen:{plan_id}",
             # streams
             "stream_market_state": self.marketstate_stream,
@@ -91,6 +93,14 @@ class Keys:
             "candles_klines": "klines:{symbol}:1m",
             "candles_history": "quantum:history:ohlcv:{symbol}:1m",
             "candles_json": "quantum:candles:{symbol}:1m",
+            # watching
+            "heartbeat": "quantum:heartbeat:{symbol}",  # {symbol} is the part: worker, daemon, cycle, watch
+            "cycles": "quantum:heartbeat:cycles",
+            "proofs": "quantum:proofs",
+            "proofs_by_symbol": "quantum:proofs:by_symbol",
+            "single_cycle": "quantum:proofs:single_cycle",
+            "alerts_active": "quantum:alerts:active",
+            "stream_alerts": "quantum:stream:alerts",
             # the example feed says what it plays
             "banner": "quantum:banner",
         }
@@ -159,11 +169,12 @@ MARKET_STATE = Table(
         Field("buffer_size", COUNT, "candles", "candles used"),
         Field("source", choice("candles", "replay", "synthetic"), "", "where the candles come from", Change.EXACT),
         Field("candle_key", TEXT, "", "key the candles were read from"),
+        Field("candles_digest", TEXT, "", "fingerprint of the closes used, the newest 257"),
     ),
     stream=Stream(
         "stream_market_state",
         PROPOSAL_STREAM_MAXLEN,
-        ("symbol", "ts", "sigma", "mu", "regime", ("timestamp", "ts_timestamp")),
+        ("symbol", "ts", "sigma", "mu", "regime", ("timestamp", "ts_timestamp"), "cycle_id"),
     ),
 )
 
@@ -332,6 +343,7 @@ ALLOCATION_TARGET = Table(
             "eff_stale",
             "reason",
             "mode",
+            "cycle_id",
         ),
     ),
 )
@@ -361,6 +373,8 @@ GOVERNOR_STATE = Table(
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
+        Field("permits_hour", INTEGER, "permits", "granted within 3600 s", Change.EXACT, plot=True),
+        Field("permits_5min", INTEGER, "permits", "granted within 300 s", Change.EXACT),
     ),
 )
 

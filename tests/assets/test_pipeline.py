@@ -57,7 +57,7 @@ def failures_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, str]
 
 def test_one_cycle_materializes_and_publishes_all_seven_assets(world, instance) -> None:
     """The main job of the product."""
-    write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.5)
+    write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
     assert run_cycle(world, instance).success
     for asset, table in PUBLISHED_TABLES.items():
         assert materialized(instance, asset) == set(SYMBOLS), asset
@@ -68,7 +68,7 @@ def test_one_cycle_materializes_and_publishes_all_seven_assets(world, instance) 
             assert set(fields) == {field.name for field in (*COMMON, *table.fields)}, asset
             assert 0 < world.client.ttl(world.keys.of(table.key, symbol)) <= world.ttl_sec(table)
     permit = hash_of(world, "permit", "plan-close")
-    assert (permit["granted"], permit["computed_qty"], permit["consumed"]) == ("true", "0.5", "false")
+    assert (permit["granted"], permit["computed_qty"], permit["consumed"]) == ("true", "0.01", "false")
     assert 0 < world.client.ttl("quantum:permit:plan-close") <= 60
 
 
@@ -80,7 +80,7 @@ def test_all_assets_of_one_cycle_carry_its_id(world, instance) -> None:
         for asset, table in PUBLISHED_TABLES.items()
         if asset != "capital_efficiency"
     }
-    assert ids == {f"t{int(world.clock().timestamp())}"}
+    assert ids == {f"t{world.clock().timestamp():.6f}"}
 
 
 def test_a_risk_proposal_is_computed_from_exactly_the_published_market_state(world, instance) -> None:

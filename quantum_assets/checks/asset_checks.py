@@ -1,0 +1,155 @@
+"""The pack as Dagster asset checks: one check per proof over the universe, and one per asset and symbol.
+
+``proof_pack`` judges all symbols in one step and names those that fail. ``sound`` says for one symbol which proofs of an asset it
+fails; the pack records it when that has changed, anybody may ask for it for one symbol at any time. ``calc_only_process`` runs in
+every cycle and stops it: nothing is proposed or permitted by a process that has loaded what could place an order.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.pack import PROOFS, by_symbol, run, store_verdicts
+from quantum_assets.checks.product import loaded_trading_libraries
+from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
+from resources.dagster_internals import check_of_partition
+from resources.redis_store import RedisStore, RedisUnavailableError
+
+SHOWN = 50  # rows of the table of failing symbols; the count is always exact
+ASSETS = tuple(dict.fromkeys(proof.asset for proof in PROOFS if proof.per_symbol))
+SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}
+
+
+@dg.asset_check(
+    asset="position",
+    blocking=True,
+    description="This process has loaded no exchange, broker or order library; else the cycle proposes and permits nothing.",
+)
+def calc_only_process() -> dg.AssetCheckResult:
+    """Look at the modules this very process has loaded."""
+    loaded = loaded_trading_libraries()
+    metadata = {"loaded": ", ".join(loaded) or "none", "threshold": "none of the exchange, broker and order libraries"}
+    return dg.AssetCheckResult(passed=not loaded, metadata=metadata)
+
+
+@dg.multi_asset_check(
+    name="proof_pack",
+    specs=[dg.AssetCheckSpec(proof.name, asset=proof.asset, description=f"{proof.claim} ({proof.severity})") for proof in PROOFS],
+    can_subset=True,
+)
+def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[Any]:
+    """Judge the selected proofs over all symbols."""
+    selected = {(key.asset_key.to_user_string(), key.name) for key in context.selected_asset_check_keys}
+    proofs = [proof for proof in PROOFS if (proof.asset, proof.name) in selected]
+    began = time.monotonic()
+    hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol
+    verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs)
+    try:
+        store_verdicts(store, verdicts, seconds=time.monotonic() - began)
+        yield from _changed_symbols(store, verdicts)
+    except RedisUnavailableError as error:  # the verdicts say so themselves; Dagster still gets them
+        context.log.warning(str(error))
+    yield from (_result(verdict) for verdict in verdicts)
+    failed = [verdict.proof.title for verdict in verdicts if not verdict.passed]
+    context.log.info(
+        f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
+    )
+
+
+def _result(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        asset_key=verdict.proof.asset,
+        check_name=verdict.proof.name,
+        severity=SEVERITIES[verdict.severity],
+        description=verdict.finding.observed,
+        metadata=_evidence_of(verdict),
+    )
+
+
+def _evidence_of(verdict: Verdict) -> dict[str, Any]:
+    finding, proof = verdict.finding, verdict.proof
+    metadata: dict[str, Any] = {
+        "observed": finding.observed,
+        "threshold": finding.threshold,
+        "judged": finding.judged,
+        "failing": len(finding.failing),
+        "claim": proof.claim,
+        "group": proof.group,
+    }
+    if finding.failing:
+        what = "symbol" if proof.per_symbol else "what"
+        records = [dg.TableRecord({what: name, "why": why}) for name, why in list(finding.failing.items())[:SHOWN]]
+        schema = dg.TableSchema(columns=[dg.TableColumn(what), dg.TableColumn("why")])
+        metadata["failing_table"] = dg.MetadataValue.table(records, schema=schema)
+    return metadata
+
+
+def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Record what each symbol fails, where that has changed since it was last recorded."""
+    found = by_symbol(verdicts, store.settings.symbols)
+    (reply,) = store.run("reading what was recorded", [("HGETALL", store.keys.of("proofs_by_symbol"))])
+    if isinstance(reply, Exception):
+        return
+    last = {name.decode(): text.decode() for name, text in zip(reply[::2], reply[1::2], strict=True)}
+    now, judged = store.clock().timestamp(), {verdict.proof.asset for verdict in verdicts}
+    whole = {
+        asset for asset in judged if all(p in [v.proof for v in verdicts] for p in PROOFS if p.asset == asset and p.per_symbol)
+    }
+    fields: list[str] = []
+    for asset in sorted(whole & found.keys()):
+        for symbol, failing in found[asset].items():
+            field, state = f"{asset}/{symbol}", sorted(failing)
+            before = json.loads(last.get(field, "[0, null]"))
+            if before[1] == state and now - before[0] < RENEWED_AFTER_SEC:
+                continue
+            fields += [field, json.dumps([now, state])]
+            yield _sound(asset, symbol, failing)
+    if fields:
+        store.run("remembering what was recorded", [("HSET", store.keys.of("proofs_by_symbol"), *fields)])
+
+
+def _sound(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:
+    whys = {title: one.finding.failing.get(symbol, one.finding.observed) for title, one in failing.items()}
+    error = any(one.severity == "ERROR" for one in failing.values())
+    metadata: dict[str, Any] = {"symbol": symbol, "failing": len(failing), **whys}
+    return check_of_partition(
+        asset,
+        SOUND,
+        symbol,
+        passed=not failing,
+        severity=SEVERITIES["ERROR" if error or not failing else "WARN"],
+        metadata=metadata,
+    )
+
+
+def sound_checks(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of one symbol: one per asset."""
+    return [_sound_check(asset, [p for p in PROOFS if p.asset == asset and p.per_symbol], partitions) for asset in ASSETS]
+
+
+def _sound_check(asset: str, proofs: Sequence[Proof], partitions: dg.PartitionsDefinition[str]) -> dg.AssetChecksDefinition:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # checks of a partition are a preview; the version is pinned
+        spec = dg.AssetCheckSpec(
+            SOUND,
+            asset=asset,
+            partitions_def=partitions,
+            description=f"One symbol keeps {', '.join(proof.name for proof in proofs)}.",
+        )
+
+    @dg.multi_asset_check(name=f"{asset}_{SOUND}", specs=[spec])
+    def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[Any]:
+        symbols = list(context.partition_keys)
+        verdicts = run(lambda: Evidence(store, context.instance), proofs)
+        found = by_symbol(verdicts, store.settings.symbols)[asset]
+        for symbol in symbols:
+            yield _sound(asset, symbol, found[symbol])
+        yield dg.Output(None, output_name=next(iter(context.op_execution_context.op_def.output_dict)))
+
+    return check

@@ -1,0 +1,155 @@
+"""Proofs of the assets ``capital_efficiency`` and ``allocation_target``."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from quantum_assets.checks import reference
+from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
+from quantum_assets.checks.evidence import Evidence, is_present
+from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.schema import COMMON
+from quantum_assets.contracts.tables import ALLOCATION_TARGET, CAPITAL_EFFICIENCY
+from quantum_assets.kernels.allocation import AllocationTheta, allocation
+from quantum_assets.kernels.efficiency_hint import Unreadable, parse_efficiency
+
+PRINTED_MULTIPLIER, PRINTED_USD = 0.51e-4, 0.0051
+OUR_STAMPS = {item.name for item in COMMON} - {"symbol"}
+CASES = (  # spec section 6, at now = 1000: efficiency hash -> multiplier, reason
+    (None, 1.0, "missing_eff"),
+    ({"efficiency_score": "0.9", "confidence": "0.9", "ts": "399"}, 1.0, "stale_eff"),
+    ({"efficiency_score": "0.9", "confidence": "0.64", "ts": "1000"}, 1.0, "low_conf"),
+    (Unreadable.UNREADABLE, 1.0, "redis_error"),
+    ({"efficiency_score": "0.9", "confidence": "0.9", "ts": "1000"}, 1.4, "ok"),
+)
+
+
+def proof(
+    name: str,
+    claim: str,
+    judge: Judge,
+    severity: Severity = "ERROR",
+    *,
+    asset: str = ALLOCATION_TARGET.asset,
+    per_symbol: bool = True,
+) -> Proof:
+    """Build one of this module's proofs."""
+    return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge, per_symbol)
+
+
+def readable(evidence: Evidence) -> Finding:
+    """Efficiency that is there can be read; that it is missing only makes hints neutral."""
+    hashes = evidence.foreign(CAPITAL_EFFICIENCY.key)
+    failing = {symbol: one.reason for symbol, one in hashes.items() if one.state is State.FAILED}
+    present = [symbol for symbol, one in hashes.items() if is_present(one)]
+    texts = [
+        {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (hashes[s].value or {}).items()} for s in present
+    ]
+    for symbol, state in zip(present, parse_efficiency(texts).state, strict=True):
+        if state != "present":
+            failing[symbol] = "no finite score and confidence in [0, 1] with a clock"
+    return Finding(f"{len(present)} of {len(hashes)} there", "what is there is readable", len(hashes), failing)
+
+
+def reason_cases(evidence: Evidence) -> Finding:  # noqa: ARG001 - a proof about the kernel as it is loaded
+    """Missing, stale, not confident, unreadable and trusted efficiency: five cases, five answers."""
+    hint = parse_efficiency([fields for fields, _, _ in CASES])
+    found = allocation(hint, np.full(len(CASES), 1000.0), 1000.0, AllocationTheta())
+    failing = {}
+    for row, (_, multiplier, reason) in enumerate(CASES):
+        seen = (round(float(found.multiplier[row]), 9), str(found.reason[row]))
+        if seen != (multiplier, reason):
+            failing[reason] = f"gives {seen[0]} {seen[1]}, not {multiplier} {reason}"
+    return Finding(
+        f"{len(CASES) - len(failing)} of {len(CASES)}",
+        "missing, stale, low confidence, unreadable: 1.0; .9: 1.4",
+        len(CASES),
+        failing,
+    )
+
+
+def live_target_untouched(evidence: Evidence) -> Finding:
+    """The target that is in force bears no mark of ours."""
+    hashes, failing = evidence.foreign("base_target"), {}
+    for symbol, one in hashes.items():
+        if ours := sorted(OUR_STAMPS & {name.decode(errors="replace") for name in one.value or {}}):
+            failing[symbol] = f"carries our fields {', '.join(ours)}"
+    return Finding(f"{sum(map(is_present, hashes.values()))} targets", "no field of ours", len(hashes), failing)
+
+
+def multiplier_bounds(evidence: Evidence) -> Finding:
+    """No multiplier leaves its bounds."""
+    settings, rows = evidence.settings, evidence.rows(ALLOCATION_TARGET)
+    low, high = min(settings.p31_min_mult, 1.0), max(settings.p31_max_mult, 1.0)
+    values = [row["multiplier"] for row in rows.values()]
+    failing = {s: f"multiplier {row['multiplier']}" for s, row in rows.items() if not low <= row["multiplier"] <= high}
+    return Finding(f"{min(values, default=1.0)} to {max(values, default=1.0)}", f"in [{low}, {high}]", len(rows), failing)
+
+
+def recomputed(evidence: Evidence) -> Finding:
+    """Multiplier and target follow from the score and base that are published with them."""
+    settings, rows, failing, largest = evidence.settings, evidence.rows(ALLOCATION_TARGET), {}, 0.0
+    elsewhere = multiplier_bounds(evidence).failing
+    for symbol, row in rows.items():
+        if symbol in elsewhere:
+            continue
+        trusted = row["reason"] == "ok"
+        wanted = 1.0
+        if trusted:
+            bounds = {"low": settings.p31_min_mult, "high": settings.p31_max_mult}
+            wanted = reference.multiplier(row["eff_score"], base=settings.p31_base, scale=settings.p31_scale, **bounds)
+        step = PRINTED_MULTIPLIER * (1 + settings.p31_scale)  # the score is rounded, too
+        target = row["base_target"] * row["multiplier"]
+        largest = max(largest, abs(row["multiplier"] - wanted))
+        if abs(row["multiplier"] - wanted) > step or trusted == row["eff_stale"] or trusted != (row["eff_score"] is not None):
+            failing[symbol] = f"multiplier {row['multiplier']}, reason {row['reason']}: recomputed {wanted:.4f}"
+        elif abs(row["proposed_target"] - target) > PRINTED_USD + PRINTED_MULTIPLIER * row["base_target"]:
+            failing[symbol] = f"proposed_target {row['proposed_target']}, recomputed {target:.2f}"
+    return Finding(f"largest difference {largest:.1e}", "equal as printed", len(rows), failing)
+
+
+def one_entry_per_evaluation(evidence: Evidence) -> Finding:
+    """The stream has one entry per symbol and evaluation: an old publisher matched its own output and doubled them."""
+    rows = evidence.rows(ALLOCATION_TARGET)
+    entries = [fields for _, fields in evidence.stream("stream_allocation_target")]
+    counts = Counter((fields["symbol"], fields["cycle_id"]) for fields in entries if {"symbol", "cycle_id"} <= fields.keys())
+    failing = {
+        symbol: f"{count} entries of cycle {cycle}" for (symbol, cycle), count in counts.items() if count > 1 and symbol in rows
+    }
+    for symbol, row in rows.items():
+        if (symbol, row["cycle_id"]) not in counts and symbol not in failing:
+            failing[symbol] = f"no entry of cycle {row['cycle_id']}"
+    return Finding(f"at most {max(counts.values(), default=0)}", "exactly 1 per symbol and evaluation", len(rows), failing)
+
+
+def shadow_only(evidence: Evidence) -> Finding:
+    """Everything proposed says that it is a proposal, under a key of its own."""
+    failing = {s: f"mode {f.get('mode')}" for s, f in evidence.raw(ALLOCATION_TARGET).items() if f.get("mode") != "shadow"}
+    for _, fields in evidence.stream("stream_allocation_target"):
+        if fields.get("mode") != "shadow":
+            failing[fields.get("symbol", "")] = f"stream entry with mode {fields.get('mode')}"
+    judged = len(evidence.raw(ALLOCATION_TARGET))
+    return Finding(f"{judged - len(failing)} of {judged}", "mode shadow in hash and stream", judged, failing)
+
+
+def based(evidence: Evidence) -> list[str]:
+    """Symbols that have a base target: a proposal is due for them."""
+    return [symbol for symbol, one in evidence.foreign("base_target").items() if is_present(one)]
+
+
+PROOFS = (
+    proof("readable", "Every efficiency hash that is there can be read.", readable, "WARN", asset=CAPITAL_EFFICIENCY.asset),
+    calc_only_imports(ALLOCATION_TARGET.asset),
+    contract(ALLOCATION_TARGET, based),
+    lifetime(ALLOCATION_TARGET),
+    fresh(ALLOCATION_TARGET.asset),
+    proof("reason_cases", "The five reasons of the proposer give their five answers.", reason_cases, per_symbol=False),
+    proof("live_target_untouched", "The live target bears no mark of ours.", live_target_untouched),
+    proof("multiplier_bounds", "Every multiplier keeps its bounds.", multiplier_bounds),
+    proof("recomputed", "Recomputed plainly, every multiplier and target comes out as published.", recomputed),
+    proof("one_entry_per_evaluation", "Every evaluation is in the stream exactly once.", one_entry_per_evaluation),
+    proof("shadow_only", "Every proposal says that it is a shadow.", shadow_only),
+)

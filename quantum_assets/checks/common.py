@@ -1,0 +1,222 @@
+"""Proofs that several assets share, as factories; what is special to one asset is in its own module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Proof
+from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.schema import ContractError, Table
+from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.freshness import CANDLES, WELL, Condition, Vital
+
+RELATIVE_TOLERANCE = 1e-9  # two implementations round differently in the last digits, not before
+KERNEL_LIBRARIES = frozenset({"numpy", "scipy"})
+STANDARD_IN_KERNELS = frozenset(
+    {"collections", "dataclasses", "enum", "hashlib", "itertools", "math", "sys", "typing", "datetime"}
+)
+OURS_IN_KERNELS = "quantum_assets.kernels"
+KERNELS_OF = {  # module -> the asset whose formula it is; one that is not listed is proven with the market state's
+    "stops": "risk_proposal",
+    "tracking": "risk_proposal",
+    "harvest": "harvest_proposal",
+    "efficiency": "allocation_target",
+    "efficiency_hint": "allocation_target",
+    "allocation": "allocation_target",
+    "governor": "governor_permit",
+    "permit_hint": "governor_permit",
+}
+
+
+def due(evidence: Evidence, symbols: Sequence[str], table: Table) -> dict[str, str]:
+    """Name the symbols whose hash ought to be there and is not."""
+    readings = evidence.readings(table)
+    return {symbol: "missing" for symbol in symbols if readings[symbol].state is State.ABSENT}
+
+
+def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proof:
+    """Every hash is there for each symbol it is due for, has all its fields, each in its format, as they were written."""
+
+    def judge(evidence: Evidence) -> Finding:
+        readings = evidence.readings(table)
+        failing = {symbol: one.reason for symbol, one in readings.items() if one.state is State.FAILED}
+        failing |= due(evidence, symbols(evidence), table)
+        for symbol, texts in evidence.raw(table).items():
+            row = readings[symbol].value
+            if row is not None and (odd := _misformatted(table, row, texts)):
+                failing[symbol] = odd
+        judged = len(evidence.raw(table))
+        return Finding(f"{judged} hashes", f"{len(table.by_name)} fields, each in its format", judged, failing)
+
+    return Proof(
+        asset=table.asset,
+        name="contract",
+        group=table.asset,
+        severity="ERROR",
+        claim="Every hash that is due is there with all its fields, each in its format, unchanged since it was published.",
+        broken_by=f"{table.asset}/contract",
+        judge=judge,
+    )
+
+
+def _misformatted(table: Table, row: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    try:
+        for item in table.fields:
+            if (again := item.codec.encode(row[item.name])) != texts[item.name]:
+                return f"{item.name}: {texts[item.name]!r} should read {again!r}"
+    except ContractError as error:
+        return str(error)
+    return ""
+
+
+def lifetime(table: Table) -> Proof:
+    """No hash outlives its publisher for longer than it may."""
+
+    def judge(evidence: Evidence) -> Finding:
+        limit_ms = evidence.store.ttl_sec(table) * 1000
+        lifetimes = evidence.lifetimes_ms(table)
+        failing = {
+            symbol: "no lifetime: it would stay for ever" if ms < 0 else f"{ms / 1000:.0f} s"
+            for symbol, ms in lifetimes.items()
+            if not 0 <= ms <= limit_ms
+        }
+        longest = max(lifetimes.values(), default=0) / 1000
+        return Finding(f"longest {longest:.0f} s", f"> 0 and <= {limit_ms / 1000:.0f} s", len(lifetimes), failing)
+
+    return Proof(
+        asset=table.asset,
+        name="lifetime",
+        group=table.asset,
+        severity="ERROR",
+        claim="Every hash expires by itself, so that a dead publisher's values vanish.",
+        broken_by=f"{table.asset}/lifetime",
+        judge=judge,
+    )
+
+
+def calc_only_imports(asset: str) -> Proof:
+    """The kernels of an asset compute and do nothing else."""
+
+    def judge(evidence: Evidence) -> Finding:
+        every = [name for name in evidence.modules if name.startswith(OURS_IN_KERNELS)]
+        kernels = [name for name in every if KERNELS_OF.get(name.rpartition(".")[2], "market_state") == asset]
+        failing = {}
+        for name in kernels:
+            if odd := sorted(module for module in evidence.imports(name) if not _harmless(module)):
+                failing[name] = f"imports {', '.join(odd)}"
+        return Finding(f"{len(kernels)} kernel modules", f"only {', '.join(sorted(KERNEL_LIBRARIES))}", len(kernels), failing)
+
+    return Proof(
+        asset=asset,
+        name="calc_only_imports",
+        group=asset,
+        severity="ERROR",
+        claim="The kernels import nothing that could read, write, trade or look at a clock.",
+        broken_by=f"{asset}/calc_only_imports",
+        judge=judge,
+        per_symbol=False,
+    )
+
+
+def _harmless(module: str) -> bool:
+    top = module.split(".")[0]
+    if top == "datetime":  # to read times that came in as text; the clock itself is datetime.now, which no kernel may call
+        return True
+    return module.startswith(OURS_IN_KERNELS) or top in KERNEL_LIBRARIES | STANDARD_IN_KERNELS
+
+
+def market_state_present(asset: str) -> Proof:
+    """No proposal without the state it rests on."""
+
+    def judge(evidence: Evidence) -> Finding:
+        readings = evidence.readings(MARKET_STATE)
+        failing = {s: readings[s].reason for s in evidence.open_positions if readings[s].state is not State.PRESENT}
+        judged = len(evidence.open_positions)
+        return Finding(f"{judged - len(failing)} of {judged}", "a readable market state per open position", judged, failing)
+
+    return Proof(
+        asset=asset,
+        name="market_state_present",
+        group=asset,
+        severity="ERROR",
+        claim="Every symbol with an open position has a readable market state.",
+        broken_by=f"{asset}/market_state_present",
+        judge=judge,
+    )
+
+
+def fresh(asset: str) -> Proof:
+    """No value is older than consumers may believe it to be."""
+
+    def judge(evidence: Evidence) -> Finding:
+        things = (asset, CANDLES) if asset == MARKET_STATE.asset else (asset,)
+        vitals = [one for one in evidence.freshness.vitals if one.thing in things]
+        worn = {one.symbol: _told(one) for one in vitals if one.condition is not Condition.FRESH}
+        too_old = any(one.condition not in WELL for one in vitals)
+        oldest = max((one.age_sec for one in vitals if one.age_sec is not None and one.thing == asset), default=0.0)
+        limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(one.thing, one.limit_sec) for one in vitals}))
+        return Finding(
+            f"oldest {oldest:.0f} s", f"<= {limits or 'nothing is due'}", len(vitals), worn, "ERROR" if too_old else "WARN"
+        )
+
+    return Proof(
+        asset=asset,
+        name="fresh",
+        group=asset,
+        severity="ERROR",
+        claim="No value is older than its limit; a 10-second asset older than half of it is a warning.",
+        broken_by=f"{asset}/fresh",
+        judge=judge,
+    )
+
+
+def _told(vital: Vital) -> str:
+    age = "" if vital.age_sec is None else f" {vital.age_sec:.0f} s, limit {vital.limit_sec:.0f} s"
+    return f"{vital.thing} {vital.condition}{age}{f': {vital.detail}' if vital.detail else ''}"
+
+
+def compare(
+    published: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Mapping[str, float] | None = None
+) -> tuple[str, float]:
+    """Compare published values with those of the second implementation.
+
+    Parameters
+    ----------
+    published, computed
+        Values by field; all of ``computed`` are compared.
+    tolerance
+        Absolute, by field: half of the last printed digit, for fields that are rounded.
+
+    Returns
+    -------
+    tuple
+        The first difference in words (empty when there is none), and the largest relative difference of the numbers.
+    """
+    largest, told = 0.0, ""
+    for name, expected in computed.items():
+        seen = published[name]
+        if not isinstance(expected, float) or not isinstance(seen, float):
+            if seen != expected and not told:
+                told = f"{name} is {_short(seen)}, recomputed {_short(expected)}"
+            continue
+        allowed = RELATIVE_TOLERANCE * abs(expected) + (tolerance or {}).get(name, 1e-12)
+        difference = abs(seen - expected)
+        if not difference <= allowed and not told:  # NaN differs from everything
+            told = f"{name} is {seen!r}, recomputed {expected!r}"
+        largest = max(largest, difference / max(abs(expected), 1e-12) if math.isfinite(difference) else math.inf)
+    return told, largest
+
+
+def _short(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def recomputation(judged: Iterable[tuple[str, str, float]]) -> Finding:
+    """Build the finding of a recomputation proof out of (symbol, difference in words, largest relative difference)."""
+    rows = list(judged)
+    largest = max((size for _, _, size in rows), default=0.0)
+    failing = {symbol: told for symbol, told, _ in rows if told}
+    return Finding(f"largest relative difference {largest:.1e}", "equal as printed", len(rows), failing)

@@ -1,0 +1,351 @@
+"""What proofs are judged by: one look at the live Redis for all symbols, each part read when a proof first asks for it.
+
+A part that cannot be read raises, and every proof that needs it has then failed: a check that could not be evaluated is no pass.
+Nothing is written but what :meth:`Evidence.single_cycle` remembers, and nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.schema import ContractError, Table
+from quantum_assets.contracts.tables import (
+    ALLOCATION_TARGET,
+    BLOCK,
+    CAPITAL_EFFICIENCY,
+    GOVERNOR_STATE,
+    HARVEST_PROPOSAL,
+    MARKET_STATE,
+    PERMIT,
+    POSITION,
+    RISK_PROPOSAL,
+)
+from quantum_assets.freshness import Evaluation, Limits, evaluate
+from resources.candles import CandleReader, Candles
+from resources.redis_store import RedisStore, UnreadableKeyError, pairs
+from resources.vital_signs import VitalSignsReader
+
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("quantum_assets", "resources", "sensors")
+TABLES = (POSITION, MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+SPARE_CANDLES = 60  # read beyond the window: a state may be some candles old, and must still be found
+ENTRIES_PER_SYMBOL, ENTRIES_SPARE = 8, 100  # of a stream: a value is published at least every minute, at most every 10 s
+PLANS_LOOKED_AT = 500
+SCAN_CALLS_MAX, SCAN_COUNT = 200, 1000  # a server that is not ours alone is not searched for ever
+SINGLE_CYCLE_EVERY_SEC = 600  # an interpreter of its own costs seconds
+SINGLE_CYCLE_WITHIN_SEC = 60
+MATERIALIZATIONS_MAX = 500
+
+
+class Entry(NamedTuple):
+    """One stream entry: server time in s, and its fields as text."""
+
+    time: float
+    fields: dict[str, str]
+
+
+class Record(NamedTuple):
+    """A permit or block as it stands: its fields as text, its lifetime in ms (-1 without one)."""
+
+    fields: dict[str, str]
+    ttl_ms: int
+
+
+class SingleCycle(NamedTuple):
+    """What ``quantum once`` did when it was last tried, epoch s."""
+
+    at: float
+    exit_code: int
+    last_line: str
+
+
+class Evidence:
+    """One look.
+
+    Parameters
+    ----------
+    store
+        Server, settings and clock.
+    instance
+        The Dagster instance, where there is one; proofs that need its records fail without it.
+    source_root
+        Folder of the product's own modules.
+    hurried
+        Whether somebody waits for the answer: `quantum once`, which takes seconds, is then not tried again while its last try is
+        remembered.
+    """
+
+    def __init__(
+        self,
+        store: RedisStore,
+        instance: dg.DagsterInstance | None = None,
+        source_root: Path = SOURCE_ROOT,
+        *,
+        hurried: bool = False,
+    ) -> None:
+        self.store, self.settings, self.keys = store, store.settings, store.keys
+        self.symbols: Sequence[str] = store.settings.symbols
+        self.now = store.clock().timestamp()
+        self.source_root = source_root
+        self._instance, self._hurried = instance, hurried
+
+    # --- hashes ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _hashes(self) -> Mapping[tuple[str, str], tuple[Any, int]]:
+        """Every hash with its lifetime, in one round trip."""
+        wanted = [(table, symbol) for table in TABLES for symbol in self.symbols]
+        names = [self.keys.of(table.key, symbol) for table, symbol in wanted]
+        replies = self.store.run(
+            "collecting evidence", (command for name in names for command in (("HGETALL", name), ("PTTL", name)))
+        )
+        both = zip(replies[::2], replies[1::2], strict=True)
+        return {(table.asset, symbol): pair for (table, symbol), pair in zip(wanted, both, strict=True)}
+
+    def raw(self, table: Table) -> dict[str, dict[str, str]]:
+        """Give the hashes of a table that are there, as text; unreadable ones are left out (see :meth:`rows`)."""
+        found = {}
+        for symbol in self.symbols:
+            reply, _ = self._hashes[table.asset, symbol]
+            if reply and not isinstance(reply, Exception):
+                found[symbol] = _text(reply)
+        return found
+
+    def readings(self, table: Table) -> dict[str, Reading[dict[str, Any]]]:
+        """Decode the hashes of a table, in three states."""
+        return self._readings[table.asset]
+
+    @cached_property
+    def _readings(self) -> Mapping[str, dict[str, Reading[dict[str, Any]]]]:
+        return {table.asset: {symbol: self._reading(table, symbol) for symbol in self.symbols} for table in TABLES}
+
+    def _reading(self, table: Table, symbol: str) -> Reading[dict[str, Any]]:
+        reply, _ = self._hashes[table.asset, symbol]
+        if isinstance(reply, Exception):
+            return Reading.failed(symbol, f"unreadable: {reply}")
+        if not reply:
+            return Reading.absent(symbol, "missing")
+        try:
+            return Reading.present(symbol, table.decode(pairs(reply)))
+        except ContractError as error:
+            return Reading.failed(symbol, str(error))
+
+    def rows(self, table: Table) -> dict[str, dict[str, Any]]:
+        """Give the decoded rows of a table that keep their contract; the others are what its ``contract`` proof is for."""
+        return {symbol: one.value for symbol, one in self.readings(table).items() if one.value is not None}
+
+    def lifetimes_ms(self, table: Table) -> dict[str, int]:
+        """Give the time to live of each hash that is there; -1 without one."""
+        return {symbol: int(self._hashes[table.asset, symbol][1]) for symbol in self.raw(table)}
+
+    @cached_property
+    def open_positions(self) -> list[str]:
+        """Symbols that hold a position now: proposals are due for them."""
+        return [symbol for symbol, row in self.rows(POSITION).items() if row["held"]]
+
+    # --- candles, streams, records ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def candles(self) -> Mapping[str, Reading[Candles]]:
+        """Closed candles of each symbol: a window, and some more."""
+        window = self.settings.marketstate_window_size + SPARE_CANDLES
+        return {one.symbol: one for one in CandleReader(self.store).read(self.symbols, window=window)}
+
+    def stream(self, name: str, count: int | None = None) -> list[Entry]:
+        """Give the newest entries of a stream, oldest first.
+
+        Raises
+        ------
+        UnreadableKeyError
+            Something else stands under the key.
+        """
+        wanted = count or ENTRIES_PER_SYMBOL * len(self.symbols) + ENTRIES_SPARE
+        keys = {self.keys.of(name, symbol) for symbol in self.symbols} if self.keys.cluster else {self.keys.of(name)}
+        entries: list[Entry] = []
+        for key, reply in zip(
+            keys, self.store.run(f"reading {name}", [("XREVRANGE", key, "+", "-", "COUNT", wanted) for key in keys]), strict=True
+        ):
+            if isinstance(reply, Exception):
+                raise UnreadableKeyError(key, "a stream", reply)
+            entries += [Entry(int(entry_id.split(b"-")[0]) / 1000, _text(fields)) for entry_id, fields in reversed(reply)]
+        return entries
+
+    @cached_property
+    def plans(self) -> list[Entry]:
+        """The newest plans."""
+        return self.stream("stream_plans", PLANS_LOOKED_AT)
+
+    @cached_property
+    def decisions(self) -> list[Entry]:
+        """The newest decisions of the governor."""
+        return self.stream("stream_governor_events", 10_000)
+
+    @cached_property
+    def permits(self) -> Mapping[str, Record]:
+        """Every permit there is, by plan."""
+        return self._records(PERMIT)
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Record]:
+        """Every block there is, by plan."""
+        return self._records(BLOCK)
+
+    def _records(self, table: Table) -> dict[str, Record]:
+        pattern = self.keys.of(table.key, "*")
+        before = len(pattern.partition("*")[0])
+        after = len(pattern.partition("*")[2])
+        names = sorted(set(self._scan(pattern)))
+        replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
+        found = {}
+        for name, reply, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True):
+            plan_id = name[before : len(name) - after].decode(errors="replace")
+            if isinstance(reply, Exception):
+                found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
+            elif reply:  # else it has expired since
+                found[plan_id] = Record(_text(reply), int(ttl_ms))
+        return found
+
+    def _scan(self, pattern: str) -> Iterator[bytes]:
+        cursor = b"0"
+        for _ in range(SCAN_CALLS_MAX):
+            (reply,) = self.store.run(f"looking for {pattern}", [("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)])
+            cursor, names = reply[0], reply[1]
+            yield from names
+            if int(cursor) == 0:
+                return
+        msg = f"{SCAN_CALLS_MAX * SCAN_COUNT} keys searched for {pattern} without an end; give the product a database of its own"
+        raise TimeoutError(msg)
+
+    # --- other hashes and marks ------------------------------------------------------------------------------------------
+
+    def foreign(self, key: str) -> dict[str, Reading[dict[bytes, bytes]]]:
+        """Read a hash of another program, per symbol, as it stands."""
+        return {one.symbol: one for one in self.store.read_raw(key, self.symbols)}
+
+    @cached_property
+    def heartbeats(self) -> Mapping[str, float]:
+        """Seconds since each part was last heard of; parts never heard of are left out."""
+        parts = ("worker", "daemon", "cycle")
+        replies = self.store.run("reading heartbeats", [("GET", self.keys.of("heartbeat", part)) for part in parts])
+        return {part: self.now - float(reply) for part, reply in zip(parts, replies, strict=True) if isinstance(reply, bytes)}
+
+    @cached_property
+    def freshness(self) -> Evaluation:
+        """How old everything that is due is."""
+        return evaluate(VitalSignsReader(self.store).read(), Limits.of(self.settings), self.now)
+
+    @cached_property
+    def cycles(self) -> list[float]:
+        """When the last cycles ended, epoch s, newest first."""
+        (reply,) = self.store.run("reading cycles", [("LRANGE", self.keys.of("cycles"), 0, -1)])
+        if isinstance(reply, Exception):
+            raise UnreadableKeyError(self.keys.of("cycles"), "a list of times", reply)
+        return [float(text) for text in reply]
+
+    @cached_property
+    def materializations(self) -> Mapping[str, list[tuple[float, str]]]:
+        """When and why the newest harvest proposals of each symbol were materialized, newest first.
+
+        Raises
+        ------
+        RuntimeError
+            There is no instance to ask.
+        """
+        if self._instance is None:
+            msg = "no Dagster instance was given"
+            raise RuntimeError(msg)
+        limit = min(4 * len(self.symbols), MATERIALIZATIONS_MAX)
+        records = self._instance.fetch_materializations(dg.AssetKey(HARVEST_PROPOSAL.asset), limit=limit).records
+        found: dict[str, list[tuple[float, str]]] = {}
+        for record in records:
+            event = record.asset_materialization
+            if event is not None and event.partition is not None and event.partition in self.symbols:
+                cause = event.metadata.get("published_because")
+                found.setdefault(event.partition, []).append((record.timestamp, str(cause.value) if cause else ""))
+        return found
+
+    @cached_property
+    def single_cycle(self) -> SingleCycle:
+        """Try ``quantum once`` in a process of its own, or remember how it went a few minutes ago."""
+        key = self.keys.of("single_cycle")
+        (reply,) = self.store.run("looking for the last single cycle", [("GET", key)])
+        if isinstance(reply, bytes):
+            with suppress(ValueError, TypeError):
+                last = SingleCycle(**json.loads(reply))
+                if self._hurried or 0 <= self.now - last.at < SINGLE_CYCLE_EVERY_SEC:
+                    return last
+        tried = self._try_single_cycle()
+        if tried.exit_code == 0:  # a failure is tried again at once
+            self.store.run(
+                "remembering the single cycle", [("SET", key, json.dumps(tried._asdict()), "EX", 2 * SINGLE_CYCLE_EVERY_SEC)]
+            )
+        return tried
+
+    def _try_single_cycle(self) -> SingleCycle:
+        command = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", self.symbols[0]]
+        environment = {**os.environ, "REDIS_URL": self.settings.url, "QUANTUM_HOME": str(self.settings.quantum_home)}
+        try:
+            done = subprocess.run(
+                command, cwd="/", env=environment, capture_output=True, text=True, timeout=SINGLE_CYCLE_WITHIN_SEC, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return SingleCycle(time.time(), -1, f"did not end within {SINGLE_CYCLE_WITHIN_SEC} s")
+        lines = done.stderr.strip().splitlines()
+        return SingleCycle(self.now, done.returncode, lines[-1][-300:] if lines else "")
+
+    # --- the product's own modules ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def modules(self) -> Mapping[str, ast.Module]:
+        """Every module of the code location, parsed, by dotted name."""
+        files = [path for package in PACKAGES for path in sorted((self.source_root / package).rglob("*.py"))]
+        files.append(self.source_root / "definitions.py")
+        return {_dotted(path.relative_to(self.source_root)): _parsed(path, path.stat().st_mtime_ns) for path in files}
+
+    def imports(self, module: str) -> set[str]:
+        """List what a module imports, dotted, wherever in the file it does so."""
+        found: set[str] = set()
+        for node in ast.walk(self.modules[module]):
+            if isinstance(node, ast.Import):
+                found.update(name.name for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.update({node.module, *(f"{node.module}.{name.name}" for name in node.names)})
+            elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
+                found.add(str(getattr(node.args[0], "value", "")))
+        return found
+
+
+@lru_cache(maxsize=512)
+def _parsed(path: Path, modified_ns: int) -> ast.Module:  # noqa: ARG001 - a file that has changed is another one
+    return ast.parse(path.read_text())
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def _dotted(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _text(reply: Any) -> dict[str, str]:
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(reply).items()}
+
+
+def is_present(reading: Reading[Any]) -> bool:
+    """Tell whether something was read."""
+    return reading.state is State.PRESENT

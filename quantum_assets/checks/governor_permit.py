@@ -1,0 +1,186 @@
+"""Proofs of the asset ``governor_permit``."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from datetime import UTC, date, datetime
+
+from quantum_assets.checks import reference
+from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
+from quantum_assets.checks.evidence import Entry, Evidence
+from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.contracts.tables import ALLOCATION_REASONS, BLOCK_TTL_SEC, GOVERNOR_STATE, PERMIT_TTL_SEC
+from quantum_assets.kernels.governor import NON_LIVE
+from resources.foreign import number_or_none, read_efficiency
+
+UNDECIDED_SEC = 60.0  # the plans' sensor looks every 5 s; a plan this old was forgotten
+EXPIRING_SEC = 5.0  # a record may expire while it is looked at
+HOUR_SEC, BURST_SEC = 3600, 300
+PRINTED_FACTOR = 0.51e-4
+
+
+def proof(name: str, claim: str, judge: Judge, *, per_symbol: bool = True) -> Proof:
+    """Build one of this module's proofs."""
+    asset = GOVERNOR_STATE.asset
+    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol)
+
+
+def every_plan_decided(evidence: Evidence) -> Finding:
+    """Each plan to be executed has one decision, and the record that goes with it."""
+    decided = defaultdict(list)
+    for entry in evidence.decisions:
+        decided[entry.fields.get("plan_id", "")].append(entry)
+    failing, judged = {}, 0
+    for when, fields in evidence.plans:
+        plan_id = fields.get("plan_id", "")
+        if fields.get("decision") != "EXECUTE" or not plan_id:
+            continue
+        judged += 1
+        outcomes = decided.get(plan_id, [])
+        if len(outcomes) > 1:
+            failing[plan_id] = f"decided {len(outcomes)} times"
+        elif not outcomes and evidence.now - when > UNDECIDED_SEC:
+            failing[plan_id] = f"undecided for {evidence.now - when:.0f} s"
+    for plan_id, outcomes in decided.items():
+        if len(outcomes) == 1 and (odd := _record_missing(evidence, plan_id, outcomes[0])):
+            failing[plan_id] = odd
+    for plan_id in evidence.permits:
+        if not any(entry.fields.get("event") == "PERMIT" for entry in decided.get(plan_id, [])):
+            failing[plan_id] = "a permit nobody decided"
+    return Finding(
+        f"{judged} plans, {len(evidence.permits)} permits", "one permit or block per plan, and its record", judged, failing
+    )
+
+
+def _record_missing(evidence: Evidence, plan_id: str, entry: Entry) -> str:
+    """Say which record a decision has not left, or which one stands there besides."""
+    granted, age = entry.fields.get("event") == "PERMIT", evidence.now - entry.time
+    lives = (PERMIT_TTL_SEC if granted else BLOCK_TTL_SEC) - EXPIRING_SEC
+    if granted and plan_id in evidence.blocks:
+        return "a permit and a block"
+    if not granted and plan_id in evidence.permits:
+        return "blocked, and yet there is a permit"
+    if age < lives and plan_id not in (evidence.permits if granted else evidence.blocks):
+        return f"decided {age:.0f} s ago, but there is no {'permit' if granted else 'block'}"
+    return ""
+
+
+def _permits_by_symbol(evidence: Evidence) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for entry in evidence.decisions:
+        if entry.fields.get("event") == "PERMIT":
+            found[entry.fields.get("symbol", "")].append(entry)
+    return found
+
+
+def limits_hold(evidence: Evidence) -> Finding:
+    """Counted again from the records, no symbol was given more than its limits allow."""
+    settings, failing, most = evidence.settings, {}, 0
+    for symbol, entries in _permits_by_symbol(evidence).items():
+        times = [float(entry.fields.get("timestamp_epoch", entry.time)) for entry in entries]
+        for span, limit in ((HOUR_SEC, settings.gov_max_exec_per_hour), (BURST_SEC, settings.gov_max_exec_per_5min)):
+            worst = max(sum(0 <= end - start < span for start in times) for end in times)
+            most = max(most, worst if span == HOUR_SEC else 0)
+            if worst > limit:
+                failing[symbol] = f"{worst} permits within {span} s, limit {limit}"
+        days: dict[tuple[date, str], float] = defaultdict(float)
+        for when, entry in zip(times, entries, strict=True):
+            unit = "usd" if number_or_none(entry.fields.get("notional", "")) is not None else "qty"
+            amount = number_or_none(entry.fields.get("notional" if unit == "usd" else "qty", "")) or 0.0
+            days[datetime.fromtimestamp(when, UTC).date(), unit] += amount
+        for (day, unit), total in days.items():
+            most_a_day = settings.gov_max_reduce_notional_per_day_usd if unit == "usd" else settings.gov_max_reduce_qty_per_day
+            if total > most_a_day * (1 + 1e-9):
+                failing[symbol] = f"{total:g} {unit} on {day}, limit {most_a_day:g}"
+    allowed = f"<= {settings.gov_max_exec_per_hour} per hour, {settings.gov_max_exec_per_5min} per 5 min, and the daily totals"
+    return Finding(f"most within an hour {most}", allowed, len(evidence.symbols), failing)
+
+
+def hints_recomputed(evidence: Evidence) -> Finding:
+    """The governor's row hints what the efficiency hash calls for."""
+    settings, rows, failing = evidence.settings, evidence.rows(GOVERNOR_STATE), {}
+    symbols = list(evidence.symbols)
+    hint = read_efficiency(evidence.store, symbols)
+    for position, symbol in enumerate(symbols):
+        if (row := rows.get(symbol)) is None:
+            continue
+        then = row["last_update_epoch"]
+        trusted = (
+            hint.state[position] == "present"
+            and then - hint.ts[position] <= settings.p31_eff_ttl_sec
+            and hint.confidence[position] >= settings.p31_min_conf
+        )
+        wanted = reference.permit_hint(
+            float(hint.score[position]) if trusted else None,
+            threshold=settings.p31_downsize_threshold,
+            min_factor=settings.p31_min_factor,
+            max_cooldown_sec=settings.p31_max_extra_cooldown_sec,
+        )
+        off = abs(row["eff_factor"] - wanted["eff_factor"]) > PRINTED_FACTOR or row["downsize_factor"] != row["eff_factor"]
+        other = [name for name in ("eff_action", "extra_cooldown_sec") if row[name] != wanted[name]]
+        if off or other or row["eff_stale"] == trusted:
+            failing[symbol] = f"{row['eff_action']} {row['eff_factor']} {row['extra_cooldown_sec']} s, recomputed {wanted}"
+    return Finding(f"{len(rows) - len(failing)} of {len(rows)}", "equal as printed", len(rows), failing)
+
+
+def no_permit_from_bad_data(evidence: Evidence) -> Finding:
+    """Whoever was allowed to open risk was allowed on data that was there, fresh and live."""
+    settings, failing, judged = evidence.settings, {}, 0
+    for entry in (one for entries in _permits_by_symbol(evidence).values() for one in entries):
+        fields = entry.fields
+        judged += 1
+        labels = set(fields.get("sources", "").split(","))
+        if labels & set(NON_LIVE) and not settings.allow_synthetic:
+            failing[fields["plan_id"]] = f"granted on {fields['sources']}"
+        if fields.get("closing") == "1":
+            continue
+        for name in ("market_state_age_sec", "harvest_proposal_age_sec", "position_age_sec"):
+            age = number_or_none(fields.get(name, ""))
+            if age is None or not math.isfinite(age) or age > settings.gov_max_data_age_sec:
+                failing[fields["plan_id"]] = f"granted with {name} {fields.get(name) or 'unknown'}"
+    return Finding(f"{judged} permits", f"openings: every input <= {settings.gov_max_data_age_sec} s old, live", judged, failing)
+
+
+def permit_lifetime(evidence: Evidence) -> Finding:
+    """No permit outlives its minute."""
+    lifetimes = {plan_id: record.ttl_ms for plan_id, record in evidence.permits.items()}
+    failing = {
+        plan_id: "no lifetime: it would be valid for ever" if ms < 0 else f"{ms / 1000:.0f} s"
+        for plan_id, ms in lifetimes.items()
+        if not 0 <= ms <= PERMIT_TTL_SEC * 1000
+    }
+    return Finding(
+        f"longest {max(lifetimes.values(), default=0) / 1000:.0f} s", f"<= {PERMIT_TTL_SEC} s", len(lifetimes), failing
+    )
+
+
+def hints_never_block(evidence: Evidence) -> Finding:
+    """No plan was refused for its symbol's efficiency."""
+    hints = {*ALLOCATION_REASONS, "DOWNSIZE"}
+    blocks = [entry.fields for entry in evidence.decisions if entry.fields.get("event") == "BLOCK"]
+    failing = {one.get("plan_id", ""): f"blocked: {one.get('reason')}" for one in blocks if one.get("reason") in hints}
+    reasons = Counter(one.get("reason", "").partition(":")[0] for one in blocks)
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3)) or "no blocks"
+    return Finding(told, "no block for a hint", len(blocks), failing)
+
+
+PROOFS = (
+    calc_only_imports(GOVERNOR_STATE.asset),
+    contract(GOVERNOR_STATE, lambda evidence: evidence.symbols),
+    lifetime(GOVERNOR_STATE),
+    fresh(GOVERNOR_STATE.asset),
+    proof(
+        "every_plan_decided", "Every plan to be executed has exactly one permit or block.", every_plan_decided, per_symbol=False
+    ),
+    proof("limits_hold", "Counted again from the records, the limits hold.", limits_hold),
+    proof("hints_recomputed", "Recomputed plainly from the efficiency, the hints come out as published.", hints_recomputed),
+    proof(
+        "no_permit_from_bad_data",
+        "No permit rests on missing, stale or invented data.",
+        no_permit_from_bad_data,
+        per_symbol=False,
+    ),
+    proof("permit_lifetime", "No permit lives longer than a minute.", permit_lifetime, per_symbol=False),
+    proof("hints_never_block", "No plan is refused for a hint.", hints_never_block, per_symbol=False),
+)

@@ -1,0 +1,210 @@
+"""Proofs of the asset ``market_state``."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from quantum_assets.checks import reference
+from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.kernels import synthetic
+from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
+from quantum_assets.kernels.market_state import market_state as kernel
+from quantum_assets.kernels.theta import ThetaError
+from quantum_assets.market_state import candles_digest
+
+SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
+SIGMA_FLOOR = 1e-6
+PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
+    ("ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy"), 0.51e-6
+)
+SELF_TEST_CLOSES = 320
+OVERRIDES = {  # parameter -> the column that must move, and nothing before it
+    ("vol", "ewma_lambda"): (0.5, "sigma"),
+    ("trend", "method"): ("ols", "mu"),
+    ("regime", "vr_k"): (10, "vr"),
+    ("regime", "softmax_temp"): (2.0, "p_trend"),
+}
+
+
+def proof(name: str, claim: str, judge: Judge, *, per_symbol: bool = True) -> Proof:
+    """Build one of this module's proofs."""
+    asset = MARKET_STATE.asset
+    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol)
+
+
+def probabilities(evidence: Evidence) -> Finding:
+    """Three probabilities in [0, 1] with sum 1."""
+    failing, farthest = {}, 0.0
+    rows = evidence.rows(MARKET_STATE)
+    for symbol, row in rows.items():
+        three = [row[name] for name in ("p_trend", "p_mr", "p_chop")]
+        farthest = max(farthest, abs(sum(three) - 1))
+        if abs(sum(three) - 1) > SUM_TOLERANCE or not all(0 <= one <= 1 for one in three):
+            failing[symbol] = f"{three} add up to {sum(three)}"
+    return Finding(f"sum at most {farthest:.1e} off", f"in [0, 1], sum 1 within {SUM_TOLERANCE:.0e}", len(rows), failing)
+
+
+def sigma_floor(evidence: Evidence) -> Finding:
+    """No volatility below the floor, which would give stops of no distance."""
+    rows = evidence.rows(MARKET_STATE)
+    failing = {symbol: f"sigma {row['sigma']}" for symbol, row in rows.items() if not row["sigma"] >= SIGMA_FLOOR}
+    smallest = min((row["sigma"] for row in rows.values()), default=0.0)
+    return Finding(f"smallest {smallest:.2e}", f">= {SIGMA_FLOOR:.0e}", len(rows), failing)
+
+
+def recomputed(evidence: Evidence) -> Finding:
+    """The published state follows from the very candles it names; what a simpler proof has found is left to that."""
+    elsewhere = {**probabilities(evidence).failing, **sigma_floor(evidence).failing, **enough_candles(evidence).failing}
+    judged = []
+    for symbol, row in evidence.rows(MARKET_STATE).items():
+        if symbol in elsewhere:
+            continue
+        closes = closes_of(evidence, symbol, row["candles_digest"])
+        if closes is None:
+            judged.append((symbol, "the candles it was computed from are no longer those under its key", 0.0))
+        else:
+            judged.append((symbol, *compare(row, reference.market_state(closes), PRINTED)))
+    return recomputation(judged)
+
+
+def closes_of(evidence: Evidence, symbol: str, digest: str) -> list[float] | None:
+    """Find the closes a state was computed from among those that are there now, by their fingerprint."""
+    candles = evidence.candles[symbol].value
+    if candles is None:
+        return None
+    for newer in range(len(candles.close) - reference.CLOSES_USED + 1):
+        used = candles.close[: len(candles.close) - newer][-reference.CLOSES_USED :]
+        if candles_digest(used) == digest:
+            return [float(price) for price in used]
+    return None
+
+
+def enough_candles(evidence: Evidence) -> Finding:
+    """A state rests on 257 candles, and there are as many now."""
+    failing, fewest = {}, 10**9
+    for symbol in evidence.symbols:
+        reading, row = evidence.candles[symbol], evidence.rows(MARKET_STATE).get(symbol)
+        there = len(reading.value.close) if reading.value is not None else 0
+        used = row["buffer_size"] if row is not None else there
+        fewest = min(fewest, there, used)
+        if min(there, used) < reference.CLOSES_USED:
+            failing[symbol] = reading.reason or f"{there} candles, the state used {used}"
+    return Finding(f"fewest {fewest}", f">= {reference.CLOSES_USED}", len(evidence.symbols), failing)
+
+
+def live_source(evidence: Evidence) -> Finding:
+    """Prices are the market's, or what the settings say aloud."""
+    settings = evidence.settings
+    accepted = {"candles"} if settings.marketstate_source == "candles" else {"synthetic"}
+    if settings.allow_synthetic and settings.marketstate_source == "candles":
+        accepted |= {"replay"}
+    rows = evidence.rows(MARKET_STATE)
+    failing = {symbol: f"source {row['source']}" for symbol, row in rows.items() if row["source"] not in accepted}
+    seen = Counter(row["source"] for row in rows.values())
+    return Finding(
+        ", ".join(f"{name} {count}" for name, count in seen.items()), " or ".join(sorted(accepted)), len(rows), failing
+    )
+
+
+def stream_entry(evidence: Evidence) -> Finding:
+    """Each publication is in the stream, once."""
+    rows, texts, failing = evidence.rows(MARKET_STATE), evidence.raw(MARKET_STATE), {}
+    newest: dict[str, dict[str, str]] = {}
+    for _, fields in evidence.stream("stream_market_state"):
+        symbol = fields.get("symbol", "")
+        if symbol in newest and newest[symbol].get("cycle_id") == fields.get("cycle_id") is not None and symbol in rows:
+            failing[symbol] = f"two entries of cycle {fields['cycle_id']}"
+        newest[symbol] = fields
+    for symbol in rows:
+        entry = newest.get(symbol, {})
+        wanted = {name: texts[symbol][name] for name in ("sigma", "mu", "ts")} | {"timestamp": texts[symbol]["ts_timestamp"]}
+        if symbol not in failing and {name: entry.get(name) for name in wanted} != wanted:
+            failing[symbol] = "the newest entry is not what the hash says" if entry else "no entry"
+    return Finding(
+        f"{len(rows) - len(failing)} of {len(rows)}", "the newest entry equals the hash, none doubled", len(rows), failing
+    )
+
+
+def _self_test_closes() -> list[np.ndarray]:
+    return [
+        synthetic.trend(SELF_TEST_CLOSES, seed=1),
+        synthetic.mean_revert(SELF_TEST_CLOSES, seed=2),
+        synthetic.chop(SELF_TEST_CLOSES, seed=3),
+    ]
+
+
+def theta_override(evidence: Evidence) -> Finding:  # noqa: ARG001 - a proof about the kernel as it is loaded
+    """A parameter that is overridden moves its column; one that does not exist is refused."""
+    closes, counts = closes_matrix(_self_test_closes())
+    plain, failing = kernel(closes, counts), {}
+    for (group, name), (value, column) in OVERRIDES.items():
+        moved = kernel(closes, counts, MarketStateTheta().override({group: {name: value}}))
+        if np.array_equal(getattr(plain, column), getattr(moved, column)):
+            failing[f"{group}.{name}"] = f"{column} did not move"
+    try:
+        MarketStateTheta().override({"vol": {"windwo": 1}})
+        failing["vol.windwo"] = "an unknown parameter was accepted"
+    except ThetaError:
+        pass
+    return Finding(f"{len(OVERRIDES)} overrides", "each moves its column", len(OVERRIDES) + 1, failing)
+
+
+def deterministic(evidence: Evidence) -> Finding:  # noqa: ARG001
+    """The same closes give the same bits, alone or among others, now or again."""
+    series = _self_test_closes()
+    together = kernel(*closes_matrix(series))
+    failing = {}
+    for row, closes in enumerate(series):
+        alone = kernel(*closes_matrix([closes]))
+        if any(getattr(alone, name)[0] != getattr(together, name)[row] for name in PRINTED):
+            failing[f"series {row}"] = "alone it gives other numbers than among others"
+    again = kernel(*closes_matrix(series))
+    if any(not np.array_equal(getattr(again, name), getattr(together, name)) for name in PRINTED):
+        failing["all"] = "a second run gives other numbers"
+    return Finding(f"{len(series)} series, alone, together and again", "equal bits", len(series), failing)
+
+
+def regimes(evidence: Evidence) -> Finding:  # noqa: ARG001
+    """A trend raises the trend's probability, mean reversion its own."""
+    state = kernel(*closes_matrix(_self_test_closes()))
+    trend, mean_revert, chop = range(3)
+    failing = {}
+    if not state.p_trend[trend] > max(state.p_trend[mean_revert], state.p_trend[chop]):
+        failing["TREND"] = f"p_trend {state.p_trend}"
+    if not state.p_mr[mean_revert] > max(state.p_mr[trend], state.p_mr[chop]):
+        failing["MEAN_REVERT"] = f"p_mr {state.p_mr}"
+    if not state.p_chop[chop] > max(state.p_chop[trend], state.p_trend[chop], state.p_mr[chop]):
+        failing["CHOP"] = f"p_chop {state.p_chop}"
+    return Finding(
+        f"p_trend {state.p_trend[trend]:.3f}, p_mr {state.p_mr[mean_revert]:.3f}, p_chop {state.p_chop[chop]:.3f}",
+        "each path raises its own regime most",
+        3,
+        failing,
+    )
+
+
+PROOFS = (
+    calc_only_imports(MARKET_STATE.asset),
+    contract(MARKET_STATE, lambda evidence: evidence.symbols),
+    proof("probabilities", "Regime probabilities are in [0, 1] and add up to 1.", probabilities),
+    proof("sigma_floor", "No sigma is below the floor.", sigma_floor),
+    proof("recomputed", "Recomputed plainly from the same candles, every number comes out as published.", recomputed),
+    proof("enough_candles", "Every state rests on at least 257 candles, and they are there.", enough_candles),
+    proof("live_source", "Prices are the market's own, unless the settings allow a replay.", live_source),
+    lifetime(MARKET_STATE),
+    fresh(MARKET_STATE.asset),
+    proof("stream_entry", "Every publication is in the stream, exactly once.", stream_entry),
+    proof(
+        "theta_override",
+        "Overriding a parameter moves what it should; an unknown one is refused.",
+        theta_override,
+        per_symbol=False,
+    ),
+    proof("deterministic", "The same closes give the same bits.", deterministic, per_symbol=False),
+    proof("regimes", "Replayed trend, mean reversion and chop are recognised.", regimes, per_symbol=False),
+)

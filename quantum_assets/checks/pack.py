@@ -1,0 +1,113 @@
+"""The whole pack: which proofs there are, how they are judged, where the verdicts are kept for those who do not ask Dagster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from quantum_assets.checks import capital, governor_permit, harvest_proposal, market_state, product, risk_proposal
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Proof, Verdict
+from resources.redis_store import RedisStore
+
+PROOFS: tuple[Proof, ...] = (
+    *market_state.PROOFS,
+    *risk_proposal.PROOFS,
+    *harvest_proposal.PROOFS,
+    *capital.PROOFS,
+    *governor_permit.PROOFS,
+    *product.PROOFS,
+)
+GROUPS = tuple(dict.fromkeys(proof.group for proof in PROOFS))
+LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at the first look is done at the second
+NAMES_STORED = 200  # of failing symbols per proof; the count is always exact
+RUN_FIELD = "_run"  # of the stored verdicts: when the last run ended, and how long it took
+
+
+def judge(proof: Proof, evidence: Evidence) -> Verdict:
+    """Judge one proof; what cannot be judged has failed, and says why."""
+    try:
+        return Verdict(proof, proof.judge(evidence))
+    except Exception as error:  # noqa: BLE001 - whatever it is: a proof that could not be evaluated is no pass
+        told = f"could not be evaluated: {type(error).__name__}: {error}"
+        return Verdict(proof, Finding(told, "an answer", 0), evaluated=False)
+
+
+def run(
+    look: Callable[[], Evidence], proofs: Sequence[Proof] = PROOFS, *, look_again_sec: float = LOOK_AGAIN_SEC
+) -> list[Verdict]:
+    """Judge proofs, and look a second time at what fails: only what is wrong both times is wrong.
+
+    Parameters
+    ----------
+    look
+        Takes the evidence anew.
+    proofs
+        Which.
+    look_again_sec
+        Pause before the second look. A cycle in its middle has new states beside old proposals.
+    """
+    evidence = look()
+    first = [judge(proof, evidence) for proof in proofs]
+    if all(verdict.passed for verdict in first):
+        return first
+    time.sleep(look_again_sec)
+    evidence = look()
+    return [verdict if verdict.passed else _confirmed(verdict, judge(verdict.proof, evidence)) for verdict in first]
+
+
+def _confirmed(first: Verdict, second: Verdict) -> Verdict:
+    if not first.evaluated or not second.evaluated:
+        return second
+    both = {name: why for name, why in second.finding.failing.items() if name in first.finding.failing}
+    return replace(second, finding=replace(second.finding, failing=both))
+
+
+def store_verdicts(store: RedisStore, verdicts: Sequence[Verdict], *, seconds: float) -> None:
+    """Keep the verdicts where the watcher and other programs read them.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    now = store.clock().timestamp()
+    fields: list[str] = []
+    for one in verdicts:
+        fields += [one.proof.title, json.dumps(told(one, now))]
+    if len(verdicts) == len(PROOFS):  # some of them are no run of the pack
+        fields += [RUN_FIELD, json.dumps({"finished_at": now, "seconds": round(seconds, 3)})]
+    store.run("storing verdicts", [("HSET", store.keys.of("proofs"), *fields)])
+
+
+def told(verdict: Verdict, now: float) -> dict[str, object]:
+    """Lay out one verdict for JSON."""
+    finding = verdict.finding
+    return {
+        "passed": verdict.passed,
+        "evaluated": verdict.evaluated,
+        "severity": verdict.severity,
+        "evaluated_at": now,
+        "judged": finding.judged,
+        "failing": dict(list(finding.failing.items())[:NAMES_STORED]),
+        "failing_count": len(finding.failing),
+        "per_symbol": verdict.proof.per_symbol,
+        "observed": finding.observed,
+        "threshold": finding.threshold,
+    }
+
+
+def by_symbol(verdicts: Sequence[Verdict], symbols: Sequence[str]) -> Mapping[str, Mapping[str, Mapping[str, Verdict]]]:
+    """Sort failing per-symbol proofs by asset and symbol: asset -> symbol -> title -> verdict."""
+    found: dict[str, dict[str, dict[str, Verdict]]] = defaultdict(lambda: {symbol: {} for symbol in symbols})
+    for verdict in verdicts:
+        if not verdict.proof.per_symbol:
+            continue
+        failing = found[verdict.proof.asset]
+        for symbol in symbols if not verdict.evaluated else verdict.finding.failing:
+            if symbol in failing:
+                failing[symbol][verdict.proof.title] = verdict
+    return found

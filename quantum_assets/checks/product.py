@@ -1,0 +1,102 @@
+"""Proofs about the product as a whole. They hang on ``governor_permit``: a permit is what they protect."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.contracts.tables import GOVERNOR_STATE
+
+TRADING_LIBRARIES = frozenset(
+    {
+        "alpaca", "alpaca_trade_api", "backtrader", "binance", "bitget", "bitmex", "bybit", "ccxt", "ccxtpro", "coinbase",
+        "cryptofeed", "cryptoxlib", "freqtrade", "ftx", "gate_api", "hummingbot", "hyperliquid", "ib_async", "ib_insync", "ibapi",
+        "jesse", "krakenex", "kucoin", "lumibot", "nautilus_trader", "oandapyV20", "okx", "pybit", "python_bitvavo_api",
+        "quickfix", "unicorn_binance_rest_api", "unicorn_binance_websocket_api", "vnpy", "web3", "zipline",
+    }
+)  # fmt: skip
+IMPORT_WITHIN_SEC = 30
+
+
+def proof(name: str, claim: str, judge: Judge) -> Proof:
+    """Build one of this module's proofs."""
+    asset = GOVERNOR_STATE.asset
+    return Proof(asset, name, "all", "ERROR", claim, f"{asset}/{name}", judge, per_symbol=False)
+
+
+def loaded_trading_libraries() -> list[str]:
+    """Name those that this process has loaded."""
+    return sorted({loaded.partition(".")[0] for loaded in list(sys.modules)} & TRADING_LIBRARIES)
+
+
+def no_trading_libraries(evidence: Evidence) -> Finding:
+    """Nothing of the product imports, and nothing in this process has loaded, what could place an order."""
+    failing = {}
+    for module in evidence.modules:
+        if odd := sorted({name.split(".")[0] for name in evidence.imports(module)} & TRADING_LIBRARIES):
+            failing[module] = f"imports {', '.join(odd)}"
+    failing |= dict.fromkeys(loaded_trading_libraries(), "is loaded in this process")
+    judged = len(evidence.modules)
+    return Finding(f"{judged} modules, {len(sys.modules)} loaded", f"none of {len(TRADING_LIBRARIES)} libraries", judged, failing)
+
+
+def process_alive(evidence: Evidence) -> Finding:
+    """Workers, sensor daemon and loop have been heard of."""
+    settings = evidence.settings
+    limits = {
+        "worker": settings.worker_max_silence_sec,
+        "daemon": settings.daemon_max_silence_sec,
+        "cycle": settings.proposal_max_age_sec,
+    }
+    failing = {}
+    for part, limit in limits.items():
+        age = evidence.heartbeats.get(part)
+        if age is None or age > limit:
+            failing[part] = "never heard of" if age is None else f"silent for {age:.0f} s, limit {limit} s"
+    told = ", ".join(f"{part} {age:.0f} s ago" for part, age in evidence.heartbeats.items())
+    return Finding(
+        told or "nothing was ever heard", ", ".join(f"{part} {limit} s" for part, limit in limits.items()), len(limits), failing
+    )
+
+
+def imports_anywhere(evidence: Evidence) -> Finding:
+    """The product is found from any working directory, and no module bends the path to be found."""
+    failing = {name: "changes sys.path" for name, tree in evidence.modules.items() if _bends_the_path(tree)}
+    names = [name for name in evidence.modules if not name.endswith("__main__")]
+    code = (
+        "import importlib.util as u, sys; print('\\n'.join(n for n in sys.argv[1:] if u.find_spec(n.partition('.')[0]) is None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *names],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_WITHIN_SEC,
+        check=False,
+    )
+    failing |= dict.fromkeys(done.stdout.split(), "is not found from another folder")
+    if done.returncode:
+        failing["interpreter"] = done.stderr[-200:]
+    return Finding(f"{len(names)} modules", "found from / without path tricks", len(names), failing)
+
+
+def _bends_the_path(tree: ast.Module) -> bool:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr == "path"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "sys"
+        ):
+            return True
+    return False
+
+
+PROOFS = (
+    proof("no_trading_libraries", "Nothing imports or has loaded an exchange, broker or order library.", no_trading_libraries),
+    proof("process_alive", "Workers, sensor daemon and loop are alive.", process_alive),
+    proof("imports_anywhere", "The product imports from any working directory without path tricks.", imports_anywhere),
+)

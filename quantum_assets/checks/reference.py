@@ -1,0 +1,195 @@
+"""Every published formula a second time, plainly: one symbol, one number after the other, as the specification reads.
+
+It shares no line with ``quantum_assets/kernels``, is thirty times slower, and is what the recomputation proofs compare with. Only
+the defaults of the specification are here; what settings may change comes in as an argument.
+
+References
+----------
+Spec sections 2, 3, 4, 6 and 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, pvariance
+from typing import Any
+
+import numpy as np
+
+CLOSES_USED = 257  # 256 returns: what a state is computed from, however many candles there are
+
+
+def sigmoid(x: float) -> float:
+    """Logistic function."""
+    return 1 / (1 + math.exp(-x))
+
+
+def clip(x: float, low: float, high: float) -> float:
+    """Limit a number to a range."""
+    return min(max(x, low), high)
+
+
+def market_state(closes: Sequence[float]) -> dict[str, float]:
+    """Compute the market state of one symbol from its last 257 closes, oldest first."""
+    eps = 1e-12
+    prices = [math.log(price + eps) for price in closes[-CLOSES_USED:]]
+    returns = [after - before for before, after in pairwise(prices)]
+
+    low, high = (float(np.quantile(returns, q)) for q in (0.01, 0.99))
+    winsorised = [clip(x, low, high) for x in returns]
+    variance = pvariance(winsorised[:10])
+    for x in winsorised:
+        variance = 0.94 * variance + 0.06 * x * x
+    sigma_ewma = math.sqrt(variance)
+    middle = float(np.median(winsorised))
+    sigma_mad = 1.4826 * float(np.median([abs(x - middle) for x in winsorised]))
+    spike_proxy = clip(sigma_mad / (sigma_ewma + eps), 0, 5)
+    blend = sigmoid((spike_proxy - 1.2) / 0.3)
+    sigma = max(1e-6, (1 - blend) * sigma_ewma + blend * sigma_mad)
+
+    mu = sum(weight * theil_sen(prices[-window:]) for window, weight in ((64, 0.5), (128, 0.3), (256, 0.2)))
+    ts = abs(mu) / (sigma + eps)
+
+    signs = [(x > 0) - (x < 0) for x in returns]
+    dp = fmean(before == after for before, after in pairwise(signs))
+    sums = [sum(returns[i : i + 5]) for i in range(len(returns) - 4)]
+    vr = pvariance(sums) / (5 * pvariance(returns) + eps)
+    off_walk = abs(vr - 1)
+    scores = (ts + dp - off_walk, off_walk - ts - abs(dp), (1 - abs(dp)) + (1 - min(ts, 1)) - off_walk)
+    powers = [math.exp(score - max(scores)) for score in scores]
+    p_trend, p_mr, p_chop = (power / sum(powers) for power in powers)
+    return {
+        "sigma": sigma,
+        "mu": mu,
+        "ts": ts,
+        "p_trend": p_trend,
+        "p_mr": p_mr,
+        "p_chop": p_chop,
+        "dp": dp,
+        "vr": vr,
+        "spike_proxy": spike_proxy,
+    }
+
+
+def theil_sen(y: Sequence[float]) -> float:
+    """Give the median of the slopes of all pairs of points, each slope formed."""
+    values = np.array(y)
+    first, second = np.triu_indices(len(values), 1)
+    return float(np.median((values[second] - values[first]) / (second - first)))
+
+
+def stops(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute stop and target from the inputs a risk proposal repeats."""
+    eps, minimum = 1e-8, 0.005
+    p_trend, p_mr, p_chop, sigma, ts = (row[name] for name in ("p_trend", "p_mr", "p_chop", "sigma", "ts"))
+    price, long = row["position_current_price"], row["position_side"] == "LONG"
+
+    stop = max(minimum, (1.5 * p_trend + 0.8 * p_mr + 1.0 * p_chop) * sigma)
+    trail = max(minimum, (1.2 * p_trend + 1.5 * p_mr + 1.3 * p_chop) * sigma)
+    extension = 1 + min(0.5 * clip(ts, 0, 1) * p_trend, 0.3) if p_trend > 0.3 and ts > 0.1 else 1.0
+    target = max(0.01, (2.5 * p_trend + 1.2 * p_mr + 1.5 * p_chop) * sigma * extension)
+
+    if long:
+        raw, trailing, tp = price * (1 - stop), row["position_peak_price"] * (1 - trail), price * (1 + target)
+        sl = max(raw, trailing)
+    else:
+        raw, trailing, tp = price * (1 + stop), row["position_trough_price"] * (1 + trail), price * (1 - target)
+        sl = min(raw, trailing)
+
+    def tighter(one: float, other: float) -> bool:
+        return one - other > eps if long else other - one > eps
+
+    reasons = ["trail_active"] if tighter(trailing, raw) else []
+    in_force = row["position_current_sl"]
+    if in_force is not None and tighter(in_force, sl):
+        sl = in_force
+        reasons.append("sl_tightened_monotonic")
+    elif in_force is not None and tighter(sl, in_force):
+        reasons.append("sl_tightening")
+    reasons.append(f"regime_{most_probable(p_trend, p_mr, p_chop)}")
+    if extension > 1 + eps:
+        reasons.append("tp_extended")
+    breached = sl >= price if long else sl <= price
+    if breached:
+        reasons.append("sl_breached")
+    return {
+        "proposed_sl": sl,
+        "proposed_tp": tp,
+        "stop_dist_pct": stop,
+        "tp_dist_pct": target,
+        "trail_gap_pct": trail,
+        "sl_breached": breached,
+        "reason_codes": reasons,
+    }
+
+
+def most_probable(p_trend: float, p_mr: float, p_chop: float) -> str:
+    """Name the regime with the greatest probability; the first wins a tie."""
+    best = max(p_trend, p_mr, p_chop)
+    return "trend" if p_trend == best else "mr" if p_mr == best else "chop"
+
+
+def harvest(row: Mapping[str, Any], *, fallback_stop_pct: float) -> dict[str, Any]:
+    """Compute profit taking and kill score from the inputs a harvest proposal repeats."""
+    entry, long = row["position_entry_price"], row["position_side"] == "LONG"
+    distance = row["stop_dist_pct"] if row["stop_dist_pct"] is not None else fallback_stop_pct
+    risk_unit = max(entry * distance, 1e-9)
+    cost = entry * 10 / 10_000
+    profit = row["position_unrealized_pnl"] / abs(row["position_qty"]) if row["position_qty"] else row["position_unrealized_pnl"]
+    r_net = (profit - cost) / risk_unit
+    action = partial_action(r_net)
+    reasons = [] if action == "NONE" else [f"harvest_{action.lower()}"]
+
+    new_sl = None
+    if r_net >= 1.5:
+        candidate = entry * 1.002 if long else entry * 0.998
+        in_force = row["position_current_sl"]
+        if in_force is None or (candidate > in_force if long else candidate < in_force):
+            new_sl = candidate
+            reasons.append("profit_lock")
+
+    flip = 1.0 if row["p_trend"] < 0.3 and row["p_chop"] + row["p_mr"] > 0.5 else 0.0
+    spike = clip(row["sigma"] / 0.01 - 1, 0, 2)
+    drop = clip(0.3 - row["ts"], 0, 0.5)
+    age = clip(row["position_age_sec"] / 86_400, 0, 1)
+    kill_score = sigmoid(flip + 0.5 * spike + 0.5 * drop + 0.3 * age)
+    if kill_score >= 0.6:
+        action = "FULL_CLOSE_PROPOSED"
+        named = (("regime_flip", flip > 0), ("sigma_spike", spike > 0.5), ("ts_drop", drop > 0.2), ("age_penalty", age > 0.5))
+        reasons += ["kill_score_triggered", *(name for name, holds in named if holds)]
+    return {
+        "harvest_action": action,
+        "new_sl_proposed": new_sl,
+        "R_net": r_net,
+        "risk_unit": risk_unit,
+        "cost_est": cost,
+        "kill_score": kill_score,
+        "k_regime_flip": flip,
+        "k_sigma_spike": spike,
+        "k_ts_drop": drop,
+        "k_age_penalty": age,
+        "reason_codes": reasons,
+    }
+
+
+def partial_action(r_net: float) -> str:
+    """Name the tranche that is due at a profit of so many R."""
+    return "PARTIAL_75" if r_net >= 6 else "PARTIAL_50" if r_net >= 4 else "PARTIAL_25" if r_net >= 2 else "NONE"
+
+
+def multiplier(score: float, *, base: float, scale: float, low: float, high: float) -> float:
+    """Give the allocation multiplier of a trusted efficiency score."""
+    return clip(base + scale * (score - 0.5), low, high)
+
+
+def permit_hint(score: float | None, *, threshold: float, min_factor: float, max_cooldown_sec: float) -> dict[str, Any]:
+    """Give the hints of a permit; ``None`` is a score that is not to be trusted."""
+    if score is None or score >= threshold:
+        return {"eff_factor": 1.0, "eff_action": "NONE", "extra_cooldown_sec": 0}
+    return {
+        "eff_factor": max(min_factor, score / threshold),
+        "eff_action": "DOWNSIZE",
+        "extra_cooldown_sec": round((1 - score) * max_cooldown_sec),  # Python rounds half to even, as the specification wants
+    }

@@ -1,0 +1,165 @@
+"""Proofs of the assets ``position`` and ``risk_proposal``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from quantum_assets.checks import reference
+from quantum_assets.checks.common import (
+    calc_only_imports,
+    compare,
+    contract,
+    fresh,
+    lifetime,
+    market_state_present,
+    recomputation,
+)
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.contracts.schema import PROBABILITY_EPS
+from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+
+STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # spec section 3
+PRICE_EPS = 1e-8  # spec section 3
+LATE_FACTOR = 2.0  # a gap of two intervals is a cycle that did not happen
+PRINTED_PROBABILITY = 1e-6
+
+
+def proof(
+    name: str,
+    claim: str,
+    judge: Judge,
+    severity: Severity = "ERROR",
+    *,
+    asset: str = RISK_PROPOSAL.asset,
+    per_symbol: bool = True,
+) -> Proof:
+    """Build one of this module's proofs."""
+    return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge, per_symbol)
+
+
+def recomputed(evidence: Evidence) -> Finding:
+    """Stop and target follow from the inputs the proposal repeats; what a simpler proof has found is left to that."""
+    elsewhere = distances(evidence).failing
+    rows = evidence.rows(RISK_PROPOSAL).items()
+    return recomputation((symbol, *compare(row, reference.stops(row))) for symbol, row in rows if symbol not in elsewhere)
+
+
+def tightens(evidence: Evidence) -> Finding:
+    """No stop is looser than the one last proposed for the same position."""
+    positions, settings, failing, judged = evidence.rows(POSITION), evidence.settings, {}, 0
+    unpublished = settings.change_eps_pct if settings.sl_ratchet == "actual" else 0.0  # a smaller move of theirs is no news
+    for symbol, row in evidence.rows(RISK_PROPOSAL).items():
+        kept = positions.get(symbol)
+        in_force = kept["current_sl"] if kept is not None and kept["held"] else None
+        if in_force is None or kept is None or kept["side"] != row["position_side"]:
+            continue
+        judged += 1
+        loosened = (in_force - row["proposed_sl"]) * (1 if row["position_side"] == "LONG" else -1)
+        if loosened > PRICE_EPS + unpublished * in_force and kept["entry_price"] == row["position_entry_price"]:
+            failing[symbol] = f"{row['position_side']} stop {row['proposed_sl']} is looser than {in_force}"
+    return Finding(f"{judged - len(failing)} of {judged}", "never looser than the stop in force", judged, failing)
+
+
+def right_side(evidence: Evidence) -> Finding:
+    """The price has not yet crossed the stop."""
+    rows, failing = evidence.rows(RISK_PROPOSAL), {}
+    for symbol, row in rows.items():
+        below = row["proposed_sl"] < row["position_current_price"]
+        if row["sl_breached"] or below != (row["position_side"] == "LONG"):
+            failing[symbol] = f"{row['position_side']} at {row['position_current_price']}, stop {row['proposed_sl']}: crossed"
+    return Finding(f"{len(failing)} crossed", "LONG: stop below the price, SHORT: above", len(rows), failing)
+
+
+def distances(evidence: Evidence) -> Finding:
+    """No stop or target is closer than the minimum."""
+    rows, failing = evidence.rows(RISK_PROPOSAL), {}
+    minima = {"stop_dist_pct": STOP_MIN_PCT, "trail_gap_pct": STOP_MIN_PCT, "tp_dist_pct": TARGET_MIN_PCT}
+    for symbol, row in rows.items():
+        if odd := [f"{name} {row[name]}" for name, least in minima.items() if not row[name] >= least]:
+            failing[symbol] = ", ".join(odd)
+    closest = min((row["stop_dist_pct"] for row in rows.values()), default=STOP_MIN_PCT)
+    return Finding(
+        f"closest stop {closest:.4%}", f"stop and trail >= {STOP_MIN_PCT:.1%}, target >= {TARGET_MIN_PCT:.0%}", len(rows), failing
+    )
+
+
+def p_trend_truthful(evidence: Evidence) -> Finding:
+    """The trend probability used is the market state's, which an old publisher lost."""
+    states, failing, judged, farthest = evidence.rows(MARKET_STATE), {}, 0, 0.0
+    for symbol, row in evidence.rows(RISK_PROPOSAL).items():
+        state = states.get(symbol)
+        if state is None:
+            continue
+        judged += 1
+        difference = abs(row["p_trend"] - state["p_trend"])
+        farthest = max(farthest, difference)
+        if difference > PROBABILITY_EPS + PRINTED_PROBABILITY:  # a smaller change alone is no reason to publish
+            failing[symbol] = f"used {row['p_trend']}, the market state says {state['p_trend']}"
+    return Finding(f"largest difference {farthest:.6f}", f"<= {PROBABILITY_EPS}", judged, failing)
+
+
+def no_synthetic_position(evidence: Evidence) -> Finding:
+    """No proposal is made for a position somebody invented."""
+    rows, settings = evidence.rows(RISK_PROPOSAL), evidence.settings
+    invented = [] if settings.allow_synthetic and settings.position_source == "synthetic" else ["synthetic"]
+    if not settings.allow_synthetic:
+        invented += ["example", "replay"]
+    failing = {s: f"position_source {row['position_source']}" for s, row in rows.items() if row["position_source"] in invented}
+    return Finding(f"{len(failing)} invented", f"none from {', '.join(invented) or 'anywhere else'}", len(rows), failing)
+
+
+def cadence(evidence: Evidence) -> Finding:
+    """Cycles follow each other at the interval of the settings."""
+    ends = [evidence.now, *evidence.cycles]
+    gaps = [after - before for after, before in pairwise(ends)]
+    limit = LATE_FACTOR * evidence.settings.publish_interval_sec + 1  # a cycle does not always take equally long
+    failing = {f"{number} cycles ago": f"{gap:.1f} s" for number, gap in enumerate(gaps) if gap > limit}
+    if not gaps:
+        failing["cycles"] = "none has ever ended"
+    return Finding(f"longest of the last {len(gaps)} gaps {max(gaps, default=0):.1f} s", f"<= {limit:.0f} s", len(gaps), failing)
+
+
+def one_cycle(evidence: Evidence) -> Finding:
+    """`quantum once` evaluates a cycle and says so."""
+    tried = evidence.single_cycle
+    ago = f"{max(evidence.now - tried.at, 0):.0f} s ago"
+    failing = {} if tried.exit_code == 0 else {"quantum once": f"exit code {tried.exit_code}: {tried.last_line}"}
+    return Finding(f"exit code {tried.exit_code}, tried {ago}", "exit code 0", 1, failing)
+
+
+def no_collared_price(evidence: Evidence) -> Finding:
+    """No price waits for the next candle to confirm it."""
+    rows = evidence.rows(POSITION)
+    failing = {s: f"{row['collared_price']} waits for a candle" for s, row in rows.items() if row["held"] and row["collared"]}
+    limit = f"within {evidence.settings.price_collar_pct:.0%} of the one before"
+    return Finding(f"{len(failing)} held back", limit, len(rows), failing)
+
+
+PROOFS = (
+    contract(POSITION, lambda _: ()),
+    lifetime(POSITION),
+    fresh(POSITION.asset),
+    proof(
+        "no_collared_price",
+        "No price jumped so far that it must wait for confirmation before it moves a stop.",
+        no_collared_price,
+        "WARN",
+        asset=POSITION.asset,
+    ),
+    calc_only_imports(RISK_PROPOSAL.asset),
+    market_state_present(RISK_PROPOSAL.asset),
+    contract(RISK_PROPOSAL, lambda evidence: evidence.open_positions),
+    lifetime(RISK_PROPOSAL),
+    fresh(RISK_PROPOSAL.asset),
+    proof("recomputed", "Recomputed plainly from the inputs it repeats, every proposal comes out as published.", recomputed),
+    proof("tightens", "No stop is looser than the one last proposed for the position.", tightens),
+    proof("right_side", "No stop has been crossed by the price.", right_side, "WARN"),
+    proof("distances", "Stops, trails and targets keep their minimum distance.", distances),
+    proof("p_trend_truthful", "The trend probability used is the market state's.", p_trend_truthful),
+    proof("no_synthetic_position", "No proposal is made for an invented position.", no_synthetic_position),
+    proof("cadence", "Cycles follow each other at PUBLISH_INTERVAL_SEC.", cadence, "WARN", per_symbol=False),
+    proof(
+        "one_cycle", "`quantum once` evaluates one cycle and exits with 0 (tried every ten minutes).", one_cycle, per_symbol=False
+    ),
+)

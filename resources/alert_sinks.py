@@ -1,0 +1,361 @@
+"""Delivery of alerts: to every Apprise URL of ALERT_URLS and to the stream of alerts, each at its own pace.
+
+A sink that is slow or away holds up nobody else, gets every message in order once it answers again, and says meanwhile what is
+the matter with it. What an alert says is decided in ``quantum_assets.incidents``. URLs hold credentials: none of their parts is
+ever printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import SecretStr
+
+from quantum_assets.contracts.codecs import TIME
+from quantum_assets.incidents import Message
+from resources.redis_store import RedisStore, RedisUnavailableError, flat
+from resources.settings import Settings
+
+STREAM_MAXLEN = 10_000
+FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0
+KEPT_SEC = 86400.0  # an alert that could not be delivered within a day is given up, and counted
+SECRET_CHARS_MIN = 3  # shorter parts of a URL are no secrets, and hiding them would garble every text
+ERROR_CHARS_MAX = 300
+
+log = logging.getLogger("quantum.alerts")
+
+
+class DeliveryError(RuntimeError):
+    """A sink did not take a message; the text holds no credentials."""
+
+
+class WrongAlertUrlError(DeliveryError):
+    """An entry of ALERT_URLS is no URL Apprise can use."""
+
+
+class Sink(Protocol):
+    """Somewhere alerts go."""
+
+    name: str
+    identity: str  # the same after a restart
+
+    def prepare(self) -> None:
+        """Do beforehand what would delay the first message; raises :class:`DeliveryError`."""
+
+    def deliver(self, message: Message) -> None:
+        """Deliver one message; raises :class:`DeliveryError`."""
+
+
+class AppriseSink:
+    """One entry of ALERT_URLS.
+
+    Parameters
+    ----------
+    url
+        Apprise URL.
+    position
+        Its place in ALERT_URLS, from 1: with the scheme it is the only name that tells no secret.
+    """
+
+    def __init__(self, url: SecretStr, position: int) -> None:
+        self._url = url.get_secret_value()
+        scheme = self._url.partition("://")[0] if "://" in self._url else "?"
+        self.name = f"{position}:{scheme}"
+        self.identity = hashlib.blake2s(self._url.encode(), digest_size=8).hexdigest()
+        self._service: Any = None
+
+    def prepare(self) -> None:
+        """Load Apprise, which takes most of a second, and let it understand the URL.
+
+        Raises
+        ------
+        WrongAlertUrlError
+            It does not.
+        """
+        if self._service is not None:
+            return
+        with self._apprise() as (apprise, said):
+            # In this thread and to its end: a delivery Apprise gave up waiting for may still arrive, beside the one tried again.
+            asset = apprise.AppriseAsset(async_mode=False, service_timeout=0)
+            service = apprise.Apprise.instantiate(self._url, asset=asset)
+        if service is None:
+            msg = f"entry {self.name} of ALERT_URLS is no Apprise URL: {hide(' '.join(said), self._url)}"
+            raise WrongAlertUrlError(msg)
+        self._service = service
+
+    def deliver(self, message: Message) -> None:
+        """Send one message.
+
+        Raises
+        ------
+        DeliveryError
+            The service refused it or did not answer.
+        """
+        self.prepare()
+        with self._apprise() as (apprise, said):
+            notifier = apprise.Apprise(asset=self._service.asset)
+            notifier.add(self._service)
+            taken = notifier.notify(
+                body=message.text,
+                title=f"[quantum] {message.event}: {message.title}",
+                notify_type=apprise.NotifyType.SUCCESS if message.event == "cleared" else apprise.NotifyType(message.level),
+                body_format=apprise.NotifyFormat.TEXT,
+            )
+        if not taken:
+            raise DeliveryError(hide(" ".join(said) or "not taken, no reason given", self._url))
+
+    @contextmanager
+    def _apprise(self) -> Iterator[tuple[Any, list[str]]]:
+        """Give Apprise, and what it logs meanwhile: it answers yes or no, and says why only there."""
+        try:
+            import apprise
+
+            with _Overheard() as said:
+                yield apprise, said
+        except Exception as error:  # noqa: BLE001 - a hundred plugins of others: whatever one raises must not end the thread
+            raise DeliveryError(hide(f"{type(error).__name__}: {error}", self._url)) from None
+
+
+class StreamSink:
+    """The stream of alerts in Redis.
+
+    Parameters
+    ----------
+    store
+        A store of its own: it is used from another thread.
+    """
+
+    name = "redis stream"
+    identity = "stream"
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+
+    def prepare(self) -> None:
+        """Do nothing: there is nothing to load."""
+
+    def deliver(self, message: Message) -> None:
+        """Append one entry.
+
+        Raises
+        ------
+        DeliveryError
+            Redis is away, or the key is no stream.
+        """
+        fields = {
+            "event": message.event,
+            "alert": message.alert,
+            "level": message.level,
+            "title": message.title,
+            "text": message.text,
+            "symbols": ",".join(message.symbols),
+            "since": f"{message.since:.0f}",
+            "limit": message.limit,
+            "timestamp": f"{message.at:.0f}",
+        }
+        key = self.store.keys.of("stream_alerts")
+        try:
+            (reply,) = self.store.run("sending an alert", [("XADD", key, "MAXLEN", "~", STREAM_MAXLEN, "*", *flat(fields))])
+        except RedisUnavailableError as error:
+            raise DeliveryError(str(error)) from error
+        if isinstance(reply, Exception):
+            msg = f"{key} cannot be used as a stream: {reply}"
+            raise DeliveryError(msg)
+
+
+@dataclass(frozen=True)
+class SinkState:
+    """How delivery to one sink stands.
+
+    Attributes
+    ----------
+    name
+        The sink.
+    pending, delivered, failures, given_up
+        Messages waiting, messages taken, attempts that failed, messages dropped after a day; since the start.
+    last_error
+        Of the last attempt, when that failed.
+    """
+
+    name: str
+    pending: int
+    delivered: int
+    failures: int
+    given_up: int
+    last_error: str
+
+
+class Outbox:
+    """The queue of one sink, and the thread that empties it.
+
+    Parameters
+    ----------
+    sink
+        Where the messages go.
+    clock
+        Source of the time, aware UTC.
+    pending
+        What a predecessor left undelivered, oldest first.
+    first_pause_sec
+        Pause after a failed attempt; each further one doubles it, up to LONGEST_PAUSE_SEC.
+    delivered
+        Called after each message that has left the queue.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Callable[[], datetime],
+        pending: Iterable[Message] = (),
+        *,
+        first_pause_sec: float = FIRST_PAUSE_SEC,
+        delivered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.sink = sink
+        self.clock = clock
+        self.first_pause_sec = first_pause_sec
+        self._after_delivery = delivered
+        self._queue = deque(pending)
+        self._delivered = self._failures = self._given_up = 0
+        self._last_error = ""
+        self._ending = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name=f"alerts {sink.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start delivering."""
+        self._thread.start()
+
+    def put(self, messages: Sequence[Message]) -> None:
+        """Append messages."""
+        with self._changed:
+            self._queue.extend(messages)
+            self._changed.notify()
+
+    def stop(self, within_sec: float) -> None:
+        """Stop delivering; a delivery under way may end."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(within_sec)
+
+    def undelivered(self) -> list[Message]:
+        """Give what waits, oldest first."""
+        with self._changed:
+            return list(self._queue)
+
+    def state(self) -> SinkState:
+        """Tell how delivery stands."""
+        with self._changed:
+            return SinkState(self.sink.name, len(self._queue), self._delivered, self._failures, self._given_up, self._last_error)
+
+    def _work(self) -> None:
+        try:
+            self.sink.prepare()
+        except DeliveryError as error:
+            self._failed(error)
+        pause = 0.0
+        while (message := self._next(pause)) is not None:
+            if self.clock().timestamp() - message.at > KEPT_SEC:
+                self._leave(given_up=True)
+                continue
+            try:
+                self.sink.deliver(message)
+            except DeliveryError as error:
+                self._failed(error)
+                pause = min(2 * pause or self.first_pause_sec, LONGEST_PAUSE_SEC)
+                continue
+            pause = 0.0
+            self._leave(given_up=False)
+
+    def _next(self, pause: float) -> Message | None:
+        """Wait for the pause to be over and for a message; ``None`` when the work ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending, pause)
+            self._changed.wait_for(lambda: self._ending or self._queue)
+            return None if self._ending else self._queue[0]
+
+    def _failed(self, error: DeliveryError) -> None:
+        log.warning("%s: %s", self.sink.name, error)
+        with self._changed:
+            self._failures += 1
+            self._last_error = str(error)[:ERROR_CHARS_MAX]
+
+    def _leave(self, *, given_up: bool) -> None:
+        with self._changed:
+            self._queue.popleft()
+            self._given_up += given_up
+            self._delivered += not given_up
+            self._last_error = self._last_error if given_up else ""
+        self._after_delivery()
+
+
+def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
+    """List the sinks of the settings: the stream first, then ALERT_URLS in their order."""
+    return [
+        StreamSink(RedisStore(settings, clock)),
+        *(AppriseSink(url, position) for position, url in enumerate(settings.alert_urls, start=1)),
+    ]
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """Give a message as plain values."""
+    return asdict(message)
+
+
+def from_json(stored: Mapping[str, Any]) -> Message:
+    """Read what :func:`to_json` gave."""
+    return Message(**{**stored, "symbols": tuple(stored["symbols"])})
+
+
+def trial_message(now: datetime) -> Message:
+    """Build the message of ``quantum alerts test``."""
+    moment = now.timestamp()
+    text = f"A test sent by `quantum alerts test` at {TIME.encode(now)}. Nothing is wrong."
+    return Message("raised", "test", "warning", "test of the alerts", text, (), moment, "", moment)
+
+
+def hide(text: str, url: str) -> str:
+    """Take every part of a URL out of a text; most services put their token somewhere in it."""
+    split = urlsplit(url)
+    parts = {url, *re.split(r"[/:@,]+", f"{split.netloc}/{split.path}"), *(value for _, value in parse_qsl(split.query))}
+    parts |= {unquote(part) for part in parts}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= SECRET_CHARS_MIN:
+            text = text.replace(part, "***")
+    return text[:ERROR_CHARS_MAX]
+
+
+class _Overheard(logging.Handler):
+    """Collects what Apprise logs in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()
+        self.said: list[str] = []
+
+        self.log = logging.getLogger("apprise")
+
+    def __enter__(self) -> list[str]:
+        self.log.propagate = False  # it may name the URL; what is passed on from here has that taken out
+        self.log.addHandler(self)
+        return self.said
+
+    def __exit__(self, *_: object) -> None:
+        self.log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what was logged by this thread."""
+        if record.thread == self.thread:
+            self.said.append(record.getMessage())

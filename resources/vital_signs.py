@@ -1,0 +1,155 @@
+"""What freshness is judged by, of all symbols, in one pipelined read: clocks, heartbeats, verdicts of the proof pack, candles.
+
+It must not import Dagster: the watcher that reads it lives on when Dagster does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from quantum_assets.contracts.reading import Reading
+from quantum_assets.contracts.tables import (
+    ALLOCATION_TARGET,
+    CAPITAL_EFFICIENCY,
+    GOVERNOR_STATE,
+    HARVEST_PROPOSAL,
+    MARKET_STATE,
+    POSITION,
+    RISK_PROPOSAL,
+)
+from quantum_assets.freshness import CANDLES, PARTS, Sign, StoredProof, SymbolSigns, VitalSigns
+from resources.candles import CandleReader, Candles
+from resources.foreign import number_or_none
+from resources.redis_store import RedisStore, pairs
+
+CLOCK = "last_update_epoch"
+CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
+ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
+
+Reply = Any  # what the server answers to one command, or its exception
+
+
+class VitalSignsReader:
+    """Reads the vital signs of all symbols of the settings.
+
+    Parameters
+    ----------
+    store
+        Where from, and whose clock counts.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        patient = store.settings.model_copy(update={"candle_stale_margin_sec": ANY_AGE_SEC})
+        self.candles = CandleReader(RedisStore(patient, store.clock, store.client))
+
+    def read(self) -> VitalSigns:
+        """Read them once.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server is away.
+        """
+        of, symbols = self.store.keys.of, self.store.settings.symbols
+        commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
+        commands.append(("HGETALL", of("proofs")))
+        for symbol in symbols:
+            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
+            commands.append(("EXISTS", of("base_target", symbol)))
+            commands += [("HMGET", of(table.key, symbol), CLOCK) for table in CLOCKED]
+        replies = self.store.run("reading vital signs", commands)
+        first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
+        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
+        proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
+        candles = self._candles()
+        signs = [
+            _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol))
+            for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
+        ]
+        return VitalSigns(signs, heartbeats, proofs, finished)
+
+    def _candles(self) -> Mapping[str, Sign]:
+        """Tell when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
+        if self.store.settings.marketstate_source == "synthetic":
+            return {}
+        signs = {one.symbol: _candle_sign(one) for one in self.candles.read(self.store.settings.symbols, window=1)}
+        return {symbol: sign for symbol, sign in signs.items() if sign is not None}
+
+
+def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None) -> SymbolSigns:
+    position, target, *clocked = replies
+    clocks = {
+        table.asset: _sign(reply if isinstance(reply, Exception) else reply[0])
+        for table, reply in zip(CLOCKED, clocked, strict=True)
+    }
+    held, clocks["position"] = _position(position)
+    if candles is not None:
+        clocks[CANDLES] = candles
+    return SymbolSigns(symbol, clocks, held, target == 1)
+
+
+def _position(reply: Reply) -> tuple[bool | None, Sign]:
+    if isinstance(reply, Exception):
+        return None, Sign(trouble=str(reply))
+    held, clock = reply
+    if held is None and clock is None:
+        return False, Sign()
+    if held not in (b"0", b"1"):
+        return None, Sign(trouble=f"held is {_shown(held)}, accepted: 0 or 1")
+    return held == b"1", _sign(clock) if clock is not None else Sign(trouble=f"{CLOCK} is missing")
+
+
+def _sign(reply: Reply) -> Sign:
+    if reply is None:
+        return Sign()
+    if isinstance(reply, Exception):
+        return Sign(trouble=str(reply))
+    epoch = number_or_none(reply.decode(errors="replace"))
+    return Sign(trouble=f"{_shown(reply)} is no time") if epoch is None else Sign(epoch)
+
+
+def _shown(value: bytes | None) -> str:
+    return "missing" if value is None else repr(value.decode(errors="replace"))
+
+
+def _candle_sign(reading: Reading[Candles]) -> Sign | None:
+    if reading.value is None:
+        return Sign() if reading.reason == "candles_missing" else Sign(trouble=reading.reason)
+    return Sign(reading.value.newest_epoch_sec) if reading.value.newest_epoch_sec else None
+
+
+def _proofs(reply: Reply, now: float) -> tuple[list[StoredProof], Sign]:
+    if isinstance(reply, Exception):
+        return [], Sign(trouble=str(reply))
+    fields = pairs(reply)
+    run = fields.pop(PROOF_RUN, None)
+    proofs = [_proof(title.decode(errors="replace"), text, now) for title, text in fields.items()]
+    if run is None:
+        return proofs, Sign()
+    try:
+        return proofs, Sign(float(orjson.loads(run)["finished_at"]))
+    except (ValueError, TypeError, KeyError) as error:
+        return proofs, Sign(trouble=f"{PROOF_RUN.decode()}: {type(error).__name__}: {error}")
+
+
+def _proof(title: str, text: bytes, now: float) -> StoredProof:
+    """Read one verdict; one that cannot be read has failed, like a proof that could not be evaluated."""
+    try:
+        verdict = orjson.loads(text)
+        return StoredProof(
+            title,
+            passed=verdict["passed"] is True,
+            severity="WARN" if verdict["severity"] == "WARN" else "ERROR",
+            evaluated_at=float(verdict["evaluated_at"]),
+            failing={str(name): str(what) for name, what in verdict["failing"].items()},
+            per_symbol=verdict["per_symbol"] is True,
+            observed=str(verdict["observed"]),
+            threshold=str(verdict["threshold"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return StoredProof(title, passed=False, evaluated_at=now, observed=f"unreadable: {type(error).__name__}: {error}")

@@ -1,0 +1,85 @@
+"""When the proof pack runs: every PROOF_INTERVAL_SEC, right after a cycle, when the loop rests and nothing is half-way."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from quantum_assets.checks.pack import PROOFS
+from resources.foreign import number_or_none
+from resources.redis_store import RedisStore, RedisUnavailableError
+from sensors.overdue import still_running
+
+PROOFS_JOB_NAME = "proofs"
+TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
+JUST_ENDED_SEC = 6.0  # since a cycle: the next one is at least one tick away
+PATIENCE_SEC = 10.0  # so long a due pack waits for a cycle to end
+SLACK_SEC = 2.0  # ticks come in steps of 5 s
+
+PROOFS_JOB = dg.define_asset_job(
+    PROOFS_JOB_NAME,
+    selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(proof.asset), proof.name) for proof in PROOFS)),
+    description="Judge every proof over all symbols.",
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tick saw, in seconds.
+
+    Attributes
+    ----------
+    since_requested
+        Since the pack was last requested, ``None`` before the first time.
+    since_cycle
+        Since a cycle last ended, ``None`` before the first one.
+    """
+
+    since_requested: float | None
+    since_cycle: float | None
+
+
+def decide_proofs(seen: Seen, interval_sec: float) -> str:
+    """Say why the pack does not run now; empty when it does."""
+    if seen.since_cycle is None:
+        return "no cycle has ended yet: there is nothing to prove"
+    if seen.since_requested is None:
+        return ""
+    due_since = seen.since_requested - interval_sec + SLACK_SEC
+    if due_since < 0:
+        return f"due in {-due_since:.0f} s"
+    if seen.since_cycle > JUST_ENDED_SEC and due_since < PATIENCE_SEC:
+        return "due when a cycle has ended"
+    return ""
+
+
+def _skip(context: dg.SensorEvaluationContext, reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=context.cursor)  # without a word about it the cursor would be lost
+
+
+def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
+    """Build the sensor that requests the pack."""
+    interval_sec = store.settings.proof_interval_sec
+
+    @dg.sensor(
+        name="proofs",
+        job=PROOFS_JOB,
+        minimum_interval_seconds=TICK_INTERVAL_SEC,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Every {interval_sec} s, after a cycle: judge every proof over all symbols.",
+    )
+    def proofs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        running, _ = still_running(context.instance, PROOFS_JOB_NAME, store.clock(), context.log)
+        if running:
+            return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
+        try:
+            (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
+        except RedisUnavailableError as error:
+            return _skip(context, f"read failed: {error}")
+        now, requested = store.clock().timestamp(), number_or_none(context.cursor or "")
+        ended = number_or_none(beat.decode(errors="replace")) if isinstance(beat, bytes) else None
+        seen = Seen(*(None if moment is None else now - moment for moment in (requested, ended)))
+        if reason := decide_proofs(seen, interval_sec):
+            return _skip(context, reason)
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=repr(now))
+
+    return proofs

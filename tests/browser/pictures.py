@@ -1,0 +1,31 @@
+"""The pictures of the README, taken from a real stack: ``python -m tests.browser.pictures`` writes docs/images, in five minutes.
+
+Run by hand after a change of what they show.
+"""
+
+import tempfile
+from pathlib import Path
+
+from tests.browser.test_ui import desk, forged_target
+
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+WIDE = {"viewport": {"width": 1560, "height": 785}, "device_scale_factor": 1.5}
+SETTLE_MS = 3000  # until plots and tables stand still
+
+
+def main() -> None:
+    """Take them."""
+    with tempfile.TemporaryDirectory(prefix="quantum-pictures-") as folder, desk(Path(folder), **WIDE) as front:
+        front.find("symbol_chart")
+        front.materialize("BTCUSDT")
+        front.open_chart("BTCUSDT")
+        front.page.wait_for_timeout(SETTLE_MS)
+        front.page.screenshot(path=IMAGES / "chart.png")
+        with forged_target(front.home, "BTCUSDT"):
+            front.wait_for_result("recomputed", "failed")
+            front.page.wait_for_timeout(SETTLE_MS)
+            front.page.screenshot(path=IMAGES / "checks.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""Every proof can fail: the real thing is tampered with, and exactly the right proof goes red, by name and with the symbol."""
+
+import json
+import shutil
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from quantum_assets.checks import capital, market_state, reference
+from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
+from quantum_assets.checks.pack import PROOFS, run
+from quantum_assets.cli.prove import catalogue
+from quantum_assets.contracts.codecs import EPOCH
+from quantum_assets.contracts.schema import Table
+from quantum_assets.contracts.tables import (
+    ALLOCATION_TARGET,
+    GOVERNOR_STATE,
+    HARVEST_PROPOSAL,
+    MARKET_STATE,
+    POSITION,
+    RISK_PROPOSAL,
+)
+from resources.home import open_instance
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.world import (
+    random_closes,
+    real_closes,
+    run_cycle,
+    write_candles,
+    write_efficiency,
+    write_plan,
+    write_position,
+    write_target,
+)
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+VICTIM = "ETHUSDT"
+PLAN = "p-close"
+
+
+@dataclass
+class Proven:
+    """A live world in which every proof holds, until a test lays hands on it."""
+
+    store: RedisStore
+    instance: dg.DagsterInstance
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
+    source_root: Path = SOURCE_ROOT
+    closes: dict[str, list[float]] = field(default_factory=dict)
+
+    def verdicts(self, titles: str = "") -> dict[str, Any]:
+        """Judge the pack, or the proofs whose title starts so."""
+        look = lambda: Evidence(self.store, self.instance, self.source_root)  # noqa: E731 - what the pack calls
+        proofs = [proof for proof in PROOFS if proof.title.startswith(titles)]
+        return {one.proof.title: one for one in run(look, proofs, look_again_sec=0)}
+
+    def red(self) -> dict[str, Mapping[str, str]]:
+        """Name the proofs that fail, with what fails them."""
+        found = self.verdicts()
+        return {
+            title: one.finding.failing if one.evaluated else {"": one.finding.observed}
+            for title, one in found.items()
+            if not one.passed
+        }
+
+    def key(self, table: Table, symbol: str = VICTIM) -> str:
+        return self.store.keys.of(table.key, symbol)
+
+    def texts(self, table: Table, symbol: str = VICTIM) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.store.client.hgetall(self.key(table, symbol)).items()}
+
+    def row(self, table: Table, symbol: str = VICTIM) -> dict[str, Any]:
+        return table.decode(self.store.client.hgetall(self.key(table, symbol)))
+
+    def forge(self, table: Table, symbol: str = VICTIM, **changes: str) -> None:
+        """Edit a hash so that its fingerprint still fits: a tampering that knows what it does."""
+        texts = {**self.texts(table, symbol), **changes}
+        self.store.client.hset(self.key(table, symbol), mapping={**texts, "digest": table.digest(texts)})
+
+    def forge_row(self, table: Table, **changes: Any) -> None:
+        """The same, from values."""
+        self.forge(table, **table.encode({**self.row(table), **changes}))
+
+    def age(self, table: Table, seconds: float) -> None:
+        """Set the clock of a hash back, as if its symbol had stopped."""
+        then = self.store.clock().timestamp() - seconds
+        self.store.client.hset(self.key(table), "last_update_epoch", EPOCH.encode(then))
+
+    def stretch(self, table: Table, name: str) -> None:
+        """Write the same number in another format."""
+        self.forge(table, **{name: self.texts(table)[name] + "0"})
+
+    def copy_source(self, module: str, line: str) -> None:
+        """Put a line into a module of a copy of the product."""
+        self.source_root = self.folder / "source"
+        for package in PACKAGES:
+            shutil.copytree(
+                SOURCE_ROOT / package, self.source_root / package, ignore=shutil.ignore_patterns("__pycache__", "sample")
+            )
+        shutil.copy(SOURCE_ROOT / "definitions.py", self.source_root)
+        path = self.source_root / module
+        path.write_text(f"{path.read_text()}\n{line}\n")
+
+    def append(self, stream: str, **changes: str) -> None:
+        """Append the newest entry of the victim once more, changed or not."""
+        entries = self.store.client.xrevrange(self.store.keys.of(stream))
+        fields = next(fields for _, fields in entries if fields[b"symbol"] == VICTIM.encode())
+        self.store.client.xadd(self.store.keys.of(stream), {**{k.decode(): v.decode() for k, v in fields.items()}, **changes})
+
+    def decide(self, plan_id: str, *, permit: bool, **changes: str) -> None:
+        """Forge a decision with its record, after the genuine one."""
+        stream, client = self.store.keys.of("stream_governor_events"), self.store.client
+        genuine = next(fields for _, fields in client.xrange(stream) if fields[b"plan_id"] == PLAN.encode())
+        event = {k.decode(): v.decode() for k, v in genuine.items()}
+        client.xadd(stream, {**event, "plan_id": plan_id, "event": "PERMIT" if permit else "BLOCK", **changes})
+        key = self.store.keys.of("permit" if permit else "block", plan_id)
+        client.hset(key, mapping={"plan_id": plan_id, "symbol": VICTIM})
+        client.expire(key, 50)
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """One instance for all tampering, with the product's own storage: creating it takes longer than all the rest."""
+    with open_instance(load_settings(quantum_home=tmp_path_factory.mktemp("home"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance) -> Iterator[Proven]:
+    """Three symbols on the real clock after two cycles, with a plan that was permitted and one that was not."""
+    store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
+    store.client.flushdb()
+    closes = {symbol: real_closes(symbol) for symbol in SYMBOLS}
+    for symbol in SYMBOLS:
+        write_candles(store, symbol, closes[symbol])
+        side, mark = ("SHORT" if symbol == "SOLUSDT" else "LONG"), closes[symbol][-1]
+        write_position(store, symbol, side=side, entry=mark * (1.01 if side == "SHORT" else 0.99), mark=mark)
+        write_target(store, symbol)
+        write_efficiency(store, symbol, 0.8)
+    now = store.clock().timestamp()
+    for part in ("worker", "daemon"):
+        store.client.set(store.keys.of("heartbeat", part), now)
+    remembered = {"at": now, "exit_code": 0, "last_line": "Single cycle complete"}
+    store.client.set(store.keys.of("single_cycle"), json.dumps(remembered))
+    run_cycle(store, instance)
+    write_plan(store, PLAN, VICTIM, "CLOSE", qty=0.01)
+    write_plan(store, "p-bad", VICTIM, "CLOSE", qty="nan")
+    run_cycle(store, instance)
+    yield Proven(store, instance, monkeypatch, tmp_path, closes=closes)
+    instance.wipe_assets([dg.AssetKey("harvest_proposal")])
+    store.client.close()
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """What is done, which proof must go red, which others rightly do, and the name that must be given."""
+
+    title: str
+    do: Callable[[Proven], None]
+    also: frozenset[str] = frozenset()
+    named: str = VICTIM
+
+
+def loosen(world: Proven) -> None:
+    """Publish a proposal that is right in itself, but whose stop is looser than the one in force."""
+    row = world.row(RISK_PROPOSAL)
+    inputs = {"position_current_sl": None, "position_peak_price": row["position_current_price"] * 0.95}
+    inputs["position_current_price"] = row["position_current_price"] * 0.95
+    world.forge_row(RISK_PROPOSAL, **inputs, **reference.stops({**row, **inputs}))
+
+
+def lose_the_trend(world: Proven) -> None:
+    row = world.row(RISK_PROPOSAL)
+    inputs = {"p_trend": row["p_trend"] - 0.05, "p_mr": row["p_mr"] + 0.05}
+    world.forge_row(RISK_PROPOSAL, **inputs, **reference.stops({**row, **inputs}))
+
+
+def cross_the_stop(world: Proven) -> None:
+    mark = world.closes[VICTIM][-1]
+    write_position(world.store, VICTIM, entry=mark * 0.99, mark=mark * 0.97)
+    run_cycle(world.store, world.instance)
+
+
+def spoil_efficiency(world: Proven) -> None:
+    world.store.client.hset(world.store.keys.of("capital_efficiency", VICTIM), "efficiency_score", "nan")
+    run_cycle(world.store, world.instance)
+
+
+def renew_for_no_reason(world: Proven) -> None:
+    for _ in range(2):
+        world.instance.report_runless_asset_event(
+            dg.AssetMaterialization("harvest_proposal", partition=VICTIM, metadata={"published_because": "max age"})
+        )
+
+
+def break_once(world: Proven) -> None:
+    world.store.client.delete(world.store.keys.of("single_cycle"))
+    home = world.store.settings.quantum_home
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "dagster.yaml").write_text("no: such\nsetting: at all\n")
+
+
+def exceed_the_limits(world: Proven) -> None:
+    for number in range(3):
+        world.decide(f"forged-{number}", permit=True)
+
+
+def wrong_k(world: Proven) -> None:
+    row = world.row(HARVEST_PROPOSAL)
+    world.forge_row(HARVEST_PROPOSAL, kill_score=0.4, harvest_action=reference.partial_action(row["R_net"]))
+
+
+def kernel_with(world: Proven, module: Any, name: str, change: Callable[[Any, tuple[Any, ...]], Any]) -> None:
+    """Put a kernel into a proof that is not the one it says it is."""
+    true = getattr(module, name)
+    world.monkeypatch.setattr(module, name, lambda *arguments: change(true, arguments))
+
+
+def swapped(true: Any, arguments: tuple[Any, ...]) -> Any:
+    state = true(*arguments)
+    return replace(state, p_trend=state.p_mr, p_mr=state.p_trend)
+
+
+def noisy(true: Any, arguments: tuple[Any, ...], calls: list[float] = [0.0]) -> Any:  # noqa: B006 - it is to remember
+    calls[0] += 1e-12
+    return replace(true(*arguments), sigma=true(*arguments).sigma + calls[0])
+
+
+def another_close(world: Proven) -> None:
+    write_candles(world.store, VICTIM, random_closes(5))
+
+
+NO_STATE = frozenset({"market_state/contract", "risk_proposal/market_state_present", "harvest_proposal/market_state_present"})
+
+
+def unreadable_state(world: Proven) -> None:
+    world.store.client.hset(world.key(MARKET_STATE), "sigma", "abc")
+
+
+def floored(world: Proven) -> None:
+    world.forge(MARKET_STATE, sigma="0.00000000")
+    world.append("stream_market_state", sigma="0.00000000", cycle_id="forged")
+
+
+def heart_stops(world: Proven) -> None:
+    world.store.client.delete(world.store.keys.of("heartbeat", "worker"))
+
+
+def skipped_cycle(world: Proven) -> None:
+    key, now = world.store.keys.of("cycles"), world.store.clock().timestamp()
+    world.store.client.delete(key)
+    world.store.client.rpush(key, now - 1, now - 11, now - 60)
+
+
+TAMPERINGS = (
+    Tampering("market_state/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/theil_sen.py", "import socket"), named="quantum_assets.kernels.theil_sen"),
+    Tampering("market_state/contract", lambda w: w.stretch(MARKET_STATE, "dp")),
+    Tampering("market_state/contract", unreadable_state, NO_STATE),
+    Tampering("market_state/probabilities", lambda w: w.forge(MARKET_STATE, p_mr=f"{w.row(MARKET_STATE)['p_mr'] + 0.1:.6f}")),
+    Tampering("market_state/sigma_floor", floored),
+    Tampering("market_state/recomputed", lambda w: w.forge(MARKET_STATE, vr="2.000000")),
+    Tampering("market_state/recomputed", another_close),
+    Tampering("market_state/enough_candles", lambda w: w.store.client.zremrangebyrank(w.store.keys.of("candles_history", VICTIM), 0, 100)),
+    Tampering("market_state/live_source", lambda w: w.forge(MARKET_STATE, source="synthetic")),
+    Tampering("market_state/lifetime", lambda w: w.store.client.persist(w.key(MARKET_STATE))),
+    Tampering("market_state/fresh", lambda w: w.age(MARKET_STATE, 200)),
+    Tampering("market_state/stream_entry", lambda w: w.append("stream_market_state")),
+    Tampering("market_state/theta_override", lambda w: kernel_with(w, market_state, "kernel", lambda true, given: true(*given[:2])), named="vol.ewma_lambda"),
+    Tampering("market_state/deterministic", lambda w: kernel_with(w, market_state, "kernel", noisy), named="all"),
+    Tampering("market_state/regimes", lambda w: kernel_with(w, market_state, "kernel", swapped), named="TREND"),
+    Tampering("position/contract", lambda w: w.stretch(POSITION, "age_sec")),
+    Tampering("position/lifetime", lambda w: w.store.client.persist(w.key(POSITION))),
+    Tampering("position/fresh", lambda w: w.age(POSITION, 100)),
+    Tampering("position/no_collared_price", lambda w: w.forge(POSITION, collared="1", collared_price="1.0")),
+    Tampering("risk_proposal/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/stops.py", "import os"), named="quantum_assets.kernels.stops"),
+    Tampering("risk_proposal/market_state_present", unreadable_state, NO_STATE),
+    Tampering("risk_proposal/contract", lambda w: w.stretch(RISK_PROPOSAL, "proposed_tp")),
+    Tampering("risk_proposal/lifetime", lambda w: w.store.client.persist(w.key(RISK_PROPOSAL))),
+    Tampering("risk_proposal/fresh", lambda w: w.age(RISK_PROPOSAL, 100)),
+    Tampering("risk_proposal/recomputed", lambda w: w.forge_row(RISK_PROPOSAL, proposed_tp=w.row(RISK_PROPOSAL)["proposed_tp"] * 1.01)),
+    Tampering("risk_proposal/tightens", loosen),
+    Tampering("risk_proposal/right_side", cross_the_stop),
+    Tampering("risk_proposal/distances", lambda w: w.forge_row(RISK_PROPOSAL, stop_dist_pct=0.001)),
+    Tampering("risk_proposal/p_trend_truthful", lose_the_trend),
+    Tampering("risk_proposal/no_synthetic_position", lambda w: w.forge(RISK_PROPOSAL, position_source="synthetic")),
+    Tampering("risk_proposal/cadence", skipped_cycle, named="2 cycles ago"),
+    Tampering("risk_proposal/one_cycle", break_once, named="quantum once"),
+    Tampering("harvest_proposal/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/harvest.py", "import redis"), named="quantum_assets.kernels.harvest"),
+    Tampering("harvest_proposal/market_state_present", unreadable_state, NO_STATE),
+    Tampering("harvest_proposal/contract", lambda w: w.stretch(HARVEST_PROPOSAL, "cost_est")),
+    Tampering("harvest_proposal/lifetime", lambda w: w.store.client.persist(w.key(HARVEST_PROPOSAL))),
+    Tampering("harvest_proposal/fresh", lambda w: w.age(HARVEST_PROPOSAL, 100)),
+    Tampering("harvest_proposal/risk_proposal_or_flag", lambda w: w.forge(HARVEST_PROPOSAL, fallback_stop="1")),
+    Tampering("harvest_proposal/action_consistent", lambda w: w.forge(HARVEST_PROPOSAL, harvest_action="PARTIAL_75")),
+    Tampering("harvest_proposal/kill_score_range", wrong_k),
+    Tampering("harvest_proposal/recomputed", lambda w: w.forge_row(HARVEST_PROPOSAL, risk_unit=w.row(HARVEST_PROPOSAL)["risk_unit"] * 2)),
+    Tampering("harvest_proposal/rate_limited", renew_for_no_reason),
+    Tampering("capital_efficiency/readable", spoil_efficiency),
+    Tampering("allocation_target/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/allocation.py", "import requests"), named="quantum_assets.kernels.allocation"),
+    Tampering("allocation_target/contract", lambda w: w.stretch(ALLOCATION_TARGET, "base_target")),
+    Tampering("allocation_target/lifetime", lambda w: w.store.client.persist(w.key(ALLOCATION_TARGET))),
+    Tampering("allocation_target/fresh", lambda w: w.age(ALLOCATION_TARGET, 100)),
+    Tampering("allocation_target/reason_cases", lambda w: kernel_with(w, capital, "allocation", lambda true, given: replace(true(*given), multiplier=true(*given).multiplier * 2)), named="ok"),
+    Tampering("allocation_target/live_target_untouched", lambda w: w.store.client.hset(w.store.keys.of("base_target", VICTIM), "digest", "x")),
+    Tampering("allocation_target/multiplier_bounds", lambda w: w.forge(ALLOCATION_TARGET, multiplier="9.0000")),
+    Tampering("allocation_target/recomputed", lambda w: w.forge(ALLOCATION_TARGET, multiplier="1.2000", proposed_target="1200.00")),
+    Tampering("allocation_target/one_entry_per_evaluation", lambda w: w.append("stream_allocation_target")),
+    Tampering("allocation_target/shadow_only", lambda w: w.append("stream_allocation_target", cycle_id="forged", mode="enforce")),
+    Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/governor.py", "import time"), named="quantum_assets.kernels.governor"),
+    Tampering("governor_permit/contract", lambda w: w.stretch(GOVERNOR_STATE, "downsize_factor")),
+    Tampering("governor_permit/lifetime", lambda w: w.store.client.persist(w.key(GOVERNOR_STATE))),
+    Tampering("governor_permit/fresh", lambda w: w.age(GOVERNOR_STATE, 100)),
+    Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.set("unrelated", 1) and w.store.client.hset(w.store.keys.of("permit", "forged"), "granted", "true") and w.store.client.expire(w.store.keys.of("permit", "forged"), 50), named="forged"),
+    Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.delete(w.store.keys.of("permit", PLAN)), named=PLAN),
+    Tampering("governor_permit/limits_hold", exceed_the_limits),
+    Tampering("governor_permit/hints_recomputed", lambda w: w.forge(GOVERNOR_STATE, eff_factor="0.5000", downsize_factor="0.5000")),
+    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300"), named="forged"),
+    Tampering("governor_permit/permit_lifetime", lambda w: w.store.client.persist(w.store.keys.of("permit", PLAN)), named=PLAN),
+    Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf"), named="forged"),
+    Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
+    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
+    Tampering("governor_permit/process_alive", heart_stops, named="worker"),
+    Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
+)  # fmt: skip
+
+
+def test_on_a_healthy_world_every_proof_holds(proven: Proven) -> None:
+    """A pack that is red for no reason is soon looked at by nobody."""
+    assert proven.red() == {}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.title)
+def test_exactly_the_right_proof_goes_red(proven: Proven, tampering: Tampering) -> None:
+    """A check that cannot fail is a bug, and one that fails for everything says nothing."""
+    tampering.do(proven)
+    red = proven.red()
+    assert set(red) == {tampering.title} | tampering.also
+    assert tampering.named in red[tampering.title]
+
+
+def test_every_proof_has_a_tampering() -> None:
+    """The list of proofs must not outgrow the list of ways to break them."""
+    assert {proof.broken_by for proof in PROOFS} == {tampering.title for tampering in TAMPERINGS}
+    assert all(proof.broken_by == proof.title for proof in PROOFS)
+
+
+def test_a_proof_that_cannot_be_evaluated_has_failed(proven: Proven) -> None:
+    """Never as absent."""
+    proven.store.client.set(proven.store.keys.of("stream_allocation_target") + "x", "1")
+    proven.store.client.delete(proven.store.keys.of("stream_allocation_target"))
+    proven.store.client.set(proven.store.keys.of("stream_allocation_target"), "not a stream")
+    found = proven.verdicts("allocation_target/shadow_only")["allocation_target/shadow_only"]
+    assert not found.passed
+    assert not found.evaluated
+    assert "not a stream" in found.finding.observed or "WRONGTYPE" in found.finding.observed
+
+
+def test_the_list_of_proofs_is_the_one_in_docs() -> None:
+    """A claim that is not listed is made to nobody."""
+    assert (SOURCE_ROOT / "docs" / "proofs.md").read_text() == catalogue()

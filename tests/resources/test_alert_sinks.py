@@ -1,0 +1,274 @@
+"""Alert sinks: a real HTTP server and a real mail server on loopback get every message once, in order, however late."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+import pytest
+from aiosmtpd.controller import Controller
+from pydantic import SecretStr
+
+from quantum_assets.incidents import Message
+from resources.alert_sinks import (
+    AppriseSink,
+    DeliveryError,
+    Outbox,
+    StreamSink,
+    WrongAlertUrlError,
+    from_json,
+    hide,
+    sinks,
+    to_json,
+)
+from tests.servers import free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # Apprise imports it where Python still has it
+PASSWORD = "hunter2secret"  # noqa: S105 - the tests' own
+
+
+class HttpSink:
+    """An HTTP server that keeps what is posted to it, and refuses as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, str]] = []
+        self.refusals = 0
+        self.attempts = 0
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                sink.attempts += 1
+                refused = sink.attempts <= sink.refusals
+                if not refused:
+                    sink.posted.append(body)
+                self.send_response(503 if refused else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = SecretStr(f"json://watch:{PASSWORD}@127.0.0.1:{self.server.server_port}/hook")
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+class MailBox:
+    """What arrived at the mail server."""
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+
+    async def handle_DATA(self, server: object, session: object, envelope: object) -> str:  # noqa: ARG002, N802
+        self.received.append(envelope.content.decode())
+        return "250 OK"
+
+
+@pytest.fixture
+def http_sink() -> Iterator[HttpSink]:
+    sink = HttpSink()
+    yield sink
+    sink.server.shutdown()
+    sink.server.server_close()
+
+
+@pytest.fixture
+def mail() -> Iterator[tuple[MailBox, SecretStr]]:
+    box = MailBox()
+    controller = Controller(box, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    url = f"mailto://127.0.0.1:{controller.port}/?smtp=127.0.0.1&mode=insecure&from=watch@example.com&to=ops@example.com"
+    yield box, SecretStr(url)
+    controller.stop()
+
+
+@pytest.fixture
+def outbox(clock) -> Iterator[Callable[..., Outbox]]:
+    """Start outboxes that hardly pause, and stop them."""
+    started: list[Outbox] = []
+
+    def start(sink, pending=(), **options) -> Outbox:
+        box = Outbox(sink, clock, pending, **{"first_pause_sec": 0.01, **options})
+        started.append(box)
+        box.start()
+        return box
+
+    yield start
+    for box in started:
+        box.stop(5)
+
+
+def message(clock, number: int = 1, *, event: str = "raised", age_sec: float = 0) -> Message:
+    at = clock.now.timestamp() - age_sec
+    return Message(
+        event, "symbol:BTCUSDT", "failure", f"number {number}", "Since: then\nLook: here", ("BTCUSDT",), at, "60 s", at
+    )
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_message_arrives_at_an_http_sink_with_title_text_and_level(http_sink, clock):
+    """What on-call tools show and sort by."""
+    AppriseSink(http_sink.url, 1).deliver(message(clock))
+    (posted,) = http_sink.posted
+    assert posted["title"] == "[quantum] raised: number 1"
+    assert posted["message"] == "Since: then\nLook: here"
+    assert posted["type"] == "failure"
+
+
+def test_the_end_of_an_alert_is_good_news(http_sink, clock):
+    """A tool that opens a ticket on failure closes it on success."""
+    AppriseSink(http_sink.url, 1).deliver(message(clock, event="cleared"))
+    assert http_sink.posted[0]["type"] == "success"
+
+
+def test_a_message_arrives_by_mail(mail, clock, outbox):
+    """The sink everybody has."""
+    box, url = mail
+    outbox(AppriseSink(url, 1)).put([message(clock)])
+    assert within(5, lambda: box.received)
+    assert "[quantum] raised: number 1" in box.received[0]
+    assert "To: ops@example.com" in box.received[0].replace('"ops@example.com" <ops@example.com>', "ops@example.com")
+    assert len(box.received) == 1
+
+
+def test_a_sink_that_fails_first_gets_every_message_once_and_in_order(http_sink, clock, outbox):
+    """A raise that overtakes its clear leaves an alarm on for ever."""
+    http_sink.refusals = 3
+    box = outbox(AppriseSink(http_sink.url, 1))
+    box.put([message(clock, number) for number in range(5)])
+    assert within(5, lambda: len(http_sink.posted) == 5)
+    assert [posted["title"][-1] for posted in http_sink.posted] == list("01234")
+    assert within(1, lambda: box.state().delivered == 5)
+    assert (box.state().pending, box.state().failures, box.state().last_error) == (0, 3, "")
+
+
+def test_a_sink_that_is_away_is_visible_and_tells_no_secret(clock, outbox):
+    """Who looks at the health of the watcher must not learn the password, and must learn what is wrong."""
+    box = outbox(AppriseSink(SecretStr(f"json://watch:{PASSWORD}@127.0.0.1:{free_port()}/hook"), 2))
+    box.put([message(clock)])
+    assert within(5, lambda: box.state().failures)
+    state = box.state()
+    assert (state.name, state.pending, state.delivered) == ("2:json", 1, 0)
+    assert "Connection error" in state.last_error
+    assert PASSWORD not in state.last_error
+
+
+def test_one_slow_sink_holds_up_no_other(http_sink, clock, outbox):
+    """The mail server that hangs must not keep the pager silent."""
+    release = threading.Event()
+
+    class Hanging:
+        name = identity = "hanging"
+
+        def prepare(self) -> None:
+            pass
+
+        def deliver(self, _: Message) -> None:
+            release.wait(10)
+
+    hanging, quick = outbox(Hanging()), outbox(AppriseSink(http_sink.url, 2))
+    for box in (hanging, quick):
+        box.put([message(clock)])
+    assert within(5, lambda: http_sink.posted)
+    assert hanging.state().pending == 1
+    release.set()
+
+
+def test_pauses_between_attempts_grow(clock, outbox):
+    """A service that is down is not helped by being asked a hundred times a second."""
+    attempts: list[float] = []
+
+    class Refusing:
+        name = identity = "refusing"
+
+        def prepare(self) -> None:
+            pass
+
+        def deliver(self, _: Message) -> None:
+            attempts.append(time.monotonic())
+            text = "no"
+            raise DeliveryError(text)
+
+    box = outbox(Refusing(), first_pause_sec=0.05)
+    box.put([message(clock)])
+    assert within(5, lambda: len(attempts) == 4)
+    pauses = [later - earlier for earlier, later in pairwise(attempts)]
+    assert pauses[0] >= 0.05
+    assert pauses[1] >= 0.1
+    assert pauses[2] >= 0.2
+
+
+def test_a_message_that_could_not_be_delivered_within_a_day_is_given_up_and_counted(http_sink, clock, outbox):
+    """Yesterday's alarms, all at once, would bury today's."""
+    box = outbox(AppriseSink(http_sink.url, 1))
+    box.put([message(clock, 1, age_sec=86401), message(clock, 2)])
+    assert within(5, lambda: box.state().pending == 0)
+    assert [posted["title"][-1] for posted in http_sink.posted] == ["2"]
+    assert (box.state().given_up, box.state().delivered) == (1, 1)
+
+
+def test_what_was_not_delivered_survives_a_restart(http_sink, clock, outbox):
+    """The watcher is restarted just when things go wrong."""
+    http_sink.refusals = 10**6
+    first = outbox(AppriseSink(http_sink.url, 1))
+    first.put([message(clock, number) for number in range(3)])
+    assert within(5, lambda: http_sink.attempts)
+    first.stop(5)
+    kept = [from_json(json.loads(json.dumps(to_json(one)))) for one in first.undelivered()]
+    assert kept == [message(clock, number) for number in range(3)]
+    http_sink.refusals = 0
+    outbox(AppriseSink(http_sink.url, 1), kept)
+    assert within(5, lambda: len(http_sink.posted) == 3)
+
+
+def test_the_stream_gets_every_field(store, clock):
+    """Other programs act on alerts, too."""
+    StreamSink(store).deliver(message(clock))
+    ((_, fields),) = store.client.xrange("quantum:stream:alerts")
+    assert {name.decode(): value.decode() for name, value in fields.items()} == {
+        "event": "raised", "alert": "symbol:BTCUSDT", "level": "failure", "title": "number 1", "symbols": "BTCUSDT",
+        "text": "Since: then\nLook: here", "since": "1769083200", "limit": "60 s", "timestamp": "1769083200",
+    }  # fmt: skip
+
+
+def test_the_stream_that_is_away_or_something_else_keeps_the_message(make_store, clock):
+    """It is delivered when the server is back; that Redis was away is news for the stream, too."""
+    store = make_store()
+    store.client.set("quantum:stream:alerts", "x")
+    with pytest.raises(DeliveryError, match="cannot be used as a stream"):
+        StreamSink(store).deliver(message(clock))
+    with pytest.raises(DeliveryError, match=r"127\.0\.0\.1:1"):
+        StreamSink(make_store(redis_url="redis://127.0.0.1:1")).deliver(message(clock))
+
+
+@pytest.mark.parametrize("url", ["nosuchservice://token/hunter2secret", "mailto://", "just words"])
+def test_an_entry_that_is_no_apprise_url_is_named_by_its_place(clock, url):
+    """Settings are mended by their owner, who knows what stands there."""
+    with pytest.raises(WrongAlertUrlError, match="entry 3:") as caught:
+        AppriseSink(SecretStr(url), 3).deliver(message(clock))
+    assert "hunter2secret" not in str(caught.value)
+
+
+def test_every_part_of_a_url_is_taken_out_of_a_text():
+    """Tokens are user, password, host, path or parameter, as each service likes it."""
+    url = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnl%2Fazk?footer=p%20wd"
+    text = "posting to T1JJ3T3L2 with A1BRTD4JD, TIiajkdnl/azk and p wd failed: 403 Forbidden"
+    hidden = hide(text, url)
+    assert not any(secret in hidden for secret in ("T1JJ", "A1BR", "azk", "p wd"))
+    assert hidden.endswith("failed: 403 Forbidden")
+
+
+def test_the_sinks_are_the_stream_and_every_url_in_order(make_store, clock):
+    """The names in the health report are places in ALERT_URLS."""
+    store = make_store(alert_urls="json://127.0.0.1:1, mailto://user:pw@example.com")
+    assert [sink.name for sink in sinks(store.settings, clock)] == ["redis stream", "1:json", "2:mailto"]
