@@ -1,7 +1,8 @@
 """When the assets are computed: one run per cycle for all due assets and symbols, and none while the previous one still runs.
 
-Spacing: the daemon looks every 5 s and counts from the last tick's start, so a sensor of exactly 10 s slips to 15 whenever a tick
-starts a few milliseconds late. TICK_SLACK_SEC is taken off the interval; the cadence is then the next multiple of 5 s.
+Spacing: the daemon looks every 5 s, and the sensor answers every time: whether a cycle is due is decided here, from the time of
+the last request. Left to the daemon, which counts from the last tick's start, a sensor of exactly 10 s slips to 15 whenever a tick
+starts a few milliseconds late, and a daemon that was killed while it launched a run takes its unfinished tick for a new one.
 """
 
 import json
@@ -20,7 +21,9 @@ from resources.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import still_running
 
 CYCLE_JOB_NAME = "cycle"
-TICK_SLACK_SEC = 2
+TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
+TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
+NOT_DUE = "not due"
 ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
 FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_permit")
@@ -88,6 +91,12 @@ def decide_cycle(
     return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
+def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
+    """Give the seconds until the next cycle may be requested; a clock that was set back since is no reason to wait."""
+    since = now - requested
+    return interval_sec - TICK_SLACK_SEC - since if since >= 0 else 0.0
+
+
 def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float) -> bool:
     if seen.evaluated is None or seen.used_candle is None or now_epoch - seen.evaluated >= interval_sec:
         return True
@@ -129,22 +138,24 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
     @dg.sensor(
         name="cycle",
         job=CYCLE_JOB,
-        minimum_interval_seconds=max(settings.publish_interval_sec - TICK_SLACK_SEC, 1),
+        minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        counts = {"late": 0, "failed_reads": 0, "ended": 0, **json.loads(context.cursor or "{}")}
+        counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, **json.loads(context.cursor or "{}")}
+        now = store.clock().timestamp()
         running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
         counts["ended"] += ended
         busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
-            store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), store.clock().timestamp())])
+            store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
+            if (wait_sec := due_in_sec(counts["requested"], now, settings.publish_interval_sec)) > 0 and not ended:
+                return dg.SensorResult(skip_reason=f"{NOT_DUE} for {wait_sec:.0f} s", cursor=json.dumps(counts))
             seen = look(store)
         except RedisUnavailableError as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        now = store.clock().timestamp()
         requests, reasons = [], []
         for shard, block in enumerate(shards(settings.symbols, settings.shards)):
             decision = decide_cycle(
@@ -160,6 +171,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             tags = cycle_tags(block, f"c{int(now)}", queue_of(shard, settings.shards))
             requests.append(dg.RunRequest(run_key=None, asset_selection=selection, tags=tags))
         counts["late"] += len(reasons)
+        if requests:
+            counts["requested"] = now
         told = f"{'; '.join(reasons)} (late so far: {counts['late']})" if reasons and not requests else None
         return dg.SensorResult(run_requests=requests, skip_reason=told, cursor=json.dumps(counts))
 

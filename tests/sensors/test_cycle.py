@@ -1,12 +1,13 @@
 """When a cycle starts, for what, and when it does not."""
 
+import json
 from datetime import timedelta
 
 import dagster as dg
 import pytest
 
 from definitions import assemble
-from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, Request, Seen, Skip, cycle_tags, decide_cycle
+from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, Request, Seen, Skip, cycle_tags, decide_cycle, due_in_sec
 from sensors.overdue import UNFINISHED, overdue
 from tests.conftest import START
 from tests.world import real_closes, run_cycle, write_candles
@@ -42,6 +43,15 @@ def test_nothing_is_requested_while_the_previous_cycle_runs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("since_sec", "due"),
+    [(0, False), (4.99, False), (5.01, False), (7.9, False), (8, True), (9.99, True), (10.01, True), (500, True), (-3600, True)],
+)
+def test_a_cycle_is_due_ten_seconds_after_the_last_request_whatever_the_daemon_thinks(since_sec, due) -> None:
+    """A restarted daemon counts its unfinished tick as a new one; and a clock set back must not stop the loop for an hour."""
+    assert (due_in_sec(1e9, 1e9 + since_sec, 10) <= 0) is due
+
+
+@pytest.mark.parametrize(
     ("age_sec", "started", "late"), [(60, True, False), (61, True, True), (8, False, False), (9, False, True)]
 )
 def test_a_run_is_overdue_after_a_minute_and_a_request_after_a_cycle(age_sec, started, late) -> None:
@@ -59,7 +69,7 @@ def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store) -> None:
     """Nobody must remember to switch the loop on."""
     sensor = assemble(store).resolve_sensor_def("cycle")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    assert sensor.minimum_interval_seconds == 8
+    assert sensor.minimum_interval_seconds < 5  # the daemon's own step
     with dg.instance_for_test() as instance:
         (request,) = tick(store, instance).run_requests
     assert request.tags == cycle_tags(SYMBOLS, f"c{int(store.clock().timestamp())}")
@@ -128,3 +138,15 @@ def test_each_shard_has_its_own_run_queue_and_lateness(make_store) -> None:
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
     assert request.tags["dagster/asset_partition_range_end"] == "DDUSDT"
     assert request.tags["dagster-celery/queue"] == "quantum-1"
+
+
+def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store) -> None:
+    """Five seconds of a stale stop are five seconds too many."""
+    with dg.instance_for_test() as instance:
+        first = tick(store, instance)
+        assert "not due" in tick(store, instance, first.cursor).skip_reason.skip_message
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
+        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+        cursor = json.dumps({"requested": store.clock().timestamp() - 1})
+        assert len(tick(store, instance, cursor).run_requests) == 1
