@@ -1,8 +1,8 @@
 """When the assets are computed: one run per cycle for all due assets and symbols, and none while the previous one still runs.
 
-Spacing: the daemon looks every 5 s, and the sensor answers every time: whether a cycle is due is decided here, from the time of
-the last request. Left to the daemon, which counts from the last tick's start, a sensor of exactly 10 s slips to 15 whenever a tick
-starts a few milliseconds late, and a daemon that was killed while it launched a run takes its unfinished tick for a new one.
+Spacing: the daemon looks every 5 s, and the sensor answers every time: whether a cycle is due is decided here, from the time
+of the last request. Left to the daemon, which counts from the last tick's start, a sensor of exactly 10 s slips to 15 whenever
+a tick starts a few milliseconds late, and a daemon killed while it launched a run takes its unfinished tick for a new one.
 """
 
 import json
