@@ -39,6 +39,7 @@ from definitions import PUBLISHED_TABLES
 from quantum_assets.contracts.schema import ContractError, Table
 from quantum_assets.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSITION, RISK_PROPOSAL, Keys
 from resources.io_manager import CYCLE_ID_TAG
+from resources.launcher import SPARE_WORKERS
 from resources.redis_store import RedisStore, RedisUnavailableError, pairs
 from resources.settings import Settings, load_settings
 from sensors.cycle import CYCLE_JOB_NAME
@@ -51,6 +52,7 @@ PARTS = {  # words of the command line; a worker child is a child of the worker
     "daemon": "dagster._daemon",
     "code server": "dagster api grpc",
     "webserver": "resources.webserver",
+    "watch": "quantum_assets.cli watch",
     "valkey": "valkey-server",
 }
 OURS = (*(table for asset, table in PUBLISHED_TABLES.items() if asset != "capital_efficiency"), EFFICIENCY_STATE)
@@ -236,6 +238,7 @@ class Stack:
             "ENABLE_STREAM": str(settings.enable_stream),
             "EFFICIENCY_MODE": settings.efficiency_mode,
             "OPENBLAS_NUM_THREADS": "1",
+            "WATCH_PORT": "0",
         }
         command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(self.port)]
         with self.log.open("ab") as log:
@@ -351,7 +354,7 @@ def unsupervised(stack: Stack) -> list[str]:
     mine = family(stack.home)
     tree = {stack.root.pid, *(one.pid for one in children(stack.root, recursive=True))}
     orphans = [f"orphan: {pid} {mine[pid]}" for pid in mine.keys() - tree if psutil.pid_exists(pid)]
-    expected = dict.fromkeys(PARTS, 1) | {"worker child": stack.settings.shards + 1}
+    expected = dict.fromkeys(PARTS, 1) | {"worker child": stack.settings.shards + SPARE_WORKERS}
     counts = {part: len(stack.running(part)) for part in PARTS}
     return orphans + [f"{counts[part]} x {part}" for part in PARTS if counts[part] != expected[part]]
 

@@ -243,6 +243,7 @@ def running(configuration: Configuration, count: int, **settings: object) -> Ite
             "SYMBOLS": symbols,
             "BENCH_EXECUTOR": "multiprocess" if configuration == "stock" else "in_process",
             "OPENBLAS_NUM_THREADS": "1",
+            "WATCH_PORT": "0",
             **{name.upper(): str(value) for name, value in settings.items()},
         }
         server = psutil.Process(int(store.client.info("server")["process_id"]))

@@ -21,8 +21,9 @@ from quantum_assets.kernels.governor import NON_LIVE, Evidence, GovernorTheta, d
 from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
-from resources.foreign import read_efficiency
-from resources.io_manager import CYCLE_ID_TAG, cycle_id_of
+from resources.calc_only import require_calc_only
+from resources.foreign import number_or_none, read_efficiency
+from resources.io_manager import CYCLE_ID_TAG, ONCE_TAG, cycle_id_of
 from resources.plans import BURST_SEC, HOUR_SEC, Decision, Plan, PlanQueue
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore
@@ -50,7 +51,7 @@ def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[R
     for one in decided:
         outcome = "permit" if one.granted else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
-    if CYCLE_ID_TAG in context.run.tags:  # the last step of a cycle
+    if CYCLE_ID_TAG in context.run.tags and ONCE_TAG not in context.run.tags:  # the last step of a cycle of the loop
         _leave_a_sign_of_life(store)
     others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
     if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs
@@ -77,6 +78,7 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     list of Decision
         Those decided by this call; plans decided before are only acknowledged.
     """
+    require_calc_only()
     queue = PlanQueue(store)
     plans = queue.take()
     ignored = [plan for plan in plans if plan.decision not in ("", "EXECUTE")]
@@ -183,7 +185,9 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
 def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict[str, int]]:
     """Count the permits of each symbol in the windows of the limits."""
     replies = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", one), 0, -1) for one in symbols])
-    ages = [[now - float(text) for text in reply] if not isinstance(reply, Exception) else [] for reply in replies]
+    lists = [() if isinstance(reply, Exception) else reply for reply in replies]  # what cannot be read grants nothing anyway
+    times = [[number_or_none(text.decode(errors="replace")) for text in one] for one in lists]
+    ages = [[now - when for when in mine if when is not None] for mine in times]
     return [
         {"permits_hour": sum(age < HOUR_SEC for age in mine), "permits_5min": sum(age < BURST_SEC for age in mine)}
         for mine in ages
@@ -213,7 +217,9 @@ def _evidence(
         market_state_age_sec=ages("market_state"),
         harvest_proposal_age_sec=ages("harvest_proposal"),
         position_age_sec=ages("position", clock="position_ts_epoch"),  # of the snapshot: a dead writer makes no new ones
-        non_live=np.array([_non_live(row) for row in found], dtype=bool),
+        non_live=np.array(
+            [_non_live(row) or plan.source in NON_LIVE for plan, row in zip(plans, found, strict=True)], dtype=bool
+        ),
         kill_score=np.array([_kill_score(plan, row["harvest_proposal"]) for plan, row in zip(plans, found, strict=True)]),
     )
 
@@ -243,8 +249,9 @@ def _permit(
     store: RedisStore, plan: Plan, positions: Mapping[str, Reading[dict[str, Any]]], hint: Mapping[str, Any]
 ) -> dict[str, Any]:
     position = positions[plan.symbol].value
-    price = plan.price or (position["current_price"] if position is not None else None)
-    qty = plan.qty
+    known = [price for price in (plan.price, position["current_price"] if position is not None else None) if price]
+    price = max(known, default=None)  # a plan cannot talk its size down
+    qty = plan.qty or None
     if qty is None and position is not None and position["qty"] and (share := CLOSED_SHARE.get(plan.action)) is not None:
         qty = share * abs(position["qty"])
     return {

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after
 PACK_INTERVALS = 3  # a proof pack that has not run for so many intervals has stopped
 SLEPT_SEC = 30.0  # between two evaluations: the watcher itself was stopped, and knows nothing of the time between
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
+EPOCH_MAX = 2**40  # as the wire has it
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
 
 LIKELY = {
@@ -216,7 +218,7 @@ class Ledger:
         now
             Epoch s; evaluations come every few seconds.
         """
-        if now - self._observed > SLEPT_SEC:
+        if not 0 <= now - self._observed <= SLEPT_SEC:  # it slept, or the clock was set back
             self._begin(now)
         self._observed = now
         if evaluation is None:
@@ -307,7 +309,7 @@ class Ledger:
         limit = PACK_INTERVALS * self.policy.proof_interval_sec
         if finished.epoch is not None:
             self._proven_at = finished.epoch
-            if now - finished.epoch <= limit:
+            if -CLOCK_SKEW_SEC <= now - finished.epoch <= limit:
                 return
         last = max(self._proven_at, self._trusted_from)
         if now - last <= limit:
@@ -580,7 +582,9 @@ def _one_line(text: str) -> str:
 
 
 def moment_text(epoch: float) -> str:
-    """Write a time as alerts do."""
+    """Write a time as alerts do; one that is none is told as it stands."""
+    if not 0 <= epoch < EPOCH_MAX:
+        return f"{epoch:g} s after 1970"
     return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -214,7 +214,7 @@ def _result(verdict: Verdict) -> str:
 
 
 def _proofs(verdicts: Sequence[Verdict], told: Callable[[object], str]) -> str:
-    headings = ("group", "proof", "result", "severity", "claim", "observed", "accepted", "judged", "failing")
+    headings = ("group", "proof", "result", "severity", "claim, and what contradicts it", "observed", "accepted", "judged")
     rows = "\n".join(_proof(one, told) for one in verdicts)
     return f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in headings)}</tr>\n{rows}\n</table>"
 
@@ -224,15 +224,14 @@ def _proof(verdict: Verdict, told: Callable[[object], str]) -> str:
     mark = {"passed": "passed", "failed": "failed", "not evaluated": "unjudged"}[result]
     failing = "".join(f"<li><b>{told(name)}</b> {told(why)}</li>" for name, why in finding.failing.items())
     cells = (
-        told(proof.group),
-        f"{told(proof.asset)}<br><b>{told(proof.name)}</b>",
+        f'<span class="whole">{told(proof.group)}</span>',
+        f'<span class="whole">{told(proof.asset)}<br><b>{told(proof.name)}</b></span>',
         f'<span class="{mark} whole">{result}</span>',
         told(verdict.severity),
-        told(proof.claim),
+        told(proof.claim) + (f"<ul>{failing}</ul>" if failing else ""),
         told(finding.observed),
         told(finding.threshold),
         told(finding.judged),
-        f"<ul>{failing}</ul>" if failing else "",
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN = {  # table -> fields worth a line beside the picture
     POSITION: ("side", "entry_price", "current_price", "current_sl", "unrealized_pnl"),
-    RISK_PROPOSAL: ("proposed_sl", "proposed_tp", "stop_dist_pct", "reason_codes", "sl_breached"),
-    MARKET_STATE: ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop"),
+    RISK_PROPOSAL: ("proposed_sl", "proposed_tp", "stop_dist_pct", "reason_codes", "sl_breached", "cycle_id"),
+    MARKET_STATE: ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "buffer_size", "source"),
 }
 
 

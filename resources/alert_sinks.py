@@ -346,6 +346,8 @@ class _Overheard(logging.Handler):
         self.said: list[str] = []
 
         self.log = logging.getLogger("apprise")
+        for name in ("urllib3", "requests"):  # at DEBUG they print addresses, tokens included
+            logging.getLogger(name).setLevel(logging.INFO)
 
     def __enter__(self) -> list[str]:
         self.log.propagate = False  # it may name the URL; what is passed on from here has that taken out

@@ -17,11 +17,13 @@ import polars as pl
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
+from resources.calc_only import require_calc_only
 from resources.dagster_internals import materialize, take_over_asset_events
 from resources.event_log import Made
 from resources.redis_store import Publication, RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
+ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
 CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
@@ -77,6 +79,7 @@ class RedisIOManager(dg.IOManager):
         RedisUnavailableError
             The server is away.
         """
+        require_calc_only()
         take_over_asset_events(context)
         table = self.tables[context.asset_key.to_user_string()]
         run = context.step_context.dagster_run

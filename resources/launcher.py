@@ -19,6 +19,7 @@ QUEUE = "quantum"  # for the loop with one shard, and for everything else
 QUEUE_TAG = DAGSTER_CELERY_QUEUE_TAG
 KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones
 RESULT_KEPT_SEC = 3600
+SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
 
 
 def queue_of(shard: int, shards: int) -> str | None:

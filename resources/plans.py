@@ -94,6 +94,8 @@ class Plan:
         Name of the first field that is missing or malformed; empty when the plan can be evaluated.
     qty, price
         Size in base units (absolute) and price in quote units, ``None`` when not given.
+    source
+        What the plan says of itself, e.g. ``example``.
     """
 
     entry_id: str
@@ -106,6 +108,7 @@ class Plan:
     qty: float | None = None
     price: float | None = None
     invalid: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,8 @@ class PlanQueue:
         if isinstance(new, Exception) and "NOGROUP" in str(new):
             self.store.run("creating the plan group", [("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM")])
             taken, new = self._ask()
+        if isinstance(taken, Exception) and "NOGROUP" in str(taken):
+            taken = (b"0-0", ())  # another governor made the group between the two questions: nobody has left anything yet
         for reply in (taken, new):
             if isinstance(reply, Exception):
                 raise UnreadableKeyError(self.stream, "a stream of plans", reply)
@@ -214,6 +219,12 @@ class PlanQueue:
         """
         now = self.store.clock()
         replies = self.store.run("recording decisions", [self._record_command(one, cycle_id, now) for one in decisions])
+        failed = [row for row, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if failed:  # what cannot be counted is no: one symbol's bad key stops neither its own plans nor those of others
+            refused = [replace(decisions[row], reason="evaluation_error") for row in failed]
+            commands = [self._record_command(one, cycle_id, now, counted=False) for one in refused]
+            for row, reply in zip(failed, self.store.run("refusing what cannot be counted", commands), strict=True):
+                replies[row] = reply
         broken = [reply for reply in replies if isinstance(reply, Exception)]
         self.acknowledge([one.plan for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)])
         if broken:
@@ -227,15 +238,17 @@ class PlanQueue:
         if plans:
             self.store.run("acknowledging plans", [("XACK", self.stream, GROUP, *(plan.entry_id for plan in plans))])
 
-    def _record_command(self, decision: Decision, cycle_id: str, now: datetime) -> tuple[Any, ...]:
+    def _record_command(self, decision: Decision, cycle_id: str, now: datetime, *, counted: bool = True) -> tuple[Any, ...]:
         plan, settings, of = decision.plan, self.store.settings, self.store.keys.of
         unit, amount = _amount(decision)
         names = (
             of("seen_plan", plan.plan_id),
             of(PERMIT.key, plan.plan_id),
             of(BLOCK.key, plan.plan_id),
-            of("permits_granted", plan.symbol or plan.plan_id),
-            of("permitted_today", plan.symbol or plan.plan_id) + f":{now.astimezone(UTC).date().isoformat()}:{unit}",
+            of("permits_granted", plan.symbol) if counted else of("seen_plan", plan.plan_id) + ":uncounted",
+            of("permitted_today", plan.symbol) + f":{now.astimezone(UTC).date().isoformat()}:{unit}"
+            if counted
+            else of("seen_plan", plan.plan_id) + ":uncounted",
             of("stream_governor_events"),
         )
         blocks = {reason: self._block(plan, reason, cycle_id, now) for reason in {decision.reason, *LIMITS} if reason}
@@ -322,7 +335,8 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         decision=fields.get("decision", "")[:32],
         reduce_only=reduce_only in ("true", "1"),
         kill_score=numbers.get("kill_score"),
-        qty=numbers["qty"] if "qty" in numbers else numbers.get("close_qty"),
+        qty=numbers.get("qty") or numbers.get("close_qty"),
         price=numbers.get("price") or None,
         invalid=invalid,
+        source=fields.get("source", "")[:32].lower(),
     )

@@ -19,6 +19,11 @@ _PROJECT_DIR = Path(__file__).resolve().parent.parent
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _SYMBOL = re.compile(r"[\w-]{2,40}")
 
+SLOWER_THAN = (  # what is renewed less often than it is believed would be stale for ever
+    ("publish_interval_sec", "proposal_max_age_sec"),
+    ("marketstate_publish_interval", "marketstate_max_age_sec"),
+)
+
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[int, Field(ge=1, le=7 * 86400)]
@@ -88,8 +93,8 @@ class Settings(BaseSettings):
     p31_min_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="least downsize factor")
     p31_max_extra_cooldown_sec: int = Field(120, ge=0, le=86400, description="cooldown hinted at score 0")
     p31_eff_ttl_sec: Seconds = Field(600, description="age from which permit hints ignore efficiency")
-    gov_max_exec_per_hour: int = Field(3, ge=0, description="permits per symbol in 3600 s")
-    gov_max_exec_per_5min: int = Field(2, ge=0, description="permits per symbol in 300 s")
+    gov_max_exec_per_hour: int = Field(3, ge=0, le=100, description="permits per symbol in 3600 s")
+    gov_max_exec_per_5min: int = Field(2, ge=0, le=100, description="permits per symbol in 300 s")
     gov_max_reduce_notional_per_day_usd: Positive = Field(5000.0, description="permitted notional per symbol and UTC day")
     gov_max_reduce_qty_per_day: Positive = Field(
         0.02, description="permitted quantity per symbol and UTC day when no price is known"
@@ -180,6 +185,10 @@ class Settings(BaseSettings):
         if doubled:
             msg = f"MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME: one key for {', '.join(doubled)}"
             raise ValueError(msg)
+        for every, limit in SLOWER_THAN:
+            if getattr(self, every) >= getattr(self, limit):
+                msg = f"{every.upper()}={getattr(self, every)} must be less than {limit.upper()}={getattr(self, limit)}"
+                raise ValueError(msg)
         if self.p31_min_mult > self.p31_max_mult:
             msg = f"P31_MIN_MULT={self.p31_min_mult} must not exceed P31_MAX_MULT={self.p31_max_mult}"
             raise ValueError(msg)

@@ -27,6 +27,7 @@ from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 
@@ -110,6 +111,8 @@ def _sign(reply: Reply) -> Sign:
     if isinstance(reply, Exception):
         return Sign(trouble=str(reply))
     epoch = number_or_none(reply.decode(errors="replace"))
+    if epoch is not None and not 0 <= epoch < EPOCH_MAX:
+        epoch = None
     return Sign(trouble=f"{_shown(reply)} is no time") if epoch is None else Sign(epoch)
 
 

@@ -36,12 +36,11 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
 import definitions  # noqa: F401 - imported for its cost: the forked children find it warm
 from resources.engines import DATABASES
-from resources.launcher import celery_arguments, queues
+from resources.launcher import SPARE_WORKERS, celery_arguments, queues
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.tether import die_with_parent
 
-SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
 RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, about every 6 hours: what leaks is bounded
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566
 GARBAGE_LOOKED_FOR_EVERY = 50_000  # allocations; Python's own 700 cost a twentieth of a cycle, whose garbage has no cycles

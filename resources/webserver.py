@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from resources.redis_store import connect
 from resources.settings import load_settings
 
@@ -55,9 +56,9 @@ def banner() -> tuple[str, str]:
 
 
 def _titles(alerts: object) -> str:
-    """Name the active alerts; a text that is none of ours is told as such."""
+    """Name the active alerts; that nobody has told of any, good or bad, is an alert, and so is a text that is none of ours."""
     if not isinstance(alerts, bytes):
-        return ""
+        return "the watcher has not been heard of for 30 s: nothing is alerted"
     try:
         return "; ".join(str(one["title"]) for one in json.loads(alerts))[:TEXT_MAX]
     except (ValueError, TypeError, KeyError):
@@ -76,7 +77,7 @@ async def targets_latest(record: AssetCheckExecutionRecord, loading_context: Any
     """
     limit_sec = RENEWED_AFTER_SEC if record.key.name == SOUND else 0
     age_sec = time.time() - record.create_timestamp
-    if age_sec <= limit_sec + LATE_INTERVALS * load_settings().proof_interval_sec:
+    if -CLOCK_SKEW_SEC <= age_sec <= limit_sec + LATE_INTERVALS * load_settings().proof_interval_sec:
         return True
     return await stock_targets_latest(record, loading_context)
 

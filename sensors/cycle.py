@@ -15,7 +15,7 @@ from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.symbols import RANGE_TAGS, range_tags, shards
 from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
-from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG
+from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.launcher import QUEUE_TAG, queue_of
 from resources.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import still_running
@@ -24,14 +24,14 @@ CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
 NOT_DUE = "not due"
-ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
 FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_permit")
 
+GUARD = dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")
+
 CYCLE_JOB = dg.define_asset_job(
     CYCLE_JOB_NAME,
-    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY).without_checks()
-    | dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")),
+    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY).without_checks() | dg.AssetSelection.checks(GUARD),
     description="One evaluation of every asset for every symbol.",
 )
 
@@ -169,7 +169,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
                 continue
             selection = [dg.AssetKey(asset) for asset in decision.assets]
             tags = cycle_tags(block, f"c{int(now)}", queue_of(shard, settings.shards))
-            requests.append(dg.RunRequest(run_key=None, asset_selection=selection, tags=tags))
+            # Without a word about checks, all checks of the selected assets would run in every cycle.
+            requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))
         counts["late"] += len(reasons)
         if requests:
             counts["requested"] = now

@@ -2,7 +2,7 @@
 
 ``proof_pack`` judges all symbols in one step and names those that fail. ``sound`` says for one symbol which proofs of an asset it
 fails; the pack records it when that has changed, anybody may ask for it for one symbol at any time. ``calc_only_process`` runs in
-every cycle and stops it: nothing is proposed or permitted by a process that has loaded what could place an order.
+every cycle and stops what comes after it; beside it, whatever publishes or permits asks ``resources/calc_only.py`` itself.
 """
 
 import json
@@ -14,12 +14,13 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.pack import PROOFS, by_symbol, run, store_verdicts
-from quantum_assets.checks.product import loaded_trading_libraries
+from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
+from resources.calc_only import loaded_trading_libraries
 from resources.dagster_internals import check_of_partition
 from resources.redis_store import RedisStore, RedisUnavailableError
 
+HURRIED_LOOK_AGAIN_SEC = 0.5
 SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 ASSETS = tuple(dict.fromkeys(proof.asset for proof in PROOFS if proof.per_symbol))
 SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}
@@ -47,11 +48,13 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     selected = {(key.asset_key.to_user_string(), key.name) for key in context.selected_asset_check_keys}
     proofs = [proof for proof in PROOFS if (proof.asset, proof.name) in selected]
     began = time.monotonic()
-    hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol
-    verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs)
+    hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol, and waits
+    pause_sec = HURRIED_LOOK_AGAIN_SEC if hurried else LOOK_AGAIN_SEC
+    verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs, look_again_sec=pause_sec)
     try:
-        store_verdicts(store, verdicts, seconds=time.monotonic() - began)
-        yield from _changed_symbols(store, verdicts)
+        if len(proofs) == len(PROOFS):  # some of them, perhaps under other settings than the stack's, are nobody else's business
+            store_verdicts(store, verdicts, seconds=time.monotonic() - began)
+            yield from _changed_symbols(store, verdicts)
     except RedisUnavailableError as error:  # the verdicts say so themselves; Dagster still gets them
         context.log.warning(str(error))
     yield from (_result(verdict) for verdict in verdicts)
@@ -97,21 +100,27 @@ def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict]) -> Iterator
     if isinstance(reply, Exception):
         return
     last = {name.decode(): text.decode() for name, text in zip(reply[::2], reply[1::2], strict=True)}
-    now, judged = store.clock().timestamp(), {verdict.proof.asset for verdict in verdicts}
-    whole = {
-        asset for asset in judged if all(p in [v.proof for v in verdicts] for p in PROOFS if p.asset == asset and p.per_symbol)
-    }
+    now = store.clock().timestamp()
     fields: list[str] = []
-    for asset in sorted(whole & found.keys()):
+    for asset in sorted(found):
         for symbol, failing in found[asset].items():
             field, state = f"{asset}/{symbol}", sorted(failing)
-            before = json.loads(last.get(field, "[0, null]"))
+            before = _recorded(last.get(field, ""))
             if before[1] == state and now - before[0] < RENEWED_AFTER_SEC:
                 continue
             fields += [field, json.dumps([now, state])]
             yield _sound(asset, symbol, failing)
     if fields:
         store.run("remembering what was recorded", [("HSET", store.keys.of("proofs_by_symbol"), *fields)])
+
+
+def _recorded(text: str) -> tuple[float, list[str] | None]:
+    """Read when a symbol was last recorded, and with what; junk is read as never."""
+    try:
+        when, failing = json.loads(text)
+        return float(when), list(failing)
+    except (ValueError, TypeError):
+        return 0.0, None
 
 
 def _sound(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:

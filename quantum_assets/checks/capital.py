@@ -12,10 +12,11 @@ from quantum_assets.checks.evidence import Evidence, is_present
 from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import COMMON
-from quantum_assets.contracts.tables import ALLOCATION_TARGET, CAPITAL_EFFICIENCY
+from quantum_assets.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
 from quantum_assets.kernels.allocation import AllocationTheta, allocation
 from quantum_assets.kernels.efficiency_hint import Unreadable, parse_efficiency
 
+PRINTED_CONFIDENCE = 0.51e-3
 PRINTED_MULTIPLIER, PRINTED_USD = 0.51e-4, 0.0051
 OUR_STAMPS = {item.name for item in COMMON} - {"symbol"}
 CASES = (  # spec section 6, at now = 1000: efficiency hash -> multiplier, reason
@@ -98,6 +99,9 @@ def recomputed(evidence: Evidence) -> Finding:
             continue
         trusted = row["reason"] == "ok"
         wanted = 1.0
+        if trusted and row["eff_confidence"] is not None and row["eff_confidence"] < settings.p31_min_conf - PRINTED_CONFIDENCE:
+            failing[symbol] = f"reason ok at confidence {row['eff_confidence']}"
+            continue
         if trusted:
             bounds = {"low": settings.p31_min_mult, "high": settings.p31_max_mult}
             wanted = reference.multiplier(row["eff_score"], base=settings.p31_base, scale=settings.p31_scale, **bounds)
@@ -114,13 +118,13 @@ def recomputed(evidence: Evidence) -> Finding:
 def one_entry_per_evaluation(evidence: Evidence) -> Finding:
     """The stream has one entry per symbol and evaluation: an old publisher matched its own output and doubled them."""
     rows = evidence.rows(ALLOCATION_TARGET)
-    entries = [fields for _, fields in evidence.stream("stream_allocation_target")]
+    entries = [entry.fields for entry in evidence.stream("stream_allocation_target")]
     counts = Counter((fields["symbol"], fields["cycle_id"]) for fields in entries if {"symbol", "cycle_id"} <= fields.keys())
     failing = {
         symbol: f"{count} entries of cycle {cycle}" for (symbol, cycle), count in counts.items() if count > 1 and symbol in rows
     }
     for symbol, row in rows.items():
-        if (symbol, row["cycle_id"]) not in counts and symbol not in failing:
+        if (symbol, row["cycle_id"]) not in counts and symbol not in failing and len(rows) <= ALLOCATION_STREAM_MAXLEN:
             failing[symbol] = f"no entry of cycle {row['cycle_id']}"
     return Finding(f"at most {max(counts.values(), default=0)}", "exactly 1 per symbol and evaluation", len(rows), failing)
 
@@ -128,7 +132,7 @@ def one_entry_per_evaluation(evidence: Evidence) -> Finding:
 def shadow_only(evidence: Evidence) -> Finding:
     """Everything proposed says that it is a proposal, under a key of its own."""
     failing = {s: f"mode {f.get('mode')}" for s, f in evidence.raw(ALLOCATION_TARGET).items() if f.get("mode") != "shadow"}
-    for _, fields in evidence.stream("stream_allocation_target"):
+    for fields in (entry.fields for entry in evidence.stream("stream_allocation_target")):
         if fields.get("mode") != "shadow":
             failing[fields.get("symbol", "")] = f"stream entry with mode {fields.get('mode')}"
     judged = len(evidence.raw(ALLOCATION_TARGET))

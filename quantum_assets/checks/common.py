@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ KERNEL_LIBRARIES = frozenset({"numpy", "scipy"})
 STANDARD_IN_KERNELS = frozenset(
     {"collections", "dataclasses", "enum", "hashlib", "itertools", "math", "sys", "typing", "datetime"}
 )
+CLOCKS = frozenset({"now", "utcnow", "today", "time", "monotonic", "perf_counter"})  # datetime itself reads times given as text
 OURS_IN_KERNELS = "quantum_assets.kernels"
 KERNELS_OF = {  # module -> the asset whose formula it is; one that is not listed is proven with the market state's
     "stops": "risk_proposal",
@@ -107,6 +109,8 @@ def calc_only_imports(asset: str) -> Proof:
         for name in kernels:
             if odd := sorted(module for module in evidence.imports(name) if not _harmless(module)):
                 failing[name] = f"imports {', '.join(odd)}"
+            elif clocks := CLOCKS & {node.attr for node in ast.walk(evidence.modules[name]) if isinstance(node, ast.Attribute)}:
+                failing[name] = f"looks at the clock: {', '.join(sorted(clocks))}"
         return Finding(f"{len(kernels)} kernel modules", f"only {', '.join(sorted(KERNEL_LIBRARIES))}", len(kernels), failing)
 
     return Proof(
@@ -123,8 +127,6 @@ def calc_only_imports(asset: str) -> Proof:
 
 def _harmless(module: str) -> bool:
     top = module.split(".")[0]
-    if top == "datetime":  # to read times that came in as text; the clock itself is datetime.now, which no kernel may call
-        return True
     return module.startswith(OURS_IN_KERNELS) or top in KERNEL_LIBRARIES | STANDARD_IN_KERNELS
 
 

@@ -1,7 +1,7 @@
 """What proofs are judged by: one look at the live Redis for all symbols, each part read when a proof first asks for it.
 
 A part that cannot be read raises, and every proof that needs it has then failed: a check that could not be evaluated is no pass.
-Nothing is written but what :meth:`Evidence.single_cycle` remembers, and nothing is judged here.
+Nothing is judged here, and nothing is written but by :meth:`Evidence.single_cycle`, which really runs one.
 """
 
 from __future__ import annotations
@@ -46,15 +46,17 @@ ENTRIES_PER_SYMBOL, ENTRIES_SPARE = 8, 100  # of a stream: a value is published 
 PLANS_LOOKED_AT = 500
 SCAN_CALLS_MAX, SCAN_COUNT = 200, 1000  # a server that is not ours alone is not searched for ever
 SINGLE_CYCLE_EVERY_SEC = 600  # an interpreter of its own costs seconds
-SINGLE_CYCLE_WITHIN_SEC = 60
+SINGLE_CYCLE_WITHIN_SEC = 20  # three times what it takes; the whole pack is ended after a minute
+FAILURE_REMEMBERED_SEC = 30  # so that the second look does not try again
 MATERIALIZATIONS_MAX = 500
 
 
 class Entry(NamedTuple):
-    """One stream entry: server time in s, and its fields as text."""
+    """One stream entry: server time in s, its fields as text, and its id."""
 
     time: float
     fields: dict[str, str]
+    entry_id: str
 
 
 class Record(NamedTuple):
@@ -84,8 +86,8 @@ class Evidence:
     source_root
         Folder of the product's own modules.
     hurried
-        Whether somebody waits for the answer: `quantum once`, which takes seconds, is then not tried again while its last try is
-        remembered.
+        Whether somebody waits for the answer, or asks with settings of his own: `quantum once`, which takes seconds and
+        publishes, is then not tried; the last try of the pack is told.
     """
 
     def __init__(
@@ -173,14 +175,15 @@ class Evidence:
             Something else stands under the key.
         """
         wanted = count or ENTRIES_PER_SYMBOL * len(self.symbols) + ENTRIES_SPARE
-        keys = {self.keys.of(name, symbol) for symbol in self.symbols} if self.keys.cluster else {self.keys.of(name)}
+        of_all = not self.keys.cluster or name in ("stream_plans", "stream_governor_events")
+        keys = {self.keys.of(name)} if of_all else {self.keys.of(name, symbol) for symbol in self.symbols}
         entries: list[Entry] = []
         for key, reply in zip(
             keys, self.store.run(f"reading {name}", [("XREVRANGE", key, "+", "-", "COUNT", wanted) for key in keys]), strict=True
         ):
             if isinstance(reply, Exception):
                 raise UnreadableKeyError(key, "a stream", reply)
-            entries += [Entry(int(entry_id.split(b"-")[0]) / 1000, _text(fields)) for entry_id, fields in reversed(reply)]
+            entries += [Entry(int(name.split(b"-")[0]) / 1000, _text(fields), name.decode()) for name, fields in reversed(reply)]
         return entries
 
     @cached_property
@@ -192,6 +195,15 @@ class Evidence:
     def decisions(self) -> list[Entry]:
         """The newest decisions of the governor."""
         return self.stream("stream_governor_events", 10_000)
+
+    @cached_property
+    def granted(self) -> Mapping[str, int]:
+        """Permits of each symbol within the hour, as the governor itself counts them."""
+        replies = self.store.run(
+            "counting permits", [("LRANGE", self.keys.of("permits_granted", s), 0, -1) for s in self.symbols]
+        )
+        lists = [() if isinstance(reply, Exception) else reply for reply in replies]
+        return {s: sum(self.now - float(text) < 3600 for text in one) for s, one in zip(self.symbols, lists, strict=True)}
 
     @cached_property
     def permits(self) -> Mapping[str, Record]:
@@ -238,7 +250,7 @@ class Evidence:
     @cached_property
     def heartbeats(self) -> Mapping[str, float]:
         """Seconds since each part was last heard of; parts never heard of are left out."""
-        parts = ("worker", "daemon", "cycle")
+        parts = ("worker", "daemon", "cycle", "watch")
         replies = self.store.run("reading heartbeats", [("GET", self.keys.of("heartbeat", part)) for part in parts])
         return {part: self.now - float(reply) for part, reply in zip(parts, replies, strict=True) if isinstance(reply, bytes)}
 
@@ -279,23 +291,33 @@ class Evidence:
 
     @cached_property
     def single_cycle(self) -> SingleCycle:
-        """Try ``quantum once`` in a process of its own, or remember how it went a few minutes ago."""
+        """Try ``quantum once`` in a process of its own, or remember how it went a few minutes ago.
+
+        Raises
+        ------
+        RuntimeError
+            It may not be tried now, and nobody remembers.
+        """
         key = self.keys.of("single_cycle")
         (reply,) = self.store.run("looking for the last single cycle", [("GET", key)])
         if isinstance(reply, bytes):
             with suppress(ValueError, TypeError):
                 last = SingleCycle(**json.loads(reply))
-                if self._hurried or 0 <= self.now - last.at < SINGLE_CYCLE_EVERY_SEC:
+                remembered_sec = SINGLE_CYCLE_EVERY_SEC if last.exit_code == 0 else FAILURE_REMEMBERED_SEC
+                if self._hurried or 0 <= self.now - last.at < remembered_sec:
                     return last
+        if self._hurried:
+            msg = "the pack has not tried `quantum once` in the last 20 minutes; look whether its sensor `proofs` runs"
+            raise RuntimeError(msg)
         tried = self._try_single_cycle()
-        if tried.exit_code == 0:  # a failure is tried again at once
-            self.store.run(
-                "remembering the single cycle", [("SET", key, json.dumps(tried._asdict()), "EX", 2 * SINGLE_CYCLE_EVERY_SEC)]
-            )
+        self.store.run(
+            "remembering the single cycle", [("SET", key, json.dumps(tried._asdict()), "EX", 2 * SINGLE_CYCLE_EVERY_SEC)]
+        )
         return tried
 
     def _try_single_cycle(self) -> SingleCycle:
-        command = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", self.symbols[0]]
+        once = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", self.symbols[0]]
+        command = [sys.executable, "-m", "resources.tether", str(os.getpid()), *once]  # it must not outlive a killed worker
         environment = {**os.environ, "REDIS_URL": self.settings.url, "QUANTUM_HOME": str(self.settings.quantum_home)}
         try:
             done = subprocess.run(

@@ -10,9 +10,10 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Judge, Proof
-from quantum_assets.contracts.tables import ALLOCATION_REASONS, BLOCK_TTL_SEC, GOVERNOR_STATE, PERMIT_TTL_SEC
+from quantum_assets.contracts.tables import ALLOCATION_REASONS, BLOCK_TTL_SEC, GOVERNOR_STATE, PERMIT, PERMIT_TTL_SEC
 from quantum_assets.kernels.governor import NON_LIVE
 from resources.foreign import number_or_none, read_efficiency
+from resources.plans import EVENTS_MAXLEN, parse_plan
 
 UNDECIDED_SEC = 60.0  # the plans' sensor looks every 5 s; a plan this old was forgotten
 EXPIRING_SEC = 5.0  # a record may expire while it is looked at
@@ -32,9 +33,9 @@ def every_plan_decided(evidence: Evidence) -> Finding:
     for entry in evidence.decisions:
         decided[entry.fields.get("plan_id", "")].append(entry)
     failing, judged = {}, 0
-    for when, fields in evidence.plans:
-        plan_id = fields.get("plan_id", "")
-        if fields.get("decision") != "EXECUTE" or not plan_id:
+    for when, fields, entry_id in evidence.plans:
+        plan_id = parse_plan(entry_id, {name.encode(): value.encode() for name, value in fields.items()}).plan_id
+        if fields.get("decision") not in (None, "", "EXECUTE"):
             continue
         judged += 1
         outcomes = decided.get(plan_id, [])
@@ -74,9 +75,35 @@ def _permits_by_symbol(evidence: Evidence) -> dict[str, list[Entry]]:
     return found
 
 
+def permit_as_decided(evidence: Evidence) -> Finding:
+    """Each permit says what was decided, a minute ago at most: an edited or repeated one is nobody's."""
+    events = {entry.fields.get("plan_id", ""): entry for entry in evidence.decisions if entry.fields.get("event") == "PERMIT"}
+    failing = {}
+    for plan_id, record in evidence.permits.items():
+        if plan_id not in events:
+            continue  # every_plan_decided says so
+        event, fields = events[plan_id], record.fields
+        amount = fields.get("computed_notional") or fields.get("computed_qty", "")
+        if (told := fields.get("digest")) != PERMIT.digest({item.name: fields.get(item.name, "") for item in PERMIT.fields}):
+            failing[plan_id] = f"edited since it was granted (digest {told})"
+        elif fields.get("symbol") != event.fields.get("symbol"):
+            failing[plan_id] = f"of {fields.get('symbol')}, decided for {event.fields.get('symbol')}"
+        elif amount != (event.fields.get("notional") or event.fields.get("qty", "")):
+            failing[plan_id] = f"for {amount}, decided for {event.fields.get('notional') or event.fields.get('qty')}"
+        elif evidence.now - event.time > PERMIT_TTL_SEC + EXPIRING_SEC:
+            failing[plan_id] = f"decided {evidence.now - event.time:.0f} s ago"
+    return Finding(
+        f"{len(evidence.permits)} permits", "as decided, and not older than they may live", len(evidence.permits), failing
+    )
+
+
 def limits_hold(evidence: Evidence) -> Finding:
     """Counted again from the records, no symbol was given more than its limits allow."""
     settings, failing, most = evidence.settings, {}, 0
+    recorded = {symbol: len(entries) for symbol, entries in _permits_by_symbol(evidence).items()}
+    for symbol, granted in evidence.granted.items():
+        if granted > recorded.get(symbol, 0) and len(evidence.decisions) < EVENTS_MAXLEN:
+            failing[symbol] = f"{granted} permits were counted within the hour, {recorded.get(symbol, 0)} are on record"
     for symbol, entries in _permits_by_symbol(evidence).items():
         times = [float(entry.fields.get("timestamp_epoch", entry.time)) for entry in entries]
         for span, limit in ((HOUR_SEC, settings.gov_max_exec_per_hour), (BURST_SEC, settings.gov_max_exec_per_5min)):
@@ -98,29 +125,28 @@ def limits_hold(evidence: Evidence) -> Finding:
 
 
 def hints_recomputed(evidence: Evidence) -> Finding:
-    """The governor's row hints what the efficiency hash calls for."""
+    """The governor's row hints what the efficiency it names calls for, and that is the efficiency of its symbol."""
     settings, rows, failing = evidence.settings, evidence.rows(GOVERNOR_STATE), {}
     symbols = list(evidence.symbols)
-    hint = read_efficiency(evidence.store, symbols)
+    now = read_efficiency(evidence.store, symbols)
     for position, symbol in enumerate(symbols):
         if (row := rows.get(symbol)) is None:
             continue
-        then = row["last_update_epoch"]
-        trusted = (
-            hint.state[position] == "present"
-            and then - hint.ts[position] <= settings.p31_eff_ttl_sec
-            and hint.confidence[position] >= settings.p31_min_conf
-        )
+        trusted = not row["eff_stale"]
         wanted = reference.permit_hint(
-            float(hint.score[position]) if trusted else None,
+            row["eff_score"] if trusted else None,
             threshold=settings.p31_downsize_threshold,
             min_factor=settings.p31_min_factor,
             max_cooldown_sec=settings.p31_max_extra_cooldown_sec,
         )
-        off = abs(row["eff_factor"] - wanted["eff_factor"]) > PRINTED_FACTOR or row["downsize_factor"] != row["eff_factor"]
-        other = [name for name in ("eff_action", "extra_cooldown_sec") if row[name] != wanted[name]]
-        if off or other or row["eff_stale"] == trusted:
+        off = abs(row["eff_factor"] - wanted["eff_factor"]) > PRINTED_FACTOR / settings.p31_downsize_threshold
+        other = row["eff_action"] != wanted["eff_action"] or abs(row["extra_cooldown_sec"] - wanted["extra_cooldown_sec"]) > 1
+        if off or other or row["downsize_factor"] != row["eff_factor"] or trusted != (row["eff_reason"] == "ok"):
             failing[symbol] = f"{row['eff_action']} {row['eff_factor']} {row['extra_cooldown_sec']} s, recomputed {wanted}"
+            continue
+        unchanged = now.state[position] == "present" and now.ts[position] < row["last_update_epoch"]
+        if unchanged and trusted and abs(float(now.score[position]) - row["eff_score"]) > PRINTED_FACTOR:
+            failing[symbol] = f"score {row['eff_score']}, its efficiency says {now.score[position]}"
     return Finding(f"{len(rows) - len(failing)} of {len(rows)}", "equal as printed", len(rows), failing)
 
 
@@ -182,5 +208,6 @@ PROOFS = (
         per_symbol=False,
     ),
     proof("permit_lifetime", "No permit lives longer than a minute.", permit_lifetime, per_symbol=False),
+    proof("permit_as_decided", "Every permit says what was decided, and is of its minute.", permit_as_decided, per_symbol=False),
     proof("hints_never_block", "No plan is refused for a hint.", hints_never_block, per_symbol=False),
 )

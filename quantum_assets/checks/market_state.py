@@ -115,7 +115,7 @@ def stream_entry(evidence: Evidence) -> Finding:
     """Each publication is in the stream, once."""
     rows, texts, failing = evidence.rows(MARKET_STATE), evidence.raw(MARKET_STATE), {}
     newest: dict[str, dict[str, str]] = {}
-    for _, fields in evidence.stream("stream_market_state"):
+    for fields in (entry.fields for entry in evidence.stream("stream_market_state")):
         symbol = fields.get("symbol", "")
         if symbol in newest and newest[symbol].get("cycle_id") == fields.get("cycle_id") is not None and symbol in rows:
             failing[symbol] = f"two entries of cycle {fields['cycle_id']}"

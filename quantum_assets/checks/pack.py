@@ -78,9 +78,9 @@ def store_verdicts(store: RedisStore, verdicts: Sequence[Verdict], *, seconds: f
     fields: list[str] = []
     for one in verdicts:
         fields += [one.proof.title, json.dumps(told(one, now))]
-    if len(verdicts) == len(PROOFS):  # some of them are no run of the pack
-        fields += [RUN_FIELD, json.dumps({"finished_at": now, "seconds": round(seconds, 3)})]
-    store.run("storing verdicts", [("HSET", store.keys.of("proofs"), *fields)])
+    fields += [RUN_FIELD, json.dumps({"finished_at": now, "seconds": round(seconds, 3)})]
+    key = store.keys.of("proofs")  # replaced as a whole: a proof that was renamed must not fail for ever
+    store.run("storing verdicts", [("MULTI",), ("DEL", key), ("HSET", key, *fields), ("EXEC",)])
 
 
 def told(verdict: Verdict, now: float) -> dict[str, object]:

@@ -8,28 +8,18 @@ import sys
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import GOVERNOR_STATE
+from resources.calc_only import TRADING_LIBRARIES, loaded_trading_libraries
 
-TRADING_LIBRARIES = frozenset(
-    {
-        "alpaca", "alpaca_trade_api", "backtrader", "binance", "bitget", "bitmex", "bybit", "ccxt", "ccxtpro", "coinbase",
-        "cryptofeed", "cryptoxlib", "freqtrade", "ftx", "gate_api", "hummingbot", "hyperliquid", "ib_async", "ib_insync", "ibapi",
-        "jesse", "krakenex", "kucoin", "lumibot", "nautilus_trader", "oandapyV20", "okx", "pybit", "python_bitvavo_api",
-        "quickfix", "unicorn_binance_rest_api", "unicorn_binance_websocket_api", "vnpy", "web3", "zipline",
-    }
-)  # fmt: skip
 IMPORT_WITHIN_SEC = 30
+WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the strip and its supervisor
 
 
 def proof(name: str, claim: str, judge: Judge) -> Proof:
     """Build one of this module's proofs."""
     asset = GOVERNOR_STATE.asset
     return Proof(asset, name, "all", "ERROR", claim, f"{asset}/{name}", judge, per_symbol=False)
-
-
-def loaded_trading_libraries() -> list[str]:
-    """Name those that this process has loaded."""
-    return sorted({loaded.partition(".")[0] for loaded in list(sys.modules)} & TRADING_LIBRARIES)
 
 
 def no_trading_libraries(evidence: Evidence) -> Finding:
@@ -44,17 +34,18 @@ def no_trading_libraries(evidence: Evidence) -> Finding:
 
 
 def process_alive(evidence: Evidence) -> Finding:
-    """Workers, sensor daemon and loop have been heard of."""
+    """Workers, sensor daemon, loop and watcher have been heard of."""
     settings = evidence.settings
     limits = {
         "worker": settings.worker_max_silence_sec,
         "daemon": settings.daemon_max_silence_sec,
         "cycle": settings.proposal_max_age_sec,
+        "watch": WATCH_SILENCE_SEC,
     }
     failing = {}
     for part, limit in limits.items():
         age = evidence.heartbeats.get(part)
-        if age is None or age > limit:
+        if age is None or not -CLOCK_SKEW_SEC <= age <= limit:
             failing[part] = "never heard of" if age is None else f"silent for {age:.0f} s, limit {limit} s"
     told = ", ".join(f"{part} {age:.0f} s ago" for part, age in evidence.heartbeats.items())
     return Finding(
@@ -97,6 +88,6 @@ def _bends_the_path(tree: ast.Module) -> bool:
 
 PROOFS = (
     proof("no_trading_libraries", "Nothing imports or has loaded an exchange, broker or order library.", no_trading_libraries),
-    proof("process_alive", "Workers, sensor daemon and loop are alive.", process_alive),
+    proof("process_alive", "Workers, sensor daemon, loop and watcher are alive.", process_alive),
     proof("imports_anywhere", "The product imports from any working directory without path tricks.", imports_anywhere),
 )

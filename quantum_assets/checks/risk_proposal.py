@@ -16,8 +16,10 @@ from quantum_assets.checks.common import (
 )
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import PROBABILITY_EPS
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+from resources.positions import PositionReader
 
 STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # spec section 3
 PRICE_EPS = 1e-8  # spec section 3
@@ -136,7 +138,19 @@ def no_collared_price(evidence: Evidence) -> Finding:
     return Finding(f"{len(failing)} held back", limit, len(rows), failing)
 
 
+def readable(evidence: Evidence) -> Finding:
+    """Every position that is there can be read: one that never could would be missed by nobody."""
+    readings = PositionReader(evidence.store).read(evidence.symbols)
+    failing = {one.symbol: one.reason for one in readings if one.state is State.FAILED}
+    for one in readings:
+        if one.state is State.PRESENT and one.symbol not in evidence.open_positions:
+            failing[one.symbol] = "open, but not tracked: no stop is proposed for it"
+    held = sum(one.state is State.PRESENT for one in readings)
+    return Finding(f"{held} open", "all readable and tracked", len(readings), failing)
+
+
 PROOFS = (
+    proof("readable", "Every open position can be read and is tracked.", readable, asset=POSITION.asset),
     contract(POSITION, lambda _: ()),
     lifetime(POSITION),
     fresh(POSITION.asset),

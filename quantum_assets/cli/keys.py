@@ -40,7 +40,9 @@ def reference() -> str:
 
 
 _ALSO = {
-    "stream_governor_events": "permits and blocks: event, plan_id, symbol, action, granted, reason, timestamp, cycle_id (stream)",
+    "stream_governor_events": "permits and blocks: event, granted, reason, plan_id, symbol, action, timestamp, "
+    "timestamp_epoch, cycle_id, notional, qty; "
+    "permits_hour, permits_5min, day_total before it; closing, sources, kill_score, ages and cycle ids it was judged by (stream)",
     "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",

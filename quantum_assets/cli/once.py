@@ -70,8 +70,9 @@ def run_cycle(store: Any) -> dict[str, Any]:
 
     from definitions import assemble
     from resources.home import open_instance
+    from resources.io_manager import ONCE_TAG
     from resources.redis_store import RedisUnavailableError
-    from sensors.cycle import CYCLE_JOB_NAME, ONCE_TAG, cycle_tags
+    from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 
     settings = store.settings
     with open_instance(settings) as instance:

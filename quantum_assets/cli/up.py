@@ -45,6 +45,11 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     if _in_use(port):
         click.echo(f"Port {port} is taken. Stop what uses it, or choose another: quantum up --port {port + 1}", err=True)
         sys.exit(EXIT_FAILED)
+    if settings.watch_port and _in_use(settings.watch_port):
+        click.echo(
+            f"WATCH_PORT {settings.watch_port} is taken, by another stack's watcher perhaps. Choose another, or 0.", err=True
+        )
+        sys.exit(EXIT_FAILED)
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
     from resources.home import HomeInUseError, lock_home, prepare_home

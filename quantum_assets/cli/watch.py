@@ -89,6 +89,7 @@ class Watcher:
         self.reader = VitalSignsReader(store)
         self.limits = Limits.of(store.settings)
         self.state_file = store.settings.quantum_home / STATE_FILE
+        self._unsaved = ""  # why the last state could not be written
         stored = _stored(self.state_file)
         self.ledger = Ledger(Policy.of(store.settings), store.clock().timestamp(), Ledger.from_json(stored["active"]))
         queues = stored["queues"]
@@ -143,7 +144,7 @@ class Watcher:
         evaluated_at = self._round["evaluated_at"]
         age = None if evaluated_at is None else self.store.clock().timestamp() - evaluated_at
         states = [asdict(outbox.state()) for outbox in self.outboxes]
-        report = {**self._round, "age_sec": None if age is None else round(age, 1), "sinks": states}
+        report = {**self._round, "not_saved": self._unsaved, "age_sec": None if age is None else round(age, 1), "sinks": states}
         return report, age is not None and age < ALIVE_SEC
 
     def _leave_word(self, now: float, incidents: list[dict[str, Any]]) -> None:
@@ -167,9 +168,16 @@ class Watcher:
             outbox.sink.identity: [to_json(message) for message in (*outbox.undelivered(), *coming)] for outbox in self.outboxes
         }
         written = self.state_file.with_suffix(".new")
-        written.write_text(json.dumps({"active": self._active, "queues": queues}))
-        written.chmod(0o600)
-        written.replace(self.state_file)
+        try:
+            written.write_text(json.dumps({"active": self._active, "queues": queues}))
+            written.chmod(0o600)
+            written.replace(self.state_file)
+        except OSError as error:  # a full disk is when alerts are needed most; all a restart then costs is a second telling
+            if not self._unsaved:
+                log.warning("cannot save %s: %s", self.state_file, error)
+            self._unsaved = str(error)
+        else:
+            self._unsaved = ""
 
 
 class HealthServer(ThreadingHTTPServer):

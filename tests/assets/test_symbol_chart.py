@@ -16,14 +16,12 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 @pytest.fixture
 def world(store: RedisStore) -> RedisStore:
-    """Three symbols, two with candles, all with a position, after one cycle."""
+    """Three symbols with a position, two of them with candles."""
     for symbol in SYMBOLS:
         closes = real_closes(symbol, 380)
         if symbol != "SOLUSDT":
             write_candles(store, symbol, closes)
         write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
-    with dg.instance_for_test() as instance:
-        run_cycle(store, instance)
     return store
 
 
@@ -45,6 +43,8 @@ def draw(store: RedisStore, *symbols: str) -> tuple[dg.ExecuteInProcessResult, d
 
 def test_one_symbol_gets_a_picture_and_its_numbers(world) -> None:
     """What a person opens when a symbol looks odd."""
+    with dg.instance_for_test() as instance:
+        run_cycle(world, instance)
     result, told = draw(world, "BTCUSDT")
     assert result.success
     assert set(told) == {"BTCUSDT"}

@@ -16,7 +16,9 @@ SETTLE_MS = 3000  # until plots and tables stand still
 def main() -> None:
     """Take them."""
     with tempfile.TemporaryDirectory(prefix="quantum-pictures-") as folder, desk(Path(folder), **WIDE) as front:
-        front.find("symbol_chart")
+        front.open("/")
+        front.page.get_by_text("Hide navigation").click()  # the strip with the label of the data would hide names of assets
+        front.open("/assets/symbol_chart")
         front.materialize("BTCUSDT")
         front.open_chart("BTCUSDT")
         front.page.wait_for_timeout(SETTLE_MS)

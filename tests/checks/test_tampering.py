@@ -23,6 +23,7 @@ from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
     MARKET_STATE,
+    PERMIT,
     POSITION,
     RISK_PROPOSAL,
 )
@@ -122,7 +123,13 @@ class Proven:
         event = {k.decode(): v.decode() for k, v in genuine.items()}
         client.xadd(stream, {**event, "plan_id": plan_id, "event": "PERMIT" if permit else "BLOCK", **changes})
         key = self.store.keys.of("permit" if permit else "block", plan_id)
-        client.hset(key, mapping={"plan_id": plan_id, "symbol": VICTIM})
+        record = {k.decode(): v.decode() for k, v in client.hgetall(self.store.keys.of("permit", PLAN)).items()}
+        record |= {
+            "plan_id": plan_id,
+            "symbol": VICTIM,
+            "computed_notional": changes.get("notional", record["computed_notional"]),
+        }
+        client.hset(key, mapping={**record, "digest": PERMIT.digest(record)})
         client.expire(key, 50)
 
 
@@ -146,7 +153,7 @@ def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
         write_target(store, symbol)
         write_efficiency(store, symbol, 0.8)
     now = store.clock().timestamp()
-    for part in ("worker", "daemon"):
+    for part in ("worker", "daemon", "watch"):
         store.client.set(store.keys.of("heartbeat", part), now)
     remembered = {"at": now, "exit_code": 0, "last_line": "Single cycle complete"}
     store.client.set(store.keys.of("single_cycle"), json.dumps(remembered))
@@ -250,8 +257,13 @@ def floored(world: Proven) -> None:
     world.append("stream_market_state", sigma="0.00000000", cycle_id="forged")
 
 
-def heart_stops(world: Proven) -> None:
-    world.store.client.delete(world.store.keys.of("heartbeat", "worker"))
+def heart_stops(part: str) -> Callable[[Proven], None]:
+    return lambda world: world.store.client.delete(world.store.keys.of("heartbeat", part))
+
+
+def replay_them(world: Proven) -> None:
+    write_candles(world.store, VICTIM, world.closes[VICTIM], source="replay")
+    run_cycle(world.store, world.instance)
 
 
 def skipped_cycle(world: Proven) -> None:
@@ -276,6 +288,8 @@ TAMPERINGS = (
     Tampering("market_state/theta_override", lambda w: kernel_with(w, market_state, "kernel", lambda true, given: true(*given[:2])), named="vol.ewma_lambda"),
     Tampering("market_state/deterministic", lambda w: kernel_with(w, market_state, "kernel", noisy), named="all"),
     Tampering("market_state/regimes", lambda w: kernel_with(w, market_state, "kernel", swapped), named="TREND"),
+    Tampering("market_state/live_source", replay_them),
+    Tampering("position/readable", lambda w: w.store.client.hset(w.store.keys.of("raw_position", VICTIM), "side", "banana")),
     Tampering("position/contract", lambda w: w.stretch(POSITION, "age_sec")),
     Tampering("position/lifetime", lambda w: w.store.client.persist(w.key(POSITION))),
     Tampering("position/fresh", lambda w: w.age(POSITION, 100)),
@@ -321,13 +335,21 @@ TAMPERINGS = (
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.set("unrelated", 1) and w.store.client.hset(w.store.keys.of("permit", "forged"), "granted", "true") and w.store.client.expire(w.store.keys.of("permit", "forged"), 50), named="forged"),
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.delete(w.store.keys.of("permit", PLAN)), named=PLAN),
     Tampering("governor_permit/limits_hold", exceed_the_limits),
+    Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999")),
+    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, sources="replay"), named="forged"),
     Tampering("governor_permit/hints_recomputed", lambda w: w.forge(GOVERNOR_STATE, eff_factor="0.5000", downsize_factor="0.5000")),
     Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300"), named="forged"),
+    Tampering(
+        "governor_permit/permit_as_decided",
+        lambda w: w.store.client.hset(w.store.keys.of("permit", PLAN), "computed_qty", "1.0"),
+        named=PLAN,
+    ),
+    Tampering("governor_permit/limits_hold", lambda w: w.store.client.lpush("quantum:governor:exec:ETHUSDT", w.store.clock().timestamp())),
     Tampering("governor_permit/permit_lifetime", lambda w: w.store.client.persist(w.store.keys.of("permit", PLAN)), named=PLAN),
     Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf"), named="forged"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
-    Tampering("governor_permit/process_alive", heart_stops, named="worker"),
+    *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
 

@@ -23,9 +23,17 @@ def shown(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> RedisStore:
 def test_an_alert_is_named_in_red_before_what_is_played(shown: RedisStore) -> None:
     """Whoever opens the page sees within seconds which symbol is stale."""
     shown.client.set(shown.keys.of("banner"), "EXAMPLE DATA")
+    shown.client.set(shown.keys.of("alerts_active"), "[]")
     assert webserver.banner() == (webserver.AMBER, "EXAMPLE DATA")
     shown.client.set(shown.keys.of("alerts_active"), json.dumps([{"title": "ETHUSDT is stale"}, {"title": "worker is silent"}]))
     assert webserver.banner() == (webserver.RED, "ETHUSDT is stale; worker is silent | EXAMPLE DATA")
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_watcher_that_is_dead_is_no_silence() -> None:
+    """Its list of alerts expires with it, and an empty strip would say that all is well."""
+    assert webserver.banner()[0] == webserver.RED
+    assert "watcher" in webserver.banner()[1]
 
 
 def test_alerts_that_cannot_be_read_are_no_silence(shown: RedisStore) -> None:

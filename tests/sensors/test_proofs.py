@@ -17,6 +17,7 @@ NEVER = None
         (58, 1, True),
         (60, 9, False),  # a cycle is about to begin
         (68, 9, True),  # but it is not waited for for ever
+        (-3600, 1, True),  # the clock was set back
         (500, 400, True),  # the loop has stopped: that is when proofs are wanted most
     ],
 )
