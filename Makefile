@@ -29,7 +29,7 @@ check: setup  ## style, types, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 
-bench: setup  ## everything measured, about 45 minutes, into benchmarks/results and benchmarks/README.md
+bench: setup  ## everything measured, about an hour, into benchmarks/results and benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
 docs: setup  ## regenerate what is generated

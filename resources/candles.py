@@ -31,6 +31,7 @@ Times = npt.NDArray[np.int64]
 Source = Literal["candles", "replay", "synthetic"]
 
 BATCH_SYMBOLS = 128  # more symbols are read in batches, so that reading and parsing overlap
+SHORT_WINDOW = 100  # shorter ones, whose length varies, share what was parsed before
 SLACK_MEMBERS = 20  # read beyond the window, for duplicates and the unclosed candle
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
@@ -216,7 +217,7 @@ def _scores(reply: Any) -> list[bytes]:
     return reply[4].split(b",") if reply[4] else []
 
 
-_PARSED: WeakKeyDictionary[RedisStore, dict[tuple[str, bool], _Parsed]] = WeakKeyDictionary()
+_PARSED: WeakKeyDictionary[RedisStore, dict[tuple[str, int], _Parsed]] = WeakKeyDictionary()
 
 
 class UnreadableError(ValueError):
@@ -235,7 +236,7 @@ class CandleReader:
     def __init__(self, store: RedisStore) -> None:
         self.store = store
         self.interval_sec = store.settings.candle_interval_sec
-        self._parsed = _PARSED.setdefault(store, {})  # for two window lengths per symbol: that of the state, and a short one
+        self._parsed = _PARSED.setdefault(store, {})  # by symbol and length of the window
 
     def read(self, symbols: Sequence[str], window: int | None = None) -> list[Reading[Candles]]:
         """Read the newest closed candles of every symbol.
@@ -280,7 +281,7 @@ class CandleReader:
         """Read ``wanted`` members per symbol; also give the rows that came out short although their key holds more."""
         readings: list[Reading[Candles]] = []
         short: list[int] = []
-        names = [(symbol, window >= self.store.settings.marketstate_window_size) for symbol in symbols]
+        names = [(symbol, window if window > SHORT_WINDOW else 0) for symbol in symbols]
         for row, (symbol, name, reply) in enumerate(zip(symbols, names, self._replies(names, wanted), strict=True)):
             try:
                 candles = self._decode(name, reply, window)
@@ -297,7 +298,7 @@ class CandleReader:
                 short.append(row)
         return readings, short
 
-    def _replies(self, names: Sequence[tuple[str, bool]], wanted: int) -> Iterator[Any]:
+    def _replies(self, names: Sequence[tuple[str, int]], wanted: int) -> Iterator[Any]:
         of, types = self.store.keys.of, [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
         commands = []
         for name in names:
@@ -312,7 +313,7 @@ class CandleReader:
             for replies in pool.map(partial(self.store.run, "reading candles"), batches):
                 yield from replies
 
-    def _decode(self, name: tuple[str, bool], reply: Any, window: int) -> Candles | None:
+    def _decode(self, name: tuple[str, int], reply: Any, window: int) -> Candles | None:
         if isinstance(reply, Exception):
             raise UnreadableError(str(reply))
         if not reply:

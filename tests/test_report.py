@@ -78,9 +78,9 @@ def test_the_page_names_every_proof_with_its_figures_and_failing_symbols(world) 
     assert "Not all proofs hold" in render([], store=world)
 
 
-def test_the_page_says_what_it_was_made_with(world) -> None:
+def test_the_page_says_what_it_was_made_with(store) -> None:
     """Who reads it in a year must be able to run the same again."""
-    page = render([], store=world)
+    page = render([], store=store)
     for name in (
         "quantum-risk-pipeline",
         "commit",
@@ -101,10 +101,10 @@ def test_the_page_needs_nothing_outside_itself(world) -> None:
     assert outside(render([verdict(ETHUSDT="broken")], store=world)) == []
 
 
-def test_what_comes_from_redis_is_text_and_never_markup(world) -> None:
+def test_what_comes_from_redis_is_text_and_never_markup(store) -> None:
     """Anybody who may write a key could otherwise put a script into the evidence."""
     one = verdict(**{"BTCUSDT": HOSTILE, HOSTILE: HOSTILE})
-    page = render([Verdict(one.proof, Finding(HOSTILE, HOSTILE, 1, one.finding.failing))], store=world)
+    page = render([Verdict(one.proof, Finding(HOSTILE, HOSTILE, 1, one.finding.failing))], store=store)
     assert outside(page) == []
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert page.count("</table>") == 3
@@ -139,9 +139,9 @@ def test_a_page_that_was_changed_by_one_byte_no_longer_verifies(world, tmp_path:
     assert not verify("")
 
 
-def test_the_printed_recipe_gives_the_printed_hash(world, tmp_path: Path) -> None:
+def test_the_printed_recipe_gives_the_printed_hash(store, tmp_path: Path) -> None:
     """Who does not trust our program checks it with sed and sha256sum."""
-    page = render([verdict()], store=world)
+    page = render([verdict()], store=store)
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
     recipe = html.unescape(re.search(r"<code>(sed .*?)</code>", page)[1])
     printed = subprocess.run(["bash", "-c", recipe], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

@@ -86,9 +86,9 @@ def closes_of(evidence: Evidence, symbol: str, digest: str) -> list[float] | Non
 
 def enough_candles(evidence: Evidence) -> Finding:
     """A state rests on 257 candles, and there are as many now."""
-    failing, fewest = {}, 10**9
+    rows, failing, fewest = evidence.rows(MARKET_STATE), {}, 10**9
     for symbol in evidence.symbols:
-        reading, row = evidence.candles[symbol], evidence.rows(MARKET_STATE).get(symbol)
+        reading, row = evidence.candles[symbol], rows.get(symbol)
         there = len(reading.value.close) if reading.value is not None else 0
         used = row["buffer_size"] if row is not None else there
         fewest = min(fewest, there, used)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
-from statistics import fmean, pvariance
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def market_state(closes: Sequence[float]) -> dict[str, float]:
 
     low, high = (float(np.quantile(returns, q)) for q in (0.01, 0.99))
     winsorised = [clip(x, low, high) for x in returns]
-    variance = pvariance(winsorised[:10])
+    variance = variance_of(winsorised[:10])
     for x in winsorised:
         variance = 0.94 * variance + 0.06 * x * x
     sigma_ewma = math.sqrt(variance)
@@ -55,7 +56,7 @@ def market_state(closes: Sequence[float]) -> dict[str, float]:
     signs = [(x > 0) - (x < 0) for x in returns]
     dp = fmean(before == after for before, after in pairwise(signs))
     sums = [sum(returns[i : i + 5]) for i in range(len(returns) - 4)]
-    vr = pvariance(sums) / (5 * pvariance(returns) + eps)
+    vr = variance_of(sums) / (5 * variance_of(returns) + eps)
     off_walk = abs(vr - 1)
     scores = (ts + dp - off_walk, off_walk - ts - abs(dp), (1 - abs(dp)) + (1 - min(ts, 1)) - off_walk)
     powers = [math.exp(score - max(scores)) for score in scores]
@@ -73,10 +74,21 @@ def market_state(closes: Sequence[float]) -> dict[str, float]:
     }
 
 
+def variance_of(values: Sequence[float]) -> float:
+    """Give the population variance."""
+    mean = fmean(values)
+    return fmean([(x - mean) ** 2 for x in values])
+
+
+@cache
+def _pairs(n: int) -> tuple[Any, Any]:
+    return np.triu_indices(n, 1)
+
+
 def theil_sen(y: Sequence[float]) -> float:
     """Give the median of the slopes of all pairs of points, each slope formed."""
     values = np.array(y)
-    first, second = np.triu_indices(len(values), 1)
+    first, second = _pairs(len(values))
     return float(np.median((values[second] - values[first]) / (second - first)))
 
 

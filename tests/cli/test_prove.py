@@ -1,0 +1,59 @@
+"""``quantum prove``: its exit code is what a scheduled job acts on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantum_assets.report import verify
+from resources.redis_store import RedisStore
+
+
+def prove(store: RedisStore, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a user does, in a process of its own."""
+    settings = {"REDIS_URL": store.settings.url, "QUANTUM_HOME": str(store.settings.quantum_home), **environment}
+    command = [sys.executable, "-m", "quantum_assets.cli", "prove", *arguments]
+    return subprocess.run(
+        command, env={"PATH": os.environ["PATH"], **settings}, cwd="/", capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_dead_redis_has_an_exit_code_of_its_own(store: RedisStore) -> None:
+    """Nothing is proven, and nothing is disproven either."""
+    done = prove(store, REDIS_URL="redis://127.0.0.1:1/0")
+    assert done.returncode == 3
+    assert "127.0.0.1:1" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_group_is_a_usage_error_that_names_the_known_ones(store: RedisStore) -> None:
+    done = prove(store, "--group", "stops")
+    assert done.returncode == 2
+    assert "risk_proposal" in done.stderr
+
+
+def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(store: RedisStore, tmp_path: Path) -> None:
+    """A reader must not become a writer: a cycle of its own would decide plans under whatever settings its shell has."""
+    report = tmp_path / "evidence.html"
+    done = prove(store, "--symbols", "BTCUSDT", "--json", "--report", str(report))
+    assert done.returncode == 1
+    verdicts = {one["proof"]: one for one in json.loads(done.stdout)}
+    assert verdicts["market_state/contract"]["failing"] == {"BTCUSDT": "missing"}
+    assert verdicts["market_state/regimes"]["passed"]
+    assert not verdicts["risk_proposal/one_cycle"]["evaluated"]
+    assert verify(report.read_text())
+    assert store.client.dbsize() == 0
+
+
+@pytest.mark.parametrize(("tampered", "code"), [(False, 0), (True, 1)])
+def test_one_group_of_a_product_that_needs_no_server_holds_until_it_does_not(store: RedisStore, tampered, code) -> None:
+    """The way a script asks: exit code first, one line per proof for the reader."""
+    if tampered:
+        store.client.hset(store.keys.of("capital_efficiency", "BTCUSDT"), "efficiency_score", "nan")
+    done = prove(store, "--group", "capital_efficiency")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("BTCUSDT" in done.stdout) is tampered
+    assert done.stdout.count("capital_efficiency/readable") == 1
