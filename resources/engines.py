@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection, Engine
 
 BUSY_TIMEOUT_SEC = 30  # a writer waits this long for another one, as in Dagster's event log
 WAL_KEPT_BYTES = 16 * 1024 * 1024  # the write-ahead file is cut back to this after a checkpoint
-WAL_PAGES = 8192  # of 4 KiB, before a writer itself must copy them back; a cycle of 566 symbols writes 2,800
+WAL_PAGES = 2048  # of 16 KiB, before a writer itself must copy them back; a cycle of 566 symbols writes 700
 POOL_SIZE = 4  # connections kept open per process and database; more are opened when needed and closed after use
 OPEN_DATABASES = 16  # engines kept per process: a worker has three, a test session hundreds over time
 

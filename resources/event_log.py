@@ -63,6 +63,7 @@ from resources.instance_storage import PooledPostgres
 
 MAINTENANCE_TIMEOUT_SEC = 0.2  # maintenance never makes the loop wait longer than this for a lock
 ORDER_LOCK = 0x7175616E74756D  # PostgreSQL advisory lock, the letters of "quantum": see BatchedPostgresEventLogStorage
+PAGE_BYTES = 16 * 1024  # events are 1 to 2 KB each: in pages of 4 KiB a quarter of the file is empty
 SELECT_CHUNK = 500  # values per IN list
 HISTORY = "history"  # folder inside the instance folder, where the run storage's file is, too
 RUNLESS = ""  # run_id of events that belong to no run
@@ -549,8 +550,11 @@ def _create_sqlite_event_log(path: Path) -> None:
         stock = ConsolidatedSqliteEventLogStorage(folder)
         new = Path(stock.get_db_path())  # type: ignore[no-untyped-call]
         with closing(sqlite3.connect(new, isolation_level=None)) as conn:
-            conn.execute("PRAGMA auto_vacuum=INCREMENTAL")  # takes effect with the next line, and cannot be set later
+            conn.execute("PRAGMA journal_mode=DELETE")  # with a write-ahead log the size of pages is fixed
+            conn.execute(f"PRAGMA page_size={PAGE_BYTES}")
+            conn.execute("PRAGMA auto_vacuum=INCREMENTAL")  # both take effect with the next line, and cannot be set later
             conn.execute("VACUUM")
+            conn.execute("PRAGMA journal_mode=WAL")
         engine = db.create_engine(f"sqlite:///{new}", poolclass=db.pool.NullPool)
         with engine.begin() as connection:  # stock stamps without a commit, and the stamp is lost
             stamp_alembic_rev(get_alembic_config(consolidated_sqlite_event_log.__file__), connection)

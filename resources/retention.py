@@ -30,7 +30,7 @@ from resources.event_log import (
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 ROWS_PER_TRANSACTION = 500  # a writer of the loop waits for one such delete, about 10 ms
 PAUSE_SEC = 0.02  # between transactions, so that a waiting writer gets its turn
-PAGES_PER_STEP = 500  # of 4 KiB, given back in one step
+PAGES_PER_STEP = 125  # of 16 KiB, given back in one step
 SPACE_STEPS = 200  # at most so many steps in one call
 
 
@@ -71,6 +71,7 @@ def prune(
     instance: dg.DagsterInstance,
     *,
     older_than: datetime,
+    job_name: str | None = None,
     batch_runs: int = 50,
     max_runs: int | None = None,
     pause_sec: float = PAUSE_SEC,
@@ -85,6 +86,8 @@ def prune(
         An instance with one of this product's event logs.
     older_than
         Aware UTC time; runs whose last change is before it are old.
+    job_name
+        Only runs of this job, and check results; by default everything.
     batch_runs
         Runs looked up at a time.
     max_runs
@@ -97,7 +100,7 @@ def prune(
     RetentionError
         The instance stores its events elsewhere.
     """
-    pruning = _Pruning(instance, _log_of(instance), older_than, pause_sec)
+    pruning = _Pruning(instance, _log_of(instance), older_than, pause_sec, job_name)
     seen = 0
     complete = True
     for run_ids in pruning.old_runs(batch_runs):
@@ -107,9 +110,10 @@ def prune(
         if max_runs is not None and seen >= max_runs:
             complete = False
             break
-    pruning.prune_runless()
     pruning.prune_checks()
-    pruning.prune_ticks()
+    if job_name is None:
+        pruning.prune_runless()
+        pruning.prune_ticks()
     return PruneResult(
         runs=pruning.runs,
         thinned_runs=pruning.thinned,
@@ -148,15 +152,23 @@ def _log_of(instance: dg.DagsterInstance) -> BatchedEventLogStorage:
 class _Pruning:
     """One call of ``prune``."""
 
-    def __init__(self, instance: dg.DagsterInstance, log: BatchedEventLogStorage, older_than: datetime, pause_sec: float) -> None:
-        self.instance, self.log, self.older_than, self.pause_sec = instance, log, older_than.astimezone(UTC), pause_sec
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        log: BatchedEventLogStorage,
+        older_than: datetime,
+        pause_sec: float,
+        job_name: str | None,
+    ) -> None:
+        self.instance, self.log, self.older_than = instance, log, older_than.astimezone(UTC)
+        self.pause_sec, self.job_name = pause_sec, job_name
         self.checks: LatestChecks = log.latest_checks()
         self.newest_id = log.get_maximum_record_id() or 0  # SQLite would give this id again, and cursors would skip it
         self.runs = self.thinned = self.events = self.check_results = 0
 
     def old_runs(self, batch_runs: int) -> Iterator[list[str]]:
         """List old finished runs in batches, oldest first."""
-        filters = dg.RunsFilter(statuses=list(FINISHED), updated_before=self.older_than)
+        filters = dg.RunsFilter(statuses=list(FINISHED), updated_before=self.older_than, job_name=self.job_name)
         cursor: str | None = None
         while True:
             records = self.instance.get_run_records(filters, limit=batch_runs, ascending=True, cursor=cursor)

@@ -5,17 +5,21 @@ from datetime import timedelta
 import dagster as dg
 
 from resources.redis_store import RedisStore
-from resources.retention import prune_to_fit
+from resources.retention import prune, prune_to_fit
 from sensors.overdue import unfinished_runs
+from sensors.proofs import PROOFS_JOB_NAME
 
 RETENTION_JOB_NAME = "retention"
 EVERY_SEC = 600
+PROOFS_KEPT = timedelta(hours=3)  # a run of the pack is 0.6 MB, a day of them as much as the whole loop; the newest results stay
 
 
 @dg.op
 def delete_old_runs(context: dg.OpExecutionContext, store: dg.ResourceParam[RedisStore]) -> None:
     """Delete runs older than RUN_RETENTION_HOURS, or than fit into RUN_RETENTION_MAX_GB; what is the latest of its kind stays."""
     wanted = timedelta(hours=store.settings.run_retention_hours)
+    proofs_kept = min(wanted, PROOFS_KEPT)
+    prune(context.instance, older_than=store.clock() - proofs_kept, job_name=PROOFS_JOB_NAME)
     limit_gb = store.settings.run_retention_max_gb
     kept, result = prune_to_fit(context.instance, now=store.clock(), keep=wanted, max_bytes=limit_gb * 1e9)
     if kept < wanted:

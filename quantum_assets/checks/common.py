@@ -161,7 +161,11 @@ def fresh(asset: str) -> Proof:
         oldest = max((one.age_sec for one in vitals if one.age_sec is not None and one.thing == asset), default=0.0)
         limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(one.thing, one.limit_sec) for one in vitals}))
         return Finding(
-            f"oldest {oldest:.0f} s", f"<= {limits or 'nothing is due'}", len(vitals), worn, "ERROR" if too_old else "WARN"
+            f"oldest {oldest:.0f} s",
+            f"<= {limits or 'nothing is due'}",
+            len(vitals),
+            worn,
+            "ERROR" if too_old else "WARN" if worn else None,
         )
 
     return Proof(

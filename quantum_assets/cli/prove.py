@@ -91,7 +91,7 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     if report is not None:
         from quantum_assets.report import render
 
-        report.write_text(render(verdicts, store=store))
+        report.write_text(render(verdicts, store=store), encoding="utf-8")
         click.echo(f"Report: {report}", err=True)
     if failed:
         sys.exit(EXIT_FAILED)
