@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ from resources.plans import EVENTS_MAXLEN
 from resources.redis_store import RedisStore
 from resources.retention import prune
 from resources.settings import load_settings
-from sensors.retention import EVERY_SEC, RETENTION_JOB_NAME
+from sensors.proofs import PROOFS_JOB_NAME
+from sensors.retention import EVERY_SEC, PROOFS_KEPT, RETENTION_JOB_NAME
 from tests.servers import valkey
 from tests.world import run_cycle, write_plan
 
@@ -39,6 +40,7 @@ HOURS_IF_SHORT, KEPT_HOURS_IF_SHORT = 6, 2
 POINT_EVERY_HOURS = 6
 ENTRIES, ENTRIES_IF_SHORT = 12_000, 1_500  # per stream; the largest cap is 10,000
 PLANS_AT_ONCE = 500
+KEPT_LONGER = timedelta(hours=KEPT_HOURS) - PROOFS_KEPT  # other runs than those of the pack
 
 
 class Played(NamedTuple):
@@ -85,7 +87,9 @@ def record(cycles: int, copy: Path) -> Recording:
         first, last = begun[1], begun[1 + cycles]
         runs = [one for one in _runs(live) if first <= one.created < last and one.run.job_name != RETENTION_JOB_NAME]
         retention = next(one for one in _runs(live) if one.run.job_name == RETENTION_JOB_NAME)
-        ticks = [tick.tick_data for name in ("cycle", "plans") for tick in live.ticks(name) if first <= tick.timestamp < last]
+        ticks = [
+            tick.tick_data for name in ("cycle", "plans", "proofs") for tick in live.ticks(name) if first <= tick.timestamp < last
+        ]
         shutil.copy(live.home / "dagster.yaml", copy)
         for file in live.home.rglob("*.db"):
             target = copy / file.relative_to(live.home)
@@ -158,7 +162,9 @@ def store(instance: dg.DagsterInstance, runs: Sequence[Played], ticks: Sequence[
 
 def forget(instance: dg.DagsterInstance, older_than: float) -> int:
     """Prune as the retention job does, without its pauses for a loop that is not running; give the bytes given back."""
-    return prune(instance, older_than=datetime.fromtimestamp(older_than, UTC), pause_sec=0).freed_bytes
+    moment = datetime.fromtimestamp(older_than, UTC)
+    freed = prune(instance, older_than=moment + KEPT_LONGER, job_name=PROOFS_JOB_NAME, pause_sec=0).freed_bytes
+    return freed + prune(instance, older_than=moment, pause_sec=0).freed_bytes
 
 
 def sizes(folder: Path) -> dict[str, int]:
