@@ -180,6 +180,7 @@ def kernels(figures: Figures) -> str:
 
 def chaos(figures: Figures) -> str:
     """Render the chaos trial."""
+    told = figures.get("remark") or f"Violations: {len(figures['violations'])}."
     rows = [
         [part, *(of(row[name], "p50", "p95", "max", digits=1) for name in ("back", "resume", "resumed", "gap"))]
         for part, row in figures["summary"].items()
@@ -188,7 +189,7 @@ def chaos(figures: Figures) -> str:
         f"## kill -9 of every part, {figures['symbols']} symbols (`benchmarks.chaos`)\n"
         + paragraph(f"""
             {len(figures["kills"])} kills at random moments, {figures["within_a_cycle"]} of them within a cycle.
-            Violations: {len(figures["violations"])}; slow resumptions: {len(figures["slow"])}. Seconds, p50 / p95 / max.""")
+            {told} Slow resumptions: {len(figures["slow"])}. Seconds, p50 / p95 / max.""")
         + table(["part", "kill to back", "back to resumed", "kill to resumed", "success to success"], rows)
     )
 
