@@ -20,6 +20,7 @@ CANDLES = "candles"
 HELD_ASSETS = ("position", "risk_proposal", "harvest_proposal")  # due while a position is held
 ASSETS = ("market_state", *HELD_ASSETS, "capital_efficiency", "allocation_target", "governor_permit")
 PARTS = ("worker", "daemon", "cycle")  # they leave a heartbeat
+EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
 STALE_INTERVALS = 2  # spec section 5: candles may be this many intervals and CANDLE_STALE_MARGIN_SEC old
 WARN_SHARE = 0.5  # of its limit: a part silent for longer is suspected of being what makes the rest old
 FUTURE_CANDLES = "candles_in_future"  # as the candle reader names them

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 
 if TYPE_CHECKING:
     from resources.settings import Settings
@@ -35,7 +35,6 @@ AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after
 PACK_INTERVALS = 3  # a proof pack that has not run for so many intervals has stopped
 SLEPT_SEC = 30.0  # between two evaluations: the watcher itself was stopped, and knows nothing of the time between
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
-EPOCH_MAX = 2**40  # as the wire has it
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
 
 LIKELY = {

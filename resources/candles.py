@@ -23,6 +23,7 @@ import orjson
 
 from quantum_assets.contracts.reading import Reading
 from quantum_assets.contracts.tables import CANDLE_KEYS
+from quantum_assets.freshness import STALE_INTERVALS
 from quantum_assets.kernels.synthetic import synthetic_closes
 from resources.redis_store import RedisStore
 
@@ -35,7 +36,6 @@ SHORT_WINDOW = 100  # shorter ones, whose length varies, share what was parsed b
 SLACK_MEMBERS = 20  # read beyond the window, for duplicates and the unclosed candle
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
-STALE_INTERVALS = 2  # spec section 5, and CANDLE_STALE_MARGIN_SEC
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
 EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
 EPOCH_US_MIN = 1e14  # a larger one is microseconds

@@ -20,14 +20,13 @@ from quantum_assets.contracts.tables import (
     POSITION,
     RISK_PROPOSAL,
 )
-from quantum_assets.freshness import CANDLES, PARTS, Sign, StoredProof, SymbolSigns, VitalSigns
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, PARTS, Sign, StoredProof, SymbolSigns, VitalSigns
 from resources.candles import CandleReader, Candles
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
-EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse
 
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
+from quantum_assets.incidents import PACK_INTERVALS
 from resources.redis_store import connect
 from resources.settings import load_settings
 
@@ -31,7 +32,6 @@ STRIP = (
 )
 
 
-LATE_INTERVALS = 3  # a pack this many intervals late has stopped
 AMBER, RED = "#7a4b00", "#a11212"
 TEXT_MAX = 300  # characters of what comes from Redis
 
@@ -77,7 +77,7 @@ async def targets_latest(record: AssetCheckExecutionRecord, loading_context: Any
     """
     limit_sec = RENEWED_AFTER_SEC if record.key.name == SOUND else 0
     age_sec = time.time() - record.create_timestamp
-    if -CLOCK_SKEW_SEC <= age_sec <= limit_sec + LATE_INTERVALS * load_settings().proof_interval_sec:
+    if -CLOCK_SKEW_SEC <= age_sec <= limit_sec + PACK_INTERVALS * load_settings().proof_interval_sec:
         return True
     return await stock_targets_latest(record, loading_context)
 
