@@ -25,6 +25,16 @@ from resources.redis_store import Publication, RedisStore
 CYCLE_ID_TAG = "quantum/cycle_id"
 ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
 CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
+WORDS = (  # fields that are told with a materialization, beside the numbers that are plotted
+    "harvest_action",
+    "regime",
+    "reason",
+    "source",
+    "last_plan_id",
+    "last_decision",
+    "last_reason",
+    "last_evidence",
+)
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
 log = logging.getLogger("quantum.publish")
@@ -167,7 +177,7 @@ def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
     numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
-    words = {name: str(row[name]) for name in ("harvest_action", "regime", "reason", "source") if row.get(name)}
+    words = {name: str(row[name]) for name in WORDS if row.get(name)}
     codes = {"reason_codes": ",".join(row["reason_codes"])} if row.get("reason_codes") else {}
     return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
 

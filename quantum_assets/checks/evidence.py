@@ -175,7 +175,7 @@ class Evidence:
             Something else stands under the key.
         """
         wanted = count or ENTRIES_PER_SYMBOL * len(self.symbols) + ENTRIES_SPARE
-        of_all = not self.keys.cluster or name in ("stream_plans", "stream_governor_events")
+        of_all = not self.keys.cluster or name == "stream_plans"
         keys = {self.keys.of(name)} if of_all else {self.keys.of(name, symbol) for symbol in self.symbols}
         entries: list[Entry] = []
         for key, reply in zip(
@@ -216,14 +216,13 @@ class Evidence:
         return self._records(BLOCK)
 
     def _records(self, table: Table) -> dict[str, Record]:
-        pattern = self.keys.of(table.key, "*")
-        before = len(pattern.partition("*")[0])
-        after = len(pattern.partition("*")[2])
+        pattern = self.keys.of_plan(table.key, "*", "*")
+        before = len(self.keys.of_plan(table.key, "", "")) if not self.keys.cluster else 0
         names = sorted(set(self._scan(pattern)))
         replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
         found = {}
         for name, reply, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True):
-            plan_id = name[before : len(name) - after].decode(errors="replace")
+            plan_id = (name[before:] if not self.keys.cluster else name.rpartition(b"}:")[2]).decode(errors="replace")
             if isinstance(reply, Exception):
                 found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
             elif reply:  # else it has expired since

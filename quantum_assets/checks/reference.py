@@ -205,3 +205,38 @@ def permit_hint(score: float | None, *, threshold: float, min_factor: float, max
         "eff_action": "DOWNSIZE",
         "extra_cooldown_sec": round((1 - score) * max_cooldown_sec),  # Python rounds half to even, as the specification wants
     }
+
+
+def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    """Name the first gate of specification section 7 that a plan meets, empty when it meets none; unknown numbers are ``None``."""
+
+    def too_old(age: float | None) -> bool:
+        return age is None or not -5 <= age <= limits["max_data_age_sec"]
+
+    opening, amount, cap, size = not case["closing"], case["amount"], case["target_usd"], case["position_notional_usd"]
+    day_limit = limits["max_notional_per_day_usd"] if case["in_usd"] else limits["max_qty_per_day"]
+    if case["unreadable"]:
+        return "evaluation_error"
+    if opening:
+        if case["kill_switch"]:
+            return "kill_switch_active"
+        if case["disarmed"]:
+            return "disarmed"
+        if case["risk_guard"]:
+            return f"risk_guard_{case['risk_guard']}"
+        for asset in ("market_state", "harvest_proposal", "position"):
+            if too_old(case[f"{asset}_age_sec"]):
+                return f"stale_{asset}"
+    if case["non_live"] and not limits["allow_synthetic"]:
+        return "synthetic_data"
+    if opening and (case["kill_score"] is None or case["kill_score"] >= limits["kill_score_critical"]):
+        return "kill_score_critical_non_close"
+    if case["permits_hour"] is None or case["permits_hour"] >= limits["max_exec_per_hour"]:
+        return "hourly_limit_exceeded"
+    if case["permits_5min"] is None or case["permits_5min"] >= limits["max_exec_per_5min"]:
+        return "burst_limit_exceeded"
+    if amount is None or case["day_total"] is None or case["day_total"] + amount > day_limit:
+        return "daily_limit_exceeded"
+    if opening and cap is not None and (size is None or size > cap):
+        return "p29_allocation_cap"
+    return ""

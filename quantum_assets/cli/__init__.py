@@ -25,6 +25,7 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "prove": ("quantum_assets.cli.prove", "prove"),
     "watch": ("quantum_assets.cli.watch", "watch"),
     "alerts": ("quantum_assets.cli.alerts", "alerts"),
+    "explain": ("quantum_assets.cli.explain", "explain"),
     "replay": ("quantum_assets.cli.replay", "replay"),
     "calc": ("quantum_assets.cli.calc", "calc"),
     "regime": ("quantum_assets.cli.regime", "regime"),

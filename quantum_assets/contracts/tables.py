@@ -37,6 +37,9 @@ PROPOSAL_STREAM_MAXLEN = 10_000
 ALLOCATION_STREAM_MAXLEN = 1_000
 
 
+NO_SYMBOL = "-"  # stands for the symbol of a plan that names none
+
+
 @dataclass(frozen=True)
 class Keys:
     """All key names, from one set of templates.
@@ -118,6 +121,17 @@ class Keys:
         if self.cluster and symbol and name.startswith("stream_"):
             return f"{before}:{tagged}"
         return f"{before}{tagged}{after}" if hole else before
+
+    def of_plan(self, name: str, symbol: str, plan_id: str) -> str:
+        """Give the key called ``name`` of one plan; in a cluster it lies beside the keys of its symbol.
+
+        Raises
+        ------
+        KeyError
+            No template has that name.
+        """
+        before, _, _ = self._around[name]
+        return f"{before}{{{symbol or NO_SYMBOL}}}:{plan_id}" if self.cluster else f"{before}{plan_id}"
 
     @cached_property
     def _around(self) -> dict[str, tuple[str, str, str]]:
@@ -372,6 +386,8 @@ GOVERNOR_STATE = Table(
         Field("last_decision", choice("", "PERMIT", "BLOCK"), "", "its outcome"),
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),
+        Field("last_gate", TEXT, "", "number of the gate that shut, as spec section 7 counts them"),
+        Field("last_evidence", TEXT, "", "JSON: what that plan was judged by, and the limits' counts before and after"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
         Field("permits_hour", INTEGER, "permits", "granted within 3600 s", Change.EXACT, plot=True),
         Field("permits_5min", INTEGER, "permits", "granted within 300 s", Change.EXACT),

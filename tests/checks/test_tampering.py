@@ -5,7 +5,7 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from quantum_assets.contracts.tables import (
     RISK_PROPOSAL,
 )
 from resources.home import open_instance
+from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.world import (
@@ -220,6 +221,11 @@ def exceed_the_limits(world: Proven) -> None:
         world.decide(f"forged-{number}", permit=True)
 
 
+def loose(world: Proven) -> str:
+    """Give limits under which a forged decision follows from its own record."""
+    return json.dumps({**asdict(theta_of(world.store.settings)), "max_data_age_sec": 1e6, "max_notional_per_day_usd": 1e6})
+
+
 def wrong_k(world: Proven) -> None:
     row = world.row(HARVEST_PROPOSAL)
     world.forge_row(HARVEST_PROPOSAL, kill_score=0.4, harvest_action=reference.partial_action(row["R_net"]))
@@ -335,10 +341,10 @@ TAMPERINGS = (
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.set("unrelated", 1) and w.store.client.hset(w.store.keys.of("permit", "forged"), "granted", "true") and w.store.client.expire(w.store.keys.of("permit", "forged"), 50), named="forged"),
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.delete(w.store.keys.of("permit", PLAN)), named=PLAN),
     Tampering("governor_permit/limits_hold", exceed_the_limits),
-    Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999")),
+    Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999", theta=loose(w))),
     Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, sources="replay"), named="forged"),
     Tampering("governor_permit/hints_recomputed", lambda w: w.forge(GOVERNOR_STATE, eff_factor="0.5000", downsize_factor="0.5000")),
-    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300"), named="forged"),
+    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300", theta=loose(w)), named="forged"),
     Tampering(
         "governor_permit/permit_as_decided",
         lambda w: w.store.client.hset(w.store.keys.of("permit", PLAN), "computed_qty", "1.0"),
@@ -346,7 +352,10 @@ TAMPERINGS = (
     ),
     Tampering("governor_permit/limits_hold", lambda w: w.store.client.lpush("quantum:governor:exec:ETHUSDT", w.store.clock().timestamp())),
     Tampering("governor_permit/permit_lifetime", lambda w: w.store.client.persist(w.store.keys.of("permit", PLAN)), named=PLAN),
-    Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf"), named="forged"),
+    Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf", error="forged"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, unreadable="1"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, theta="{}x"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, day_total="4999.9"), named="forged"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
