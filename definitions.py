@@ -119,8 +119,9 @@ def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
     renewed = timedelta(seconds=settings.max_publish_age_sec + 2 * settings.publish_interval_sec)
     fast = dg.FreshnessPolicy.time_window(fail_window=2 * renewed, warn_window=renewed)
     slow = renewed + timedelta(seconds=settings.marketstate_publish_interval)
+    ours = ("capital_efficiency",) if settings.efficiency_mode == "enforce" else ()
     return {
-        **dict.fromkeys(("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit"), fast),
+        **dict.fromkeys(("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit", *ours), fast),
         "market_state": dg.FreshnessPolicy.time_window(fail_window=2 * slow, warn_window=slow),
     }
 

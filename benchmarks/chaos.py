@@ -116,7 +116,7 @@ class Market(World):
         self.drift *= np.exp(self.rng.normal(0, 0.002, len(self.drift)))
         super().move()
         # The pack's own try of `quantum once` is a cycle beside the loop by design; here cycles must not overlap.
-        tried = json.dumps({"at": time.time(), "exit_code": 0, "last_line": "kept out by the trial"})
+        tried = json.dumps({"at": time.time() - MOVE_EVERY_SEC, "exit_code": 0, "last_line": "kept out by the trial"})
         self.store.run("keeping the single cycle out", [("SET", self.store.keys.of("single_cycle"), tried)])
         plan_id, symbol = f"chaos-{len(self.plans)}", self.symbols[len(self.plans) % len(self.symbols)]
         plan = ("plan_id", plan_id, "symbol", symbol, "action", "PARTIAL_25", "decision", "EXECUTE", "qty", 0.001)
@@ -381,7 +381,7 @@ def doubled(entries: Sequence[Entry], records: Sequence[dg.RunRecord]) -> list[s
     ids = Counter(one.dagster_run.tags.get(CYCLE_ID_TAG) for one in runs)
     found = [f"cycle id {name} on {count} runs" for name, count in ids.items() if count > 1]
     found += [
-        f"overlap: run {first.dagster_run.run_id} had not ended when {then.dagster_run.run_id} began"
+        f"overlap: run {first.dagster_run.run_id} had not ended when {then.dagster_run.run_id} {then.dagster_run.tags} began"
         for first, then in pairwise(runs)
         if (first.end_time or math.inf) > (then.start_time or 0)
     ]

@@ -15,6 +15,7 @@ from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
 from benchmarks.live import Configuration, Live, Sample, running
 from benchmarks.report import main, say, spread
+from resources.io_manager import ONCE_TAG
 from sensors.cycle import CYCLE_JOB_NAME, NOT_DUE
 
 INTERVAL_SEC, LATE_SEC = 10.0, 11.0  # cycles are asked for every 10 s; a gap 10 % longer is late
@@ -65,13 +66,15 @@ def figures(live: Live, first: Sample, last: Sample, symbols: int) -> dict[str, 
     """Read the figures of exactly those cycles that finished between two looks."""
     job = dg.RunsFilter(job_name=CYCLE_JOB_NAME)
     records = live.instance.get_run_records(job, ascending=True)
-    done = [record for record in records if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS][first.cycles : last.cycles]
+    by_hand = [record for record in records if ONCE_TAG in record.dagster_run.tags]
+    successes = [record for record in records if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS]
+    done = [record for record in successes[first.cycles : last.cycles] if record not in by_hand]
     failed = [record for record in records if record.dagster_run.status is dg.DagsterRunStatus.FAILURE]
     if not done:
         return {"cycles": 0, "failed_runs": len(failed)}
     ticks = live.ticks()
     begun = {run_id: tick.timestamp for tick in ticks for run_id in tick.run_ids}
-    cycles = [Cycle.read(live.instance, record, begun[record.dagster_run.run_id], symbols) for record in done]
+    cycles = [Cycle.read(live.instance, record, begun[record.dagster_run.run_id], symbols, by_hand) for record in done]
     gaps = np.diff([one.tick for one in cycles])
     return {
         "cycles": len(cycles),
@@ -101,12 +104,24 @@ class Cycle(NamedTuple):
     skipped: int
 
     @classmethod
-    def read(cls, instance: dg.DagsterInstance, record: dg.RunRecord, tick: float, symbols: int) -> "Cycle":
-        """Read all events of a run."""
+    def read(
+        cls, instance: dg.DagsterInstance, record: dg.RunRecord, tick: float, symbols: int, by_hand: Sequence[dg.RunRecord]
+    ) -> "Cycle":
+        """Read all events of a run.
+
+        A symbol that `quantum once` published since the tick before has nothing new to publish: it is not skipped.
+        """
         logs = instance.all_logs(record.dagster_run.run_id)
         events = [(entry.timestamp, entry.dagster_event) for entry in logs if entry.dagster_event is not None]
         made = [(when, event) for when, event in events if event.is_step_materialization]
-        pairs = {(event.asset_key.to_user_string(), event.partition) for _, event in made if event.asset_key is not None}
+        until = record.end_time or 0
+        other = [one.dagster_run.run_id for one in by_hand if tick - INTERVAL_SEC <= (one.end_time or 0) <= until]
+        elsewhere = [entry.dagster_event for run_id in other for entry in instance.all_logs(run_id)]
+        pairs = {
+            (event.asset_key.to_user_string(), event.partition)
+            for event in (*(event for _, event in made), *elsewhere)
+            if event is not None and event.is_step_materialization and event.asset_key is not None
+        }
         complete = set.intersection(*({symbol for asset, symbol in pairs if asset == due} for due in ALWAYS_DUE))
         return cls(
             tick=tick,

@@ -28,6 +28,7 @@ from resources.settings import Settings
 
 STREAM_MAXLEN = 10_000
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0
+ATTEMPTS_IN_A_ROW = 4  # then the messages of other alerts are tried first
 KEPT_SEC = 86400.0  # an alert that could not be delivered within a day is given up, and counted
 SECRET_CHARS_MIN = 3  # shorter parts of a URL are no secrets, and hiding them would garble every text
 ERROR_CHARS_MAX = 300
@@ -265,7 +266,7 @@ class Outbox:
             self.sink.prepare()
         except DeliveryError as error:
             self._failed(error)
-        pause = 0.0
+        pause, refused = 0.0, 0
         while (message := self._next(pause)) is not None:
             if self.clock().timestamp() - message.at > KEPT_SEC:
                 self._leave(given_up=True)
@@ -274,9 +275,11 @@ class Outbox:
                 self.sink.deliver(message)
             except DeliveryError as error:
                 self._failed(error)
-                pause = min(2 * pause or self.first_pause_sec, LONGEST_PAUSE_SEC)
+                pause, refused = min(2 * pause or self.first_pause_sec, LONGEST_PAUSE_SEC), refused + 1
+                if refused % ATTEMPTS_IN_A_ROW == 0:
+                    self._let_others_pass(message)
                 continue
-            pause = 0.0
+            pause, refused = 0.0, 0
             self._leave(given_up=False)
 
     def _next(self, pause: float) -> Message | None:
@@ -285,6 +288,12 @@ class Outbox:
             self._changed.wait_for(lambda: self._ending, pause)
             self._changed.wait_for(lambda: self._ending or self._queue)
             return None if self._ending else self._queue[0]
+
+    def _let_others_pass(self, message: Message) -> None:
+        """Put a message behind those of other alerts: the service may refuse this one only. Its own alert stays in order."""
+        with self._changed:
+            same = [one for one in self._queue if one.alert == message.alert]
+            self._queue = deque([*(one for one in self._queue if one.alert != message.alert), *same])
 
     def _failed(self, error: DeliveryError) -> None:
         log.warning("%s: %s", self.sink.name, error)

@@ -15,6 +15,7 @@ import yaml
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 from circus.stream import StdoutStream
+from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 
 from resources.home import prepare_home
@@ -67,6 +68,51 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
         )
         sys.stderr.writelines(f"{self.name:>{self.WIDTH}} | {line}\n" for line in lines)
         sys.stderr.flush()
+
+
+class OwnedRedirector(Redirector):  # type: ignore[misc]
+    """Reads what processes print through descriptors of its own, until they have all been closed.
+
+    Circus closes the pipe of a process it finds dead, and goes on listening to its number. Another process's pipe then gets that
+    number, and the dead one can never be started again: "fd 23 added twice" (seen when the watcher was killed).
+    """
+
+    def add_redirections(self, process: Any) -> None:
+        """Listen to a process that was started."""
+        for name, pipe in self.get_process_pipes(process):
+            fd = os.dup(pipe.fileno())
+            self.pipes[fd] = name, process, pipe
+            if self.running:
+                self._start_one(fd, name, process, pipe)
+        process.redirected = True
+
+    def remove_redirections(self, process: Any) -> None:
+        """Listen to a process no more."""
+        for fd in [fd for fd, (_, owner, _) in self.pipes.items() if owner is process]:
+            self.remove_fd(fd)
+        process.redirected = False
+
+    def remove_fd(self, fd: int) -> None:
+        """Give one descriptor back; one that was given back already is another's."""
+        if fd in self.pipes:
+            super().remove_fd(fd)
+            os.close(fd)
+
+    def stop(self) -> int:
+        """Give all of them back."""
+        count = len(self.pipes)
+        for fd in list(self.pipes):
+            self.remove_fd(fd)
+        self.running = False
+        return count
+
+
+class OwningWatcher(Watcher):  # type: ignore[misc]
+    """A watcher whose output goes through :class:`OwnedRedirector`."""
+
+    @property
+    def _redirector_class(self) -> type[Redirector]:
+        return OwnedRedirector
 
 
 def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_port: int | None = None) -> list[Process]:
@@ -181,7 +227,7 @@ def supervisor(listed: Sequence[Process], home: Path) -> Supervisor:
             "after_reap": (restarts.after_reap, False),
         }
         watchers.append(
-            Watcher(
+            OwningWatcher(
                 process.name,
                 sys.executable,
                 copy_env=True,

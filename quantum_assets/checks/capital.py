@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from math import isclose
 
 import numpy as np
 
 from quantum_assets.checks import reference
-from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
+from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence, is_present
 from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
 from quantum_assets.contracts.reading import State
@@ -39,6 +41,30 @@ def proof(
 ) -> Proof:
     """Build one of this module's proofs."""
     return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge, per_symbol)
+
+
+def if_ours(shared: Proof) -> Proof:
+    """Judge the hash only where we write it: with EFFICIENCY_MODE=enforce. Another producer's is foreign, see ``readable``."""
+
+    def judge(evidence: Evidence) -> Finding:
+        mode = evidence.settings.efficiency_mode
+        if mode != "enforce":
+            return Finding(f"not published by us (EFFICIENCY_MODE={mode})", "judged with EFFICIENCY_MODE=enforce", 0)
+        return shared.judge(evidence)
+
+    return replace(shared, judge=judge)
+
+
+def efficiency_recomputed(evidence: Evidence) -> Finding:
+    """Score, pressure and weight follow from the inputs that are published with them."""
+    judged = []
+    for symbol, row in evidence.rows(CAPITAL_EFFICIENCY).items():
+        told, largest = compare(row, reference.efficiency(row))
+        allowed = row["p30_conf"] if row["inputs_ok"] else row["p30_conf"] / 2
+        if not told and row["confidence"] > allowed and not isclose(row["confidence"], allowed):
+            told = f"confidence {row['confidence']!r}, its inputs allow {allowed!r} at most"
+        judged.append((symbol, told, largest))
+    return recomputation(judged)
 
 
 def readable(evidence: Evidence) -> Finding:
@@ -146,6 +172,18 @@ def based(evidence: Evidence) -> list[str]:
 
 PROOFS = (
     proof("readable", "Every efficiency hash that is there can be read.", readable, "WARN", asset=CAPITAL_EFFICIENCY.asset),
+    calc_only_imports(CAPITAL_EFFICIENCY.asset),
+    if_ours(contract(CAPITAL_EFFICIENCY, lambda evidence: evidence.symbols)),
+    if_ours(lifetime(CAPITAL_EFFICIENCY)),
+    if_ours(fresh(CAPITAL_EFFICIENCY.asset)),
+    if_ours(
+        proof(
+            "recomputed",
+            "Recomputed plainly, score, pressure and weight come out as published.",
+            efficiency_recomputed,
+            asset=CAPITAL_EFFICIENCY.asset,
+        )
+    ),
     calc_only_imports(ALLOCATION_TARGET.asset),
     contract(ALLOCATION_TARGET, based),
     lifetime(ALLOCATION_TARGET),

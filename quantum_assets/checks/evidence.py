@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.schema import ContractError, Table
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     BLOCK,
@@ -303,7 +303,7 @@ class Evidence:
             with suppress(ValueError, TypeError):
                 last = SingleCycle(**json.loads(reply))
                 remembered_sec = SINGLE_CYCLE_EVERY_SEC if last.exit_code == 0 else FAILURE_REMEMBERED_SEC
-                if self._hurried or 0 <= self.now - last.at < remembered_sec:
+                if self._hurried or -CLOCK_SKEW_SEC <= self.now - last.at < remembered_sec:
                     return last
         if self._hurried:
             msg = "the pack has not tried `quantum once` in the last 20 minutes; look whether its sensor `proofs` runs"

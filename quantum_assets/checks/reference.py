@@ -191,6 +191,22 @@ def partial_action(r_net: float) -> str:
     return "PARTIAL_75" if r_net >= 6 else "PARTIAL_50" if r_net >= 4 else "PARTIAL_25" if r_net >= 2 else "NONE"
 
 
+def efficiency(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute capital efficiency from the inputs it repeats, the averages included."""
+    target = max(row["p29_target_usd"], 1)
+    v, d = row["volatility_ewma"] / target, row["dd_proxy"] / target
+    raw = clip(row["p30_perf"], 0, 1) / (1 + 0.8 * v + 1.2 * d + 0.6 * row["hold_time_penalty"])
+    ewma = row["efficiency_ewma"]
+    rising, falling = ewma >= 0.65 and row["p30_conf"] >= 0.5, ewma <= 0.35 or d > 0.5
+    return {
+        "efficiency_raw": raw,
+        "efficiency_score": clip(raw, 0, 1),
+        "capital_pressure": "INCREASE" if rising else "DECREASE" if falling else "HOLD",
+        "reallocation_weight": clip(2 * (ewma - 0.5), -1, 1) * row["confidence"],
+        "inputs_ok": not row["stale_flags"],
+    }
+
+
 def multiplier(score: float, *, base: float, scale: float, low: float, high: float) -> float:
     """Give the allocation multiplier of a trusted efficiency score."""
     return clip(base + scale * (score - 0.5), low, high)

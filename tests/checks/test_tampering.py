@@ -12,14 +12,17 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from quantum_assets.checks import capital, market_state, reference
+from definitions import PUBLISHED_TABLES, assemble, freshness_badges
+from quantum_assets.checks import asset_checks, capital, market_state, reference
 from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
 from quantum_assets.checks.pack import PROOFS, run
+from quantum_assets.checks.proof import SOUND
 from quantum_assets.cli.prove import catalogue
 from quantum_assets.contracts.codecs import EPOCH
 from quantum_assets.contracts.schema import Table
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
+    CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
     MARKET_STATE,
@@ -31,7 +34,9 @@ from resources.home import open_instance
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
+    QUIET,
     random_closes,
     real_closes,
     run_cycle,
@@ -209,6 +214,18 @@ def renew_for_no_reason(world: Proven) -> None:
         )
 
 
+def enforced(tamper: Callable[[Proven], None]) -> Callable[[Proven], None]:
+    """Let the product write capital efficiency itself, then tamper."""
+
+    def do(world: Proven) -> None:
+        settings = world.store.settings.model_copy(update={"efficiency_mode": "enforce"})
+        world.store = RedisStore(settings, world.store.clock, world.store.client)
+        run_cycle(world.store, world.instance)
+        tamper(world)
+
+    return do
+
+
 def break_once(world: Proven) -> None:
     world.store.client.delete(world.store.keys.of("single_cycle"))
     home = world.store.settings.quantum_home
@@ -324,6 +341,12 @@ TAMPERINGS = (
     Tampering("harvest_proposal/recomputed", lambda w: w.forge_row(HARVEST_PROPOSAL, risk_unit=w.row(HARVEST_PROPOSAL)["risk_unit"] * 2)),
     Tampering("harvest_proposal/rate_limited", renew_for_no_reason),
     Tampering("capital_efficiency/readable", spoil_efficiency),
+    Tampering("capital_efficiency/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/efficiency.py", "import os"), named="quantum_assets.kernels.efficiency"),
+    Tampering("capital_efficiency/contract", enforced(lambda w: w.stretch(CAPITAL_EFFICIENCY, "dd_proxy"))),
+    Tampering("capital_efficiency/lifetime", enforced(lambda w: w.store.client.persist(w.key(CAPITAL_EFFICIENCY)))),
+    Tampering("capital_efficiency/fresh", enforced(lambda w: w.age(CAPITAL_EFFICIENCY, 100))),
+    Tampering("capital_efficiency/recomputed", enforced(lambda w: w.forge_row(CAPITAL_EFFICIENCY, reallocation_weight=0.3))),
+    Tampering("capital_efficiency/recomputed", enforced(lambda w: w.forge_row(CAPITAL_EFFICIENCY, confidence=0.9))),
     Tampering("allocation_target/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/allocation.py", "import requests"), named="quantum_assets.kernels.allocation"),
     Tampering("allocation_target/contract", lambda w: w.stretch(ALLOCATION_TARGET, "base_target")),
     Tampering("allocation_target/lifetime", lambda w: w.store.client.persist(w.key(ALLOCATION_TARGET))),
@@ -368,6 +391,13 @@ def test_on_a_healthy_world_every_proof_holds(proven: Proven) -> None:
     assert proven.red() == {}
 
 
+def test_every_proof_holds_also_where_we_write_the_efficiency_ourselves(proven: Proven) -> None:
+    """EFFICIENCY_MODE=enforce brings four proofs to bear that otherwise have nothing to judge."""
+    enforced(lambda _: None)(proven)
+    assert proven.red() == {}
+    assert proven.verdicts("capital_efficiency/recomputed")["capital_efficiency/recomputed"].finding.judged == len(SYMBOLS)
+
+
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.title)
 def test_exactly_the_right_proof_goes_red(proven: Proven, tampering: Tampering) -> None:
     """A check that cannot fail is a bug, and one that fails for everything says nothing."""
@@ -392,6 +422,35 @@ def test_a_proof_that_cannot_be_evaluated_has_failed(proven: Proven) -> None:
     assert not found.passed
     assert not found.evaluated
     assert "not a stream" in found.finding.observed or "WRONGTYPE" in found.finding.observed
+
+
+def sounds(world: Proven) -> dict[tuple[str, str], bool]:
+    """Run the pack as its sensor does; give what was recorded of single symbols."""
+    world.monkeypatch.setattr(asset_checks, "LOOK_AGAIN_SEC", 0)
+    job = assemble(world.store).resolve_job_def(PROOFS_JOB_NAME)
+    result = job.execute_in_process(instance=world.instance, run_config=QUIET)
+    found = [event.event_specific_data for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
+    return {(one.asset_key.to_user_string(), one.partition): one.passed for one in found if one.check_name == SOUND}
+
+
+def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> None:
+    """Who opens one symbol sees its own state; an hour of unchanged checks of 566 symbols would bury the changes."""
+    everything = {(asset, symbol): True for asset in asset_checks.ASSETS for symbol in SYMBOLS}
+    assert sounds(proven) == everything
+    assert sounds(proven) == {}
+    proven.store.client.persist(proven.key(MARKET_STATE))
+    assert sounds(proven) == {("market_state", VICTIM): False}
+    assert sounds(proven) == {}
+    proven.store.client.expire(proven.key(MARKET_STATE), 500)
+    assert sounds(proven) == {("market_state", VICTIM): True}
+
+
+def test_every_asset_of_the_loop_has_a_badge() -> None:
+    """An asset without one looks fresh for ever."""
+    external, enforced_ = (freshness_badges(load_settings(efficiency_mode=mode)) for mode in ("external", "enforce"))
+    published = set(PUBLISHED_TABLES)
+    assert set(external) == published - {"capital_efficiency"}
+    assert set(enforced_) == published
 
 
 def test_the_list_of_proofs_is_the_one_in_docs() -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -206,6 +207,31 @@ def test_pauses_between_attempts_grow(clock, outbox):
     assert pauses[0] >= 0.05
     assert pauses[1] >= 0.1
     assert pauses[2] >= 0.2
+
+
+def test_a_message_a_service_refuses_holds_up_no_other_alert(clock, outbox):
+    """One text too long for a pager once kept every later alert waiting for a day; what belongs together stays in order."""
+    taken: list[tuple[str, str]] = []
+
+    class Picky:
+        name = identity = "picky"
+
+        def prepare(self) -> None:
+            pass
+
+        def deliver(self, one: Message) -> None:
+            if one.alert == "refused":
+                text = "too long"
+                raise DeliveryError(text)
+            taken.append((one.alert, one.event))
+
+    box = outbox(Picky(), first_pause_sec=0.01)
+    refused = [replace(message(clock, event=event), alert="refused") for event in ("raised", "cleared")]
+    others = [replace(message(clock, event=event), alert="other") for event in ("raised", "cleared")]
+    box.put([refused[0], others[0], refused[1], others[1]])
+    assert within(5, lambda: len(taken) == 2)
+    assert taken == [("other", "raised"), ("other", "cleared")]
+    assert [one.event for one in box.undelivered()] == ["raised", "cleared"]
 
 
 def test_a_message_that_could_not_be_delivered_within_a_day_is_given_up_and_counted(http_sink, clock, outbox):

@@ -4,11 +4,13 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -80,6 +82,48 @@ def test_a_pause_holds_up_no_other_process_and_no_stop(tmp_path: Path) -> None:
         read_until("steady died (")
         supervisor.send_signal(signal.SIGTERM)
         assert supervisor.wait(30) == 0
+
+
+MANY = """
+import sys
+from pathlib import Path
+from resources import stack
+stack.LONGEST_PAUSE_SEC = 0
+talker = "import subprocess, time\\nsubprocess.Popen(['sleep', '3'])\\nprint('here', flush=True)\\ntime.sleep(600)"
+listed = [stack.Process(f"talker{number}", (sys.executable, "-c", talker)) for number in range(6)]
+stack.supervisor(listed, Path(sys.argv[1])).start()
+"""
+
+
+def test_processes_that_are_killed_together_all_come_back(tmp_path: Path) -> None:
+    """One once stayed dead: a dead process's child held its pipe, whose number was listened to when another's new pipe got it."""
+    rng = np.random.default_rng(3)
+    with (
+        (tmp_path / "log").open("w") as printed,
+        subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path)], stderr=printed) as supervisor,
+    ):
+        root = psutil.Process(supervisor.pid)
+
+        def talkers() -> list[psutil.Process]:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                with suppress(psutil.NoSuchProcess):
+                    found = [one for one in root.children() if one.status() != psutil.STATUS_ZOMBIE]
+                    if len(found) == 6:
+                        return found
+                time.sleep(0.02)
+            pytest.fail(f"not all live: {(tmp_path / 'log').read_text()[-2000:]}")
+
+        try:
+            for _ in range(10):
+                for one in rng.choice(np.array(talkers(), dtype=object), size=3, replace=False):
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()
+                time.sleep(float(rng.uniform(0.2, 0.6)))
+            talkers()
+        finally:
+            supervisor.kill()
+    assert "added twice" not in (tmp_path / "log").read_text()
 
 
 def test_the_supervisor_keeps_neither_dagster_nor_celery_in_memory() -> None:
