@@ -17,6 +17,7 @@ from quantum_assets.contracts.tables import (
     HARVEST_PROPOSAL,
     MARKET_STATE,
     POSITION,
+    RISK_GUARD,
     RISK_PROPOSAL,
 )
 from quantum_assets.external import EXTERNAL_ASSETS
@@ -24,6 +25,7 @@ from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
 from quantum_assets.market_state import market_state
 from quantum_assets.position import position
+from quantum_assets.risk_guard import risk_guard
 from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
@@ -42,6 +44,7 @@ ASSETS = (
     harvest_proposal,
     capital_efficiency,
     allocation_target,
+    risk_guard,
     governor_permit,
     symbol_chart,
 )
@@ -54,6 +57,7 @@ PUBLISHED_TABLES = {
         HARVEST_PROPOSAL,
         CAPITAL_EFFICIENCY,
         ALLOCATION_TARGET,
+        RISK_GUARD,
         GOVERNOR_STATE,
     )
 }
@@ -121,7 +125,9 @@ def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
     slow = renewed + timedelta(seconds=settings.marketstate_publish_interval)
     ours = ("capital_efficiency",) if settings.efficiency_mode == "enforce" else ()
     return {
-        **dict.fromkeys(("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit", *ours), fast),
+        **dict.fromkeys(
+            ("position", "risk_proposal", "harvest_proposal", "allocation_target", "risk_guard", "governor_permit", *ours), fast
+        ),
         "market_state": dg.FreshnessPolicy.time_window(fail_window=2 * slow, warn_window=slow),
     }
 

@@ -28,6 +28,7 @@ KERNELS_OF = {  # module -> the asset whose formula it is; one that is not liste
     "efficiency": "capital_efficiency",
     "efficiency_hint": "capital_efficiency",
     "allocation": "allocation_target",
+    "risk_guard": "risk_guard",
     "governor": "governor_permit",
     "permit_hint": "governor_permit",
 }
@@ -61,6 +62,7 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
         claim="Every hash that is due is there with all its fields, each in its format, unchanged since it was published.",
         broken_by=f"{table.asset}/contract",
         judge=judge,
+        per_symbol=not table.of_account,
     )
 
 
@@ -96,6 +98,7 @@ def lifetime(table: Table) -> Proof:
         claim="Every hash expires by itself, so that a dead publisher's values vanish.",
         broken_by=f"{table.asset}/lifetime",
         judge=judge,
+        per_symbol=not table.of_account,
     )
 
 

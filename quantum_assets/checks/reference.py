@@ -5,13 +5,14 @@ the defaults of the specification are here; what settings may change comes in as
 
 References
 ----------
-Spec sections 2, 3, 4, 6 and 7.
+Spec sections 2, 3, 4, 6, 7 and 8.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from statistics import fmean
@@ -256,3 +257,27 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
     if opening and cap is not None and (size is None or size > cap):
         return "p29_allocation_cap"
     return ""
+
+
+def risk_guards(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute shares and guards from the numbers the risk guard repeats.
+
+    An input that cannot be used is left empty and named in ``errors``; an equity that is empty and not named is missing.
+    """
+    equity, peak, pnl = (None if row[name] is None else Fraction(row[name]) for name in ("equity", "peak", "daily_pnl"))
+    age, losses, rounding = row["equity_age_sec"], row["consecutive_losses"], Fraction(1, 10**12)
+    drawdown = None if equity is None or not peak else max((peak - equity) / peak, Fraction(0))
+    loss = None if equity is None or equity <= 0 or pnl is None else max(-pnl / equity, Fraction(0))
+
+    fresh = equity is not None and equity > 0 and age is not None and -5 <= age <= 300
+    found = [] if fresh or "equity" in row["errors"] else ["EQUITY_STALE"]
+    for guard, share, limit in (("DAILY_LOSS", loss, 25), ("DRAWDOWN", drawdown, 80), ("EMERGENCY_FLATTEN", drawdown, 100)):
+        if fresh and share is not None and share > Fraction(limit, 1000) + rounding:
+            found.append(guard)
+    if losses is not None and losses >= 3:
+        found.append("CONSEC_LOSS")
+    return {
+        "triggered": found,
+        "drawdown": None if drawdown is None else float(drawdown),
+        "daily_loss": None if loss is None else float(loss),
+    }

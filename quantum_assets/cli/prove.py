@@ -25,6 +25,7 @@ GROUPS = (
     "harvest_proposal",
     "capital_efficiency",
     "allocation_target",
+    "risk_guard",
     "governor_permit",
     "all",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,9 +33,21 @@ TRACKED_TTL_SEC = 30 * 86400  # peaks and stops of a position must outlive any o
 PERMIT_TTL_SEC = 60
 BLOCK_TTL_SEC = 3600
 SEEN_TTL_SEC = 86400  # a plan_id is decided once within a day
+DISARM_TTL_SEC = 48 * 3600  # marker of the day; what keeps the governor disarmed has no lifetime, only a person ends it
 
 PROPOSAL_STREAM_MAXLEN = 10_000
 ALLOCATION_STREAM_MAXLEN = 1_000
+EVENTS_STREAM_MAXLEN = 10_000  # of the governor's and of risk events
+
+KILL = "quantum:kill"
+_HOLE = re.compile(r"\{(symbol|plan_id|guard|date)\}")
+_UNTAGGED = ("{guard}", "{date}")  # neither is anybody's slot
+ONE_SLOT = frozenset(
+    {
+        *("disarmed", "disarm", "governor_errors", "stream_governor_events"),  # with the kill switch, by resources/switches.py
+        *("guard_active", "stream_risk_events"),  # by resources/guards.py
+    }
+)
 
 
 NO_SYMBOL = "-"  # stands for the symbol of a plan that names none
@@ -47,7 +60,9 @@ class Keys:
     Attributes
     ----------
     cluster
-        Wrap the symbol in braces, so that the keys of one symbol share a Redis Cluster slot; streams become per symbol.
+        Wrap the symbol in braces, so that the keys of one symbol share a Redis Cluster slot; streams become per symbol. Keys that
+        are no symbol's but written together (:data:`ONE_SLOT`) end in ``:{quantum:kill}`` and share the slot of ``quantum:kill``,
+        which keeps its name: a person types it in an emergency.
     marketstate_prefix, risk_prefix, harvest_prefix, marketstate_stream
         The names operators may rename (MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME).
     """
@@ -68,6 +83,8 @@ class Keys:
             "capital_efficiency": "quantum:capital:efficiency:{symbol}",
             "allocation_target": "quantum:allocation:target:proposed:{symbol}",
             "governor_state": "quantum:governor:state:{symbol}",
+            "risk_guard": "quantum:risk:guard:state",
+            "guard_active": "quantum:risk:guard_active:{guard}",
             "permit": "quantum:permit:{plan_id}",
             "block": "quantum:governor:block:{plan_id}",
             # kept by us between cycles
@@ -76,6 +93,11 @@ class Keys:
             "permits_granted": "quantum:governor:exec:{symbol}",
             "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
             "seen_plan": "quantum:governor:seen:{plan_id}",
+            # switches: what stops all openings until a person or a day ends it
+            "kill": KILL,
+            "disarmed": "quantum:governor:disarmed",
+            "disarm": "quantum:governor:disarm:{date}",
+            "governor_errors": "quantum:governor:errors:{date}",
             # streams
             "stream_market_state": self.marketstate_stream,
             "stream_risk_proposal": "quantum:stream:risk.proposal",
@@ -83,6 +105,7 @@ class Keys:
             "stream_capital_efficiency": "quantum:stream:capital.efficiency",
             "stream_allocation_target": "quantum:stream:allocation.target.proposed",
             "stream_governor_events": "quantum:stream:governor.events",
+            "stream_risk_events": "quantum:stream:risk.events",
             "stream_plans": "quantum:stream:apply.plan",
             # written by others
             "raw_position": "quantum:state:positions:{symbol}",
@@ -90,7 +113,9 @@ class Keys:
             "base_target": "quantum:allocation:target:{symbol}",
             "stream_execution": "quantum:stream:execution",
             "stream_execution_result": "quantum:stream:execution.result",
-            "kill": "quantum:kill",
+            "equity": "quantum:equity:current",
+            "daily_pnl": "quantum:risk:daily_pnl:{date}",
+            "consecutive_losses": "quantum:risk:consecutive_losses",
             "candles_zset": "candles:{symbol}:1m",
             "candles_quantum": "quantum:candles:{symbol}",
             "candles_klines": "klines:{symbol}:1m",
@@ -109,7 +134,7 @@ class Keys:
         }
 
     def of(self, name: str, symbol: str = "") -> str:
-        """Give the key called ``name``, for one symbol (or plan, for the keys of plans).
+        """Give the key called ``name``, for one symbol (or for the plan, guard or UTC date its template asks for).
 
         Raises
         ------
@@ -117,7 +142,9 @@ class Keys:
             No template has that name.
         """
         before, hole, after = self._around[name]
-        tagged = f"{{{symbol}}}" if self.cluster else symbol
+        if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
+            return f"{before}{symbol if hole else ''}{after}:{{{KILL}}}"
+        tagged = f"{{{symbol}}}" if self.cluster and hole not in _UNTAGGED else symbol
         if self.cluster and symbol and name.startswith("stream_"):
             return f"{before}:{tagged}"
         return f"{before}{tagged}{after}" if hole else before
@@ -135,9 +162,12 @@ class Keys:
 
     @cached_property
     def _around(self) -> dict[str, tuple[str, str, str]]:
-        return {
-            name: template.replace("{plan_id}", "{symbol}").partition("{symbol}") for name, template in self.templates().items()
-        }
+        return {name: _split(template) for name, template in self.templates().items()}
+
+
+def _split(template: str) -> tuple[str, str, str]:
+    hole = _HOLE.search(template)
+    return (template, "", "") if hole is None else (template[: hole.start()], hole.group(), template[hole.end() :])
 
 
 CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins
@@ -422,6 +452,38 @@ BLOCK = Table(
     ),
 )
 
+GUARD_STATUSES = ("ok", "blocked", "error")
+
+RISK_GUARD = Table(
+    asset="risk_guard",
+    key="risk_guard",
+    ttl_sec=HASH_TTL_SEC,
+    doc="What the risk guard last found of the account: live guards, what cannot be judged, and the numbers behind it.",
+    kept_current=True,
+    of_account=True,
+    headline="risk guard: {status} guards={guards} errors={errors} {reason}",
+    fields=(
+        Field(
+            "status", choice(*GUARD_STATUSES), "", "error: something cannot be judged; else blocked: a guard lives", Change.EXACT
+        ),
+        Field("guards", CODES, "", "live guards, in the order of spec section 8", Change.EXACT),
+        Field("triggered", CODES, "", "guards whose condition holds now"),
+        Field("errors", CODES, "", "inputs, guards or streams that cannot be used", Change.EXACT),
+        Field("reason", TEXT, "", "the conditions that hold and the errors, in words"),
+        Field("equity", optional(FLOAT), "USD", "worth of the account, empty when missing or unusable", plot=True),
+        Field("peak", optional(FLOAT), "USD", "its highest worth, empty when missing or unusable", plot=True),
+        Field("drawdown", optional(NOT_NEGATIVE), "fraction", "of the peak, empty when unknown", plot=True),
+        Field("daily_pnl", optional(FLOAT), "USD", "profit of this UTC day, 0 before the first, empty when unusable", plot=True),
+        Field("daily_loss", optional(NOT_NEGATIVE), "fraction", "of the equity, empty when unknown", plot=True),
+        Field(
+            "consecutive_losses", optional(COUNT), "trades", "losses in a row, 0 before the first, empty when unusable", plot=True
+        ),
+        Field("equity_ts_epoch", optional(FLOAT), "s", "clock of the equity, empty when missing or unusable"),
+        Field("equity_age_sec", optional(FLOAT), "s", "its age when this was evaluated"),
+        Field("equity_source", TEXT, "", "the writer's own label, e.g. example"),
+    ),
+)
+
 TABLES = (
     POSITION,
     MARKET_STATE,
@@ -433,4 +495,5 @@ TABLES = (
     GOVERNOR_STATE,
     PERMIT,
     BLOCK,
+    RISK_GUARD,
 )

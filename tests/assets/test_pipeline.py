@@ -18,6 +18,7 @@ from tests.world import (
     run_cycle,
     write_candles,
     write_efficiency,
+    write_equity,
     write_plan,
     write_position,
     write_target,
@@ -43,6 +44,7 @@ def world(store: RedisStore) -> RedisStore:
         write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1], side="SHORT" if symbol == "ETHUSDT" else "LONG")
         write_target(store, symbol)
         write_efficiency(store, symbol)
+    write_equity(store)
     return store
 
 
@@ -55,13 +57,14 @@ def failures_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, str]
     return {}
 
 
-def test_one_cycle_materializes_and_publishes_all_seven_assets(world, instance) -> None:
+def test_one_cycle_materializes_and_publishes_all_eight_assets(world, instance) -> None:
     """The main job of the product."""
     write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
     assert run_cycle(world, instance).success
     for asset, table in PUBLISHED_TABLES.items():
-        assert materialized(instance, asset) == set(SYMBOLS), asset
-        for symbol in SYMBOLS:
+        assert materialized(instance, asset) == (set() if table.of_account else set(SYMBOLS)), asset
+        assert instance.get_latest_materialization_event(dg.AssetKey(asset)) is not None, asset
+        for symbol in table.subjects(SYMBOLS):
             if asset == "capital_efficiency":
                 continue  # another producer's, see the test of its modes
             fields = hash_of(world, table.key, symbol)
@@ -76,7 +79,7 @@ def test_all_assets_of_one_cycle_carry_its_id(world, instance) -> None:
     """Lineage across keys: a consumer can tell which market state a stop was computed from."""
     run_cycle(world, instance)
     ids = {
-        hash_of(world, table.key, "BTCUSDT")["cycle_id"]
+        hash_of(world, table.key, table.subjects(["BTCUSDT"])[0])["cycle_id"]
         for asset, table in PUBLISHED_TABLES.items()
         if asset != "capital_efficiency"
     }

@@ -19,7 +19,7 @@ from quantum_assets.checks.pack import PROOFS, run
 from quantum_assets.checks.proof import SOUND
 from quantum_assets.cli.prove import catalogue
 from quantum_assets.contracts.codecs import EPOCH
-from quantum_assets.contracts.schema import Table
+from quantum_assets.contracts.schema import ACCOUNT, Table
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     CAPITAL_EFFICIENCY,
@@ -28,12 +28,14 @@ from quantum_assets.contracts.tables import (
     MARKET_STATE,
     PERMIT,
     POSITION,
+    RISK_GUARD,
     RISK_PROPOSAL,
 )
 from resources.home import open_instance
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
     QUIET,
@@ -42,6 +44,7 @@ from tests.world import (
     run_cycle,
     write_candles,
     write_efficiency,
+    write_equity,
     write_plan,
     write_position,
     write_target,
@@ -92,18 +95,23 @@ class Proven:
         texts = {**self.texts(table, symbol), **changes}
         self.store.client.hset(self.key(table, symbol), mapping={**texts, "digest": table.digest(texts)})
 
-    def forge_row(self, table: Table, **changes: Any) -> None:
+    def forge_row(self, table: Table, symbol: str = VICTIM, **changes: Any) -> None:
         """The same, from values."""
-        self.forge(table, **table.encode({**self.row(table), **changes}))
+        self.forge(table, symbol, **table.encode({**self.row(table, symbol), **changes}))
 
-    def age(self, table: Table, seconds: float) -> None:
+    def age(self, table: Table, seconds: float, symbol: str = VICTIM) -> None:
         """Set the clock of a hash back, as if its symbol had stopped."""
         then = self.store.clock().timestamp() - seconds
-        self.store.client.hset(self.key(table), "last_update_epoch", EPOCH.encode(then))
+        self.store.client.hset(self.key(table, symbol), "last_update_epoch", EPOCH.encode(then))
 
-    def stretch(self, table: Table, name: str) -> None:
+    def stretch(self, table: Table, name: str, symbol: str = VICTIM) -> None:
         """Write the same number in another format."""
-        self.forge(table, **{name: self.texts(table)[name] + "0"})
+        self.forge(table, symbol, **{name: self.texts(table, symbol)[name] + "0"})
+
+    def draw_down(self, equity: float = 9_100.0) -> None:
+        """Let the account lose so much that a guard comes to life."""
+        write_equity(self.store, equity=equity)
+        run_cycle(self.store, self.instance)
 
     def copy_source(self, module: str, line: str) -> None:
         """Put a line into a module of a copy of the product."""
@@ -158,6 +166,7 @@ def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
         write_position(store, symbol, side=side, entry=mark * (1.01 if side == "SHORT" else 0.99), mark=mark)
         write_target(store, symbol)
         write_efficiency(store, symbol, 0.8)
+    write_equity(store)
     now = store.clock().timestamp()
     for part in ("worker", "daemon", "watch"):
         store.client.set(store.keys.of("heartbeat", part), now)
@@ -295,6 +304,54 @@ def skipped_cycle(world: Proven) -> None:
     world.store.client.rpush(key, now - 1, now - 11, now - 60)
 
 
+GUARD_KEY = "quantum:risk:guard_active:DRAWDOWN"
+
+
+def lose_the_peak(world: Proven) -> None:
+    world.store.client.hdel(world.store.keys.of("equity"), "peak")
+    run_cycle(world.store, world.instance)
+
+
+def announce_again(world: Proven) -> None:
+    world.draw_down()
+    stream = world.store.keys.of("stream_risk_events")
+    ((_, fields),) = world.store.client.xrevrange(stream, count=1)
+    world.store.client.xadd(stream, fields)
+
+
+def set_it_silently(world: Proven) -> None:
+    said = {"guard_type": "DRAWDOWN", "activated_at": world.store.clock().isoformat()}
+    world.store.client.set(GUARD_KEY, json.dumps(said), ex=3600)
+
+
+def let_it_stand_for_ever(world: Proven) -> None:
+    world.draw_down()
+    world.store.client.persist(GUARD_KEY)
+
+
+def remove_it(world: Proven) -> None:
+    world.draw_down()
+    write_equity(world.store)
+    world.store.client.delete(GUARD_KEY)
+    run_cycle(world.store, world.instance)
+
+
+def another_equity(world: Proven) -> None:
+    key = world.store.keys.of("equity")
+    world.store.client.hset(key, "equity", "9999.0")
+
+
+def hide_the_loss(world: Proven) -> None:
+    """Tell the numbers as they are, and no guard."""
+    world.draw_down()
+    world.forge_row(RISK_GUARD, ACCOUNT, triggered=[], guards=[], status="ok", reason="")
+
+
+def deny_that_it_lives(world: Proven) -> None:
+    world.draw_down()
+    world.forge_row(RISK_GUARD, ACCOUNT, guards=[], status="ok")
+
+
 TAMPERINGS = (
     Tampering("market_state/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/theil_sen.py", "import socket"), named="quantum_assets.kernels.theil_sen"),
     Tampering("market_state/contract", lambda w: w.stretch(MARKET_STATE, "dp")),
@@ -357,6 +414,20 @@ TAMPERINGS = (
     Tampering("allocation_target/recomputed", lambda w: w.forge(ALLOCATION_TARGET, multiplier="1.2000", proposed_target="1200.00")),
     Tampering("allocation_target/one_entry_per_evaluation", lambda w: w.append("stream_allocation_target")),
     Tampering("allocation_target/shadow_only", lambda w: w.append("stream_allocation_target", cycle_id="forged", mode="enforce")),
+    Tampering("risk_guard/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/risk_guard.py", "import redis"), named="quantum_assets.kernels.risk_guard"),
+    Tampering("risk_guard/contract", lambda w: w.stretch(RISK_GUARD, "equity", ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/contract", lambda w: w.store.client.delete(w.key(RISK_GUARD)), named=ACCOUNT),
+    Tampering("risk_guard/lifetime", lambda w: w.store.client.persist(w.key(RISK_GUARD)), named=ACCOUNT),
+    Tampering("risk_guard/evaluated", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/readable", lose_the_peak, named="peak"),
+    Tampering("risk_guard/recomputed", hide_the_loss, named=ACCOUNT),
+    Tampering("risk_guard/recomputed", deny_that_it_lives, named=ACCOUNT),
+    Tampering("risk_guard/recomputed", lambda w: w.forge(RISK_GUARD, ACCOUNT, drawdown="0.01"), named=ACCOUNT),
+    Tampering("risk_guard/recomputed", another_equity, named=ACCOUNT),
+    Tampering("risk_guard/guard_lifetime", let_it_stand_for_ever, named="DRAWDOWN"),
+    Tampering("risk_guard/announced_once", announce_again, named="DRAWDOWN"),
+    Tampering("risk_guard/announced_once", set_it_silently, named="DRAWDOWN"),
+    Tampering("risk_guard/standing", remove_it, named="DRAWDOWN"),
     Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/governor.py", "import time"), named="quantum_assets.kernels.governor"),
     Tampering("governor_permit/contract", lambda w: w.stretch(GOVERNOR_STATE, "downsize_factor")),
     Tampering("governor_permit/lifetime", lambda w: w.store.client.persist(w.key(GOVERNOR_STATE))),
@@ -396,6 +467,14 @@ def test_every_proof_holds_also_where_we_write_the_efficiency_ourselves(proven: 
     enforced(lambda _: None)(proven)
     assert proven.red() == {}
     assert proven.verdicts("capital_efficiency/recomputed")["capital_efficiency/recomputed"].finding.judged == len(SYMBOLS)
+
+
+def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -> None:
+    """They are what it is for; a pack that is red on the day of a drawdown says nothing on that day."""
+    proven.draw_down(8_000.0)
+    kill(proven.store, reason="drill", by="ada")
+    arm(proven.store, name="ada", reason="over")
+    assert proven.red() == {}
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.title)

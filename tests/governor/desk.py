@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from quantum_assets.contracts.schema import Table, stamps
+from quantum_assets.contracts.schema import ACCOUNT, Table, stamps
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
 from quantum_assets.governor_permit import decide_plans
 from resources.plans import GROUP
@@ -34,6 +34,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "k_age_penalty": 0.04, "position_unrealized_pnl": 1.0, "position_qty": 1.0, "stop_dist_pct": 0.007,
         "fallback_stop": False,
     },
+    RISK_GUARD.asset: {
+        "status": "ok", "guards": [], "triggered": [], "errors": [], "reason": "", "equity": 1e5, "peak": 1e5, "drawdown": 0.0,
+        "daily_pnl": 0.0, "daily_loss": 0.0, "consecutive_losses": 0, "equity_ts_epoch": 1.0, "equity_age_sec": 1.0,
+        "equity_source": "",
+    },
     POSITION.asset: {
         "side": "LONG", "entry_price": 99.0, "current_price": 100.0, "peak_price": 101.0, "trough_price": 98.0,
         "age_sec": 3600.0, "unrealized_pnl": 1.0, "qty": 1.0, "current_sl": None, "current_tp": None, "opened_at_epoch": 1.0,
@@ -56,7 +61,7 @@ class Desk:
         if table is POSITION:
             row.setdefault("position_ts_epoch", then.timestamp())
         encoded = table.encode(row)
-        key = self.store.keys.of(table.key, symbol)
+        key = self.store.keys.of(table.key, symbol if table is not RISK_GUARD else "")
         self.store.client.delete(key)
         self.store.client.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then)})
 
@@ -69,7 +74,7 @@ class Desk:
 
     def guard(self, *, age_sec: float = 0, **changes: Any) -> None:
         """Leave the sign of a risk guard that was evaluated and found nothing."""
-        raise NotImplementedError
+        self.put(RISK_GUARD, ACCOUNT, age_sec=age_sec, **changes)
 
     def plan(self, plan_id: str, symbol: str, action: str = "OPEN", **more: Any) -> None:
         """Let the planner ask."""

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.governor_permit import decide_plans, hint_rows
-from quantum_assets.risk_guard import evaluate_guards
+from quantum_assets.kernels.risk_guard import RiskGuardTheta, assess
+from resources.guards import enforce, guard_state, read_account
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore
 from tests.governor.desk import Desk
@@ -137,9 +139,12 @@ def test_malformed_equity_opens_nothing(store: RedisStore) -> None:
         if number % 10 == 0:
             wrong_type(store, key, number // 10)
         else:
-            row: Any = spoilt(rng, EQUITY, ("equity", "peak", "last_update_ts"))
-            store.client.hset(key, mapping=row)
-        evaluate_guards(store, cycle_id="c")
+            spoilt_row: Any = spoilt(rng, EQUITY, ("equity", "peak", "last_update_ts"))
+            store.client.hset(key, mapping=spoilt_row)
+        account = read_account(store)
+        assessment = assess(account.account, RiskGuardTheta())
+        row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c"))
+        store.publish(RISK_GUARD, [row], cycle_id="c")
         if number % 5 == 0:
             desk.plan(f"p{number}", "BTCUSDT")
             refused.update(one.reason for one in decide_plans(store, cycle_id="c"))
