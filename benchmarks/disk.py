@@ -24,8 +24,8 @@ from dagster._core.scheduler.instigation import TickData
 from benchmarks.live import Live, World, running
 from benchmarks.report import main, say
 from definitions import PUBLISHED_TABLES
-from quantum_assets.governor_permit import decide_plans
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
+from quantum_assets.governor_permit import decide_plans
 from resources.redis_store import RedisStore
 from resources.retention import prune
 from resources.settings import load_settings

@@ -70,7 +70,9 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
     if store.keys.cluster:
         streams |= {store.keys.of("stream_governor_events", symbol) for symbol in (*store.settings.symbols, NO_SYMBOL)}
     names = sorted(streams)
-    replies = store.run("looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names])
+    replies = store.run(
+        "looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names]
+    )
     plan, events = None, []
     for name, reply in zip(names, replies, strict=True):
         if isinstance(reply, Exception):
@@ -83,9 +85,10 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
                 events.append(fields)
     symbol = (plan or (events[-1] if events else {})).get("symbol", "")
     keys = [store.keys.of_plan(table.key, symbol, plan_id) for table in (PERMIT, BLOCK)]
-    permit, block = (None if isinstance(one, Exception) else _text(one) or None for one in store.run(
-        "reading its records", [("HGETALL", key) for key in keys]
-    ))
+    permit, block = (
+        None if isinstance(one, Exception) else _text(one) or None
+        for one in store.run("reading its records", [("HGETALL", key) for key in keys])
+    )
     return Case(plan_id, plan, tuple(events), permit, block)
 
 
@@ -111,7 +114,7 @@ def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]
         msg = f"theta: {error}"
         raise IncompleteRecordError(msg) from error
     amount = event.get("notional") if event["unit"] == USD else event.get("qty")
-    case = {
+    case: dict[str, Any] = {
         **{name: event[name] == "1" for name in FLAGS},
         **{name: number_or_none(event[name]) for name in NUMBERS},
         "risk_guard": event["risk_guard"],
@@ -153,8 +156,8 @@ def rests_on_nothing(event: Mapping[str, str]) -> bool:
 
 def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
     """List every gate with its number, its reason, and what the record says of it: open, shut, or not asked (for closings)."""
-    told = []
-    for gate in GATES:
+    told: list[tuple[int, str, str]] = []
+    for gate in GATES if "theta" in event else ():  # a plan that could not be read met none of them
         if event.get("closing") == "1" and not gate.shuts_closings:
             state = "not asked of a closing plan"
         elif gate.reason == event.get("reason"):

@@ -46,12 +46,12 @@ ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
 # ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of a gate before the limits or
 #         empty, ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
 #         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream, ARGV[12] reason of a gate after the
-#         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event (flat),
-#         limits (the three reasons in their order), kill (its reason), gates (number by reason),
-#         ARGV[14] 0 to refuse a plan although its marker or the counts of its symbol are of another type, else 1
-# returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}, or {0, reason or empty}
-#         of the decision that was made before, the reason only if it was this very entry's; raises, having written nothing, when a key is of another type or holds something
-#         else than numbers
+#         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event
+#         (flat), limits (the three reasons in their order), kill (its reason), gates (number by reason), ARGV[14] 0 to refuse a
+#         plan although its marker or the counts of its symbol are of another type, else 1
+# returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}, or {0, reason or
+#         empty} of the decision that was made before, the reason only if it was this very entry's; raises, having written
+#         nothing, when a key is of another type or holds something else than numbers
 DECIDE_LUA = """
 local wanted = {'string', nil, nil, 'list', 'string', 'stream', 'string'}
 local kinds = {}
@@ -263,7 +263,9 @@ class PlanQueue:
         replies = self.store.run("recording decisions", [self._command_or_refusal(one, cycle_id, now) for one in decisions])
         failed = [row for row, reply in enumerate(replies) if isinstance(reply, Exception)]
         if failed:  # what cannot be counted is no: one symbol's bad key stops neither its own plans nor those of others
-            commands = [self._record_command(_refused(decisions[row], str(replies[row])), cycle_id, now, counted=False) for row in failed]
+            commands = [
+                self._record_command(_refused(decisions[row], str(replies[row])), cycle_id, now, counted=False) for row in failed
+            ]
             for row, reply in zip(failed, self.store.run("refusing what cannot be counted", commands), strict=True):
                 replies[row] = reply
         broken = [reply for reply in replies if isinstance(reply, Exception)]
@@ -346,7 +348,18 @@ class PlanQueue:
         lifetimes = (PERMIT.ttl_sec, BLOCK.ttl_sec, EVENTS_STREAM_MAXLEN)
         moment = repr(now.timestamp())
         first = (plan.entry_id, SEEN_TTL_SEC, moment, decision.reason)
-        return ("EVAL", DECIDE_LUA, len(names), *names, *first, *limits, *lifetimes, decision.reason_beyond, json.dumps(said), int(counted))
+        return (
+            "EVAL",
+            DECIDE_LUA,
+            len(names),
+            *names,
+            *first,
+            *limits,
+            *lifetimes,
+            decision.reason_beyond,
+            json.dumps(said),
+            int(counted),
+        )
 
     @staticmethod
     def _event(decision: Decision, cycle_id: str, now: datetime) -> dict[str, str]:

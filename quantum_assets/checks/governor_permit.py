@@ -10,7 +10,14 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Judge, Proof
-from quantum_assets.contracts.tables import ALLOCATION_REASONS, BLOCK_TTL_SEC, EVENTS_STREAM_MAXLEN, GOVERNOR_STATE, PERMIT, PERMIT_TTL_SEC
+from quantum_assets.contracts.tables import (
+    ALLOCATION_REASONS,
+    BLOCK_TTL_SEC,
+    EVENTS_STREAM_MAXLEN,
+    GOVERNOR_STATE,
+    PERMIT,
+    PERMIT_TTL_SEC,
+)
 from quantum_assets.kernels.governor import NON_LIVE
 from resources.decisions import IncompleteRecordError, judged_by, rests_on_nothing
 from resources.foreign import number_or_none, read_efficiency

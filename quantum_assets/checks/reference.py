@@ -225,38 +225,33 @@ def permit_hint(score: float | None, *, threshold: float, min_factor: float, max
 
 
 def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
-    """Name the first gate of specification section 7 that a plan meets, empty when it meets none; unknown numbers are ``None``."""
+    """Name the first gate a plan meets, empty when it meets none; numbers nobody knows are ``None``, and shut."""
 
     def too_old(age: float | None) -> bool:
         return age is None or not -5 <= age <= limits["max_data_age_sec"]
 
-    opening, amount, cap, size = not case["closing"], case["amount"], case["target_usd"], case["position_notional_usd"]
+    def reached(value: float | None, limit: float) -> bool:
+        return value is None or value >= limit
+
+    opening, amount, day = not case["closing"], case["amount"], case["day_total"]
+    cap, size = case["target_usd"], case["position_notional_usd"]
     day_limit = limits["max_notional_per_day_usd"] if case["in_usd"] else limits["max_qty_per_day"]
-    if case["unreadable"]:
-        return "evaluation_error"
-    if opening:
-        if case["kill_switch"]:
-            return "kill_switch_active"
-        if case["disarmed"]:
-            return "disarmed"
-        if case["risk_guard"]:
-            return f"risk_guard_{case['risk_guard']}"
-        for asset in ("market_state", "harvest_proposal", "position"):
-            if too_old(case[f"{asset}_age_sec"]):
-                return f"stale_{asset}"
-    if case["non_live"] and not limits["allow_synthetic"]:
-        return "synthetic_data"
-    if opening and (case["kill_score"] is None or case["kill_score"] >= limits["kill_score_critical"]):
-        return "kill_score_critical_non_close"
-    if case["permits_hour"] is None or case["permits_hour"] >= limits["max_exec_per_hour"]:
-        return "hourly_limit_exceeded"
-    if case["permits_5min"] is None or case["permits_5min"] >= limits["max_exec_per_5min"]:
-        return "burst_limit_exceeded"
-    if amount is None or case["day_total"] is None or case["day_total"] + amount > day_limit:
-        return "daily_limit_exceeded"
-    if opening and cap is not None and (size is None or size > cap):
-        return "p29_allocation_cap"
-    return ""
+    shut = (
+        (case["unreadable"], "evaluation_error"),
+        (opening and case["kill_switch"], "kill_switch_active"),
+        (opening and case["disarmed"], "disarmed"),
+        (opening and case["risk_guard"], f"risk_guard_{case['risk_guard']}"),
+        (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
+        (opening and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
+        (opening and too_old(case["position_age_sec"]), "stale_position"),
+        (case["non_live"] and not limits["allow_synthetic"], "synthetic_data"),
+        (opening and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
+        (reached(case["permits_hour"], limits["max_exec_per_hour"]), "hourly_limit_exceeded"),
+        (reached(case["permits_5min"], limits["max_exec_per_5min"]), "burst_limit_exceeded"),
+        (amount is None or day is None or day + amount > day_limit, "daily_limit_exceeded"),
+        (opening and cap is not None and (size is None or size > cap), "p29_allocation_cap"),
+    )
+    return next((reason for is_shut, reason in shut if is_shut), "")
 
 
 def risk_guards(row: Mapping[str, Any]) -> dict[str, Any]:

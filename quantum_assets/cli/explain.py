@@ -82,7 +82,7 @@ def explain(plan_id: str, *, as_json: bool) -> None:
         "event": event,
         "permit": case.permit,
         "block": case.block,
-        "gates": [{"number": n, "reason": r, "state": s} for n, r, s in gates_judged(event)] if "theta" in (event or {}) else [],
+        "gates": [{"number": n, "reason": r, "state": s} for n, r, s in gates_judged(event or {})],
         "decided_again": again,
         "trouble": trouble,
     }

@@ -109,9 +109,9 @@ GATES = (
         shuts=lambda e, _: ~np.isnan(e.target_usd) & ~(e.position_notional_usd <= e.target_usd),
     ),
 )
-BEFORE_COUNTING = tuple(gate for gate in GATES if gate.number < 7)  # noqa: PLR2004 - numbers of the specification
+BEFORE_COUNTING = tuple(gate for gate in GATES if gate.number < 7)
 COUNTED = tuple(gate for gate in GATES if gate.counted)
-AFTER_COUNTING = tuple(gate for gate in GATES if gate.number > 9)  # noqa: PLR2004
+AFTER_COUNTING = tuple(gate for gate in GATES if gate.number > 9)
 GATE_OF = {gate.reason: gate.number for gate in GATES}
 
 

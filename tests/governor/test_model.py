@@ -149,7 +149,9 @@ class GovernorMachine(RuleBasedStateMachine):
         self.desk.guard()
         self.model.guard_written = float(int(self.now))
 
-    @rule(symbol=st.sampled_from(SYMBOLS), usd=st.sampled_from([50.0, 100.0, 1000.0]), mode=st.sampled_from(["enforce", "shadow"]))
+    @rule(
+        symbol=st.sampled_from(SYMBOLS), usd=st.sampled_from([50.0, 100.0, 1000.0]), mode=st.sampled_from(["enforce", "shadow"])
+    )
     def target(self, symbol: str, usd: float, mode: str) -> None:
         write_target(self.store, symbol, usd)
         self.store.client.hset(self.store.keys.of("base_target", symbol), "mode", mode)

@@ -33,22 +33,40 @@ def only(desk: Desk, plan_id: str) -> dict[str, str]:
     return dict(event)
 
 
-WAYS: dict[str, Callable[[Desk], None]] = {
-    "": lambda desk: None,
-    "kill_switch_active": lambda desk: kill(desk.store, reason="test", by="test") and None,
+def granted_ago(*ages_sec: float) -> Callable[[Desk], object]:
+    """Build what leaves permits of the past."""
+    return lambda desk: desk.store.client.rpush(
+        "quantum:governor:exec:BTCUSDT", *(desk.store.clock().timestamp() - age for age in ages_sec)
+    )
+
+
+def cap(desk: Desk) -> None:
+    """Put a target in force that the position exceeds."""
+    write_target(desk.store, SYMBOL, 99.0)
+    desk.store.client.hset("quantum:allocation:target:BTCUSDT", "mode", "enforce")
+
+
+def spend(desk: Desk) -> None:
+    """Use up nearly all of the day."""
+    desk.store.client.set(f"quantum:governor:daily:BTCUSDT:{desk.store.clock().date()}:usd", "4999.95")
+
+
+WAYS: dict[str, Callable[[Desk], object]] = {
+    "": lambda desk: desk.ready(SYMBOL),
+    "kill_switch_active": lambda desk: kill(desk.store, reason="test", by="test"),
     "stale_market_state": lambda desk: desk.put(MARKET_STATE, SYMBOL, age_sec=121),
     "stale_harvest_proposal": lambda desk: desk.put(HARVEST_PROPOSAL, SYMBOL, age_sec=121),
     "stale_position": lambda desk: desk.put(POSITION, SYMBOL, age_sec=121),
     "synthetic_data": lambda desk: desk.put(MARKET_STATE, SYMBOL, source="replay"),
     "kill_score_critical_non_close": lambda desk: desk.put(HARVEST_PROPOSAL, SYMBOL, kill_score=0.8),
-    "hourly_limit_exceeded": lambda desk: desk.store.client.rpush("quantum:governor:exec:BTCUSDT", *[desk.store.clock().timestamp() - 400] * 3),
-    "burst_limit_exceeded": lambda desk: desk.store.client.rpush("quantum:governor:exec:BTCUSDT", *[desk.store.clock().timestamp()] * 2),
-    "daily_limit_exceeded": lambda desk: desk.store.client.set(f"quantum:governor:daily:BTCUSDT:{desk.store.clock().date()}:usd", "4999.95"),
-    "p29_allocation_cap": lambda desk: (write_target(desk.store, SYMBOL, 99.0), desk.store.client.hset("quantum:allocation:target:BTCUSDT", "mode", "enforce")) and None,
+    "hourly_limit_exceeded": granted_ago(400, 400, 400),
+    "burst_limit_exceeded": granted_ago(1, 1),
+    "daily_limit_exceeded": spend,
+    "p29_allocation_cap": cap,
     "evaluation_error": lambda desk: desk.store.client.hset("quantum:marketstate:BTCUSDT", "sigma", "x"),
     "disarmed": lambda desk: desk.store.client.set("quantum:governor:disarmed", "{}"),
     "risk_guard_DRAWDOWN": lambda desk: desk.store.client.set("quantum:risk:guard_active:DRAWDOWN", "{}"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reason", WAYS)
@@ -95,7 +113,7 @@ def test_a_changed_record_does_not_lead_to_its_outcome(desk: Desk) -> None:
 
 def test_an_exception_anywhere_blocks_that_plan_and_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other systems of this kind failed open on an exception."""
-    true = governor_permit._kill_score  # noqa: SLF001 - the fault has to come from inside
+    true = governor_permit._kill_score
 
     def faulty(plan: plans.Plan, reading: object) -> float:
         if plan.plan_id == "poison":

@@ -44,24 +44,25 @@ class Row(NamedTuple):
     shut: dict[str, Any]
 
 
+EVERY_PLAN, OPENINGS = True, False
 SPECIFIED = (  # spec section 7, in its order
-    Row("evaluation_error", True, {"unreadable": True}),
-    Row("kill_switch_active", False, {"kill_switch": True}),
-    Row("disarmed", False, {"disarmed": True}),
-    Row("risk_guard_EQUITY_STALE", False, {"risk_guard": "EQUITY_STALE"}),
-    Row("risk_guard_DAILY_LOSS", False, {"risk_guard": "DAILY_LOSS"}),
-    Row("risk_guard_DRAWDOWN", False, {"risk_guard": "DRAWDOWN"}),
-    Row("risk_guard_EMERGENCY_FLATTEN", False, {"risk_guard": "EMERGENCY_FLATTEN"}),
-    Row("risk_guard_CONSEC_LOSS", False, {"risk_guard": "CONSEC_LOSS"}),
-    Row("stale_market_state", False, {"market_state_age_sec": 121.0}),
-    Row("stale_harvest_proposal", False, {"harvest_proposal_age_sec": 121.0}),
-    Row("stale_position", False, {"position_age_sec": 121.0}),
-    Row("synthetic_data", True, {"non_live": True}),
-    Row("kill_score_critical_non_close", False, {"kill_score": 0.9}),
-    Row("hourly_limit_exceeded", True, {"permits_hour": 3.0}),
-    Row("burst_limit_exceeded", True, {"permits_5min": 2.0}),
-    Row("daily_limit_exceeded", True, {"amount": 5000.5}),
-    Row("p29_allocation_cap", False, {"target_usd": 999.0}),
+    Row("evaluation_error", EVERY_PLAN, {"unreadable": True}),
+    Row("kill_switch_active", OPENINGS, {"kill_switch": True}),
+    Row("disarmed", OPENINGS, {"disarmed": True}),
+    Row("risk_guard_EQUITY_STALE", OPENINGS, {"risk_guard": "EQUITY_STALE"}),
+    Row("risk_guard_DAILY_LOSS", OPENINGS, {"risk_guard": "DAILY_LOSS"}),
+    Row("risk_guard_DRAWDOWN", OPENINGS, {"risk_guard": "DRAWDOWN"}),
+    Row("risk_guard_EMERGENCY_FLATTEN", OPENINGS, {"risk_guard": "EMERGENCY_FLATTEN"}),
+    Row("risk_guard_CONSEC_LOSS", OPENINGS, {"risk_guard": "CONSEC_LOSS"}),
+    Row("stale_market_state", OPENINGS, {"market_state_age_sec": 121.0}),
+    Row("stale_harvest_proposal", OPENINGS, {"harvest_proposal_age_sec": 121.0}),
+    Row("stale_position", OPENINGS, {"position_age_sec": 121.0}),
+    Row("synthetic_data", EVERY_PLAN, {"non_live": True}),
+    Row("kill_score_critical_non_close", OPENINGS, {"kill_score": 0.9}),
+    Row("hourly_limit_exceeded", EVERY_PLAN, {"permits_hour": 3.0}),
+    Row("burst_limit_exceeded", EVERY_PLAN, {"permits_5min": 2.0}),
+    Row("daily_limit_exceeded", EVERY_PLAN, {"amount": 5000.5}),
+    Row("p29_allocation_cap", OPENINGS, {"target_usd": 999.0}),
 )
 BOUNDARIES = (  # what is exactly at a limit, and just beyond it
     ({"market_state_age_sec": 120.0}, ""),
@@ -115,7 +116,7 @@ def test_the_table_is_the_specifications() -> None:
 
 
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_plan_that_meets_no_gate_passes(closing: bool) -> None:
+def test_a_plan_that_meets_no_gate_passes(*, closing: bool) -> None:
     """A governor that grants nothing is as useless as one that grants all."""
     assert outcome({}, closing=closing) == ""
 
