@@ -12,7 +12,7 @@ from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.conftest import Clock
 from tests.governor.desk import Desk
-from tests.servers import valkey
+from tests.servers import free_port, valkey
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
@@ -20,7 +20,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 @pytest.fixture
 def desk(clock: Clock, tmp_path: Path) -> Iterator[Desk]:
     """A desk on a cluster of one server, which has all slots and still refuses scripts across them."""
-    with valkey(config={"cluster-enabled": "yes"}) as server:
+    with valkey(config={"cluster-enabled": "yes", "cluster-port": free_port()}) as server:
         settings = load_settings(
             redis_url=server.connection_url, quantum_home=tmp_path, symbols=",".join(SYMBOLS), key_template="cluster"
         )
