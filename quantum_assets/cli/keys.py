@@ -43,6 +43,8 @@ _ALSO = {
     "stream_governor_events": "permits and blocks: event, granted, reason, plan_id, symbol, action, timestamp, "
     "timestamp_epoch, cycle_id, notional, qty; "
     "permits_hour, permits_5min, day_total before it; closing, sources, kill_score, ages and cycle ids it was judged by (stream)",
+    "stream_plans": "plans, ours among them only with INTENT_MODE=plan: one per trade intent, whose id is the plan_id "
+    "(stream, ~10000; read through the consumer group `governor`)",
     "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",
@@ -63,7 +65,6 @@ _READ = {
     "stream_execution_result": "executions (stream)",
     "attribution": "performance_factor, confidence and a clock (hash)",
     "base_target": "P2.9 target (hash)",
-    "stream_plans": "plans (stream; consumer group `governor`)",
     "kill": "kill switch: anything but empty or 0 blocks openings (string)",
 }
 
