@@ -167,7 +167,7 @@ def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
     numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
-    words = {name: str(row[name]) for name in ("harvest_action", "regime", "reason", "source") if row.get(name)}
+    words = {name: str(row[name]) for name in ("harvest_action", "intent_id", "regime", "reason", "source") if row.get(name)}
     codes = {"reason_codes": ",".join(row["reason_codes"])} if row.get("reason_codes") else {}
     return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
 

@@ -25,7 +25,15 @@ TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is miss
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
 NOT_DUE = "not due"
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
-FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_permit")
+FAST_FAMILY = (
+    "position",
+    "risk_proposal",
+    "harvest_proposal",
+    "capital_efficiency",
+    "allocation_target",
+    "trade_intent",
+    "governor_permit",
+)
 
 GUARD = dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")
 

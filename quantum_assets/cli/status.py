@@ -20,6 +20,7 @@ SHOWN = {  # asset -> fields worth a glance
     "harvest_proposal": ("harvest_action", "R_net", "kill_score"),
     "capital_efficiency": ("efficiency_score", "confidence"),
     "allocation_target": ("multiplier", "proposed_target", "reason"),
+    "trade_intent": ("due", "harvest_action", "stop_loss", "intent_id"),
     "governor_permit": ("eff_factor", "last_decision", "last_reason"),
 }
 
@@ -66,7 +67,8 @@ def status(symbols: str | None, *, as_json: bool) -> None:
     wrong = [
         row
         for row in rows
-        if row["state"] == "failed" or (row["state"] == "absent" and (row["asset"] == "market_state" or row["symbol"] in held))
+        if row["state"] == "failed"
+        or (row["state"] == "absent" and row["age_sec"] is None and (row["asset"] == "market_state" or row["symbol"] in held))
     ]
     if wrong:
         sys.exit(EXIT_FAILED)
