@@ -28,7 +28,9 @@ from quantum_assets.contracts.tables import (
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
+    PENDING_INTENT,
     PERMIT,
     POSITION,
     RISK_PROPOSAL,
@@ -40,7 +42,16 @@ from resources.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("quantum_assets", "resources", "sensors")
-TABLES = (POSITION, MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+TABLES = (
+    POSITION,
+    MARKET_STATE,
+    RISK_PROPOSAL,
+    HARVEST_PROPOSAL,
+    CAPITAL_EFFICIENCY,
+    ALLOCATION_TARGET,
+    LAST_INTENT,
+    GOVERNOR_STATE,
+)
 SPARE_CANDLES = 60  # read beyond the window: a state may be some candles old, and must still be found
 ENTRIES_PER_SYMBOL, ENTRIES_SPARE = 8, 100  # of a stream: a value is published at least every minute, at most every 10 s
 PLANS_LOOKED_AT = 500
@@ -60,7 +71,7 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A permit or block as it stands: its fields as text, its lifetime in ms (-1 without one)."""
+    """A permit, block or intent as it stands: its fields as text, its lifetime in ms (-1 without one)."""
 
     fields: dict[str, str]
     ttl_ms: int
@@ -215,10 +226,15 @@ class Evidence:
         """Every block there is, by plan."""
         return self._records(BLOCK)
 
-    def _records(self, table: Table) -> dict[str, Record]:
-        pattern = self.keys.of(table.key, "*")
+    @cached_property
+    def intents(self) -> Mapping[str, Record]:
+        """Every pending intent there is, by id, whosever symbol it is of."""
+        return {name.rpartition(":")[2]: record for name, record in self._records(PENDING_INTENT, slot="*").items()}
+
+    def _records(self, table: Table, slot: str = "") -> dict[str, Record]:
+        pattern = self.keys.of(table.key, "*", slot)
         before = len(pattern.partition("*")[0])
-        after = len(pattern.partition("*")[2])
+        after = len(pattern.rpartition("*")[2])
         names = sorted(set(self._scan(pattern)))
         replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
         found = {}

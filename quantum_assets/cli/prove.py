@@ -25,6 +25,7 @@ GROUPS = (
     "harvest_proposal",
     "capital_efficiency",
     "allocation_target",
+    "trade_intent",
     "governor_permit",
     "all",
 )
