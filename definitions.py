@@ -15,6 +15,7 @@ from quantum_assets.contracts.tables import (
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
     POSITION,
     RISK_GUARD,
@@ -29,6 +30,8 @@ from quantum_assets.risk_guard import risk_guard
 from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
+from quantum_assets.trade_intent import trade_intent
+from resources.intents import IntentIOManager
 from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
@@ -45,6 +48,7 @@ ASSETS = (
     capital_efficiency,
     allocation_target,
     risk_guard,
+    trade_intent,
     governor_permit,
     symbol_chart,
 )
@@ -58,6 +62,7 @@ PUBLISHED_TABLES = {
         CAPITAL_EFFICIENCY,
         ALLOCATION_TARGET,
         RISK_GUARD,
+        LAST_INTENT,
         GOVERNOR_STATE,
     )
 }
@@ -76,7 +81,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     settings
         Settings to use; read from the environment when not given.
     **resources
-        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``).
+        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``, ``intent_io``).
 
     Raises
     ------
@@ -109,6 +114,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
             "store": store,
             "redis_io": RedisIOManager(store, PUBLISHED_TABLES),
             "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
+            "intent_io": IntentIOManager(store, PUBLISHED_TABLES),
             **resources,
         },
     )

@@ -109,7 +109,7 @@ def ask(live: Live, number: int, pause_sec: float) -> tuple[float, float]:
     plan_id, symbol = f"latency-{number}", live.world.symbols[number % LIVE_SYMBOLS]
     write_plan(live.store, plan_id, symbol, "CLOSE", qty=0.001, price=1.0)
     written, deadline = time.time(), time.monotonic() + GIVEN_UP_SEC
-    while not live.store.client.exists(live.store.keys.of_plan("permit", symbol, plan_id)):
+    while not live.store.client.exists(live.store.keys.of("permit", plan_id, symbol)):
         if time.monotonic() > deadline:
             msg = f"no permit for {plan_id} within {GIVEN_UP_SEC:.0f} s"
             raise TimeoutError(msg)

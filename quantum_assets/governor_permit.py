@@ -59,7 +59,16 @@ CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "P
 
 
 @dg.asset(
-    deps=["market_state", "position", "harvest_proposal", "allocation_target", "capital_efficiency", "risk_guard", "plans"],
+    deps=[
+        "market_state",
+        "position",
+        "harvest_proposal",
+        "allocation_target",
+        "capital_efficiency",
+        "trade_intent",
+        "risk_guard",
+        "plans",
+    ],
     group_name="governor",
     kinds={"redis"},
     owners=OWNERS,

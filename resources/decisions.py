@@ -84,7 +84,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
             elif fields.get("plan_id") == plan_id:
                 events.append(fields)
     symbol = (plan or (events[-1] if events else {})).get("symbol", "")
-    keys = [store.keys.of_plan(table.key, symbol, plan_id) for table in (PERMIT, BLOCK)]
+    keys = [store.keys.of(table.key, plan_id, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
     permit, block = (
         None if isinstance(one, Exception) else _text(one) or None
         for one in store.run("reading its records", [("HGETALL", key) for key in keys])

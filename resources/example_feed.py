@@ -21,7 +21,7 @@ import orjson
 import polars as pl
 
 from quantum_assets.contracts.schema import stamps
-from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
+from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
 from resources.ohlcv_files import OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
@@ -31,7 +31,6 @@ HISTORY_CANDLES_MAX = 1500  # candles kept per symbol
 EXAMPLE_TTL_SEC = 3600  # what an example leaves behind is gone within the hour
 BANNER_TTL_SEC = 120
 PLAN_EVERY_SEC = 30
-PLAN_STREAM_MAXLEN = 10_000  # the stream is shared with real planners: cap it no tighter than they do
 PLAN_PREFIX = "example-"
 PLANS_LOOKED_AT = 20  # newest entries searched for a real planner's
 RETRY_SEC = 1.0

@@ -27,6 +27,7 @@ ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his ow
 CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
 WORDS = (  # fields that are told with a materialization, beside the numbers that are plotted
     "harvest_action",
+    "intent_id",
     "regime",
     "status",
     "reason",

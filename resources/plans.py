@@ -309,16 +309,17 @@ class PlanQueue:
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime, *, counted: bool = True) -> tuple[Any, ...]:
         plan, theta, keys = decision.plan, self.theta, self.store.keys
         unit, amount = _amount(decision)
-        seen, permit_key, block_key = (keys.of_plan(name, plan.symbol, plan.plan_id) for name in ("seen_plan", "permit", "block"))
+        slot = plan.symbol or NO_SYMBOL
+        seen, permit_key, block_key = (keys.of(name, plan.plan_id, slot) for name in ("seen_plan", "permit", "block"))
         names = [
             seen,
             permit_key,
             block_key,
-            keys.of("permits_granted", plan.symbol or NO_SYMBOL) if counted else f"{seen}:uncounted",
-            f"{keys.of('permitted_today', plan.symbol or NO_SYMBOL)}:{now.astimezone(UTC).date().isoformat()}:{unit}"
+            keys.of("permits_granted", slot) if counted else f"{seen}:uncounted",
+            f"{keys.of('permitted_today', slot)}:{now.astimezone(UTC).date().isoformat()}:{unit}"
             if counted
             else f"{seen}:uncounted",
-            keys.of("stream_governor_events", plan.symbol or NO_SYMBOL),
+            keys.of("stream_governor_events", slot),
         ]
         if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
             names.append(keys.of("kill"))
@@ -390,7 +391,7 @@ def read_permit(store: RedisStore, symbol: str, plan_id: str) -> dict[str, Any] 
     dict or None
         The decoded permit.
     """
-    (reply,) = store.run("reading a permit", [("HGETALL", store.keys.of_plan(PERMIT.key, symbol, plan_id))])
+    (reply,) = store.run("reading a permit", [("HGETALL", store.keys.of(PERMIT.key, plan_id, symbol))])
     if isinstance(reply, Exception) or not reply:
         return None
     try:

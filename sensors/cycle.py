@@ -32,6 +32,7 @@ FAST_FAMILY = (
     "capital_efficiency",
     "allocation_target",
     "risk_guard",
+    "trade_intent",
     "governor_permit",
 )
 

@@ -29,6 +29,7 @@ KERNELS_OF = {  # module -> the asset whose formula it is; one that is not liste
     "efficiency_hint": "capital_efficiency",
     "allocation": "allocation_target",
     "risk_guard": "risk_guard",
+    "intent": "trade_intent",
     "governor": "governor_permit",
     "permit_hint": "governor_permit",
 }
@@ -49,7 +50,7 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
         failing |= due(evidence, symbols(evidence), table)
         for symbol, texts in evidence.raw(table).items():
             row = readings[symbol].value
-            if row is not None and (odd := _misformatted(table, row, texts)):
+            if row is not None and (odd := misformatted(table, row, texts)):
                 failing[symbol] = odd
         judged = len(evidence.raw(table))
         return Finding(f"{judged} hashes", f"{len(table.by_name)} fields, each in its format", judged, failing)
@@ -66,7 +67,8 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
     )
 
 
-def _misformatted(table: Table, row: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+def misformatted(table: Table, row: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """Name the first field that is not written as its format has it; empty when there is none."""
     try:
         for item in table.fields:
             if (again := item.codec.encode(row[item.name])) != texts[item.name]:

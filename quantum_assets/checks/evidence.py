@@ -29,8 +29,10 @@ from quantum_assets.contracts.tables import (
     EVENTS_STREAM_MAXLEN,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
     NO_SYMBOL,
+    PENDING_INTENT,
     PERMIT,
     POSITION,
     RISK_GUARD,
@@ -52,6 +54,7 @@ TABLES = (
     CAPITAL_EFFICIENCY,
     ALLOCATION_TARGET,
     RISK_GUARD,
+    LAST_INTENT,
     GOVERNOR_STATE,
 )
 OF_NO_SYMBOL = ("stream_plans", "stream_risk_events")  # one stream, in a cluster, too
@@ -75,7 +78,7 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A permit or block as it stands: its fields as text, its lifetime in ms (-1 without one)."""
+    """A permit, block or intent as it stands: its fields as text, its lifetime in ms (-1 without one)."""
 
     fields: dict[str, str]
     ttl_ms: int
@@ -246,9 +249,14 @@ class Evidence:
         """What the risk guard has announced, oldest first."""
         return self.stream("stream_risk_events", EVENTS_STREAM_MAXLEN)
 
+    @cached_property
+    def intents(self) -> Mapping[str, Record]:
+        """Every pending intent there is, by id, whosever symbol it is of."""
+        return self._records(PENDING_INTENT)
+
     def _records(self, table: Table) -> dict[str, Record]:
-        pattern = self.keys.of_plan(table.key, "*", "*")
-        before = len(self.keys.of_plan(table.key, "", "")) if not self.keys.cluster else 0
+        pattern = self.keys.of(table.key, "*", slot="*")
+        before = len(self.keys.of(table.key, "", slot="")) if not self.keys.cluster else 0
         names = sorted(set(self._scan(pattern)))
         replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
         found = {}

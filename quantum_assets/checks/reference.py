@@ -5,11 +5,12 @@ the defaults of the specification are here; what settings may change comes in as
 
 References
 ----------
-Spec sections 2, 3, 4, 6, 7 and 8.
+Spec sections 2, 3, 4, 6, 7, 8 and 9.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -206,6 +207,46 @@ def efficiency(row: Mapping[str, Any]) -> dict[str, Any]:
         "reallocation_weight": clip(2 * (ewma - 0.5), -1, 1) * row["confidence"],
         "inputs_ok": not row["stale_flags"],
     }
+
+
+def intent(harvest_row: Mapping[str, Any], risk_row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what the proposals of one symbol ask for; ``None`` when that is nothing."""
+    breached, action = risk_row["sl_breached"], harvest_row["harvest_action"]
+    if action == "NONE" and not breached:
+        return None
+    lock = harvest_row["new_sl_proposed"]
+    return {
+        "action": "CLOSE",
+        "harvest_action": action,
+        "position_side": harvest_row["position_side"],
+        "sl_breached": breached,
+        "reason_codes": harvest_row["reason_codes"] + (["sl_breached"] if breached else []),
+        "new_sl_proposed": lock,
+        "confidence": harvest_row["kill_score"],
+        "stop_loss": risk_row["proposed_sl"] if lock is None else lock,
+        "take_profit": risk_row["proposed_tp"],
+        "proposal_time": max(harvest_row["published_at_utc"], risk_row["published_at_utc"]),
+        "proposals_digest": f"{harvest_row['digest']}|{risk_row['digest']}",
+    }
+
+
+def intent_id(symbol: str, row: Mapping[str, Any]) -> str:
+    """Name an intent by what was proposed and when."""
+    new_sl = "" if row["new_sl_proposed"] is None else str(row["new_sl_proposed"])
+    words = [symbol, row["harvest_action"], f"{row['confidence']:.6f}", new_sl, row["proposal_time"].isoformat()]
+    return hashlib.sha256("|".join(words).encode()).hexdigest()[:16]
+
+
+def intent_changed(before: Mapping[str, Any], after: Mapping[str, Any], *, eps_pct: float) -> bool:
+    """Tell whether two intents of one symbol ask for different things."""
+    if any(before[name] != after[name] for name in ("action", "harvest_action", "position_side", "sl_breached")):
+        return True
+    if set(before["reason_codes"]) != set(after["reason_codes"]) or abs(before["confidence"] - after["confidence"]) > 0.001:
+        return True
+    old, new = before["new_sl_proposed"], after["new_sl_proposed"]
+    if old is None or new is None:
+        return bool(old != new)
+    return bool(abs(new - old) > eps_pct * old)
 
 
 def multiplier(score: float, *, base: float, scale: float, low: float, high: float) -> float:

@@ -53,6 +53,8 @@ _ALSO = {
     "disarmed": "while it exists openings are blocked; JSON: cause, at; ended by `quantum arm` only (string, no lifetime)",
     "disarm": "the governor was disarmed on this UTC day; JSON: cause, at (string, 48 h)",
     "governor_errors": "errors of the governor on this UTC day; cleared by `quantum arm` (string)",
+    "stream_plans": "plans, ours among them only with INTENT_MODE=plan: one per trade intent, whose id is the plan_id "
+    "(stream, ~10000; read through the consumer group `governor`)",
     "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",
@@ -73,7 +75,6 @@ _READ = {
     "stream_execution_result": "executions (stream)",
     "attribution": "performance_factor, confidence and a clock (hash)",
     "base_target": "P2.9 target (hash)",
-    "stream_plans": "plans (stream; consumer group `governor`)",
     "equity": "the account: equity, peak, last_update_ts (epoch s or ISO 8601) and a label source (hash)",
     "daily_pnl": "pnl of the UTC day, negative for a loss; no hash means none yet (hash)",
     "consecutive_losses": "losing trades in a row; no key means none yet (string)",

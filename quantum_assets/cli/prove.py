@@ -26,6 +26,7 @@ GROUPS = (
     "capital_efficiency",
     "allocation_target",
     "risk_guard",
+    "trade_intent",
     "governor_permit",
     "all",
 )

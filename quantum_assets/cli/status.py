@@ -21,6 +21,7 @@ SHOWN = {  # asset -> fields worth a glance
     "capital_efficiency": ("efficiency_score", "confidence"),
     "allocation_target": ("multiplier", "proposed_target", "reason"),
     "risk_guard": ("status", "guards", "equity", "drawdown", "daily_loss", "consecutive_losses", "reason"),
+    "trade_intent": ("due", "harvest_action", "stop_loss", "intent_id"),
     "governor_permit": ("eff_factor", "last_decision", "last_reason"),
 }
 ALWAYS_DUE = ("market_state", "risk_guard")  # whatever the book holds
@@ -68,7 +69,8 @@ def status(symbols: str | None, *, as_json: bool) -> None:
     wrong = [
         row
         for row in rows
-        if row["state"] == "failed" or (row["state"] == "absent" and (row["asset"] in ALWAYS_DUE or row["symbol"] in held))
+        if row["state"] == "failed"
+        or (row["state"] == "absent" and row["age_sec"] is None and (row["asset"] in ALWAYS_DUE or row["symbol"] in held))
     ]
     if wrong:
         sys.exit(EXIT_FAILED)

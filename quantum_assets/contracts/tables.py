@@ -34,13 +34,15 @@ PERMIT_TTL_SEC = 60
 BLOCK_TTL_SEC = 3600
 SEEN_TTL_SEC = 86400  # a plan_id is decided once within a day
 DISARM_TTL_SEC = 48 * 3600  # marker of the day; what keeps the governor disarmed has no lifetime, only a person ends it
+INTENT_TTL_SEC = 300  # an intent nobody acted on for so long is out of date
 
 PROPOSAL_STREAM_MAXLEN = 10_000
 ALLOCATION_STREAM_MAXLEN = 1_000
 EVENTS_STREAM_MAXLEN = 10_000  # of the governor's and of risk events
+PLAN_STREAM_MAXLEN = 10_000  # the stream is shared with real planners: cap it no tighter than they do
 
 KILL = "quantum:kill"
-_HOLE = re.compile(r"\{(symbol|plan_id|guard|date)\}")
+_HOLE = re.compile(r"\{(symbol|plan_id|intent_id|guard|date)\}")
 _UNTAGGED = ("{guard}", "{date}")  # neither is anybody's slot
 ONE_SLOT = frozenset(
     {
@@ -82,6 +84,7 @@ class Keys:
             "harvest_proposal": f"{self.harvest_prefix}:{{symbol}}",
             "capital_efficiency": "quantum:capital:efficiency:{symbol}",
             "allocation_target": "quantum:allocation:target:proposed:{symbol}",
+            "trade_intent_pending": "quantum:trade_intent:pending:{intent_id}",
             "governor_state": "quantum:governor:state:{symbol}",
             "risk_guard": "quantum:risk:guard:state",
             "guard_active": "quantum:risk:guard_active:{guard}",
@@ -90,6 +93,7 @@ class Keys:
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
+            "trade_intent_last": "quantum:trade_intent:last:{symbol}",
             "permits_granted": "quantum:governor:exec:{symbol}",
             "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
             "seen_plan": "quantum:governor:seen:{plan_id}",
@@ -133,8 +137,18 @@ class Keys:
             "banner": "quantum:banner",
         }
 
-    def of(self, name: str, symbol: str = "") -> str:
-        """Give the key called ``name``, for one symbol (or for the plan, guard or UTC date its template asks for).
+    def of(self, name: str, symbol: str = "", slot: str = "") -> str:
+        """Give the key called ``name``, for one symbol (or for the plan, intent, guard or UTC date its template asks for).
+
+        Parameters
+        ----------
+        name
+            Name of the template.
+        symbol
+            What the key is of.
+        slot
+            Symbol whose slot the key of a plan or an intent must share in a cluster; it is part of the name there, and nowhere
+            else.
 
         Raises
         ------
@@ -145,20 +159,11 @@ class Keys:
         if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
             return f"{before}{symbol if hole else ''}{after}:{{{KILL}}}"
         tagged = f"{{{symbol}}}" if self.cluster and hole not in _UNTAGGED else symbol
+        if self.cluster and slot:
+            tagged = f"{{{slot}}}:{symbol}"
         if self.cluster and symbol and name.startswith("stream_"):
             return f"{before}:{tagged}"
         return f"{before}{tagged}{after}" if hole else before
-
-    def of_plan(self, name: str, symbol: str, plan_id: str) -> str:
-        """Give the key called ``name`` of one plan; in a cluster it lies beside the keys of its symbol.
-
-        Raises
-        ------
-        KeyError
-            No template has that name.
-        """
-        before, _, _ = self._around[name]
-        return f"{before}{{{symbol or NO_SYMBOL}}}:{plan_id}" if self.cluster else f"{before}{plan_id}"
 
     @cached_property
     def _around(self) -> dict[str, tuple[str, str, str]]:
@@ -392,6 +397,51 @@ ALLOCATION_TARGET = Table(
     ),
 )
 
+_INTENDED = (
+    Field("action", choice("CLOSE"), "", "always CLOSE: an intent only ever reduces risk", Change.EXACT),
+    Field("harvest_action", choice(*HARVEST_ACTIONS), "", "action of the harvest proposal", Change.EXACT),
+    Field("position_side", _SIDE, "", "side", Change.EXACT),
+    Field("sl_breached", FLAG, "", "the proposed stop has already been crossed", Change.EXACT),
+    Field("reason_codes", CODES, "", "those of the harvest proposal, then sl_breached", Change.EXACT),
+    Field("new_sl_proposed", optional(POSITIVE), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
+    Field("confidence", SHARE, "", "the kill score of the harvest proposal", Change.ABSOLUTE, plot=True),
+    Field("stop_loss", POSITIVE, "quote", "new_sl_proposed, else the stop of the risk proposal", plot=True),
+    Field("take_profit", POSITIVE, "quote", "target of the risk proposal"),
+    Field("proposal_time", TIME, "", "later publication of the two proposals"),
+    Field("proposals_digest", TEXT, "", "digests of harvest and risk proposal, joined by |"),
+    Field("source", _SOURCE, "", "least live of all inputs of both proposals"),
+)
+
+LAST_INTENT = Table(
+    asset="trade_intent",
+    key="trade_intent_last",
+    presence="due",
+    ttl_sec=TRACKED_TTL_SEC,
+    headline="trade intent for {symbol}: id={intent_id} action={harvest_action} SL=${stop_loss:.4f} reasons={reason_codes}",
+    doc="What was last intended for one symbol, kept so that an unchanged proposal makes no second intent. Its times of "
+    "evaluation are renewed every cycle; the values are those of the intent (before the first: of the first evaluation).",
+    fields=(
+        Field("due", FLAG, "", "0 while the proposals ask for nothing: what they ask for next is a new intent", Change.EXACT),
+        Field("intent_id", TEXT, "", "the intent, empty before the first"),
+        *_INTENDED,
+    ),
+)
+
+PENDING_INTENT = Table(
+    asset="trade_intent",
+    key="trade_intent_pending",
+    ttl_sec=INTENT_TTL_SEC,
+    doc="One intent to reduce a position, made when its proposals changed. In a cluster its symbol stands before the id.",
+    fields=(
+        *_INTENDED,
+        Field("created_at", TIME, "", "when it was made"),
+        Field("expires_at", TIME, "", "when it must no longer be acted on; the hash is gone then"),
+        Field("cause", TEXT, "", "which change made it a new intent"),
+        Field("replaces", TEXT, "", "intent of the symbol before it, empty for the first"),
+        Field("mode", choice("shadow", "plan"), "", "INTENT_MODE: plan also made one entry of the stream of plans"),
+    ),
+)
+
 _HINTS = (
     Field("eff_score", optional(within(fixed(4), 0, 1)), "[0, 1]", "efficiency score, empty when unknown", plot=True),
     Field("eff_confidence", optional(within(fixed(3), 0, 1)), "[0, 1]", "its confidence, empty when unknown"),
@@ -492,6 +542,8 @@ TABLES = (
     CAPITAL_EFFICIENCY,
     EFFICIENCY_STATE,
     ALLOCATION_TARGET,
+    PENDING_INTENT,
+    LAST_INTENT,
     GOVERNOR_STATE,
     PERMIT,
     BLOCK,

@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from quantum_assets.contracts.tables import (
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
+    PENDING_INTENT,
     PERMIT,
     POSITION,
     RISK_GUARD,
@@ -52,6 +55,7 @@ from tests.world import (
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 VICTIM = "ETHUSDT"
+INTENDED, IDLE = "BTCUSDT", "SOLUSDT"  # one that is to be closed, one that trends and is not
 PLAN = "p-close"
 
 
@@ -98,6 +102,24 @@ class Proven:
     def forge_row(self, table: Table, symbol: str = VICTIM, **changes: Any) -> None:
         """The same, from values."""
         self.forge(table, symbol, **table.encode({**self.row(table, symbol), **changes}))
+
+    def intent(self) -> str:
+        """Name the last intent of the symbol that has one."""
+        return str(self.row(LAST_INTENT, INTENDED)["intent_id"])
+
+    def forge_intent(self, intent_id: str = "", **changes: str) -> None:
+        """Write the pending intent once more, changed, under its own id or another."""
+        of = self.store.keys.of
+        own, key = of(PENDING_INTENT.key, self.intent()), of(PENDING_INTENT.key, intent_id or self.intent())
+        texts = {name.decode(): value.decode() for name, value in self.store.client.hgetall(own).items()} | changes
+        self.store.client.hset(key, mapping={**texts, "digest": PENDING_INTENT.digest(texts)})
+        self.store.client.expire(key, 200)
+
+    def plans_of_intents(self) -> dict[bytes, dict[bytes, bytes]]:
+        """Give the plans that carry the id of a pending intent, by stream entry."""
+        entries = self.store.client.xrange(self.store.keys.of("stream_plans"))
+        exists, of = self.store.client.exists, self.store.keys.of
+        return {name: one for name, one in entries if exists(of(PENDING_INTENT.key, one[b"plan_id"].decode()))}
 
     def age(self, table: Table, seconds: float, symbol: str = VICTIM) -> None:
         """Set the clock of a hash back, as if its symbol had stopped."""
@@ -159,7 +181,7 @@ def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
     """Three symbols on the real clock after two cycles, with a plan that was permitted and one that was not."""
     store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
     store.client.flushdb()
-    closes = {symbol: real_closes(symbol) for symbol in SYMBOLS}
+    closes = {symbol: real_closes(symbol, 400 if symbol == IDLE else 300) for symbol in SYMBOLS}
     for symbol in SYMBOLS:
         write_candles(store, symbol, closes[symbol])
         side, mark = ("SHORT" if symbol == "SOLUSDT" else "LONG"), closes[symbol][-1]
@@ -255,6 +277,47 @@ def loose(world: Proven) -> str:
 def wrong_k(world: Proven) -> None:
     row = world.row(HARVEST_PROPOSAL)
     world.forge_row(HARVEST_PROPOSAL, kill_score=0.4, harvest_action=reference.partial_action(row["R_net"]))
+
+
+def another_time(world: Proven) -> tuple[str, str]:
+    """Give the id an intent for the same proposals would have, had they been renewed meanwhile, and that time."""
+    last = world.row(LAST_INTENT, INTENDED)
+    renewed = last["proposal_time"] + timedelta(microseconds=1)
+    return reference.intent_id(INTENDED, {**last, "proposal_time": renewed}), renewed.isoformat()
+
+
+def intend_twice(world: Proven) -> None:
+    intent_id, renewed = another_time(world)
+    world.forge_intent(intent_id, proposal_time=renewed)
+
+
+def intend_for_no_reason(world: Proven) -> None:
+    intent_id, renewed = another_time(world)
+    world.forge_intent(intent_id, proposal_time=renewed, replaces=world.intent(), cause="confidence changed")
+    world.forge(LAST_INTENT, INTENDED, intent_id=intent_id, proposal_time=renewed)
+
+
+def in_plan_mode(world: Proven) -> None:
+    """Let a cycle make another intent, and a plan of it."""
+    settings = world.store.settings.model_copy(update={"intent_mode": "plan"})
+    world.store = RedisStore(settings, world.store.clock, world.store.client)
+    mark = world.closes[INTENDED][-1]
+    write_position(world.store, INTENDED, entry=mark * 0.972, mark=mark)
+    run_cycle(world.store, world.instance)
+    assert len(world.plans_of_intents()) == 1
+
+
+def lose_the_plan(world: Proven) -> None:
+    in_plan_mode(world)
+    world.store.client.xdel(world.store.keys.of("stream_plans"), *world.plans_of_intents())
+
+
+def ask_for_more(world: Proven) -> None:
+    in_plan_mode(world)
+    stream = world.store.keys.of("stream_plans")
+    (fields,) = world.plans_of_intents().values()
+    world.store.client.xdel(stream, *world.plans_of_intents())
+    world.store.client.xadd(stream, {**fields, b"reduceOnly": "false"})
 
 
 def kernel_with(world: Proven, module: Any, name: str, change: Callable[[Any, tuple[Any, ...]], Any]) -> None:
@@ -428,6 +491,24 @@ TAMPERINGS = (
     Tampering("risk_guard/announced_once", announce_again, named="DRAWDOWN"),
     Tampering("risk_guard/announced_once", set_it_silently, named="DRAWDOWN"),
     Tampering("risk_guard/standing", remove_it, named="DRAWDOWN"),
+    Tampering("trade_intent/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/intent.py", "import random"), named="quantum_assets.kernels.intent"),
+    Tampering("trade_intent/contract", lambda w: w.stretch(LAST_INTENT, "take_profit")),
+    Tampering("trade_intent/lifetime", lambda w: w.store.client.persist(w.key(LAST_INTENT))),
+    Tampering("trade_intent/fresh", lambda w: w.age(LAST_INTENT, 100)),
+    Tampering("trade_intent/pending_contract", lambda w: w.store.client.hset(w.store.keys.of(PENDING_INTENT.key, w.intent()), "stop_loss", "1.0"), named=INTENDED),
+    Tampering("trade_intent/pending_lifetime", lambda w: w.store.client.persist(w.store.keys.of(PENDING_INTENT.key, w.intent())), named=INTENDED),
+    Tampering("trade_intent/pending_lifetime", lambda w: w.forge_intent(expires_at="2099-01-01T00:00:00+00:00"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, INTENDED, due="0"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, INTENDED, harvest_action="PARTIAL_75"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.store.client.delete(w.store.keys.of(PENDING_INTENT.key, w.intent())), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, IDLE, due="1"), named=IDLE),
+    Tampering("trade_intent/one_per_change", intend_twice, named=INTENDED),
+    Tampering("trade_intent/one_per_change", intend_for_no_reason, named=INTENDED),
+    Tampering("trade_intent/recomputed", lambda w: w.forge_intent(confidence="0.999"), named=INTENDED),
+    Tampering("trade_intent/recomputed", lambda w: w.forge_intent(stop_loss="1.0"), named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", lambda w: write_plan(w.store, w.intent(), INTENDED), named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", lose_the_plan, named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", ask_for_more, named=INTENDED),
     Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/governor.py", "import time"), named="quantum_assets.kernels.governor"),
     Tampering("governor_permit/contract", lambda w: w.stretch(GOVERNOR_STATE, "downsize_factor")),
     Tampering("governor_permit/lifetime", lambda w: w.store.client.persist(w.key(GOVERNOR_STATE))),
@@ -474,6 +555,12 @@ def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -
     proven.draw_down(8_000.0)
     kill(proven.store, reason="drill", by="ada")
     arm(proven.store, name="ada", reason="over")
+    assert proven.red() == {}
+
+
+def test_in_plan_mode_every_proof_holds_too(proven: Proven) -> None:
+    """The intents made before the switch have no plan, those made since have one."""
+    in_plan_mode(proven)
     assert proven.red() == {}
 
 

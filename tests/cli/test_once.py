@@ -62,9 +62,13 @@ def test_one_cycle_exits_with_0_and_leaves_a_real_run(live: RedisStore) -> None:
     assert "Single cycle complete" in done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["success"]
-    published = {asset: counts["published"] for asset, counts in outcome["assets"].items()}
-    assert published == {**dict.fromkeys(outcome["assets"], 3), "risk_guard": 1}
-    assert len(published) == 8
+    of_account = outcome["assets"].pop("risk_guard")
+    assert (of_account["evaluated"], of_account["published"]) == (1, 1)
+    assert {asset: counts["evaluated"] for asset, counts in outcome["assets"].items()} == dict.fromkeys(outcome["assets"], 3)
+    intended = outcome["assets"]["trade_intent"].pop("published")  # only what is due is intended
+    assert intended == len(list(live.client.scan_iter("quantum:trade_intent:pending:*")))
+    assert {counts.get("published", 3) for counts in outcome["assets"].values()} == {3}
+    assert len(outcome["assets"]) == 8
     with dg.DagsterInstance.from_config(str(live.settings.quantum_home)) as instance:
         assert instance.get_run_by_id(outcome["run_id"]).is_success
         assert materialized(instance, "risk_proposal") == set(SYMBOLS)
