@@ -15,8 +15,10 @@ from quantum_assets.contracts.tables import (
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
     POSITION,
+    RISK_GUARD,
     RISK_PROPOSAL,
 )
 from quantum_assets.external import EXTERNAL_ASSETS
@@ -24,9 +26,12 @@ from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
 from quantum_assets.market_state import market_state
 from quantum_assets.position import position
+from quantum_assets.risk_guard import risk_guard
 from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
+from quantum_assets.trade_intent import trade_intent
+from resources.intents import IntentIOManager
 from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
@@ -42,6 +47,8 @@ ASSETS = (
     harvest_proposal,
     capital_efficiency,
     allocation_target,
+    risk_guard,
+    trade_intent,
     governor_permit,
     symbol_chart,
 )
@@ -54,6 +61,8 @@ PUBLISHED_TABLES = {
         HARVEST_PROPOSAL,
         CAPITAL_EFFICIENCY,
         ALLOCATION_TARGET,
+        RISK_GUARD,
+        LAST_INTENT,
         GOVERNOR_STATE,
     )
 }
@@ -72,7 +81,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     settings
         Settings to use; read from the environment when not given.
     **resources
-        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``).
+        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``, ``intent_io``).
 
     Raises
     ------
@@ -105,6 +114,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
             "store": store,
             "redis_io": RedisIOManager(store, PUBLISHED_TABLES),
             "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
+            "intent_io": IntentIOManager(store, PUBLISHED_TABLES),
             **resources,
         },
     )
@@ -121,7 +131,9 @@ def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
     slow = renewed + timedelta(seconds=settings.marketstate_publish_interval)
     ours = ("capital_efficiency",) if settings.efficiency_mode == "enforce" else ()
     return {
-        **dict.fromkeys(("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit", *ours), fast),
+        **dict.fromkeys(
+            ("position", "risk_proposal", "harvest_proposal", "allocation_target", "risk_guard", "governor_permit", *ours), fast
+        ),
         "market_state": dg.FreshnessPolicy.time_window(fail_window=2 * slow, warn_window=slow),
     }
 

@@ -56,7 +56,7 @@ PARTS = {  # words of the command line; a worker child is a child of the worker
     "valkey": "valkey-server",
 }
 OURS = (*(table for asset, table in PUBLISHED_TABLES.items() if asset != "capital_efficiency"), EFFICIENCY_STATE)
-EVERY_CYCLE = ("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit")
+EVERY_CYCLE = ("position", "risk_proposal", "harvest_proposal", "allocation_target", "risk_guard", "governor_permit")
 STREAMS = ("market_state", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target")
 MOMENTS = ("any time", "in a cycle", "hand-over")  # the last: between the daemon's request and the worker's first word
 HAND_OVER_SEC = 0.1
@@ -310,7 +310,7 @@ class Stack:
         began = int(done[-1].start_time or 0)
         sample = self.settings.symbols[:: max(len(self.settings.symbols) // SAMPLE_SIZE, 1)]
         for asset in EVERY_CYCLE:
-            for reading in self.store.read(PUBLISHED_TABLES[asset], sample):
+            for reading in self.store.read(PUBLISHED_TABLES[asset], PUBLISHED_TABLES[asset].subjects(sample)):
                 if reading.value is None or reading.value["last_update_epoch"] < began:
                     return None
         return done[-1].end_time
@@ -444,7 +444,7 @@ class Judge:
         complete
             Whether every symbol must have every hash.
         """
-        wanted = [(table, name) for table in OURS for name in stack.settings.symbols]
+        wanted = [(table, name) for table in OURS for name in table.subjects(stack.settings.symbols)]
         wanted += [(table, plan_id) for table in (PERMIT, BLOCK) for plan_id in plans]
         with redis.Redis.from_url(stack.settings.url, socket_timeout=20) as client:
             pipeline: Any = client.pipeline(transaction=False)

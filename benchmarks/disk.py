@@ -24,8 +24,8 @@ from dagster._core.scheduler.instigation import TickData
 from benchmarks.live import Live, World, running
 from benchmarks.report import main, say
 from definitions import PUBLISHED_TABLES
+from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
 from quantum_assets.governor_permit import decide_plans
-from resources.plans import EVENTS_MAXLEN
 from resources.redis_store import RedisStore
 from resources.retention import prune
 from resources.settings import load_settings
@@ -185,7 +185,7 @@ def streams(entries: int) -> dict[str, dict[str, int]]:
         World(live).fill()
         with dg.instance_for_test() as instance:
             run_cycle(live, instance)
-        caps = {"stream_governor_events": EVENTS_MAXLEN}
+        caps = {"stream_governor_events": EVENTS_STREAM_MAXLEN}
         for table in PUBLISHED_TABLES.values():
             if table.stream is not None:
                 caps[table.stream.key] = table.stream.maxlen

@@ -38,7 +38,7 @@ STOP_WITHIN_SEC = 40
 
 
 class World:
-    """Candles, positions, targets and efficiency of all symbols of a store, kept fresh."""
+    """Candles, positions, targets and efficiency of all symbols of a store, and the account, kept fresh."""
 
     def __init__(self, store: RedisStore) -> None:
         self.store, self.symbols = store, store.settings.symbols
@@ -91,7 +91,7 @@ class World:
             self.renew(now * 1000)
 
     def renew(self, now_ms: int) -> None:
-        """Write a candle, a target and an efficiency of each symbol."""
+        """Write a candle, a target and an efficiency of each symbol, and the account."""
         of, now = self.store.keys.of, now_ms // 1000
         commands: list[tuple[object, ...]] = []
         for symbol, mark in zip(self.symbols, self.marks(), strict=True):
@@ -99,6 +99,7 @@ class World:
                 commands.append(self.candle(symbol, now_ms, mark))
             commands.append(("HSET", of("base_target", symbol), "target_usd", 1000, "confidence", 0.9, "timestamp", now))
             commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
+        commands.append(("HSET", of("equity"), "equity", 10_000, "peak", 10_000, "last_update_ts", now))
         self.send(commands)
         self.renewed = time.time()
 

@@ -13,6 +13,10 @@ _KEYS = {
     "base_targets": "Allocation targets of P2.9: `quantum:allocation:target:<S>`. Never written by us.",
     "attribution": "Performance attribution: `quantum:alpha:attribution:<S>`.",
     "executions": "Fills: `quantum:stream:execution` and `quantum:stream:execution.result`.",
+    "equity": (
+        "The account: `quantum:equity:current` (equity, peak), `quantum:risk:daily_pnl:<UTC date>`, "
+        "`quantum:risk:consecutive_losses`. Not partitioned: there is one account."
+    ),
     "plans": "Plans that ask for a permit: `quantum:stream:apply.plan`.",
 }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resources.settings import Settings
 
 CANDLES = "candles"
-HELD_ASSETS = ("position", "risk_proposal", "harvest_proposal")  # due while a position is held
+HELD_ASSETS = ("position", "risk_proposal", "harvest_proposal", "trade_intent")  # due while a position is held
 ASSETS = ("market_state", *HELD_ASSETS, "capital_efficiency", "allocation_target", "governor_permit")
 PARTS = ("worker", "daemon", "cycle")  # they leave a heartbeat
 EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk

@@ -1,7 +1,10 @@
 """Asset ``governor_permit``: decides waiting plans and keeps one state row per symbol."""
 
+import json
+import logging
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
@@ -17,24 +20,55 @@ from quantum_assets.contracts.tables import (
     PERMIT,
     POSITION,
 )
-from quantum_assets.kernels.governor import NON_LIVE, Evidence, GovernorTheta, decide, is_closing
+from quantum_assets.kernels.governor import (
+    AFTER_COUNTING,
+    BEFORE_COUNTING,
+    GATE_OF,
+    NON_LIVE,
+    Evidence,
+    decide,
+    is_closing,
+)
 from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.calc_only import require_calc_only
-from resources.foreign import number_or_none, read_efficiency
+from resources.foreign import Scored, number_or_none, read_efficiency, read_scored
+from resources.guards import read_guards
 from resources.io_manager import CYCLE_ID_TAG, ONCE_TAG, cycle_id_of
-from resources.plans import BURST_SEC, HOUR_SEC, Decision, Plan, PlanQueue
+from resources.plans import BURST_SEC, ERROR, HOUR_SEC, Decision, Plan, PlanQueue, theta_of
 from resources.positions import PositionReader
-from resources.redis_store import RedisStore
+from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.switches import read_switches
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
+FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")  # of the evidence, as each decision records it
+NUMBERS = (
+    "market_state_age_sec",
+    "harvest_proposal_age_sec",
+    "position_age_sec",
+    "kill_score",
+    "position_notional_usd",
+    "target_usd",
+)
+TROUBLE_MAX = 500  # characters of what could not be read
 CYCLES_KEPT = 6  # times of the last ones, for the proof of the cadence
+log = logging.getLogger("quantum.governor")
+
 CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "PARTIAL_50": 0.5, "PARTIAL_25": 0.25}
 
 
 @dg.asset(
-    deps=["market_state", "position", "harvest_proposal", "allocation_target", "capital_efficiency", "plans"],
+    deps=[
+        "market_state",
+        "position",
+        "harvest_proposal",
+        "allocation_target",
+        "capital_efficiency",
+        "trade_intent",
+        "risk_guard",
+        "plans",
+    ],
     group_name="governor",
     kinds={"redis"},
     owners=OWNERS,
@@ -92,45 +126,87 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
 
 
 def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
-    """Put every plan through the gates; what passes gets the fields of its permit."""
+    """Judge plans; what makes the judgement itself fail is that plan's fault and blocks it, never the others.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away; the plans stay pending and are judged when it is back.
+    """
+    try:
+        return _judge(store, plans)
+    except RedisUnavailableError:
+        raise
+    except Exception as error:
+        if len(plans) > 1:
+            half = len(plans) // 2
+            return [*judge(store, plans[:half]), *judge(store, plans[half:])]
+        log.exception("plan %s cannot be evaluated", plans[0].plan_id)
+        closing = is_closing(plans[0].action, reduce_only=plans[0].reduce_only)
+        return [Decision(plans[0], ERROR, facts={"closing": str(int(closing)), "error": type(error).__name__})]
+
+
+def _judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
     symbols = sorted({plan.symbol for plan in plans})
     unreadable_now = {one.symbol for one in PositionReader(store).read(symbols) if one.state is State.FAILED}
     known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
-    settings = store.settings
-    theta = GovernorTheta(
-        max_data_age_sec=settings.gov_max_data_age_sec,
-        kill_score_critical=settings.gov_kill_score_critical,
-        allow_synthetic=settings.allow_synthetic,
-    )
-    permits = [
-        _permit(store, plan, known["position"], hint) for plan, hint in zip(plans, _hints_of(store, plans, symbols), strict=True)
-    ]
-    evidence = _evidence(store, plans, known, unreadable_now)
-    return [
-        Decision(plan, reason, permit, _facts(evidence, row, {asset: rows[plan.symbol] for asset, rows in known.items()}))
-        for row, (plan, reason, permit) in enumerate(zip(plans, decide(evidence, theta), permits, strict=True))
-    ]
-
-
-def _hints_of(store: RedisStore, plans: Sequence[Plan], symbols: Sequence[str]) -> list[dict[str, Any]]:
+    targets = dict(zip(symbols, read_scored(store, "base_target", "target_usd", symbols), strict=True))
     hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
-    return [hints[plan.symbol] for plan in plans]
+    permits = [_permit(store, plan, known["position"], hints[plan.symbol]) for plan in plans]
+    found = [Found({asset: rows[plan.symbol] for asset, rows in known.items()}, targets[plan.symbol]) for plan in plans]
+    troubles = [plan.symbol in unreadable_now for plan in plans]
+    shut = _shut(store)
+    evidence = _evidence(store, plans, found, troubles, shut)
+    theta = theta_of(store.settings)
+    limits = json.dumps(asdict(theta), separators=(",", ":"))
+    before, beyond = decide(evidence, theta, BEFORE_COUNTING), decide(evidence, theta, AFTER_COUNTING)
+    return [
+        Decision(plan, reason, permit, _facts(evidence, row, found[row], shut, limits), later)
+        for row, (plan, reason, permit, later) in enumerate(zip(plans, before, permits, beyond, strict=True))
+    ]
 
 
-def _facts(evidence: Evidence, row: int, known: Mapping[str, Reading[dict[str, Any]]]) -> dict[str, str]:
-    """Say what one plan was judged by."""
-    ages = ("market_state_age_sec", "harvest_proposal_age_sec", "position_age_sec")
-    cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in known.items() if one.value is not None}
+@dataclass(frozen=True)
+class Found:
+    """What is known of the symbol of one plan: its rows by asset, and its P2.9 target."""
+
+    rows: Mapping[str, Reading[dict[str, Any]]]
+    target: Scored
+
+
+@dataclass(frozen=True)
+class Shut:
+    """What shuts all openings at once, and why any of it cannot be known (empty when all of it could be read)."""
+
+    killed: bool
+    disarmed: bool
+    guard: str
+    trouble: str
+
+
+def _shut(store: RedisStore) -> Shut:
+    switches, guards = read_switches(store), read_guards(store)
+    trouble = "; ".join(filter(None, (switches.trouble, guards.trouble)))
+    return Shut(switches.killed, switches.disarmed, next(iter(guards.live), ""), trouble)
+
+
+def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) -> dict[str, str]:
+    """Say what one plan was judged by, so that the record alone tells why; counts are added by whoever counts."""
+    cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in found.rows.items() if one.value is not None}
+    unread = [one.reason for one in found.rows.values() if one.state is State.FAILED]
     return {
-        "closing": str(int(evidence.closing[row])),
-        "sources": ",".join(sorted(_labels(known))),
-        **{name: _number(getattr(evidence, name)[row]) for name in (*ages, "kill_score")},
+        **{name: str(int(getattr(evidence, name)[row])) for name in FLAGS},
+        **{name: _number(getattr(evidence, name)[row]) for name in NUMBERS},
+        "risk_guard": str(evidence.risk_guard[row]),
+        "sources": ",".join(sorted(_labels(found.rows))),
+        "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",
+        "theta": limits,
         **cycles,
     }
 
 
 def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
+    return "" if math.isnan(value) else repr(float(value))
 
 
 def hint_rows(store: RedisStore, symbols: Sequence[str]) -> list[dict[str, Any]]:
@@ -166,6 +242,8 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
             "last_decision": last.get("last_decision", ""),
             "last_reason": last.get("last_reason", ""),
             "last_decision_epoch": last.get("last_decision_epoch"),
+            "last_gate": last.get("last_gate", ""),
+            "last_evidence": last.get("last_evidence", ""),
             "plans_evaluated": len(mine),
             **granted,
         }
@@ -176,6 +254,8 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
                 "last_decision": "PERMIT" if newest.granted else "BLOCK",
                 "last_reason": newest.reason,
                 "last_decision_epoch": now,
+                "last_gate": str(GATE_OF.get(newest.reason, "")),
+                "last_evidence": json.dumps({**newest.facts, **newest.counts}, separators=(",", ":")),
             }
         rows.append(row)
     schema = {name: GOVERNOR_STATE.by_name[name].codec.dtype for name in rows[0]} if rows else {}
@@ -195,33 +275,54 @@ def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict
 
 
 def _evidence(
-    store: RedisStore,
-    plans: Sequence[Plan],
-    known: Mapping[str, Mapping[str, Reading[dict[str, Any]]]],
-    unreadable_now: Set[str],
+    store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], raw_unreadable: Sequence[bool], shut: Shut
 ) -> Evidence:
+    """Gather what each plan is judged by before permits are counted; the counts are left unknown."""
     now = store.clock().timestamp()
-    (kill,) = store.run("reading the kill switch", [("GET", store.keys.of("kill"))])
     closing = np.array([is_closing(plan.action, reduce_only=plan.reduce_only) for plan in plans], dtype=bool)
-    found = [{asset: rows[plan.symbol] for asset, rows in known.items()} for plan in plans]
-    failed = np.array([any(one.state is State.FAILED for one in row.values()) for row in found], dtype=bool)
-    raw_failed = np.array([plan.symbol in unreadable_now for plan in plans], dtype=bool)
+    failed = np.array([any(one.state is State.FAILED for one in each.rows.values()) for each in found], dtype=bool)
+    of_openings = np.array(raw_unreadable, dtype=bool) | np.array([one.target.status == "error" for one in found], dtype=bool)
 
     def ages(asset: str, clock: str = "last_update_epoch") -> Any:
-        return np.array([_age_sec(row[asset], clock, now) for row in found])
+        return np.array([_age_sec(one.rows[asset], clock, now) for one in found])
 
+    def everywhere(value: object, dtype: Any = bool) -> Any:
+        return np.full(len(plans), value, dtype=dtype)
+
+    unknown = everywhere(math.nan, float)
     return Evidence(
         closing=closing,
-        unreadable=failed | (~closing & (raw_failed | isinstance(kill, Exception))),
-        kill_switch=np.full(len(plans), not isinstance(kill, Exception) and kill not in (None, b"", b"0")),
+        unreadable=failed | (~closing & (of_openings | bool(shut.trouble))),
+        kill_switch=everywhere(shut.killed),
+        disarmed=everywhere(shut.disarmed),
+        risk_guard=everywhere(shut.guard, object),
         market_state_age_sec=ages("market_state"),
         harvest_proposal_age_sec=ages("harvest_proposal"),
         position_age_sec=ages("position", clock="position_ts_epoch"),  # of the snapshot: a dead writer makes no new ones
         non_live=np.array(
-            [_non_live(row) or plan.source in NON_LIVE for plan, row in zip(plans, found, strict=True)], dtype=bool
+            [_non_live(one.rows) or plan.source in NON_LIVE for plan, one in zip(plans, found, strict=True)], dtype=bool
         ),
-        kill_score=np.array([_kill_score(plan, row["harvest_proposal"]) for plan, row in zip(plans, found, strict=True)]),
+        kill_score=np.array([_kill_score(plan, one.rows["harvest_proposal"]) for plan, one in zip(plans, found, strict=True)]),
+        permits_hour=unknown,
+        permits_5min=unknown,
+        day_total=unknown,
+        amount=unknown,
+        in_usd=everywhere(value=False),
+        position_notional_usd=np.array([_notional_usd(one.rows["position"]) for one in found]),
+        target_usd=np.array([_cap_usd(one.target) for one in found]),
     )
+
+
+def _notional_usd(reading: Reading[dict[str, Any]]) -> float:
+    row = reading.value
+    if row is None or row["qty"] is None or row["current_price"] is None:
+        return math.nan
+    return abs(float(row["qty"])) * float(row["current_price"])
+
+
+def _cap_usd(target: Scored) -> float:
+    """Give the target that caps a position; NaN unless it is in force (mode enforce) and fresh."""
+    return target.value if target.status == "ok" and target.mode.strip().lower() == "enforce" else math.nan
 
 
 def _age_sec(reading: Reading[dict[str, Any]], clock: str, now: float) -> float:

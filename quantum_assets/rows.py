@@ -83,15 +83,18 @@ def inputs_used(frame: pl.DataFrame) -> dict[str, pl.Series]:
         f"position_{name}": frame[name]
         for name in ("side", "age_sec", "current_price", "entry_price", "peak_price", "trough_price", "current_sl")
     }
-    sources = [
-        max(_liveness(first), _liveness(second)) for first, second in zip(frame["source"], frame["position_source"], strict=True)
-    ]
     return {
         **market,
         **position,
         "position_source": frame["position_source"],
-        "data_source": pl.Series([LIVENESS[rank] for rank in sources], dtype=pl.String),
+        "data_source": least_live(frame["source"], frame["position_source"]),
     }
+
+
+def least_live(first: pl.Series, second: pl.Series) -> pl.Series:
+    """Label each row by the less live of two sources."""
+    ranks = [max(_liveness(one), _liveness(other)) for one, other in zip(first, second, strict=True)]
+    return pl.Series([LIVENESS[rank] for rank in ranks], dtype=pl.String)
 
 
 def _liveness(source: str) -> int:

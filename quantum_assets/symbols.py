@@ -8,6 +8,7 @@ from itertools import pairwise
 import dagster as dg
 
 OWNERS = ["team:quant"]
+ACCOUNT_ASSETS = frozenset({"equity", "risk_guard"})  # of the account as a whole, hence without partitions
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -17,7 +18,7 @@ def partitioned_by_symbol(
     symbols: Sequence[str],
     badges: Mapping[str, dg.FreshnessPolicy],
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """Partition everything by symbol; many symbols are one run, never one run each.
+    """Partition everything but the assets of the account by symbol; many symbols are one run, never one run each.
 
     Parameters
     ----------
@@ -32,16 +33,18 @@ def partitioned_by_symbol(
     partitions = symbol_partitions(symbols)
 
     def by_symbol(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(partitions_def=partitions)
+        of_account = spec.key.to_user_string() in ACCOUNT_ASSETS
+        return spec if of_account else spec.replace_attributes(partitions_def=partitions)
 
     def with_badge(spec: dg.AssetSpec) -> dg.AssetSpec:
         policy = badges.get(spec.key.to_user_string())
         return by_symbol(spec) if policy is None else by_symbol(spec).replace_attributes(freshness_policy=policy)
 
-    return [
-        *map(by_symbol, external),
-        *(asset.map_asset_specs(with_badge).with_attributes(backfill_policy=dg.BackfillPolicy.single_run()) for asset in assets),
-    ]
+    def in_one_run(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
+        of_account = asset.key.to_user_string() in ACCOUNT_ASSETS
+        return asset if of_account else asset.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())
+
+    return [*map(by_symbol, external), *(in_one_run(asset.map_asset_specs(with_badge)) for asset in assets)]
 
 
 def symbol_partitions(symbols: Sequence[str]) -> dg.StaticPartitionsDefinition:

@@ -91,9 +91,9 @@ class StoredEvent(NamedTuple):
 
 
 class Made(NamedTuple):
-    """One materialization: the partition, and its metadata as plain numbers and words."""
+    """One materialization: the partition (none for an asset of the account), and its metadata as plain numbers and words."""
 
-    symbol: str
+    symbol: str | None
     metadata: Mapping[str, float | str]
 
 
@@ -391,11 +391,15 @@ def _serialized(pattern: EventLogEntry, made: Sequence[Made]) -> list[str]:
     first, middle, last = json.dumps(content).split(json.dumps(HOLE))
     if not first.endswith('"metadata_entries": ') or not middle.endswith('"partition": '):
         return [""] * len(made)  # not the order this was written for; the caller takes the long way
-    return [f"{first}{_metadata_entries(one.metadata)}{middle}{_quoted(one.symbol)}{last}" for one in made]
+    return [f"{first}{_metadata_entries(one.metadata)}{middle}{_partition(one)}{last}" for one in made]
 
 
 HOLE = "\x00"  # in no text of Dagster's
 _quoted = json.encoder.encode_basestring_ascii
+
+
+def _partition(one: Made) -> str:
+    return "null" if one.symbol is None else _quoted(one.symbol)
 
 
 def _metadata_entries(metadata: Mapping[str, float | str]) -> str:

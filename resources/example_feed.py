@@ -1,4 +1,4 @@
-"""A moving example world: recorded candles played as if they were now, with example positions, targets, efficiency and plans.
+"""A moving example world: recorded candles played as if they were now, with example positions, targets, equity and plans.
 
 ``python -m resources.example_feed``. Here belongs everything that pretends to be the other programs, each write labelled and with
 a lifetime. Keys that carry somebody else's data are named and left alone. Nothing of the product reads from this module.
@@ -21,7 +21,7 @@ import orjson
 import polars as pl
 
 from quantum_assets.contracts.schema import stamps
-from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
+from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
 from resources.ohlcv_files import OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
@@ -31,11 +31,11 @@ HISTORY_CANDLES_MAX = 1500  # candles kept per symbol
 EXAMPLE_TTL_SEC = 3600  # what an example leaves behind is gone within the hour
 BANNER_TTL_SEC = 120
 PLAN_EVERY_SEC = 30
-PLAN_STREAM_MAXLEN = 10_000  # the stream is shared with real planners: cap it no tighter than they do
 PLAN_PREFIX = "example-"
 PLANS_LOOKED_AT = 20  # newest entries searched for a real planner's
 RETRY_SEC = 1.0
 OPENED_BEFORE_SEC = 2 * 3600  # age of an example position when it is first seen
+EQUITY_USD, PEAK_USD = 25_000.0, 25_400.0  # a healthy account, 1.6 % below its peak; the prices played do not move it
 SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
 # KEYS[1] sorted set of candles
@@ -146,7 +146,7 @@ class ExampleWorld:
     first
         Candles written at once at the start.
     examples
-        Whether positions, targets, attribution, efficiency and plans are kept too.
+        Whether positions, equity, targets, attribution, efficiency and plans are kept too.
     shown
         Candles played so far; 0 before the first step.
     """
@@ -196,6 +196,8 @@ class ExampleWorld:
                 for symbol, window in windows.items()
                 for command in self._examples_of(symbol, float(window["close"][-1]), now)
             ]
+            account = {"equity": EQUITY_USD, "peak": PEAK_USD, "last_update_ts": int(now.timestamp())}
+            commands.append(self._replace("equity", "", account))
         replies = self.store.run("playing the example", commands)
         refused = [str(reply).removeprefix("FOREIGN ") for reply in replies if isinstance(reply, Exception)]
         self.shown = upcoming
@@ -206,7 +208,7 @@ class ExampleWorld:
     def banner(self) -> str:
         """Say in one line what data this is."""
         text = f"EXAMPLE DATA: recorded candles of {', '.join(self.candles)} played as if they were now"
-        return f"{text}; positions, targets, efficiency and plans are invented" if self.examples else text
+        return f"{text}; positions, equity, targets, efficiency and plans are invented" if self.examples else text
 
     def first_entry(self, symbol: str) -> float:
         """Give the entry of a symbol's first example position."""

@@ -1,4 +1,4 @@
-"""The Redis IO manager: a frame in, one hash per symbol out; hashes back as a frame. One row is one symbol.
+"""The Redis IO manager: a frame in, one hash per symbol out; hashes back as a frame. One row is one symbol, or the account.
 
 Frames carry ``symbol``, ``state`` and ``why`` beside the table's fields. Rows in state ``present`` are published under the
 rate limit; only a symbol really published becomes a materialization, with its own metadata. What failed is named in the
@@ -25,6 +25,18 @@ from resources.redis_store import Publication, RedisStore
 CYCLE_ID_TAG = "quantum/cycle_id"
 ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
 CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
+WORDS = (  # fields that are told with a materialization, beside the numbers that are plotted
+    "harvest_action",
+    "intent_id",
+    "regime",
+    "status",
+    "reason",
+    "source",
+    "last_plan_id",
+    "last_decision",
+    "last_reason",
+    "last_evidence",
+)
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
 log = logging.getLogger("quantum.publish")
@@ -98,7 +110,10 @@ class RedisIOManager(dg.IOManager):
         say = context.log.info if on_request else log.info  # the loop's own lines would fill the event log
         for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
             say("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
-        made = [Made(outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id)) for outcome in recorded]
+        made = [
+            Made(None if table.of_account else outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id))
+            for outcome in recorded
+        ]
         yield from materialize(context, made, shown=on_request)
         context.add_output_metadata(
             {
@@ -167,8 +182,8 @@ def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
     numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
-    words = {name: str(row[name]) for name in ("harvest_action", "regime", "reason", "source") if row.get(name)}
-    codes = {"reason_codes": ",".join(row["reason_codes"])} if row.get("reason_codes") else {}
+    words = {name: str(row[name]) for name in WORDS if row.get(name)}
+    codes = {name: ",".join(row[name]) for name in ("reason_codes", "guards", "errors") if row.get(name)}
     return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
 
 

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
-from quantum_assets.contracts.schema import DIGEST, stamps
-from quantum_assets.contracts.tables import BLOCK, PERMIT, SEEN_TTL_SEC
+import orjson
+
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
+from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
+from quantum_assets.kernels.governor import COUNTED, GATE_OF, GovernorTheta, is_closing
 from resources.foreign import number_or_none
+from resources.guards import utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
+from resources.settings import Settings
+from resources.switches import disarm
 
 GROUP = "governor"
 PLANS_READ_MAX = 1000  # new entries per evaluation
 RECLAIM_IDLE_MS = 15_000  # an entry another governor took and left undecided for so long is taken over
-EVENTS_MAXLEN = 10_000
 REQUIRED = ("plan_id", "symbol", "action", "decision")
 NUMBERS = ("kill_score", "qty", "close_qty", "price", "confidence")
 NUMBER_MAX = 1e12  # a larger size or price is a fault, and their product must stay finite
 _PLAN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _SYMBOL = re.compile(r"[\w-]{2,40}")
+_ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
-LIMITS = ("hourly_limit_exceeded", "burst_limit_exceeded", "daily_limit_exceeded")  # gates 7 to 9, in their order
+LIMITS = tuple(gate.reason for gate in COUNTED)
+KILLED = "kill_switch_active"
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
+ERROR, BURST = "evaluation_error", "burst_limit_exceeded"  # reasons after which the governor disarms itself
+COUNTS = ("permits_hour", "permits_5min", "day_total", "permits_hour_after", "permits_5min_after", "day_total_after")
+ERROR_MAX = 200  # characters of an error on record
+ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
 
 # KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol (list of epoch s, newest
-#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream
-# ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of an earlier gate or empty,
-#         ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
-#         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream,
-#         ARGV[12] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event (flat)
-# returns {1, reason or empty, permits before in the hour, in five minutes, amount before today}, or {0} when the plan was decided
-#         before; raises, having written nothing, when a key is of another type or holds something else than numbers
+#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream, KEYS[7] kill switch, only for plans that open
+#         risk: one thrown since the evidence was read still counts (in a cluster it is in another slot and left out)
+# ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of a gate before the limits or
+#         empty, ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
+#         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream, ARGV[12] reason of a gate after the
+#         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event
+#         (flat), limits (the three reasons in their order), kill (its reason), gates (number by reason), ARGV[14] 0 to refuse a
+#         plan although its marker or the counts of its symbol are of another type, else 1
+# returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}, or {0, reason or
+#         empty} of the decision that was made before, the reason only if it was this very entry's; raises, having written
+#         nothing, when a key is of another type or holds something else than numbers
 DECIDE_LUA = """
-local wanted = {'string', 'hash', 'hash', 'list', 'string', 'stream'}
+local wanted = {'string', nil, nil, 'list', 'string', 'stream', 'string'}
+local kinds = {}
 for i = 1, #KEYS do
-  local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= wanted[i] and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
+  kinds[i] = redis.call('TYPE', KEYS[i]).ok
+  local forgiven = i == 1 and ARGV[14] == '0'
+  if wanted[i] and not forgiven and kinds[i] ~= wanted[i] and kinds[i] ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kinds[i])
+  end
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+local seen = kinds[1] == 'string' and redis.call('GET', KEYS[1])
+if seen then
+  local entry, before = string.match(seen, '^(.-)|(.*)$')
+  return {0, entry == ARGV[1] and before or ''}
+end
 local now, hour, burst = tonumber(ARGV[3]), 0, 0
 for _, text in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   local when = tonumber(text)
@@ -55,30 +78,40 @@ end
 local today = redis.call('GET', KEYS[5]) or '0'
 local day, amount, reason = tonumber(today), tonumber(ARGV[8]), ARGV[4]
 if not day then return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' holds ' .. today) end
-if reason == '' then
-  if hour >= tonumber(ARGV[5]) then reason = 'hourly_limit_exceeded'
-  elseif burst >= tonumber(ARGV[6]) then reason = 'burst_limit_exceeded'
-  elseif not amount or not (day + amount <= tonumber(ARGV[7])) then reason = 'daily_limit_exceeded' end
+local said = cjson.decode(ARGV[13])
+local thrown = '0'
+if reason == '' and KEYS[7] then
+  local kill = redis.call('GET', KEYS[7])
+  if kill and kill ~= '' and kill ~= '0' then reason, thrown = said.kill, '1' end
 end
-local said = cjson.decode(ARGV[12])
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+if reason == '' then
+  if hour >= tonumber(ARGV[5]) then reason = said.limits[1]
+  elseif burst >= tonumber(ARGV[6]) then reason = said.limits[2]
+  elseif not amount or not (day + amount <= tonumber(ARGV[7])) then reason = said.limits[3]
+  else reason = ARGV[12] end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. '|' .. reason, 'EX', ARGV[2])
 redis.call('DEL', KEYS[2], KEYS[3])
+local hour_after, burst_after, today_after = hour, burst, today
 if reason == '' then
   redis.call('HSET', KEYS[2], unpack(said.permit))
   redis.call('EXPIRE', KEYS[2], ARGV[9])
   redis.call('LPUSH', KEYS[4], ARGV[3])
   redis.call('LTRIM', KEYS[4], 0, 99)
   redis.call('EXPIRE', KEYS[4], 86400)
-  redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
+  today_after = redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
   redis.call('EXPIRE', KEYS[5], 172800)
+  hour_after, burst_after = hour + 1, burst + 1
 else
   redis.call('HSET', KEYS[3], 'reason', reason, 'digest', said.digests[reason], unpack(said.block))
   redis.call('EXPIRE', KEYS[3], ARGV[10])
 end
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'event', reason == '' and 'PERMIT' or 'BLOCK',
-  'granted', reason == '' and '1' or '0', 'reason', reason, 'permits_hour', hour, 'permits_5min', burst, 'day_total', today,
-  unpack(said.event))
-return {1, reason, hour, burst, today}
+  'granted', reason == '' and '1' or '0', 'reason', reason, 'gate', tostring(said.gates[reason] or ''),
+  'permits_hour', hour, 'permits_5min', burst, 'day_total', today,
+  'permits_hour_after', hour_after, 'permits_5min_after', burst_after, 'day_total_after', today_after,
+  'kill_thrown_meanwhile', thrown, unpack(said.event))
+return {1, reason, hour, burst, today, hour_after, burst_after, today_after}
 """
 
 
@@ -125,12 +158,18 @@ class Decision:
         Fields of the permit, if it comes to that.
     facts
         What it was judged by, for the record, as text.
+    reason_beyond
+        First gate that is shut among those after the limits.
+    counts
+        What the limits were counted to, before and after, see COUNTS; empty until it is recorded.
     """
 
     plan: Plan
     reason: str
     permit: Mapping[str, Any] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    reason_beyond: str = ""
+    counts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def granted(self) -> bool:
@@ -185,6 +224,7 @@ class PlanQueue:
         self.store = store
         self.stream = store.keys.of("stream_plans")
         self.consumer = f"{socket.gethostname()}-{os.getpid()}"
+        self.theta = theta_of(store.settings)
 
     def take(self) -> list[Plan]:
         """Take over what a dead governor left undecided, then everything new, oldest first."""
@@ -212,26 +252,54 @@ class PlanQueue:
     def record(self, decisions: Sequence[Decision], *, cycle_id: str) -> list[Decision | None]:
         """Count each plan against the limits, write its permit or block with its event, then acknowledge the entries.
 
+        Every command may be the last one of this process: whoever reclaims the entries repeats all of them, and what was done
+        before is found done.
+
         Returns
         -------
         list
             The decision as it was recorded, ``None`` for a plan that was decided before and stays as it was.
         """
         now = self.store.clock()
-        replies = self.store.run("recording decisions", [self._record_command(one, cycle_id, now) for one in decisions])
+        replies = self.store.run("recording decisions", [self._command_or_refusal(one, cycle_id, now) for one in decisions])
         failed = [row for row, reply in enumerate(replies) if isinstance(reply, Exception)]
         if failed:  # what cannot be counted is no: one symbol's bad key stops neither its own plans nor those of others
-            refused = [replace(decisions[row], reason="evaluation_error") for row in failed]
-            commands = [self._record_command(one, cycle_id, now, counted=False) for one in refused]
+            commands = [
+                self._record_command(_refused(decisions[row], str(replies[row])), cycle_id, now, counted=False) for row in failed
+            ]
             for row, reply in zip(failed, self.store.run("refusing what cannot be counted", commands), strict=True):
                 replies[row] = reply
         broken = [reply for reply in replies if isinstance(reply, Exception)]
-        self.acknowledge([one.plan for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)])
+        both = [(one, reply) for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)]
+        self._disarm_if_due([(one.plan.plan_id, reply[1].decode()) for one, reply in both])
+        self.acknowledge([one.plan for one, _ in both])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
         return [
-            replace(one, reason=reply[1].decode()) if reply[0] else None for one, reply in zip(decisions, replies, strict=True)
+            replace(one, reason=reply[1].decode(), counts=_counts(reply[2:])) if reply[0] else None
+            for one, reply in zip(decisions, replies, strict=True)
         ]
+
+    def _command_or_refusal(self, decision: Decision, cycle_id: str, now: datetime) -> tuple[Any, ...]:
+        try:
+            return self._record_command(decision, cycle_id, now)
+        except ContractError as error:  # a permit that cannot be written is none
+            return self._record_command(_refused(decision, str(error)), cycle_id, now)
+
+    def _disarm_if_due(self, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Shut the governor for openings after a burst, or after many plans nobody could evaluate."""
+        burst = next((plan_id for plan_id, reason in outcomes if reason == BURST), None)
+        errors = [plan_id for plan_id, reason in outcomes if reason == ERROR]
+        if burst is not None:
+            disarm(self.store, f"{BURST}: plan {burst}")
+        if not errors:
+            return
+        key = self.store.keys.of("governor_errors", utc_date(self.store.clock()))
+        _, _, count = self.store.run(  # a set of plans, so that a plan reclaimed after a crash counts once
+            "counting errors", [("SADD", key, *errors), ("EXPIRE", key, 2 * 86400), ("SCARD", key)]
+        )
+        if isinstance(count, Exception) or count >= ERRORS_TO_DISARM:
+            disarm(self.store, f"{count} plans of today could not be evaluated")
 
     def acknowledge(self, plans: Sequence[Plan]) -> None:
         """Tell the group that these entries need no governor any more."""
@@ -239,20 +307,26 @@ class PlanQueue:
             self.store.run("acknowledging plans", [("XACK", self.stream, GROUP, *(plan.entry_id for plan in plans))])
 
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime, *, counted: bool = True) -> tuple[Any, ...]:
-        plan, settings, of = decision.plan, self.store.settings, self.store.keys.of
+        plan, theta, keys = decision.plan, self.theta, self.store.keys
         unit, amount = _amount(decision)
-        names = (
-            of("seen_plan", plan.plan_id),
-            of(PERMIT.key, plan.plan_id),
-            of(BLOCK.key, plan.plan_id),
-            of("permits_granted", plan.symbol) if counted else of("seen_plan", plan.plan_id) + ":uncounted",
-            of("permitted_today", plan.symbol) + f":{now.astimezone(UTC).date().isoformat()}:{unit}"
+        slot = plan.symbol or NO_SYMBOL
+        seen, permit_key, block_key = (keys.of(name, plan.plan_id, slot) for name in ("seen_plan", "permit", "block"))
+        names = [
+            seen,
+            permit_key,
+            block_key,
+            keys.of("permits_granted", slot) if counted else f"{seen}:uncounted",
+            f"{keys.of('permitted_today', slot)}:{now.astimezone(UTC).date().isoformat()}:{unit}"
             if counted
-            else of("seen_plan", plan.plan_id) + ":uncounted",
-            of("stream_governor_events"),
-        )
-        blocks = {reason: self._block(plan, reason, cycle_id, now) for reason in {decision.reason, *LIMITS} if reason}
-        block = {name: text for name, text in next(iter(blocks.values())).items() if name not in ("reason", DIGEST)}
+            else f"{seen}:uncounted",
+            keys.of("stream_governor_events", slot),
+        ]
+        if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
+            names.append(keys.of("kill"))
+        reasons = {decision.reason, decision.reason_beyond, KILLED, *LIMITS} - {""}
+        blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
+        block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now)}
+        del block["reason"], block[DIGEST]
         permit: Mapping[str, str] = {}
         if decision.permit is not None:
             encoded = PERMIT.encode(decision.permit)
@@ -260,25 +334,34 @@ class PlanQueue:
         said = {
             "permit": flat(permit),
             "block": flat(block),
-            "digests": {reason: fields[DIGEST] for reason, fields in blocks.items()},
+            "digests": {reason: _block_digest(reason, int(now.timestamp())) for reason in reasons},
             "event": flat(self._event(decision, cycle_id, now)),
+            "limits": LIMITS,
+            "kill": KILLED,
+            "gates": {reason: GATE_OF[reason] for reason in reasons if reason in GATE_OF},
         }
-        daily = settings.gov_max_reduce_notional_per_day_usd if unit == USD else settings.gov_max_reduce_qty_per_day
+        daily = theta.max_notional_per_day_usd if unit == USD else theta.max_qty_per_day
         limits = (
-            settings.gov_max_exec_per_hour,
-            settings.gov_max_exec_per_5min,
+            theta.max_exec_per_hour,
+            theta.max_exec_per_5min,
             repr(daily),
             "" if amount is None else repr(amount),
         )
-        lifetimes = (PERMIT.ttl_sec, BLOCK.ttl_sec, EVENTS_MAXLEN)
+        lifetimes = (PERMIT.ttl_sec, BLOCK.ttl_sec, EVENTS_STREAM_MAXLEN)
         moment = repr(now.timestamp())
-        values = (plan.entry_id, SEEN_TTL_SEC, moment, decision.reason, *limits, *lifetimes, json.dumps(said))
-        return ("EVAL", DECIDE_LUA, len(names), *names, *values)
-
-    @staticmethod
-    def _block(plan: Plan, reason: str, cycle_id: str, now: datetime) -> dict[str, str]:
-        encoded = BLOCK.encode({"reason": reason, "timestamp": int(now.timestamp())})
-        return {**encoded, **stamps(BLOCK, plan.symbol, encoded, cycle_id, now)}
+        first = (plan.entry_id, SEEN_TTL_SEC, moment, decision.reason)
+        return (
+            "EVAL",
+            DECIDE_LUA,
+            len(names),
+            *names,
+            *first,
+            *limits,
+            *lifetimes,
+            decision.reason_beyond,
+            orjson.dumps(said),
+            int(counted),
+        )
 
     @staticmethod
     def _event(decision: Decision, cycle_id: str, now: datetime) -> dict[str, str]:
@@ -293,8 +376,62 @@ class PlanQueue:
             "cycle_id": cycle_id,
             "notional": repr(amount) if unit == USD and amount is not None else "",
             "qty": repr(amount) if unit == QTY and amount is not None else "",
+            "unit": unit,
             **decision.facts,
         }
+
+
+def read_permit(store: RedisStore, symbol: str, plan_id: str) -> dict[str, Any] | None:
+    """Read a permit as whoever acts on it must: anything but a whole, unused permit of this plan and minute is none.
+
+    A server that failed over to an older copy of the data may hold a permit that was used or has run out, or none at all.
+
+    Returns
+    -------
+    dict or None
+        The decoded permit.
+    """
+    (reply,) = store.run("reading a permit", [("HGETALL", store.keys.of(PERMIT.key, plan_id, symbol))])
+    if isinstance(reply, Exception) or not reply:
+        return None
+    try:
+        row = PERMIT.decode(pairs(reply))
+    except ContractError:
+        return None
+    age = (store.clock() - row["created_at"]).total_seconds()
+    own = row["plan_id"] == plan_id and row["symbol"] == symbol
+    return row if own and row["consumed"] == "false" and -CLOCK_SKEW_SEC <= age < PERMIT_TTL_SEC else None
+
+
+def theta_of(settings: Settings) -> GovernorTheta:
+    """Take the limits of the gates from the settings."""
+    return GovernorTheta(
+        max_data_age_sec=settings.gov_max_data_age_sec,
+        kill_score_critical=settings.gov_kill_score_critical,
+        allow_synthetic=settings.allow_synthetic,
+        max_exec_per_hour=settings.gov_max_exec_per_hour,
+        max_exec_per_5min=settings.gov_max_exec_per_5min,
+        max_notional_per_day_usd=settings.gov_max_reduce_notional_per_day_usd,
+        max_qty_per_day=settings.gov_max_reduce_qty_per_day,
+    )
+
+
+@lru_cache(maxsize=64)
+def _encoded_block(reason: str, timestamp: int) -> dict[str, str]:
+    return BLOCK.encode({"reason": reason, "timestamp": timestamp})
+
+
+@lru_cache(maxsize=64)
+def _block_digest(reason: str, timestamp: int) -> str:
+    return BLOCK.digest(_encoded_block(reason, timestamp))
+
+
+def _refused(decision: Decision, error: str) -> Decision:
+    return replace(decision, reason=ERROR, permit=None, reason_beyond="", facts={**decision.facts, "error": error[:ERROR_MAX]})
+
+
+def _counts(reply: Sequence[Any]) -> dict[str, str]:
+    return {name: one.decode() if isinstance(one, bytes) else str(one) for name, one in zip(COUNTS, reply, strict=True)}
 
 
 def _amount(decision: Decision) -> tuple[str, float | None]:
@@ -321,6 +458,8 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         invalid = "plan_id"
     if not invalid and not _SYMBOL.fullmatch(symbol):
         invalid = "symbol"
+    if not invalid and not _ACTION.fullmatch(fields["action"]):
+        invalid = "action"
     numbers = {name: number_or_none(fields[name]) for name in NUMBERS if fields.get(name)}
     if not invalid:
         invalid = next((name for name, number in numbers.items() if number is None or not 0 <= number <= NUMBER_MAX), "")
@@ -331,7 +470,7 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         entry_id=entry_id,
         plan_id=plan_id if _PLAN_ID.fullmatch(plan_id) else f"entry-{entry_id}",
         symbol=symbol if _SYMBOL.fullmatch(symbol) else "",
-        action=fields.get("action", "")[:64].upper(),
+        action=fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else "",
         decision=fields.get("decision", "")[:32],
         reduce_only=reduce_only in ("true", "1"),
         kill_score=numbers.get("kill_score"),

@@ -16,6 +16,7 @@ from quantum_assets.contracts.tables import (
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
     POSITION,
     RISK_PROPOSAL,
@@ -26,7 +27,7 @@ from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
-CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 

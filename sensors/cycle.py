@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from quantum_assets.contracts.tables import MARKET_STATE
-from quantum_assets.symbols import RANGE_TAGS, range_tags, shards
+from quantum_assets.symbols import ACCOUNT_ASSETS, RANGE_TAGS, range_tags, shards
 from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
@@ -25,7 +25,16 @@ TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is miss
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
 NOT_DUE = "not due"
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
-FAST_FAMILY = ("position", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_permit")
+FAST_FAMILY = (
+    "position",
+    "risk_proposal",
+    "harvest_proposal",
+    "capital_efficiency",
+    "allocation_target",
+    "risk_guard",
+    "trade_intent",
+    "governor_permit",
+)
 
 GUARD = dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")
 
@@ -167,7 +176,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             if isinstance(decision, Skip):
                 reasons.append(decision.reason)
                 continue
-            selection = [dg.AssetKey(asset) for asset in decision.assets]
+            selection = [dg.AssetKey(asset) for asset in decision.assets if shard == 0 or asset not in ACCOUNT_ASSETS]
             tags = cycle_tags(block, f"c{int(now)}", queue_of(shard, settings.shards))
             # Without a word about checks, all checks of the selected assets would run in every cycle.
             requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))

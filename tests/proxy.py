@@ -22,6 +22,7 @@ class CuttingProxy:
         self.target = (parts.hostname or "127.0.0.1", parts.port or 6379)
         self.cut_after = cut_after
         self.seen = 0
+        self.sent = bytearray()  # what reached the server
         self.lock = threading.Lock()
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -65,10 +66,12 @@ class CuttingProxy:
             while block := client.recv(65536):
                 if self.cut_after is not None and self.seen + len(block) >= self.cut_after:
                     server.sendall(block[: self.cut_after - self.seen])
+                    self.sent += block[: self.cut_after - self.seen]
                     self.seen = self.cut_after
                     self.cut()
                     return
                 self.seen += len(block)
+                self.sent += block
                 server.sendall(block)
 
     @staticmethod

@@ -33,8 +33,8 @@ def conditions(seen: VitalSigns, limits: Limits = LIMITS) -> dict[str, Condition
     return {vital.thing: vital.condition for vital in (*evaluation.vitals, *evaluation.heartbeats)}
 
 
-@pytest.mark.parametrize("thing", ["market_state", "position", "risk_proposal", "harvest_proposal", "allocation_target",
-                                   "governor_permit", CANDLES, *PARTS])  # fmt: skip
+@pytest.mark.parametrize("thing", ["market_state", "position", "risk_proposal", "harvest_proposal", "trade_intent",
+                                   "allocation_target", "governor_permit", CANDLES, *PARTS])  # fmt: skip
 def test_a_thing_exactly_at_its_limit_is_not_stale_and_a_moment_later_it_is(thing):
     """The limit is what operators were promised; an alert at the limit itself would be a false one every cycle."""
     limit = LIMIT_OF.get(thing, 60)
@@ -80,14 +80,14 @@ def test_missing_and_unreadable_are_not_stale(sign, expected):
 @pytest.mark.parametrize(
     ("held", "due"),
     [
-        (True, {"position", "risk_proposal", "harvest_proposal"}),
+        (True, {"position", "risk_proposal", "harvest_proposal", "trade_intent"}),
         (False, set()),
         (None, {"position"}),
     ],
 )
 def test_proposals_are_due_only_while_a_position_is_held(held, due):
     """A flat symbol without proposals is as it should be."""
-    assert conditions(signs(held=held)).keys() & {"position", "risk_proposal", "harvest_proposal"} == due
+    assert conditions(signs(held=held)).keys() & {"position", "risk_proposal", "harvest_proposal", "trade_intent"} == due
 
 
 @pytest.mark.parametrize(

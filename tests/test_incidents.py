@@ -13,8 +13,8 @@ from quantum_assets.freshness import Limits, Sign, StoredProof, SymbolSigns, Vit
 from quantum_assets.incidents import Ledger, Message, Policy
 
 START = 1_769_083_200
-PROPOSALS = ("position", "risk_proposal", "harvest_proposal", "allocation_target", "governor_permit")
-LIFETIME = {"market_state": 600, "position": 10**9, "candles": 10**9}  # the others live 100 s
+PROPOSALS = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "allocation_target", "governor_permit")
+LIFETIME = {"market_state": 600, "position": 10**9, "trade_intent": 10**9, "candles": 10**9}  # the others live 100 s
 LIMITS = Limits()
 
 
@@ -190,7 +190,9 @@ def test_a_message_says_what_since_when_which_limit_why_and_where_to_look(produc
     product.dead.add("S001")
     (raised,) = product.run(90)
     first, *rest = raised.text.splitlines()
-    assert first.startswith("S001: position, risk_proposal, harvest_proposal, allocation_target, governor_permit stale 6")
+    assert first.startswith(
+        "S001: position, risk_proposal, harvest_proposal, trade_intent, allocation_target, governor_permit stale 6"
+    )
     assert [line.partition(":")[0] for line in rest] == ["Since", "Limit", "Likely", "Look"]
     assert "Since: 2026-01-22 12:0" in raised.text
     assert "UTC" in raised.text
@@ -259,7 +261,8 @@ def test_a_position_just_opened_is_no_alert(product):
     """Its proposals follow within the cycle, and the look may fall in between."""
     product.held.discard("S001")
     product.run(200)
-    old = {name: at - 300 for name, at in product.clocks["S001"].items() if name in ("risk_proposal", "harvest_proposal")}
+    proposals = ("risk_proposal", "harvest_proposal", "trade_intent")
+    old = {name: at - 300 for name, at in product.clocks["S001"].items() if name in proposals}
     del product.clocks["S001"]["position"]
     product.dead.add("S001")  # for a moment, so that the look falls in between
     product.clocks["S001"] |= old

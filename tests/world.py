@@ -69,6 +69,14 @@ def write_efficiency(store: RedisStore, symbol: str, score: float = 0.8, confide
     store.client.hset(store.keys.of("capital_efficiency", symbol), mapping={name: str(value) for name, value in fields.items()})
 
 
+def write_equity(
+    store: RedisStore, equity: float = 10_000.0, peak: float = 10_000.0, *, age_sec: float = 0, **more: object
+) -> None:
+    """Write the account as its bookkeeper does."""
+    fields = {"equity": equity, "peak": peak, "last_update_ts": store.clock().timestamp() - age_sec, **more}
+    store.client.hset(store.keys.of("equity"), mapping={name: str(value) for name, value in fields.items()})
+
+
 def write_plan(store: RedisStore, plan_id: str, symbol: str, action: str = "CLOSE", **more: object) -> None:
     """Append one plan as the planner does."""
     fields = {"plan_id": plan_id, "symbol": symbol, "action": action, "decision": "EXECUTE", "qty": 0.001, **more}

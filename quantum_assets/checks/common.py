@@ -28,6 +28,8 @@ KERNELS_OF = {  # module -> the asset whose formula it is; one that is not liste
     "efficiency": "capital_efficiency",
     "efficiency_hint": "capital_efficiency",
     "allocation": "allocation_target",
+    "risk_guard": "risk_guard",
+    "intent": "trade_intent",
     "governor": "governor_permit",
     "permit_hint": "governor_permit",
 }
@@ -48,7 +50,7 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
         failing |= due(evidence, symbols(evidence), table)
         for symbol, texts in evidence.raw(table).items():
             row = readings[symbol].value
-            if row is not None and (odd := _misformatted(table, row, texts)):
+            if row is not None and (odd := misformatted(table, row, texts)):
                 failing[symbol] = odd
         judged = len(evidence.raw(table))
         return Finding(f"{judged} hashes", f"{len(table.by_name)} fields, each in its format", judged, failing)
@@ -61,10 +63,12 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
         claim="Every hash that is due is there with all its fields, each in its format, unchanged since it was published.",
         broken_by=f"{table.asset}/contract",
         judge=judge,
+        per_symbol=not table.of_account,
     )
 
 
-def _misformatted(table: Table, row: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+def misformatted(table: Table, row: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """Name the first field that is not written as its format has it; empty when there is none."""
     try:
         for item in table.fields:
             if (again := item.codec.encode(row[item.name])) != texts[item.name]:
@@ -96,6 +100,7 @@ def lifetime(table: Table) -> Proof:
         claim="Every hash expires by itself, so that a dead publisher's values vanish.",
         broken_by=f"{table.asset}/lifetime",
         judge=judge,
+        per_symbol=not table.of_account,
     )
 
 

@@ -26,21 +26,39 @@ from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     BLOCK,
     CAPITAL_EFFICIENCY,
+    EVENTS_STREAM_MAXLEN,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
+    NO_SYMBOL,
+    PENDING_INTENT,
     PERMIT,
     POSITION,
+    RISK_GUARD,
     RISK_PROPOSAL,
 )
 from quantum_assets.freshness import Evaluation, Limits, evaluate
+from quantum_assets.kernels.risk_guard import GUARDS
 from resources.candles import CandleReader, Candles
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs
 from resources.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("quantum_assets", "resources", "sensors")
-TABLES = (POSITION, MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, GOVERNOR_STATE)
+TABLES = (
+    POSITION,
+    MARKET_STATE,
+    RISK_PROPOSAL,
+    HARVEST_PROPOSAL,
+    CAPITAL_EFFICIENCY,
+    ALLOCATION_TARGET,
+    RISK_GUARD,
+    LAST_INTENT,
+    GOVERNOR_STATE,
+)
+OF_NO_SYMBOL = ("stream_plans", "stream_risk_events")  # one stream, in a cluster, too
+DECISIONS = ("PERMIT", "BLOCK")  # of the governor's events; the others are switches
 SPARE_CANDLES = 60  # read beyond the window: a state may be some candles old, and must still be found
 ENTRIES_PER_SYMBOL, ENTRIES_SPARE = 8, 100  # of a stream: a value is published at least every minute, at most every 10 s
 PLANS_LOOKED_AT = 500
@@ -60,7 +78,7 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A permit or block as it stands: its fields as text, its lifetime in ms (-1 without one)."""
+    """A permit, block or intent as it stands: its fields as text, its lifetime in ms (-1 without one)."""
 
     fields: dict[str, str]
     ttl_ms: int
@@ -109,7 +127,7 @@ class Evidence:
     @cached_property
     def _hashes(self) -> Mapping[tuple[str, str], tuple[Any, int]]:
         """Every hash with its lifetime, in one round trip."""
-        wanted = [(table, symbol) for table in TABLES for symbol in self.symbols]
+        wanted = [(table, symbol) for table in TABLES for symbol in table.subjects(self.symbols)]
         names = [self.keys.of(table.key, symbol) for table, symbol in wanted]
         replies = self.store.run(
             "collecting evidence", (command for name in names for command in (("HGETALL", name), ("PTTL", name)))
@@ -120,7 +138,7 @@ class Evidence:
     def raw(self, table: Table) -> dict[str, dict[str, str]]:
         """Give the hashes of a table that are there, as text; unreadable ones are left out (see :meth:`rows`)."""
         found = {}
-        for symbol in self.symbols:
+        for symbol in table.subjects(self.symbols):
             reply, _ = self._hashes[table.asset, symbol]
             if reply and not isinstance(reply, Exception):
                 found[symbol] = _text(reply)
@@ -132,7 +150,9 @@ class Evidence:
 
     @cached_property
     def _readings(self) -> Mapping[str, dict[str, Reading[dict[str, Any]]]]:
-        return {table.asset: {symbol: self._reading(table, symbol) for symbol in self.symbols} for table in TABLES}
+        return {
+            table.asset: {symbol: self._reading(table, symbol) for symbol in table.subjects(self.symbols)} for table in TABLES
+        }
 
     def _reading(self, table: Table, symbol: str) -> Reading[dict[str, Any]]:
         reply, _ = self._hashes[table.asset, symbol]
@@ -175,8 +195,8 @@ class Evidence:
             Something else stands under the key.
         """
         wanted = count or ENTRIES_PER_SYMBOL * len(self.symbols) + ENTRIES_SPARE
-        of_all = not self.keys.cluster or name in ("stream_plans", "stream_governor_events")
-        keys = {self.keys.of(name)} if of_all else {self.keys.of(name, symbol) for symbol in self.symbols}
+        of_all = not self.keys.cluster or name in OF_NO_SYMBOL
+        keys = {self.keys.of(name)} if of_all else {self.keys.of(name, symbol) for symbol in (*self.symbols, NO_SYMBOL)}
         entries: list[Entry] = []
         for key, reply in zip(
             keys, self.store.run(f"reading {name}", [("XREVRANGE", key, "+", "-", "COUNT", wanted) for key in keys]), strict=True
@@ -194,7 +214,8 @@ class Evidence:
     @cached_property
     def decisions(self) -> list[Entry]:
         """The newest decisions of the governor."""
-        return self.stream("stream_governor_events", 10_000)
+        events = self.stream("stream_governor_events", EVENTS_STREAM_MAXLEN)
+        return [entry for entry in events if entry.fields.get("event") in DECISIONS]
 
     @cached_property
     def granted(self) -> Mapping[str, int]:
@@ -215,15 +236,32 @@ class Evidence:
         """Every block there is, by plan."""
         return self._records(BLOCK)
 
+    @cached_property
+    def guards(self) -> Mapping[str, tuple[Any, int]]:
+        """Every live guard of the account: what it holds (or why that cannot be read), and its lifetime in ms, -1 without one."""
+        names = [self.keys.of("guard_active", guard) for guard in GUARDS]
+        replies = self.store.run("reading guards", [one for name in names for one in (("GET", name), ("PTTL", name))])
+        both = zip(GUARDS, replies[::2], replies[1::2], strict=True)
+        return {guard: (reply, int(ttl_ms)) for guard, reply, ttl_ms in both if reply is not None}
+
+    @cached_property
+    def risk_events(self) -> list[Entry]:
+        """What the risk guard has announced, oldest first."""
+        return self.stream("stream_risk_events", EVENTS_STREAM_MAXLEN)
+
+    @cached_property
+    def intents(self) -> Mapping[str, Record]:
+        """Every pending intent there is, by id, whosever symbol it is of."""
+        return self._records(PENDING_INTENT)
+
     def _records(self, table: Table) -> dict[str, Record]:
-        pattern = self.keys.of(table.key, "*")
-        before = len(pattern.partition("*")[0])
-        after = len(pattern.partition("*")[2])
+        pattern = self.keys.of(table.key, "*", slot="*")
+        before = len(self.keys.of(table.key, "", slot="")) if not self.keys.cluster else 0
         names = sorted(set(self._scan(pattern)))
         replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
         found = {}
         for name, reply, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True):
-            plan_id = name[before : len(name) - after].decode(errors="replace")
+            plan_id = (name[before:] if not self.keys.cluster else name.rpartition(b"}:")[2]).decode(errors="replace")
             if isinstance(reply, Exception):
                 found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
             elif reply:  # else it has expired since

@@ -10,11 +10,20 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Judge, Proof
-from quantum_assets.contracts.tables import ALLOCATION_REASONS, BLOCK_TTL_SEC, GOVERNOR_STATE, PERMIT, PERMIT_TTL_SEC
+from quantum_assets.contracts.tables import (
+    ALLOCATION_REASONS,
+    BLOCK_TTL_SEC,
+    EVENTS_STREAM_MAXLEN,
+    GOVERNOR_STATE,
+    PERMIT,
+    PERMIT_TTL_SEC,
+)
 from quantum_assets.kernels.governor import NON_LIVE
+from resources.decisions import IncompleteRecordError, judged_by, rests_on_nothing
 from resources.foreign import number_or_none, read_efficiency
-from resources.plans import EVENTS_MAXLEN, parse_plan
+from resources.plans import parse_plan
 
+DECISIONS_JUDGED = 500  # newest ones
 UNDECIDED_SEC = 60.0  # the plans' sensor looks every 5 s; a plan this old was forgotten
 EXPIRING_SEC = 5.0  # a record may expire while it is looked at
 HOUR_SEC, BURST_SEC = 3600, 300
@@ -102,7 +111,7 @@ def limits_hold(evidence: Evidence) -> Finding:
     settings, failing, most = evidence.settings, {}, 0
     recorded = {symbol: len(entries) for symbol, entries in _permits_by_symbol(evidence).items()}
     for symbol, granted in evidence.granted.items():
-        if granted > recorded.get(symbol, 0) and len(evidence.decisions) < EVENTS_MAXLEN:
+        if granted > recorded.get(symbol, 0) and len(evidence.decisions) < EVENTS_STREAM_MAXLEN:
             failing[symbol] = f"{granted} permits were counted within the hour, {recorded.get(symbol, 0)} are on record"
     for symbol, entries in _permits_by_symbol(evidence).items():
         times = [float(entry.fields.get("timestamp_epoch", entry.time)) for entry in entries]
@@ -168,6 +177,29 @@ def no_permit_from_bad_data(evidence: Evidence) -> Finding:
     return Finding(f"{judged} permits", f"openings: every input <= {settings.gov_max_data_age_sec} s old, live", judged, failing)
 
 
+def decisions_recomputed(evidence: Evidence) -> Finding:
+    """Every decision follows from what its own record says it was judged by, gate after gate."""
+    failing, judged = {}, 0
+    for entry in evidence.decisions[-DECISIONS_JUDGED:]:
+        event = entry.fields
+        if event.get("event") not in ("PERMIT", "BLOCK"):
+            continue
+        judged += 1
+        plan_id, reason = event.get("plan_id", ""), event.get("reason", "")
+        if (event["event"] == "PERMIT") != (reason == ""):
+            failing[plan_id] = f"{event['event']} with reason {reason!r}"
+        if rests_on_nothing(event):
+            continue
+        try:
+            wanted = reference.governor(*judged_by(event))
+        except IncompleteRecordError as error:
+            failing[plan_id] = str(error)
+            continue
+        if wanted != reason:
+            failing[plan_id] = f"{reason or 'permitted'}, recomputed {wanted or 'a permit'}"
+    return Finding(f"{judged} decisions", "each as its record leads to", judged, failing)
+
+
 def permit_lifetime(evidence: Evidence) -> Finding:
     """No permit outlives its minute."""
     lifetimes = {plan_id: record.ttl_ms for plan_id, record in evidence.permits.items()}
@@ -205,6 +237,12 @@ PROOFS = (
         "no_permit_from_bad_data",
         "No permit rests on missing, stale or invented data.",
         no_permit_from_bad_data,
+        per_symbol=False,
+    ),
+    proof(
+        "decisions_recomputed",
+        "Decided again plainly from its own record, every decision comes out as it was made.",
+        decisions_recomputed,
         per_symbol=False,
     ),
     proof("permit_lifetime", "No permit lives longer than a minute.", permit_lifetime, per_symbol=False),

@@ -8,7 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from quantum_assets.checks import capital, governor_permit, harvest_proposal, market_state, product, risk_proposal
+from quantum_assets.checks import (
+    capital,
+    governor_permit,
+    harvest_proposal,
+    market_state,
+    product,
+    risk_guard,
+    risk_proposal,
+    trade_intent,
+)
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof, Verdict
 from resources.redis_store import RedisStore
@@ -18,6 +27,8 @@ PROOFS: tuple[Proof, ...] = (
     *risk_proposal.PROOFS,
     *harvest_proposal.PROOFS,
     *capital.PROOFS,
+    *risk_guard.PROOFS,
+    *trade_intent.PROOFS,
     *governor_permit.PROOFS,
     *product.PROOFS,
 )

@@ -5,13 +5,15 @@ the defaults of the specification are here; what settings may change comes in as
 
 References
 ----------
-Spec sections 2, 3, 4, 6 and 7.
+Spec sections 2, 3, 4, 6, 7, 8 and 9.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from statistics import fmean
@@ -207,6 +209,46 @@ def efficiency(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def intent(harvest_row: Mapping[str, Any], risk_row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what the proposals of one symbol ask for; ``None`` when that is nothing."""
+    breached, action = risk_row["sl_breached"], harvest_row["harvest_action"]
+    if action == "NONE" and not breached:
+        return None
+    lock = harvest_row["new_sl_proposed"]
+    return {
+        "action": "CLOSE",
+        "harvest_action": action,
+        "position_side": harvest_row["position_side"],
+        "sl_breached": breached,
+        "reason_codes": harvest_row["reason_codes"] + (["sl_breached"] if breached else []),
+        "new_sl_proposed": lock,
+        "confidence": harvest_row["kill_score"],
+        "stop_loss": risk_row["proposed_sl"] if lock is None else lock,
+        "take_profit": risk_row["proposed_tp"],
+        "proposal_time": max(harvest_row["published_at_utc"], risk_row["published_at_utc"]),
+        "proposals_digest": f"{harvest_row['digest']}|{risk_row['digest']}",
+    }
+
+
+def intent_id(symbol: str, row: Mapping[str, Any]) -> str:
+    """Name an intent by what was proposed and when."""
+    new_sl = "" if row["new_sl_proposed"] is None else str(row["new_sl_proposed"])
+    words = [symbol, row["harvest_action"], f"{row['confidence']:.6f}", new_sl, row["proposal_time"].isoformat()]
+    return hashlib.sha256("|".join(words).encode()).hexdigest()[:16]
+
+
+def intent_changed(before: Mapping[str, Any], after: Mapping[str, Any], *, eps_pct: float) -> bool:
+    """Tell whether two intents of one symbol ask for different things."""
+    if any(before[name] != after[name] for name in ("action", "harvest_action", "position_side", "sl_breached")):
+        return True
+    if set(before["reason_codes"]) != set(after["reason_codes"]) or abs(before["confidence"] - after["confidence"]) > 0.001:
+        return True
+    old, new = before["new_sl_proposed"], after["new_sl_proposed"]
+    if old is None or new is None:
+        return bool(old != new)
+    return bool(abs(new - old) > eps_pct * old)
+
+
 def multiplier(score: float, *, base: float, scale: float, low: float, high: float) -> float:
     """Give the allocation multiplier of a trusted efficiency score."""
     return clip(base + scale * (score - 0.5), low, high)
@@ -220,4 +262,58 @@ def permit_hint(score: float | None, *, threshold: float, min_factor: float, max
         "eff_factor": max(min_factor, score / threshold),
         "eff_action": "DOWNSIZE",
         "extra_cooldown_sec": round((1 - score) * max_cooldown_sec),  # Python rounds half to even, as the specification wants
+    }
+
+
+def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
+    """Name the first gate a plan meets, empty when it meets none; numbers nobody knows are ``None``, and shut."""
+
+    def too_old(age: float | None) -> bool:
+        return age is None or not -5 <= age <= limits["max_data_age_sec"]
+
+    def reached(value: float | None, limit: float) -> bool:
+        return value is None or value >= limit
+
+    opening, amount, day = not case["closing"], case["amount"], case["day_total"]
+    cap, size = case["target_usd"], case["position_notional_usd"]
+    day_limit = limits["max_notional_per_day_usd"] if case["in_usd"] else limits["max_qty_per_day"]
+    shut = (
+        (case["unreadable"], "evaluation_error"),
+        (opening and case["kill_switch"], "kill_switch_active"),
+        (opening and case["disarmed"], "disarmed"),
+        (opening and case["risk_guard"], f"risk_guard_{case['risk_guard']}"),
+        (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
+        (opening and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
+        (opening and too_old(case["position_age_sec"]), "stale_position"),
+        (case["non_live"] and not limits["allow_synthetic"], "synthetic_data"),
+        (opening and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
+        (reached(case["permits_hour"], limits["max_exec_per_hour"]), "hourly_limit_exceeded"),
+        (reached(case["permits_5min"], limits["max_exec_per_5min"]), "burst_limit_exceeded"),
+        (amount is None or day is None or day + amount > day_limit, "daily_limit_exceeded"),
+        (opening and cap is not None and (size is None or size > cap), "p29_allocation_cap"),
+    )
+    return next((reason for is_shut, reason in shut if is_shut), "")
+
+
+def risk_guards(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute shares and guards from the numbers the risk guard repeats.
+
+    An input that cannot be used is left empty and named in ``errors``; an equity that is empty and not named is missing.
+    """
+    equity, peak, pnl = (None if row[name] is None else Fraction(row[name]) for name in ("equity", "peak", "daily_pnl"))
+    age, losses, rounding = row["equity_age_sec"], row["consecutive_losses"], Fraction(1, 10**12)
+    drawdown = None if equity is None or not peak else max((peak - equity) / peak, Fraction(0))
+    loss = None if equity is None or equity <= 0 or pnl is None else max(-pnl / equity, Fraction(0))
+
+    fresh = equity is not None and equity > 0 and age is not None and -5 <= age <= 300
+    found = [] if fresh or "equity" in row["errors"] else ["EQUITY_STALE"]
+    for guard, share, limit in (("DAILY_LOSS", loss, 25), ("DRAWDOWN", drawdown, 80), ("EMERGENCY_FLATTEN", drawdown, 100)):
+        if fresh and share is not None and share > Fraction(limit, 1000) + rounding:
+            found.append(guard)
+    if losses is not None and losses >= 3:
+        found.append("CONSEC_LOSS")
+    return {
+        "triggered": found,
+        "drawdown": None if drawdown is None else float(drawdown),
+        "daily_loss": None if loss is None else float(loss),
     }

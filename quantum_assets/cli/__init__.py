@@ -22,9 +22,13 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "up": ("quantum_assets.cli.up", "up"),
     "once": ("quantum_assets.cli.once", "once"),
     "status": ("quantum_assets.cli.status", "status"),
+    "permits": ("quantum_assets.cli.permits", "permits"),
+    "kill": ("quantum_assets.cli.switches", "kill"),
+    "arm": ("quantum_assets.cli.switches", "arm"),
     "prove": ("quantum_assets.cli.prove", "prove"),
     "watch": ("quantum_assets.cli.watch", "watch"),
     "alerts": ("quantum_assets.cli.alerts", "alerts"),
+    "explain": ("quantum_assets.cli.explain", "explain"),
     "replay": ("quantum_assets.cli.replay", "replay"),
     "calc": ("quantum_assets.cli.calc", "calc"),
     "regime": ("quantum_assets.cli.regime", "regime"),
@@ -57,6 +61,8 @@ def cli() -> None:
     quantum up --replay DIR      the whole stack, playing recorded candles
     quantum once                 one cycle, and an exit code that tells the truth
     quantum status               age and last value of everything published
+    quantum permits              what the governor decided last, and what stands against openings
+    quantum kill --reason WHY    no more openings, at once
     quantum prove                every proof against what is published now
 
     Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure.

@@ -42,7 +42,19 @@ def reference() -> str:
 _ALSO = {
     "stream_governor_events": "permits and blocks: event, granted, reason, plan_id, symbol, action, timestamp, "
     "timestamp_epoch, cycle_id, notional, qty; "
-    "permits_hour, permits_5min, day_total before it; closing, sources, kill_score, ages and cycle ids it was judged by (stream)",
+    "permits_hour, permits_5min, day_total before it; closing, sources, kill_score, ages and cycle ids it was judged by; "
+    "switches: event KILL, ARMED or AUTO_DISARM, reason, by, cleared, timestamp, timestamp_epoch (stream, ~10000)",
+    "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source (string; lifetime "
+    "EQUITY_STALE 60 s, renewed while it holds; DAILY_LOSS 86400 s; DRAWDOWN and CONSEC_LOSS 3600 s; EMERGENCY_FLATTEN 14400 s)",
+    "stream_risk_events": "RISK_GUARD_ACTIVATED: event, guard_type, reason, duration_sec, timestamp, cycle_id; "
+    "EMERGENCY_FLATTEN_REQUESTED: event, reason, timestamp, cycle_id (stream, ~10000)",
+    "kill": "kill switch: anything but empty or 0 blocks openings; set by `quantum kill` or by anybody, cleared by `quantum arm` "
+    "(string, no lifetime)",
+    "disarmed": "while it exists openings are blocked; JSON: cause, at; ended by `quantum arm` only (string, no lifetime)",
+    "disarm": "the governor was disarmed on this UTC day; JSON: cause, at (string, 48 h)",
+    "governor_errors": "errors of the governor on this UTC day; cleared by `quantum arm` (string)",
+    "stream_plans": "plans, ours among them only with INTENT_MODE=plan: one per trade intent, whose id is the plan_id "
+    "(stream, ~10000; read through the consumer group `governor`)",
     "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",
@@ -63,8 +75,9 @@ _READ = {
     "stream_execution_result": "executions (stream)",
     "attribution": "performance_factor, confidence and a clock (hash)",
     "base_target": "P2.9 target (hash)",
-    "stream_plans": "plans (stream; consumer group `governor`)",
-    "kill": "kill switch: anything but empty or 0 blocks openings (string)",
+    "equity": "the account: equity, peak, last_update_ts (epoch s or ISO 8601) and a label source (hash)",
+    "daily_pnl": "pnl of the UTC day, negative for a loss; no hash means none yet (hash)",
+    "consecutive_losses": "losing trades in a row; no key means none yet (string)",
 }
 
 

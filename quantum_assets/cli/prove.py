@@ -25,6 +25,8 @@ GROUPS = (
     "harvest_proposal",
     "capital_efficiency",
     "allocation_target",
+    "risk_guard",
+    "trade_intent",
     "governor_permit",
     "all",
 )

@@ -20,8 +20,11 @@ SHOWN = {  # asset -> fields worth a glance
     "harvest_proposal": ("harvest_action", "R_net", "kill_score"),
     "capital_efficiency": ("efficiency_score", "confidence"),
     "allocation_target": ("multiplier", "proposed_target", "reason"),
+    "risk_guard": ("status", "guards", "equity", "drawdown", "daily_loss", "consecutive_losses", "reason"),
+    "trade_intent": ("due", "harvest_action", "stop_loss", "intent_id"),
     "governor_permit": ("eff_factor", "last_decision", "last_reason"),
 }
+ALWAYS_DUE = ("market_state", "risk_guard")  # whatever the book holds
 
 
 @click.command()
@@ -54,7 +57,7 @@ def status(symbols: str | None, *, as_json: bool) -> None:
                 stale = age is not None and age > store.settings.p31_stale_sec
                 rows.append(_row(asset, reading.symbol, "failed" if stale else str(reading.state), reading.reason, age, fields))
             continue
-        for values in fresh_frame(store, table, names).iter_rows(named=True):
+        for values in fresh_frame(store, table, table.subjects(names)).iter_rows(named=True):
             epoch = values["last_update_epoch"]
             age = None if epoch is None else now - epoch
             rows.append(_row(asset, values["symbol"], values["state"], values["why"], age, values))
@@ -66,7 +69,8 @@ def status(symbols: str | None, *, as_json: bool) -> None:
     wrong = [
         row
         for row in rows
-        if row["state"] == "failed" or (row["state"] == "absent" and (row["asset"] == "market_state" or row["symbol"] in held))
+        if row["state"] == "failed"
+        or (row["state"] == "absent" and row["age_sec"] is None and (row["asset"] in ALWAYS_DUE or row["symbol"] in held))
     ]
     if wrong:
         sys.exit(EXIT_FAILED)
@@ -79,7 +83,7 @@ def _row(asset: str, symbol: str, state: str, why: str, age: float | None, field
         "state": state,
         "why": why,
         "age_sec": None if age is None else round(age, 1),
-        "values": {name: _plain(fields[name]) for name in SHOWN[asset] if fields.get(name) not in (None, "")},
+        "values": {name: _plain(fields[name]) for name in SHOWN[asset] if fields.get(name) not in (None, "", [])},
     }
 
 
@@ -107,7 +111,9 @@ def _print(rows: list[dict[str, Any]], address: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Give numbers as numbers, also those another producer wrote as text."""
+    """Give numbers as numbers, also those another producer wrote as text, and lists in one word."""
+    if isinstance(value, list):
+        return ",".join(value)
     number = None if isinstance(value, bool) else number_or_none(value)
     return value if number is None else number
 

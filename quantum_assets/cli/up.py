@@ -27,7 +27,9 @@ ANSWER_WITHIN_SEC = 120
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Play recorded candles (*.csv) from this folder.",
 )
-@click.option("--examples", is_flag=True, help="With --replay: also seed example positions, targets, efficiency and plans.")
+@click.option(
+    "--examples", is_flag=True, help="With --replay: also seed example positions, equity, targets, efficiency and plans."
+)
 @click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the user interface.")
 def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: bool) -> None:

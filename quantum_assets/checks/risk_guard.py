@@ -1,0 +1,145 @@
+"""Proofs of the asset ``risk_guard``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from quantum_assets.checks import reference
+from quantum_assets.checks.common import calc_only_imports, compare, contract, lifetime
+from quantum_assets.checks.evidence import Entry, Evidence
+from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.contracts.schema import ACCOUNT
+from quantum_assets.contracts.tables import RISK_GUARD
+from quantum_assets.freshness import Condition, Sign
+from quantum_assets.freshness import judge as judge_clock
+from quantum_assets.kernels.risk_guard import EQUITY_STALE, RiskGuardTheta
+from resources.foreign import number_or_none
+from resources.guards import ACTIVATED, guard_said, read_account
+
+EXPIRING_SEC = 5.0  # a guard may expire while it is looked at
+DURATION_SEC = RiskGuardTheta().duration_sec
+
+
+def proof(name: str, claim: str, judge: Judge) -> Proof:
+    """Build one of this module's proofs."""
+    asset = RISK_GUARD.asset
+    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol=False)
+
+
+def _row(evidence: Evidence) -> dict[str, Any] | None:
+    return evidence.rows(RISK_GUARD).get(ACCOUNT)
+
+
+def evaluated(evidence: Evidence) -> Finding:
+    """The account was judged a moment ago; one whose hash is missing is what the contract is for."""
+    settings, row = evidence.settings, _row(evidence)
+    limit, warn = settings.proposal_max_age_sec, min(settings.proposal_warn_age_sec, settings.proposal_max_age_sec)
+    if row is None:
+        return Finding("no state that can be read", f"<= {limit} s", 0)
+    vital = judge_clock(RISK_GUARD.asset, "", Sign(float(row["last_update_epoch"])), evidence.now, limit_sec=limit, warn_sec=warn)
+    age = f"{vital.age_sec:.0f} s"
+    failing = {} if vital.condition is Condition.FRESH else {ACCOUNT: f"{vital.condition}, evaluated {age} ago"}
+    return Finding(age, f"<= {limit} s", 1, failing, "WARN" if vital.condition is Condition.AGING else None)
+
+
+def readable(evidence: Evidence) -> Finding:
+    """Everything the guards are judged by can be used: what cannot be judged blocks nothing by itself."""
+    row = _row(evidence)
+    failing = {} if row is None else dict.fromkeys(row["errors"], row["reason"])
+    return Finding(f"{len(failing)} unusable", "none", 0 if row is None else 1, failing)
+
+
+def recomputed(evidence: Evidence) -> Finding:
+    """The guards that hold follow from the numbers that are told with them, and these are the account's own."""
+    row = _row(evidence)
+    if row is None:
+        return Finding("no state that can be read", "equal as published", 0)
+    wanted = reference.risk_guards(row)
+    told, largest = compare(row, wanted)
+    silent = [one for one in wanted["triggered"] if one not in row["guards"]]
+    status = "error" if row["errors"] else "blocked" if row["guards"] else "ok"
+    if not told and silent and not row["errors"]:
+        told = f"{','.join(silent)} holds, and no such guard lives"
+    if not told and row["status"] != status:
+        told = f"status is {row['status']}, recomputed {status}"
+    told = told or _other_account(evidence, row)
+    observed = f"{','.join(wanted['triggered']) or 'no guard'} holds, largest relative difference {largest:.1e}"
+    return Finding(observed, "equal as published", 1, {ACCOUNT: told} if told else {})
+
+
+def _other_account(evidence: Evidence, row: dict[str, Any]) -> str:
+    """Say where the numbers differ from those that stand there, unless these have been renewed since."""
+    now = read_account(evidence.store)
+    if now.ts_epoch is None or now.ts_epoch != row["equity_ts_epoch"]:
+        return ""
+    pairs = {"equity": now.account.equity, "peak": now.account.peak}
+    return ", ".join(f"{name} {row[name]}, the account says {is_}" for name, is_ in pairs.items() if row[name] not in (None, is_))
+
+
+def guard_lifetime(evidence: Evidence) -> Finding:
+    """No guard outlives its duration: one for ever would block for ever."""
+    lifetimes = {guard: ttl_ms for guard, (_, ttl_ms) in evidence.guards.items()}
+    failing = {
+        guard: "no lifetime: it would block for ever" if ms == -1 else f"{ms / 1000:.0f} s > {DURATION_SEC[guard]} s"
+        for guard, ms in lifetimes.items()
+        if ms == -1 or ms > DURATION_SEC[guard] * 1000
+    }
+    limits = ", ".join(f"{guard} {duration}" for guard, duration in DURATION_SEC.items())
+    return Finding(f"{len(lifetimes)} live", f"seconds: {limits}", len(lifetimes), failing)
+
+
+def announced_once(evidence: Evidence) -> Finding:
+    """Each live guard has one activation on record since it lives; EQUITY_STALE is not announced."""
+    failing = {}
+    for guard, (reply, _) in evidence.guards.items():
+        if guard == EQUITY_STALE:
+            continue
+        if (since := _activated_at(reply)) is None:
+            failing[guard] = "does not say since when it stands"
+            continue
+        events = [one for one in _activations(evidence, guard) if _time(one) >= int(since)]
+        if len(events) != 1:
+            failing[guard] = f"announced {len(events)} times since {since:.0f}"
+    return Finding(f"{len(evidence.guards)} live", "one activation each", len(evidence.guards), failing)
+
+
+def standing(evidence: Evidence) -> Finding:
+    """Nobody removes a guard before its time."""
+    failing, judged = {}, 0
+    for guard, duration in DURATION_SEC.items():
+        left = [_time(one) + duration - evidence.now for one in _activations(evidence, guard)]
+        judged += len(left)
+        if guard not in evidence.guards and (longest := max(left, default=0.0)) > EXPIRING_SEC:
+            failing[guard] = f"announced for {longest:.0f} s more, but it is gone"
+    return Finding(f"{judged} announced", "live until its duration is over", judged, failing)
+
+
+def _activations(evidence: Evidence, guard: str) -> list[Entry]:
+    events = evidence.risk_events
+    return [one for one in events if one.fields.get("event") == ACTIVATED and one.fields.get("guard_type") == guard]
+
+
+def _time(entry: Entry) -> float:
+    told = number_or_none(entry.fields.get("timestamp"))
+    return entry.time if told is None else told
+
+
+def _activated_at(reply: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(guard_said(reply)["activated_at"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+
+
+PROOFS = (
+    calc_only_imports(RISK_GUARD.asset),
+    contract(RISK_GUARD, lambda _: (ACCOUNT,)),
+    lifetime(RISK_GUARD),
+    proof("evaluated", "The account was judged within its limit of age; half of it is a warning.", evaluated),
+    proof("readable", "Equity, peak, daily profit and losses can be used, and guards and events be written.", readable),
+    proof("recomputed", "Recomputed plainly from the account's numbers, the guards come out as published.", recomputed),
+    proof("guard_lifetime", "No guard lives longer than its duration.", guard_lifetime),
+    proof("announced_once", "Every live guard was announced exactly once.", announced_once),
+    proof("standing", "No guard is removed before its time.", standing),
+)

@@ -1,0 +1,102 @@
+"""``quantum kill`` and ``quantum arm``: stop every opening at once, and let a named person end that. Needs nothing but Redis."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from quantum_assets.cli import EXIT_FAILED
+from resources.settings import load_settings
+
+NOBODY = "unknown"  # a login name cannot always be found, and a kill must not wait for it
+T = TypeVar("T")
+
+
+@click.command()
+@click.option("--reason", required=True, help="Why; recorded with the event.")
+@click.option("--name", help="Who; default: the login name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
+def kill(reason: str, name: str | None, *, as_json: bool) -> None:
+    """Set the kill switch: from now on no plan that opens risk gets a permit. Plans that reduce risk still pass.
+
+    \b
+    quantum kill --reason "exchange reports wrong prices"
+
+    Permits that were granted already live for at most a minute.
+
+    Exit codes: 0 the switch is set; 1 it is set, but that could not be recorded; 2 no reason, or wrong settings; 3 Redis away.
+    """
+    from resources.redis_store import RedisStore
+    from resources.switches import kill as set_switch
+
+    store = RedisStore(load_settings())
+    outcome = _in_words(lambda: set_switch(store, reason=reason, by=name or _login_name()))
+    if as_json:
+        told = {"kill": True, "changed": outcome.changed, "key": store.keys.of("kill"), "unrecorded": outcome.unrecorded}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo(
+            f"The kill switch {store.keys.of('kill')} is set{'' if outcome.changed else ', as it was before'}. "
+            "No plan that opens risk gets a permit; plans that reduce it still pass."
+        )
+        click.echo('Undo: quantum arm --name "YOUR NAME" --reason "WHY"')
+    if outcome.unrecorded:
+        click.echo(f"The event could not be recorded: {_printable(outcome.unrecorded)}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+@click.command()
+@click.option("--name", required=True, help="Who answers for it; recorded with the event.")
+@click.option("--reason", required=True, help="Why; recorded with the event.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
+def arm(name: str, reason: str, *, as_json: bool) -> None:
+    """Clear the kill switch and the disarming of the governor, and forget today's errors. Risk guards end with their time only.
+
+    \b
+    quantum arm --name "Ada Lovelace" --reason "prices are right again"
+
+    Exit codes: 0 armed; 1 it could not be recorded, nothing was cleared; 2 no name or reason, or wrong settings; 3 Redis away.
+    """
+    from resources.guards import read_guards
+    from resources.redis_store import RedisStore, UnreadableKeyError
+    from resources.switches import arm as end_switches
+
+    store = RedisStore(load_settings())
+    try:
+        cleared = _in_words(lambda: end_switches(store, name=name, reason=reason))
+    except UnreadableKeyError as error:
+        click.echo(f"Nothing was cleared. {_printable(str(error))}", err=True)
+        sys.exit(EXIT_FAILED)
+    guards = read_guards(store)
+    if as_json:
+        click.echo(json.dumps({"cleared": cleared, "guards": guards.live, "trouble": guards.trouble}, indent=2))
+        return
+    click.echo(f"Armed. Cleared: {', '.join(cleared) or 'nothing stood'}.")
+    if guards.live:
+        click.echo(f"Openings stay blocked by risk guards: {', '.join(guards.live)}. See: quantum permits")
+    elif guards.trouble:
+        click.echo(f"The risk guards cannot be relied on: {_printable(guards.trouble)}")
+    click.echo('Undo: quantum kill --reason "WHY"')
+
+
+def _in_words(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user has no name, and which of these says so depends on the version
+        return NOBODY
+
+
+def _printable(text: Any) -> str:
+    return "".join(one if one.isprintable() else "?" for one in str(text))

@@ -1,0 +1,42 @@
+"""Asset ``risk_guard``: limits of the account as a whole, evaluated in every cycle before the governor decides.
+
+There is one account, so that the asset has no partitions. In a run over a range of symbols Dagster 1.13 runs an asset without
+partitions once and leaves the range to the others; our own asset events then carry no partition
+(``tests/assets/test_risk_guard.py`` fails when an upgrade changes that). With SHARDS it runs in the first shard's run only.
+"""
+
+import dagster as dg
+import polars as pl
+
+from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.tables import RISK_GUARD
+from quantum_assets.kernels.risk_guard import RiskGuardTheta, assess
+from quantum_assets.symbols import OWNERS
+from resources.calc_only import require_calc_only
+from resources.guards import enforce, guard_state, read_account
+from resources.io_manager import cycle_id_of
+from resources.redis_store import RedisStore
+
+
+@dg.asset(
+    deps=["equity"],
+    group_name="governor",
+    kinds={"redis"},
+    owners=OWNERS,
+    io_manager_key="redis_io",
+    description=(
+        "Guards of the account, each of which blocks openings while it lives: **EQUITY_STALE**, **DAILY_LOSS** > 2.5 % of "
+        "equity, **DRAWDOWN** > 8 % and **EMERGENCY_FLATTEN** > 10 % of the peak, **CONSEC_LOSS** >= 3. A guard is announced "
+        "once, when it comes to life. An input that cannot be used is an error by name, and never replaced by a default."
+    ),
+)
+def risk_guard(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+    """Judge the account, set and announce its guards, and say what was found."""
+    require_calc_only()
+    account = read_account(store)
+    assessment = assess(account.account, RiskGuardTheta())
+    enforced = enforce(store, assessment, cycle_id=cycle_id_of(context.run))
+    for one in enforced.announced:
+        context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")
+    row = guard_state(account, assessment, enforced)
+    return RISK_GUARD.frame([{**row, "state": str(State.PRESENT), "why": ""}])

@@ -1,0 +1,169 @@
+"""Asset ``trade_intent``: what should be done about a position, said once per change of its proposals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from quantum_assets.contracts.codecs import TIME
+from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.schema import publication_due
+from quantum_assets.contracts.tables import LAST_INTENT
+from quantum_assets.kernels.intent import CLOSE, Proposals, intent_id, intents
+from quantum_assets.rows import assemble, least_live, nan_for_none, without_result
+from quantum_assets.symbols import OWNERS
+from resources.intents import let_go
+from resources.redis_store import RedisStore
+
+BREACHED = "sl_breached"  # reason code of a crossed stop
+GONE = ("flat", "position_missing")  # the position is known to be closed; one that no source shows may come back
+STAMPS_USED = ("data_source", "published_at_utc", "digest")
+HARVEST_USED = (
+    *("symbol", "state", "why", "harvest_action", "new_sl_proposed", "kill_score", "reason_codes", "position_side"),
+    *STAMPS_USED,
+)
+RISK_USED = ("symbol", "state", "why", "proposed_sl", "proposed_tp", "sl_breached", *STAMPS_USED)
+
+
+@dg.asset(
+    group_name="governor",
+    kinds={"numpy", "redis"},
+    owners=OWNERS,
+    io_manager_key="intent_io",
+    description=(
+        "Intents to reduce a position: one, pending for 300 s, whenever the proposals begin to ask for something or ask for "
+        "something else; never one per cycle. INTENT_MODE=plan also asks the governor for a permit. An intent is said, "
+        "nothing is ever sent to an exchange."
+    ),
+)
+def trade_intent(
+    position: pl.DataFrame,
+    risk_proposal: pl.DataFrame,
+    harvest_proposal: pl.DataFrame,
+    store: dg.ResourceParam[RedisStore],
+) -> pl.DataFrame:
+    """Say what is intended for every open position of the run."""
+    rows, rest = both_proposals(position, risk_proposal, harvest_proposal)
+    refused = let_go(store, rest.filter(pl.col("why").is_in(GONE))["symbol"].to_list())
+    if refused:
+        unmarked = without_result([(symbol, State.FAILED, why) for symbol, why in refused.items()])
+        rest = rest.update(unmarked, on="symbol", how="left")
+    kept = store.read(LAST_INTENT, rows["symbol"].to_list())
+    return intent_frame(position["symbol"].to_list(), rows, rest, kept, change_eps_pct=store.settings.change_eps_pct)
+
+
+def both_proposals(
+    position: pl.DataFrame, risk_proposal: pl.DataFrame, harvest_proposal: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split symbols into those with a position and both proposals, and the rest.
+
+    Parameters
+    ----------
+    position, risk_proposal, harvest_proposal
+        Frames of the same symbols, as the IO manager gives them. The position tells a symbol that is flat, which is no
+        error, from one whose proposal is missing.
+
+    Returns
+    -------
+    computable, rest
+        ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``) and ``price``;
+        ``rest`` has ``symbol``, ``state`` and ``why``: failed where a proposal is missing, stale or unreadable.
+    """
+    joined = (
+        position.select("symbol", "state", "why", pl.col("current_price").alias("price"))
+        .join(harvest_proposal.select(HARVEST_USED), on="symbol", how="left", suffix="_harvest", maintain_order="left")
+        .join(risk_proposal.select(RISK_USED), on="symbol", how="left", suffix="_risk", maintain_order="left")
+    )
+    held, harvested, stopped = (pl.col(name) == State.PRESENT for name in ("state", "state_harvest", "state_risk"))
+    rest = joined.filter(~(held & harvested & stopped)).select(
+        "symbol",
+        pl.when(held).then(pl.lit(State.FAILED)).otherwise(pl.col("state")).alias("state"),
+        pl.when(~held)
+        .then(pl.col("why"))
+        .otherwise(pl.when(~harvested).then(pl.col("why_harvest")).otherwise(pl.col("why_risk")))
+        .alias("why"),
+    )
+    return joined.filter(held & harvested & stopped), rest
+
+
+def intent_frame(
+    symbols: Sequence[str],
+    rows: pl.DataFrame,
+    rest: pl.DataFrame,
+    kept: Sequence[Reading[dict[str, Any]]],
+    *,
+    change_eps_pct: float,
+) -> pl.DataFrame:
+    """Say what is intended for each symbol, and which of it is new.
+
+    Parameters
+    ----------
+    symbols
+        Symbols, in the order of the result.
+    rows, rest
+        See :func:`both_proposals`.
+    kept
+        What was last intended, for the symbols of ``rows`` in their order. A symbol of which that cannot be read fails: to
+        start anew could intend the same a second time.
+    change_eps_pct
+        Relative change of the new stop that makes a new intent.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``symbol``, ``state``, ``why``, the fields of LAST_INTENT, and ``plan_action``, ``price``, ``replaces`` (id of the intent
+        before it, null when nothing was ever kept) and ``cause`` (why this is a new intent, null when it is none).
+
+    References
+    ----------
+    Spec sections 7 and 9.
+    """
+    unread = without_result([(one.symbol, State.FAILED, one.reason) for one in kept if one.state is State.FAILED])
+    rows = rows.join(unread, on="symbol", how="anti", maintain_order="left")
+    last = {one.symbol: one.value for one in kept}
+    found = intents(
+        Proposals(
+            harvest_action=rows["harvest_action"].to_numpy(),
+            sl_breached=rows["sl_breached"].to_numpy().astype(bool),
+            kill_score=rows["kill_score"].to_numpy(),
+            new_sl_proposed=nan_for_none(rows["new_sl_proposed"]),
+            proposed_sl=rows["proposed_sl"].to_numpy(),
+        )
+    )
+    codes = zip(rows["reason_codes"], rows["sl_breached"], strict=True)
+    asked = {
+        "symbol": rows["symbol"],
+        "due": found.due,
+        "action": [CLOSE] * len(rows),
+        "harvest_action": rows["harvest_action"],
+        "position_side": rows["position_side"],
+        "sl_breached": rows["sl_breached"],
+        "reason_codes": pl.Series([[*row, BREACHED] if hit else list(row) for row, hit in codes], dtype=pl.List(pl.String)),
+        "new_sl_proposed": rows["new_sl_proposed"],
+        "confidence": found.confidence,
+        "stop_loss": found.stop_loss,
+        "take_profit": rows["proposed_tp"],
+        "proposal_time": rows.select(pl.max_horizontal("published_at_utc", "published_at_utc_risk")).to_series(),
+        "proposals_digest": rows.select(pl.format("{}|{}", "digest", "digest_risk")).to_series(),
+        "source": least_live(rows["data_source"], rows["data_source_risk"]),
+        "plan_action": list(found.plan_action),
+        "price": rows["price"],
+    }
+    named = [_named(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(asked).iter_rows(named=True)]
+    told = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}
+    return assemble(symbols, {**asked, **told}, pl.concat([rest, unread]))
+
+
+def _named(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
+    """Tell whether what a row asks for is a new intent, and name it or the one that stands."""
+    before = None if last is None else str(last["intent_id"])
+    if row["due"]:
+        proposed = TIME.encode(row["proposal_time"])
+        new = intent_id(row["symbol"], row["harvest_action"], row["confidence"], row["new_sl_proposed"], proposed)
+        since = row["proposal_time"] if last is None else last["published_at_utc"]  # age alone is no change
+        cause = publication_due(LAST_INTENT, last, row, now=since, change_eps_pct=change_eps_pct, max_age_sec=math.inf)
+        if cause is not None and new != before:
+            return {"intent_id": new, "replaces": before, "cause": cause}
+    return {"intent_id": before or "", "replaces": before, "cause": None}

@@ -1,0 +1,170 @@
+"""The governor's decisions on record: find one, and decide it again from what its record says it was judged by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
+from quantum_assets.kernels.governor import GATES, Evidence, GovernorTheta, decide
+from resources.foreign import number_or_none
+from resources.plans import USD, parse_plan
+from resources.redis_store import RedisStore, UnreadableKeyError, pairs
+
+FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")
+NUMBERS = (
+    "market_state_age_sec",
+    "harvest_proposal_age_sec",
+    "position_age_sec",
+    "kill_score",
+    "permits_hour",
+    "permits_5min",
+    "day_total",
+    "position_notional_usd",
+    "target_usd",
+)
+INVALID = "invalid_plan:"
+
+
+class IncompleteRecordError(ValueError):
+    """A decision does not say what it was judged by."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that is on record of one plan.
+
+    Attributes
+    ----------
+    plan_id
+        The plan.
+    plan
+        Its entry, as long as the stream of plans has it.
+    events
+        Its decisions, oldest first: one, unless something is very wrong.
+    permit, block
+        The record that came of it, while it lives.
+    """
+
+    plan_id: str
+    plan: Mapping[str, str] | None
+    events: tuple[Mapping[str, str], ...]
+    permit: Mapping[str, str] | None
+    block: Mapping[str, str] | None
+
+
+def look_up(store: RedisStore, plan_id: str) -> Case:
+    """Gather what is on record of a plan.
+
+    Raises
+    ------
+    UnreadableKeyError
+        Something else than a stream stands where plans or decisions should.
+    """
+    streams = {store.keys.of("stream_plans"), store.keys.of("stream_governor_events")}
+    if store.keys.cluster:
+        streams |= {store.keys.of("stream_governor_events", symbol) for symbol in (*store.settings.symbols, NO_SYMBOL)}
+    names = sorted(streams)
+    replies = store.run(
+        "looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names]
+    )
+    plan, events = None, []
+    for name, reply in zip(names, replies, strict=True):
+        if isinstance(reply, Exception):
+            raise UnreadableKeyError(name, "a stream", reply)
+        for entry_id, raw in reversed(reply):
+            fields = _text(raw)
+            if name == store.keys.of("stream_plans"):
+                plan = fields if parse_plan(entry_id.decode(), raw).plan_id == plan_id else plan
+            elif fields.get("plan_id") == plan_id:
+                events.append(fields)
+    symbol = (plan or (events[-1] if events else {})).get("symbol", "")
+    keys = [store.keys.of(table.key, plan_id, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
+    permit, block = (
+        None if isinstance(one, Exception) else _text(one) or None
+        for one in store.run("reading its records", [("HGETALL", key) for key in keys])
+    )
+    return Case(plan_id, plan, tuple(events), permit, block)
+
+
+def _text(raw: Any) -> dict[str, str]:
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw).items()}
+
+
+def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read out of a decision's record what it was judged by, and under which limits; numbers nobody knew are ``None``.
+
+    Raises
+    ------
+    IncompleteRecordError
+        The record lacks some of it.
+    """
+    missing = sorted({*FLAGS, *NUMBERS, "theta", "unit", "risk_guard"} - event.keys())
+    if missing:
+        msg = f"the record lacks {', '.join(missing)}"
+        raise IncompleteRecordError(msg)
+    try:
+        limits = asdict(GovernorTheta(**json.loads(event["theta"])))
+    except (ValueError, TypeError) as error:
+        msg = f"theta: {error}"
+        raise IncompleteRecordError(msg) from error
+    amount = event.get("notional") if event["unit"] == USD else event.get("qty")
+    case: dict[str, Any] = {
+        **{name: event[name] == "1" for name in FLAGS},
+        **{name: number_or_none(event[name]) for name in NUMBERS},
+        "risk_guard": event["risk_guard"],
+        "amount": number_or_none(amount),
+        "in_usd": event["unit"] == USD,
+    }
+    case["kill_switch"] |= event.get("kill_thrown_meanwhile") == "1"
+    return case, limits
+
+
+def decided_again(event: Mapping[str, str]) -> str:
+    """Decide a plan again from its record alone.
+
+    Returns
+    -------
+    str
+        The reason its block ought to have, empty for a permit. Decisions of a plan that could not be read at all
+        (``invalid_plan``) and of one whose evaluation itself failed rest on nothing but their reason.
+
+    Raises
+    ------
+    IncompleteRecordError
+        The record lacks what it was judged by.
+    """
+    if rests_on_nothing(event):
+        return event["reason"]
+    case, limits = judged_by(event)
+    columns = {
+        name: np.array([math.nan if value is None else value], dtype=object if name == "risk_guard" else None)
+        for name, value in case.items()
+    }
+    return str(decide(Evidence(**columns), GovernorTheta(**limits))[0])
+
+
+def rests_on_nothing(event: Mapping[str, str]) -> bool:
+    """Tell whether a plan was refused because it, or its evaluation, was broken."""
+    return event.get("reason", "").startswith(INVALID) or bool(event.get("error"))
+
+
+def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
+    """List every gate with its number, its reason, and what the record says of it: open, shut, or not asked (for closings)."""
+    told: list[tuple[int, str, str]] = []
+    for gate in GATES if "theta" in event else ():  # a plan that could not be read met none of them
+        if event.get("closing") == "1" and not gate.shuts_closings:
+            state = "not asked of a closing plan"
+        elif gate.reason == event.get("reason"):
+            state = "SHUT"
+        else:
+            state = "open"
+        told.append((gate.number, gate.reason, state))
+        if state == "SHUT":
+            break
+    return told

@@ -1,0 +1,344 @@
+"""The account's guards in Redis: what they are judged by, how they are set and announced, and what stands now.
+
+Whether a guard is due is decided in ``quantum_assets/kernels/risk_guard.py``; when, by the asset. Nothing here imports Dagster:
+the governor and the commands read guards through :func:`read_guards`, also when Dagster is down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
+from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD
+from quantum_assets.freshness import EPOCH_MAX
+from quantum_assets.kernels.efficiency_hint import epoch_sec
+from quantum_assets.kernels.risk_guard import (
+    CONSECUTIVE_LOSSES,
+    DAILY_PNL,
+    EMERGENCY_FLATTEN,
+    EQUITY,
+    EQUITY_STALE,
+    GUARDS,
+    MISSING_AGE_SEC,
+    PEAK,
+    Account,
+    Assessment,
+    Triggered,
+)
+from resources.foreign import number_or_none
+from resources.redis_store import RedisStore, flat, pairs
+
+OURS = "risk_guard"  # ``source`` of every guard set here; an EQUITY_STALE of another source is neither renewed nor removed
+CLOCK = "last_update_ts"
+USD_MAX = 1e15  # a larger account is a fault, and what is computed from it must stay finite
+EVENTS = "events"  # the stream of risk events, where it is named as unusable
+ACTIVATED, FLATTEN_REQUESTED = "RISK_GUARD_ACTIVATED", "EMERGENCY_FLATTEN_REQUESTED"
+SHOWN_MAX = 80  # characters of what stands in the place of a number
+
+# KEYS[1] guard, KEYS[2] stream of risk events
+# ARGV[1] guard as JSON, ARGV[2] its lifetime in s, ARGV[3] cap of the stream,
+# ARGV[4] JSON: events, each a flat list of fields and values
+# returns 1, or 0 when the guard lives already, whoever set it; raises, having written nothing, when the stream is of another type
+ANNOUNCE_LUA = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+for _, event in ipairs(cjson.decode(ARGV[4])) do
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(event))
+end
+return 1
+"""
+
+# KEYS[1] guard
+# ARGV[1] guard as JSON, empty when its condition is over, ARGV[2] its lifetime in s, ARGV[3] source of the guards that are ours
+# returns 1 when it was set, renewed (since when it stands is kept) or removed, 0 when there was nothing to do or it is not ours
+RENEW_LUA = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then
+  if ARGV[1] == '' then return 0 end
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+  return 1
+end
+if kind ~= 'string' then return 0 end
+local readable, standing = pcall(cjson.decode, redis.call('GET', KEYS[1]))
+if not readable or type(standing) ~= 'table' or standing.source ~= ARGV[3] then return 0 end
+if ARGV[1] == '' then return redis.call('DEL', KEYS[1]) end
+local renewed = cjson.decode(ARGV[1])
+renewed.activated_at = standing.activated_at or renewed.activated_at
+redis.call('SET', KEYS[1], cjson.encode(renewed), 'EX', ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReading:
+    """The account as others wrote it.
+
+    Attributes
+    ----------
+    account
+        Its numbers, NaN where one is missing or no number.
+    seen
+        What stands where each input ought to be, in words, for the input that turns out to be unusable.
+    ts_epoch
+        The writer's clock, epoch s; ``None`` where there is none.
+    source
+        The writer's own label, e.g. ``example``.
+    """
+
+    account: Account
+    seen: Mapping[str, str]
+    ts_epoch: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """What became of the guards in one evaluation.
+
+    Attributes
+    ----------
+    live
+        Guards that live now, whoever set them, in the order of ``GUARDS``.
+    announced
+        Those that this evaluation brought to life and announced.
+    errors
+        What could not be read or written, and why: ``guard:<TYPE>`` or ``events``.
+    """
+
+    live: tuple[str, ...]
+    announced: tuple[Triggered, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReading:
+    """What stands against openings now.
+
+    Attributes
+    ----------
+    live
+        Live guards in the order of spec section 8. A key that cannot be read is a live guard.
+    trouble
+        Why the guards cannot be relied on, in words: a key that cannot be read, or a risk guard that was not evaluated lately or
+        could not judge the account. Empty when they can.
+    said
+        What each live guard says of itself (guard_type, reason, activated_at, expires_at); empty for one that is no such text.
+    """
+
+    live: tuple[str, ...]
+    trouble: str = ""
+    said: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def read_guards(store: RedisStore) -> GuardReading:
+    """Read the five guards and the risk guard's own state, in one round trip.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    names = [store.keys.of("guard_active", guard) for guard in GUARDS]
+    state = store.keys.of(RISK_GUARD.key)
+    *guards, reply = store.run("reading guards", [*(("GET", name) for name in names), ("HGETALL", state)])
+    live = {guard: found for guard, found in zip(GUARDS, guards, strict=True) if found is not None}
+    broken = [
+        f"guard_unreadable: {name}: {found}" for name, found in zip(names, guards, strict=True) if isinstance(found, Exception)
+    ]
+    trouble = "; ".join([*broken, *filter(None, [_state_trouble(store, state, reply)])])
+    return GuardReading(tuple(live), trouble, {guard: guard_said(found) for guard, found in live.items()})
+
+
+def _state_trouble(store: RedisStore, key: str, reply: Any) -> str:
+    if isinstance(reply, Exception):
+        return f"risk_guard_unreadable: {key}: {reply}"
+    if not reply:
+        return f"risk_guard_missing: {key}"
+    try:
+        row = RISK_GUARD.decode(pairs(reply))
+    except ContractError as error:
+        return f"risk_guard_unreadable: {key}: {error}"
+    age, limit = store.clock().timestamp() - row["last_update_epoch"], store.settings.gov_max_data_age_sec
+    if age > limit:
+        return f"risk_guard_stale: {age:.0f} s > {limit} s"
+    if age < -CLOCK_SKEW_SEC:
+        return f"risk_guard_in_future: {-age:.0f} s ahead of the clock"
+    return f"risk_guard_error: {row['reason']}" if row["status"] == "error" else ""
+
+
+def guard_said(reply: Any) -> dict[str, str]:
+    """Read what a guard says of itself; empty when it is not the JSON of a guard."""
+    try:
+        said = orjson.loads(reply)
+    except (orjson.JSONDecodeError, TypeError):
+        return {}
+    return {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+
+
+def read_account(store: RedisStore) -> AccountReading:
+    """Read equity, profit of this UTC day and consecutive losses, in one round trip.
+
+    No hash of the day's profit, or no count of losses, means that there were none yet today: both writers begin with the first
+    trade. A hash without its field is a writer's fault, and its number is not usable.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    now, of = store.clock(), store.keys.of
+    names = (of("equity"), of("daily_pnl", utc_date(now)), of("consecutive_losses"))
+    equity, pnl, losses = store.run("reading the account", [("HGETALL", names[0]), ("HGETALL", names[1]), ("GET", names[2])])
+    worth, profit = _fields(equity), _fields(pnl)
+    epoch = _epoch(worth.get(CLOCK))
+    missing = not isinstance(equity, Exception) and not worth
+    account = Account(
+        equity=_usd(worth.get("equity")),
+        peak=_usd(worth.get("peak")),
+        age_sec=MISSING_AGE_SEC if missing else now.timestamp() - epoch,
+        daily_pnl=_usd(profit.get("pnl")) if profit or isinstance(pnl, Exception) else 0.0,
+        consecutive_losses=0.0 if losses is None else _usd(_text(losses)),
+    )
+    seen = {
+        EQUITY: f"{names[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
+        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak')}",
+        DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
+        CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
+    }
+    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, worth.get("source", ""))
+
+
+def utc_date(now: datetime) -> str:
+    """Give the day that keys of a day are named after."""
+    return now.astimezone(UTC).date().isoformat()
+
+
+def _fields(reply: Any) -> dict[str, str]:
+    if isinstance(reply, Exception):
+        return {}
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(reply).items()}
+
+
+def _text(reply: Any) -> str | None:
+    return reply.decode(errors="replace")[:SHOWN_MAX] if isinstance(reply, bytes) else None
+
+
+def _usd(text: str | None) -> float:
+    number = number_or_none(text)
+    return math.nan if number is None or abs(number) > USD_MAX else number
+
+
+def _epoch(text: str | None) -> float:
+    if text is None or not text.isascii():
+        return math.nan
+    try:
+        epoch = epoch_sec(text)
+    except ValueError:
+        return math.nan
+    return epoch if 0 <= epoch < EPOCH_MAX else math.nan
+
+
+def _shown(reply: Any, fields: Mapping[str, str], *names: str) -> str:
+    if isinstance(reply, Exception):
+        return str(reply)
+    return ", ".join(f"{name} is {repr(fields[name][:SHOWN_MAX]) if name in fields else 'missing'}" for name in names)
+
+
+def enforce(store: RedisStore, assessment: Assessment, *, cycle_id: str) -> Enforced:
+    """Bring guards whose condition holds to life, announce those that were not alive, and look which live now.
+
+    Parameters
+    ----------
+    assessment
+        What follows from the account. EQUITY_STALE is renewed while it holds, never announced, and removed as soon as the equity
+        is known to be fresh; all others live for their duration, whatever becomes of the account.
+    cycle_id
+        For the events.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    now, of = store.clock(), store.keys.of
+    stale = next((one for one in assessment.triggered if one.guard == EQUITY_STALE), None)
+    announced = [one for one in assessment.triggered if one.guard != EQUITY_STALE]
+    commands: list[tuple[Any, ...]] = [_announcement(store, one, now, cycle_id) for one in announced]
+    if stale is not None or assessment.equity_fresh:
+        guard, lifetime = ("", 0) if stale is None else (_guard_text(stale, now), stale.duration_sec)
+        commands.append(("EVAL", RENEW_LUA, 1, of("guard_active", EQUITY_STALE), guard, lifetime, OURS))
+    names = [of("guard_active", guard) for guard in GUARDS]
+    replies = store.run("setting guards", [*commands, *(("GET", name) for name in names)])
+    written, found = replies[: len(commands)], replies[len(commands) :]
+    errors = {
+        f"guard:{guard}": f"{name}: {reply}"
+        for guard, name, reply in zip(GUARDS, names, found, strict=True)
+        if isinstance(reply, Exception)
+    }
+    if unwritten := next((reply for reply in written if isinstance(reply, Exception)), None):
+        errors[EVENTS] = str(unwritten)
+    return Enforced(
+        live=tuple(guard for guard, reply in zip(GUARDS, found, strict=True) if reply is not None),
+        announced=tuple(one for one, reply in zip(announced, written, strict=False) if reply == 1),
+        errors=errors,
+    )
+
+
+def _announcement(store: RedisStore, one: Triggered, now: datetime, cycle_id: str) -> tuple[Any, ...]:
+    moment = {"timestamp": str(int(now.timestamp())), "cycle_id": cycle_id}
+    activated = {"event": ACTIVATED, "guard_type": one.guard, "reason": one.reason, "duration_sec": str(one.duration_sec)}
+    events: Sequence[Mapping[str, str]] = [{**activated, **moment}]
+    if one.guard == EMERGENCY_FLATTEN:
+        events = [*events, {"event": FLATTEN_REQUESTED, "reason": "drawdown_breach", **moment}]
+    keys = (store.keys.of("guard_active", one.guard), store.keys.of("stream_risk_events"))
+    told = orjson.dumps([flat(event) for event in events])
+    return ("EVAL", ANNOUNCE_LUA, len(keys), *keys, _guard_text(one, now), one.duration_sec, EVENTS_STREAM_MAXLEN, told)
+
+
+def _guard_text(one: Triggered, now: datetime) -> bytes:
+    expires = now + timedelta(seconds=one.duration_sec)
+    said = {
+        "guard_type": one.guard,
+        "reason": one.reason,
+        "activated_at": now.isoformat(),
+        "expires_at": expires.isoformat(),
+        "source": OURS,
+    }
+    return orjson.dumps(said)
+
+
+def guard_state(account: AccountReading, assessment: Assessment, enforced: Enforced) -> dict[str, Any]:
+    """Lay out one evaluation as the row of its table."""
+    numbers, unusable = account.account, frozenset(assessment.unusable)
+    errors = {name: account.seen[name] for name in assessment.unusable} | dict(enforced.errors)
+    reasons = [one.reason for one in assessment.triggered] + [f"{name} cannot be used: {why}" for name, why in errors.items()]
+    worth = unusable if numbers.age_sec != MISSING_AGE_SEC else {EQUITY, PEAK}
+    return {
+        "symbol": ACCOUNT,
+        "status": "error" if errors else "blocked" if enforced.live else "ok",
+        "guards": list(enforced.live),
+        "triggered": [one.guard for one in assessment.triggered],
+        "errors": list(errors),
+        "reason": "; ".join(reasons),
+        "equity": None if EQUITY in worth else numbers.equity,
+        "peak": None if PEAK in worth else numbers.peak,
+        "drawdown": None if {EQUITY, PEAK} & worth else _finite(assessment.drawdown),
+        "daily_pnl": None if DAILY_PNL in unusable else numbers.daily_pnl,
+        "daily_loss": None if EQUITY in worth else _finite(assessment.daily_loss),
+        "consecutive_losses": None if CONSECUTIVE_LOSSES in unusable else int(numbers.consecutive_losses),
+        "equity_ts_epoch": account.ts_epoch,
+        "equity_age_sec": _finite(numbers.age_sec),
+        "equity_source": account.source,
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,211 @@
+"""What stops all openings by hand or by itself: the kill switch and the disarming of the governor, and how both are ended.
+
+Each change and its record are one script. Nothing here needs more than Redis: switches work while Dagster is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from quantum_assets.contracts.tables import DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN
+from resources.guards import guard_said, utc_date
+from resources.redis_store import RedisStore, UnreadableKeyError, flat
+
+TEXT_MAX = 500  # characters of a name or a reason that are kept
+
+# KEYS[1] kill switch, KEYS[2] stream of the governor's events
+# ARGV[1] cap of the stream, then fields and values of the event
+# returns {1 when the switch was not set before else 0, why the event could not be written or empty}; it is set in any case
+KILL_LUA = """
+local before = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or nil
+local off = redis.call('EXISTS', KEYS[1]) == 0 or before == '' or before == '0'
+redis.call('SET', KEYS[1], '1')
+local event = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+return {off and 1 or 0, type(event) == 'table' and event.err or ''}
+"""
+
+# KEYS[1] marker of the day, KEYS[2] what the governor reads, KEYS[3] stream of the governor's events
+# ARGV[1] JSON: cause and time, ARGV[2] lifetime of the marker in s, ARGV[3] cap of the stream, then the event, flat
+# returns {0, ''} when both keys stand already, else {1, why the event could not be written or empty}; a standing cause is kept
+DISARM_LUA = """
+if redis.call('EXISTS', KEYS[1]) + redis.call('EXISTS', KEYS[2]) == 2 then return {0, ''} end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[1], 'NX')
+local event = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
+return {1, type(event) == 'table' and event.err or ''}
+"""
+
+# KEYS[1] kill switch, KEYS[2] what the governor reads, KEYS[3] disarm marker of the day, KEYS[4] errors of the day,
+# KEYS[5] stream of the governor's events
+# ARGV[1] cap of the stream, then fields and values of the event, which is given what was cleared
+# returns what stood: of kill, disarm and errors; raises, having cleared nothing, when the stream is of another type
+ARM_LUA = """
+local kind = redis.call('TYPE', KEYS[5]).ok
+if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' is a ' .. kind) end
+local before = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or nil
+local cleared = {}
+if redis.call('EXISTS', KEYS[1]) == 1 and before ~= '' and before ~= '0' then table.insert(cleared, 'kill') end
+if redis.call('EXISTS', KEYS[2]) + redis.call('EXISTS', KEYS[3]) > 0 then table.insert(cleared, 'disarm') end
+if redis.call('EXISTS', KEYS[4]) == 1 then table.insert(cleared, 'errors') end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+local event = {unpack(ARGV, 2)}
+table.insert(event, 'cleared')
+table.insert(event, table.concat(cleared, ','))
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', unpack(event))
+return cleared
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """What became of a switch.
+
+    Attributes
+    ----------
+    changed
+        Whether it was not set before.
+    unrecorded
+        Why the event could not be written; empty when it was (or none was due).
+    """
+
+    changed: bool
+    unrecorded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """How the switches stand.
+
+    Attributes
+    ----------
+    killed
+        The kill switch is set; also when its key cannot be read.
+    disarmed
+        The governor is disarmed; also when its key cannot be read.
+    disarm
+        Why and since when (cause, at); empty when it is not disarmed, or the key says nothing.
+    trouble
+        What cannot be read; empty when all can.
+    """
+
+    killed: bool
+    disarmed: bool
+    disarm: Mapping[str, str] = field(default_factory=dict)
+    trouble: str = ""
+
+
+def kill(store: RedisStore, *, reason: str, by: str) -> Switched:
+    """Set the kill switch, whatever stands there, and record who did it.
+
+    Parameters
+    ----------
+    reason, by
+        Why, and who; neither may be blank.
+
+    Raises
+    ------
+    ValueError
+        One of them is blank.
+    RedisUnavailableError
+        The server is away.
+    """
+    event = {"event": "KILL", "reason": _said("reason", reason), "by": _said("by", by), **_moment(store)}
+    keys = (store.keys.of("kill"), store.keys.of("stream_governor_events"))
+    return _switched(store.run("setting the kill switch", [("EVAL", KILL_LUA, 2, *keys, EVENTS_STREAM_MAXLEN, *flat(event))])[0])
+
+
+def disarm(store: RedisStore, cause: str) -> Switched:
+    """Disarm the governor until a person arms it again; a second time on the same UTC day nothing is written.
+
+    On a later day, while it is still disarmed, the day gets its marker and event; since when and why it is disarmed stays.
+
+    Raises
+    ------
+    ValueError
+        The cause is blank.
+    RedisUnavailableError
+        The server is away.
+    """
+    now, cause = store.clock(), _said("cause", cause)
+    keys = (store.keys.of("disarm", utc_date(now)), store.keys.of("disarmed"), store.keys.of("stream_governor_events"))
+    said = orjson.dumps({"cause": cause, "at": now.isoformat()})
+    event = {"event": "AUTO_DISARM", "reason": cause, **_moment(store)}
+    command = ("EVAL", DISARM_LUA, 3, *keys, said, DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN, *flat(event))
+    return _switched(store.run("disarming the governor", [command])[0])
+
+
+def arm(store: RedisStore, *, name: str, reason: str) -> tuple[str, ...]:
+    """End kill switch and disarming, forget today's errors, and record who did it.
+
+    Parameters
+    ----------
+    name, reason
+        Who answers for it, and why; neither may be blank.
+
+    Returns
+    -------
+    tuple of str
+        What stood, of ``kill``, ``disarm`` and ``errors``. Risk guards stay: they end with their time.
+
+    Raises
+    ------
+    ValueError
+        One of them is blank.
+    UnreadableKeyError
+        It cannot be recorded, and nothing was cleared.
+    RedisUnavailableError
+        The server is away.
+    """
+    event = {"event": "ARMED", "by": _said("name", name), "reason": _said("reason", reason), **_moment(store)}
+    today, of = utc_date(store.clock()), store.keys.of
+    stream = of("stream_governor_events")
+    keys = (of("kill"), of("disarmed"), of("disarm", today), of("governor_errors", today), stream)
+    (reply,) = store.run("arming the governor", [("EVAL", ARM_LUA, 5, *keys, EVENTS_STREAM_MAXLEN, *flat(event))])
+    if isinstance(reply, Exception):
+        raise UnreadableKeyError(stream, "the record of who armed the governor", reply)
+    return tuple(name.decode() for name in reply)
+
+
+def read_switches(store: RedisStore) -> Switches:
+    """Read kill switch and disarming in one round trip; what cannot be read is on.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    names = (store.keys.of("kill"), store.keys.of("disarmed"))
+    kill_reply, disarm_reply = store.run("reading the switches", [("GET", name) for name in names])
+    broken = [
+        f"{name}: {reply}" for name, reply in zip(names, (kill_reply, disarm_reply), strict=True) if isinstance(reply, Exception)
+    ]
+    return Switches(
+        killed=kill_reply not in (None, b"", b"0"),
+        disarmed=disarm_reply is not None,
+        disarm=guard_said(disarm_reply),
+        trouble="; ".join(broken),
+    )
+
+
+def _moment(store: RedisStore) -> dict[str, str]:
+    now = store.clock().timestamp()
+    return {"timestamp": str(int(now)), "timestamp_epoch": repr(now)}
+
+
+def _said(what: str, text: str) -> str:
+    """Bring what a person typed into one line that Redis takes."""
+    line = " ".join(text.encode(errors="replace").decode().split())[:TEXT_MAX]
+    if not line:
+        msg = f"{what} is blank: say it in words"
+        raise ValueError(msg)
+    return line
+
+
+def _switched(reply: Any) -> Switched:
+    if isinstance(reply, Exception):
+        raise reply
+    return Switched(changed=reply[0] == 1, unrecorded=reply[1].decode(errors="replace"))

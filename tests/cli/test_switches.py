@@ -1,0 +1,183 @@
+"""``quantum kill``, ``quantum arm`` and ``quantum permits`` as a person in a hurry runs them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from quantum_assets.governor_permit import decide_plans
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from resources.switches import disarm
+from tests.world import write_plan
+
+EVENTS = "quantum:stream:governor.events"
+
+
+@pytest.fixture
+def live(valkey_url: str) -> RedisStore:
+    """An emptied server under the real clock, because the commands have no other."""
+    store = RedisStore(load_settings(redis_url=valkey_url), lambda: datetime.now(UTC))
+    store.client.flushdb()
+    return store
+
+
+def quantum(store: RedisStore, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "REDIS_URL": url or store.settings.url}
+    command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+
+
+def last_event(store: RedisStore) -> dict[str, str]:
+    ((_, fields),) = store.client.xrevrange(EVENTS, count=1)
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def test_a_kill_stops_openings_and_says_how_to_undo_it(live) -> None:
+    """Whoever needs it reads no manual."""
+    write_plan(live, "p-open", "BTCUSDT", "OPEN")
+    done = quantum(live, "kill", "--reason", "wrong prices", "--name", "ada")
+    assert done.returncode == 0, done.stderr
+    assert "quantum:kill is set" in done.stdout
+    assert "quantum arm --name" in done.stdout
+    event = last_event(live)
+    assert (event["event"], event["reason"], event["by"]) == ("KILL", "wrong prices", "ada")
+    (decision,) = decide_plans(live, cycle_id="c1")
+    assert decision.reason == "kill_switch_active"
+    again = json.loads(quantum(live, "kill", "--reason", "still", "--json").stdout)
+    assert again == {"kill": True, "changed": False, "key": "quantum:kill", "unrecorded": ""}
+
+
+def test_arming_ends_kill_and_disarming_and_says_what_it_cleared(live) -> None:
+    """A person takes it on."""
+    quantum(live, "kill", "--reason", "r")
+    disarm(live, "burst")
+    done = quantum(live, "arm", "--name", "Ada Lovelace", "--reason", "mended")
+    assert done.returncode == 0, done.stderr
+    assert "Cleared: kill, disarm." in done.stdout
+    assert "quantum kill --reason" in done.stdout
+    assert (last_event(live)["by"], last_event(live)["cleared"]) == ("Ada Lovelace", "kill,disarm")
+    told = json.loads(quantum(live, "arm", "--name", "Ada", "--reason", "again", "--json").stdout)
+    assert (told["cleared"], told["guards"]) == ([], [])
+    assert told["trouble"].startswith("risk_guard_missing")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("kill",),
+        ("kill", "--reason", " "),
+        ("arm",),
+        ("arm", "--name", "n"),
+        ("arm", "--reason", "r"),
+        ("arm", "--name", "", "--reason", "r"),
+        ("permits", "--count", "0"),
+    ],
+)
+def test_without_name_or_reason_nothing_happens_and_the_exit_code_is_2(live, arguments) -> None:
+    """The record is worth what is in it."""
+    done = quantum(live, *arguments)
+    assert done.returncode == 2
+    assert done.stderr
+    assert live.client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("kill", "--reason", "r"), ("arm", "--name", "n", "--reason", "r"), ("permits",)], ids=lambda one: one[0]
+)
+def test_a_dead_server_is_named_and_the_exit_code_is_3(live, arguments) -> None:
+    """Somebody who believes that he has killed it must learn that he has not."""
+    done = quantum(live, *arguments, url="redis://127.0.0.1:1")
+    assert done.returncode == 3
+    assert "127.0.0.1:1" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_record_that_cannot_be_written_is_told_by_an_exit_code_of_its_own(live) -> None:
+    """The switch is set all the same; arming is refused."""
+    live.client.set(EVENTS, "x")
+    killed = quantum(live, "kill", "--reason", "r")
+    assert (killed.returncode, live.client.get("quantum:kill")) == (1, b"1")
+    assert "WRONGTYPE" in killed.stderr
+    armed = quantum(live, "arm", "--name", "n", "--reason", "r")
+    assert (armed.returncode, live.client.get("quantum:kill")) == (1, b"1")
+    assert "Nothing was cleared" in armed.stderr
+    shown = quantum(live, "permits")
+    assert shown.returncode == 0
+    assert "WRONGTYPE" in shown.stderr
+
+
+def decide(live: RedisStore) -> None:
+    for number in range(3):
+        write_plan(live, f"p{number}", "ETHUSDT", "CLOSE", price=1.0)
+        decide_plans(live, cycle_id="c1")
+    write_plan(live, "p-btc", "BTCUSDT", "[red]CLOSE\x1b[2J", price=1.0)
+    decide_plans(live, cycle_id="c1")
+
+
+def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> None:
+    """Why was my plan refused? One command."""
+    decide(live)
+    done = quantum(live, "permits", "--count", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    rows = [(one["symbol"], one["plan_id"], one["outcome"], one["reason"], one["permits_5min"]) for one in told["decisions"]]
+    assert rows == [
+        ("BTCUSDT", "p-btc", "block", "stale_market_state", 0),
+        ("ETHUSDT", "p2", "block", "burst_limit_exceeded", 2),
+        ("ETHUSDT", "p1", "permit", "", 1),
+    ]
+    assert all(abs(one["time"] - time.time()) < 60 for one in told["decisions"])
+    only = json.loads(quantum(live, "permits", "--symbol", "BTCUSDT", "--json").stdout)["decisions"]
+    assert [one["plan_id"] for one in only] == ["p-btc"]
+
+
+def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
+    """The most frequent answer to "why is nothing opened?"."""
+    decide(live)
+    quantum(live, "kill", "--reason", "r")
+    disarm(live, "burst_limit_exceeded")
+    guard = {"reason": "DRAWDOWN drawdown=9.0% > 8.0%", "expires_at": "2026-01-22T13:00:00+00:00"}
+    live.client.set("quantum:risk:guard_active:DRAWDOWN", json.dumps(guard))
+    shown = quantum(live, "permits").stdout
+    top = shown.partition("Decisions")[0]
+    assert "kill switch: SET" in top
+    assert "DISARMED" in top
+    assert "burst_limit_exceeded" in top
+    assert "DRAWDOWN drawdown=9.0% > 8.0%, until 2026-01-22T13:00:00+00:00" in top
+    assert "risk_guard_missing" in top
+    assert "p-btc" in shown
+    assert "\x1b[2J" not in shown
+    told = json.loads(quantum(live, "permits", "--json").stdout)
+    assert (told["kill"], told["disarm"]["cause"], told["guards"][0]["guard_type"]) == (True, "burst_limit_exceeded", "DRAWDOWN")
+
+
+def test_on_an_empty_server_permits_says_so(live) -> None:
+    """No table of nothing."""
+    done = quantum(live, "permits", "--symbol", "BTCUSDT")
+    assert done.returncode == 0
+    assert "No decision for BTCUSDT" in done.stdout
+    assert "kill switch: not set" in done.stdout
+
+
+def test_the_commands_start_without_dagster(live) -> None:
+    """It may be what is down, and it takes seconds to import."""
+    code = (
+        "import sys; from quantum_assets.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: sys.exit(stop.code or int('dagster' in sys.modules) * 9)"
+    )
+    for arguments in (["kill", "--reason", "r"], ["arm", "--name", "n", "--reason", "r"], ["permits"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={"PATH": os.environ["PATH"], "REDIS_URL": live.settings.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr

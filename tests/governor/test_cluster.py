@@ -1,0 +1,55 @@
+"""In a Redis Cluster the keys of one symbol share a slot; here a server in cluster mode refuses what does not."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resources.decisions import decided_again, look_up
+from resources.plans import read_permit
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.conftest import Clock
+from tests.governor.desk import Desk
+from tests.servers import free_port, valkey
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+@pytest.fixture
+def desk(clock: Clock, tmp_path: Path) -> Iterator[Desk]:
+    """A desk on a cluster of one server, which has all slots and still refuses scripts across them."""
+    with valkey(config={"cluster-enabled": "yes", "cluster-port": free_port()}) as server:
+        settings = load_settings(
+            redis_url=server.connection_url, quantum_home=tmp_path, symbols=",".join(SYMBOLS), key_template="cluster"
+        )
+        store = RedisStore(settings, clock)
+        store.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + 20
+        while "cluster_state:ok" not in str(store.client.execute_command("CLUSTER", "INFO")).replace("': '", ":"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield Desk(store)
+        store.client.close()
+
+
+def test_plans_are_decided_and_recorded_in_a_cluster(desk: Desk) -> None:
+    """One script over two slots is refused there, and nothing would ever be decided."""
+    store = desk.store
+    desk.ready(*SYMBOLS)
+    desk.plan("p1", "BTCUSDT")
+    for number in range(3):
+        desk.plan(f"c{number}", "ETHUSDT", "CLOSE")
+    desk.plan("bad", "", "CLOSE")
+    desk.decide()
+    assert read_permit(store, "BTCUSDT", "p1") is not None
+    assert store.client.exists("quantum:permit:{BTCUSDT}:p1")
+    assert store.client.hget("quantum:governor:block:{ETHUSDT}:c2", "reason") == b"burst_limit_exceeded"
+    assert store.client.hget("quantum:governor:block:{-}:bad", "reason") == b"invalid_plan:symbol"
+    case = look_up(store, "c2")
+    assert [decided_again(event) for event in case.events] == ["burst_limit_exceeded"]
+    assert store.client.exists(store.keys.of("disarmed"))
+    desk.plan("p2", "BTCUSDT")
+    desk.decide()
+    assert store.client.hget("quantum:governor:block:{BTCUSDT}:p2", "reason") == b"disarmed"

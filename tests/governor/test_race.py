@@ -1,0 +1,108 @@
+"""Many governors at once: every plan is decided exactly once, and no limit is exceeded."""
+
+import multiprocessing as mp
+from collections import Counter
+from datetime import UTC, datetime
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from quantum_assets.governor_permit import decide_plans
+from resources.plans import GROUP, waiting_plans
+from resources.redis_store import RedisStore, pairs
+from resources.settings import load_settings
+from tests.servers import valkey
+
+PROCESSES, PLANS, SYMBOLS = 8, 2000, 20
+HOURLY, BURST, DAILY_USD = 40, 30, 25.0
+AT = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
+
+
+def store_of(url: str, home: str) -> RedisStore:
+    """Open a store as one of the governors."""
+    settings = load_settings(
+        redis_url=url,
+        quantum_home=home,
+        gov_max_exec_per_hour=HOURLY,
+        gov_max_exec_per_5min=BURST,
+        gov_max_reduce_notional_per_day_usd=DAILY_USD,
+    )
+    return RedisStore(settings, lambda: AT)
+
+
+def govern(url: str, home: str, barrier: Barrier, runs: int) -> None:
+    """Decide until nothing waits, whenever all are ready."""
+    store = store_of(url, home)
+    for _ in range(runs):
+        barrier.wait()
+        while waiting_plans(store).symbols:
+            decide_plans(store, cycle_id="race")
+        barrier.wait()
+
+
+def fill(store: RedisStore, run: int) -> None:
+    """Write the plans; a tenth of them twice, and every symbol asks for more than it may have."""
+    store.client.flushdb()
+    pipe = store.client.pipeline(transaction=False)
+    for number in range(PLANS):
+        fields = {
+            "plan_id": f"r{run}-{number}",
+            "symbol": f"S{number % SYMBOLS}USDT",
+            "action": "CLOSE",
+            "decision": "EXECUTE",
+            "qty": "1",
+            "price": "1",
+        }
+        for _ in range(2 if number % 10 == 0 else 1):
+            pipe.xadd(store.keys.of("stream_plans"), fields)
+    pipe.xgroup_create(store.keys.of("stream_plans"), GROUP, "0")
+    pipe.execute()
+
+
+def judge(store: RedisStore, run: int) -> None:
+    """Count again from the records."""
+    events = [pairs(fields) for _, fields in store.client.xrange(store.keys.of("stream_governor_events"))]
+    decided = Counter(event[b"plan_id"].decode() for event in events if event[b"event"] != b"AUTO_DISARM")
+    assert decided == Counter({f"r{run}-{number}": 1 for number in range(PLANS)})
+    granted = [event for event in events if event[b"event"] == b"PERMIT"]
+    by_symbol = Counter(event[b"symbol"].decode() for event in granted)
+    assert by_symbol == Counter({f"S{number}USDT": int(DAILY_USD) for number in range(SYMBOLS)})  # the tightest limit, in full
+    assert len(store.client.keys("quantum:permit:*")) == len(granted)
+    assert len(store.client.keys("quantum:governor:block:*")) == PLANS - len(granted)
+    assert all(float(store.client.get(key)) == DAILY_USD for key in store.client.keys("quantum:governor:daily:*"))
+    assert store.client.xpending(store.keys.of("stream_plans"), GROUP)["pending"] == 0
+
+
+def race(runs: int, home: Path) -> None:
+    """Let all governors loose on one server, again and again."""
+    context = mp.get_context("spawn")
+    with valkey() as server:
+        barrier = context.Barrier(PROCESSES + 1)
+        arguments = (server.connection_url, str(home), barrier, runs)
+        governors = [context.Process(target=govern, args=arguments, daemon=True) for _ in range(PROCESSES)]
+        for one in governors:
+            one.start()
+        store = store_of(server.connection_url, str(home))
+        try:
+            for run in range(runs):
+                fill(store, run)
+                barrier.wait(120)
+                barrier.wait(120)
+                judge(store, run)
+        finally:
+            for one in governors:
+                one.join(10)
+                one.kill()
+            store.client.close()
+
+
+def test_eight_governors_decide_every_plan_once_and_exceed_no_limit(tmp_path: Path) -> None:
+    """Two governors that both see the last free permit grant one too many: that is money."""
+    race(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_fifty_races(tmp_path: Path) -> None:
+    """A race that is lost once in twenty runs is lost every day."""
+    race(50, tmp_path)

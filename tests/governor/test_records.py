@@ -1,0 +1,217 @@
+"""Every decision says what it was judged by, and why; and from that record alone it is made again."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+
+from quantum_assets import governor_permit
+from quantum_assets.cli.explain import explain
+from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
+from resources import plans
+from resources.decisions import IncompleteRecordError, decided_again, look_up
+from resources.redis_store import RedisStore
+from resources.switches import arm, kill
+from tests.governor.desk import Desk
+from tests.world import write_target
+
+SYMBOL = "BTCUSDT"
+
+
+@pytest.fixture
+def desk(store: RedisStore) -> Desk:
+    """A desk where everything is in order."""
+    desk = Desk(store)
+    desk.ready(SYMBOL)
+    return desk
+
+
+def only(desk: Desk, plan_id: str) -> dict[str, str]:
+    """Give the one event of a plan."""
+    (event,) = look_up(desk.store, plan_id).events
+    return dict(event)
+
+
+def granted_ago(*ages_sec: float) -> Callable[[Desk], object]:
+    """Build what leaves permits of the past."""
+    return lambda desk: desk.store.client.rpush(
+        "quantum:governor:exec:BTCUSDT", *(desk.store.clock().timestamp() - age for age in ages_sec)
+    )
+
+
+def cap(desk: Desk) -> None:
+    """Put a target in force that the position exceeds."""
+    write_target(desk.store, SYMBOL, 99.0)
+    desk.store.client.hset("quantum:allocation:target:BTCUSDT", "mode", "enforce")
+
+
+def spend(desk: Desk) -> None:
+    """Use up nearly all of the day."""
+    desk.store.client.set(f"quantum:governor:daily:BTCUSDT:{desk.store.clock().date()}:usd", "4999.95")
+
+
+WAYS: dict[str, Callable[[Desk], object]] = {
+    "": lambda desk: desk.ready(SYMBOL),
+    "kill_switch_active": lambda desk: kill(desk.store, reason="test", by="test"),
+    "stale_market_state": lambda desk: desk.put(MARKET_STATE, SYMBOL, age_sec=121),
+    "stale_harvest_proposal": lambda desk: desk.put(HARVEST_PROPOSAL, SYMBOL, age_sec=121),
+    "stale_position": lambda desk: desk.put(POSITION, SYMBOL, age_sec=121),
+    "synthetic_data": lambda desk: desk.put(MARKET_STATE, SYMBOL, source="replay"),
+    "kill_score_critical_non_close": lambda desk: desk.put(HARVEST_PROPOSAL, SYMBOL, kill_score=0.8),
+    "hourly_limit_exceeded": granted_ago(400, 400, 400),
+    "burst_limit_exceeded": granted_ago(1, 1),
+    "daily_limit_exceeded": spend,
+    "p29_allocation_cap": cap,
+    "evaluation_error": lambda desk: desk.store.client.hset("quantum:marketstate:BTCUSDT", "sigma", "x"),
+    "disarmed": lambda desk: desk.store.client.set("quantum:governor:disarmed", "{}"),
+    "risk_guard_DRAWDOWN": lambda desk: desk.store.client.set("quantum:risk:guard_active:DRAWDOWN", "{}"),
+}
+
+
+@pytest.mark.parametrize("reason", WAYS)
+def test_a_decision_is_made_again_from_its_record(desk: Desk, reason: str) -> None:
+    """Whoever asks why a year later has the stream, not the Redis of that day."""
+    WAYS[reason](desk)
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == reason
+    event = only(desk, "p1")
+    assert event["reason"] == reason
+    assert decided_again(event) == reason
+    assert bool(event["gate"]) == bool(reason)
+
+
+def test_the_record_tells_values_ages_cycles_and_counts(desk: Desk) -> None:
+    """Inputs, the gate, and the limits before and after."""
+    desk.put(MARKET_STATE, SYMBOL, age_sec=7)
+    for number in range(3):
+        desk.plan(f"p{number}", SYMBOL, "CLOSE", qty=2, price=10)
+    desk.decide()
+    first, second, third = (only(desk, f"p{number}") for number in range(3))
+    assert float(first["market_state_age_sec"]) == pytest.approx(7, abs=1)
+    assert first["market_state_cycle_id"] == "c0"
+    assert first["cycle_id"] == "c1"
+    assert (first["permits_5min"], first["permits_5min_after"]) == ("0", "1")
+    assert (second["permits_5min"], second["permits_5min_after"]) == ("1", "2")
+    assert (third["permits_5min"], third["permits_5min_after"], third["gate"]) == ("2", "2", "8")
+    assert (float(second["day_total"]), float(second["day_total_after"])) == (200, 400)  # by the mark of 100, not the plan's 10
+
+
+def test_a_changed_record_does_not_lead_to_its_outcome(desk: Desk) -> None:
+    """A forged permit shows."""
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    event = only(desk, "p1")
+    assert decided_again({**event, "kill_switch": "1"}) == "kill_switch_active"
+    assert decided_again({**event, "market_state_age_sec": ""}) == "stale_market_state"
+    with pytest.raises(IncompleteRecordError, match="theta"):
+        decided_again({**event, "theta": "[]"})
+    with pytest.raises(IncompleteRecordError, match="lacks"):
+        decided_again({name: text for name, text in event.items() if name != "non_live"})
+
+
+def test_an_exception_anywhere_blocks_that_plan_and_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems of this kind failed open on an exception."""
+    true = governor_permit._kill_score
+
+    def faulty(plan: plans.Plan, reading: object) -> float:
+        if plan.plan_id == "poison":
+            raise ZeroDivisionError
+        return true(plan, reading)
+
+    monkeypatch.setattr(governor_permit, "_kill_score", faulty)
+    for plan_id in ("before", "poison", "after"):
+        desk.plan(plan_id, SYMBOL, "CLOSE")
+    desk.decide()
+    assert [desk.outcome(plan_id) for plan_id in ("before", "poison", "after")] == ["", "evaluation_error", ""]
+    assert only(desk, "poison")["error"] == "ZeroDivisionError"
+    assert desk.pending() == 0
+
+
+def test_a_kill_thrown_while_a_plan_is_judged_still_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No opening is permitted after the kill switch is set, not even one that was judged before."""
+    true = plans.PlanQueue.record
+
+    def late(queue: plans.PlanQueue, *arguments: object, **named: object) -> object:
+        kill(desk.store, reason="now", by="test")
+        return true(queue, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plans.PlanQueue, "record", late)
+    desk.plan("open", SYMBOL)
+    desk.plan("close", SYMBOL, "CLOSE")
+    desk.decide()
+    assert [desk.outcome("open"), desk.outcome("close")] == ["kill_switch_active", ""]
+    assert decided_again(only(desk, "open")) == "kill_switch_active"
+
+
+def test_after_a_burst_openings_are_shut_until_a_person_arms(desk: Desk) -> None:
+    """And only a person with a name and a reason; the closes go on."""
+    for number in range(3):
+        desk.plan(f"p{number}", SYMBOL)
+    desk.decide()
+    assert [event["event"] for event in desk.events()].count("AUTO_DISARM") == 1
+    desk.ready("ETHUSDT")
+    desk.plan("open", "ETHUSDT")
+    desk.plan("close", "ETHUSDT", "CLOSE")
+    desk.decide()
+    assert [desk.outcome("open"), desk.outcome("close")] == ["disarmed", ""]
+    assert "disarm" in arm(desk.store, name="Ann", reason="burst was a test")
+    desk.plan("again", "ETHUSDT")
+    desk.decide()
+    assert desk.outcome("again") == ""
+
+
+def test_five_plans_that_cannot_be_evaluated_disarm(desk: Desk) -> None:
+    """Something is very wrong then; four may be one bad symbol."""
+    desk.store.client.set("quantum:marketstate:XRPUSDT", "junk")
+    for number in range(4):
+        desk.plan(f"p{number}", "XRPUSDT")
+    desk.decide()
+    assert not desk.events("AUTO_DISARM")
+    desk.plan("p4", "XRPUSDT")
+    desk.decide()
+    assert len(desk.events("AUTO_DISARM")) == 1
+
+
+def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 decided and again the same, 1 unknown or not as recorded."""
+    monkeypatch.setenv("REDIS_URL", desk.store.settings.url)
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    told = CliRunner().invoke(explain, ["p1"])
+    assert told.exit_code == 0, told.output
+    assert "a permit" in told.output
+    assert CliRunner().invoke(explain, ["nobody"]).exit_code == 1
+    as_json = json.loads(CliRunner().invoke(explain, ["p1", "--json"]).stdout)
+    assert as_json["decided_again"] == as_json["event"]["reason"] == ""
+    assert len(as_json["gates"]) == 17
+    stream = desk.store.keys.of("stream_governor_events")
+    desk.store.client.delete(stream)
+    desk.store.client.xadd(stream, {**as_json["event"], "unreadable": "1"})
+    forged = CliRunner().invoke(explain, ["p1"])
+    assert forged.exit_code == 1
+    assert "evaluation_error" in forged.output
+
+
+@pytest.mark.parametrize("key", ["quantum:governor:seen:p1", "quantum:permit:p1", "quantum:governor:block:p1"])
+def test_junk_under_a_key_of_a_plan_neither_grants_nor_keeps_it_waiting(desk: Desk, key: str) -> None:
+    """Poison is refused and acknowledged, never retried for ever."""
+    desk.store.client.rpush(key, "junk")
+    desk.plan("p1", SYMBOL)
+    desk.plan("p2", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == ("evaluation_error" if "seen" in key else "")
+    assert desk.outcome("p2") == ""
+    assert desk.pending() == 0
+
+
+def test_a_plan_repeated_after_arming_does_not_disarm_again(desk: Desk) -> None:
+    """It was answered before; only a decision that was cut off is finished later."""
+    for number in range(3):
+        desk.plan(f"p{number}", SYMBOL)
+    desk.decide()
+    arm(desk.store, name="Ann", reason="test")
+    desk.plan("p2", SYMBOL)
+    desk.decide()
+    assert not desk.store.client.exists("quantum:governor:disarmed")

@@ -1,0 +1,222 @@
+"""Guards as the governor reads them: what lives, and whether the risk guard can be relied on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from quantum_assets.contracts.schema import ACCOUNT
+from quantum_assets.contracts.tables import RISK_GUARD, Keys
+from quantum_assets.kernels.risk_guard import GUARDS, assess
+from resources.guards import enforce, guard_state, read_account, read_guards
+from resources.redis_store import RedisStore, RedisUnavailableError
+from tests.world import write_equity
+
+STATE = "quantum:risk:guard:state"
+
+
+def evaluate(store: RedisStore) -> dict[str, object]:
+    """Do what the asset does in a cycle; give the row it publishes."""
+    account = read_account(store)
+    assessment = assess(account.account)
+    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c1"))
+    (outcome,) = store.publish(RISK_GUARD, [row], cycle_id="c1")
+    assert not outcome.error
+    return row
+
+
+def test_a_healthy_account_stands_in_nobodys_way(store) -> None:
+    """The usual answer: nothing lives, nothing is wrong."""
+    write_equity(store)
+    evaluate(store)
+    reading = read_guards(store)
+    assert (reading.live, reading.trouble) == ((), "")
+
+
+def test_live_guards_come_in_the_order_of_the_specification_with_what_they_say(store) -> None:
+    """The first one is the reason of the block."""
+    write_equity(store, equity=8_000.0)
+    store.client.set("quantum:risk:consecutive_losses", 3)
+    evaluate(store)
+    reading = read_guards(store)
+    assert reading.live == ("DRAWDOWN", "EMERGENCY_FLATTEN", "CONSEC_LOSS")
+    assert reading.trouble == ""
+    assert reading.said["EMERGENCY_FLATTEN"]["reason"] == "EMERGENCY_FLATTEN drawdown=20.0% > 10.0%"
+
+
+def test_a_guard_somebody_else_has_set_lives_whatever_it_holds(store) -> None:
+    """The key blocks, not what is in it."""
+    write_equity(store)
+    store.client.set("quantum:risk:guard_active:DAILY_LOSS", "")
+    evaluate(store)
+    reading = read_guards(store)
+    assert (reading.live, reading.trouble) == (("DAILY_LOSS",), "")
+    assert reading.said == {"DAILY_LOSS": {}}
+
+
+def test_a_guard_of_another_type_is_live_and_named(store) -> None:
+    """What cannot be read is no leave."""
+    write_equity(store)
+    evaluate(store)
+    store.client.hset("quantum:risk:guard_active:DRAWDOWN", "a", "b")
+    reading = read_guards(store)
+    assert reading.live == ("DRAWDOWN",)
+    assert "quantum:risk:guard_active:DRAWDOWN" in reading.trouble
+    assert "WRONGTYPE" in reading.trouble
+    row = evaluate(store)
+    assert (row["status"], row["errors"], row["guards"]) == ("error", ["guard:DRAWDOWN"], ["DRAWDOWN"])
+
+
+@pytest.mark.parametrize(("age_sec", "trouble"), [(120, ""), (121, "risk_guard_stale"), (-5, ""), (-6, "risk_guard_in_future")])
+def test_a_risk_guard_that_was_not_evaluated_lately_is_trouble(store, clock, age_sec, trouble) -> None:
+    """No live guard proves nothing when nobody has looked."""
+    write_equity(store)
+    evaluate(store)
+    clock.advance(age_sec)
+    reading = read_guards(store)
+    assert reading.trouble.partition(":")[0] == trouble
+    assert reading.live == ()
+
+
+def spoil_type(store: RedisStore) -> None:
+    store.client.delete(STATE)
+    store.client.set(STATE, "x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "trouble"),
+    [
+        (lambda store: store.client.delete(STATE), "risk_guard_missing"),
+        (spoil_type, "risk_guard_unreadable"),
+        (lambda store: store.client.hset(STATE, "status", "ok!"), "risk_guard_unreadable"),
+        (lambda store: store.client.hset(STATE, "equity", "20000.0"), "risk_guard_unreadable"),
+    ],
+    ids=["missing", "another type", "no such status", "edited"],
+)
+def test_a_state_that_cannot_be_read_is_trouble(store, spoil, trouble) -> None:
+    """A failed read is not a healthy account."""
+    write_equity(store)
+    evaluate(store)
+    spoil(store)
+    assert read_guards(store).trouble.startswith(trouble)
+
+
+UNUSABLE = [
+    ("equity", lambda store: store.client.hset("quantum:equity:current", "equity", "nan")),
+    ("equity", lambda store: store.client.hset("quantum:equity:current", "equity", "1_000")),
+    ("equity", lambda store: store.client.hset("quantum:equity:current", "equity", "1e16")),
+    ("equity", lambda store: store.client.hdel("quantum:equity:current", "equity")),
+    ("equity", lambda store: store.client.hset("quantum:equity:current", "last_update_ts", "yesterday")),
+    ("equity", lambda store: store.client.hdel("quantum:equity:current", "last_update_ts")),
+    ("peak", lambda store: store.client.hdel("quantum:equity:current", "peak")),
+    ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "0")),
+    ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "inf")),
+    ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "much")),
+    ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "profit", "1")),
+    ("daily_pnl", lambda store: store.client.set("quantum:risk:daily_pnl:2026-01-22", "-100")),
+    ("consecutive_losses", lambda store: store.client.set("quantum:risk:consecutive_losses", "")),
+    ("consecutive_losses", lambda store: store.client.set("quantum:risk:consecutive_losses", "-1")),
+    ("consecutive_losses", lambda store: store.client.rpush("quantum:risk:consecutive_losses", "1")),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil"), UNUSABLE)
+def test_an_input_that_cannot_be_used_is_an_error_by_name_and_brings_no_guard_to_life(store, name, spoil) -> None:
+    """Neither a default that hides a drawdown, nor a guard nobody can explain: the governor sees trouble."""
+    write_equity(store)
+    spoil(store)
+    row = evaluate(store)
+    assert (row["status"], row["errors"], row["guards"], row[name]) == ("error", [name], [], None)
+    assert read_guards(store).live == ()
+    assert read_guards(store).trouble.startswith(f"risk_guard_error: {name} cannot be used: quantum:")
+
+
+def test_an_equity_hash_of_another_type_is_an_error_and_not_a_missing_one(store) -> None:
+    """A failed read must never look like "nobody writes it"."""
+    store.client.set("quantum:equity:current", "10000")
+    row = evaluate(store)
+    assert (row["status"], row["errors"], row["triggered"]) == ("error", ["equity", "peak"], [])
+    assert "WRONGTYPE" in row["reason"]
+
+
+def test_no_profit_and_no_losses_yet_are_noughts(store) -> None:
+    """On a new day nobody has written them before the first trade."""
+    write_equity(store)
+    row = evaluate(store)
+    assert (row["status"], row["daily_pnl"], row["consecutive_losses"]) == ("ok", 0.0, 0)
+
+
+def test_the_loss_of_yesterday_is_not_the_loss_of_today(store, clock) -> None:
+    """The day is the UTC day; yesterday's guard lives on for its own time."""
+    write_equity(store)
+    store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "-300")
+    assert evaluate(store)["triggered"] == ["DAILY_LOSS"]
+    clock.advance(12 * 3600)
+    write_equity(store)
+    row = evaluate(store)
+    assert (row["triggered"], row["guards"], row["status"]) == ([], ["DAILY_LOSS"], "blocked")
+
+
+def test_a_clock_in_iso_is_a_clock(store, clock) -> None:
+    """Writers do not agree on how to write a time."""
+    write_equity(store, last_update_ts=clock.now.isoformat())
+    assert evaluate(store)["status"] == "ok"
+
+
+def test_all_of_it_is_one_round_trip_and_a_dead_server_is_no_answer(store, make_store, monkeypatch) -> None:
+    """The governor reads guards for every batch of plans."""
+    calls = []
+    real = store.run
+    monkeypatch.setattr(store, "run", lambda doing, commands: calls.append(doing) or real(doing, commands))
+    read_guards(store)
+    assert calls == ["reading guards"]
+    with pytest.raises(RedisUnavailableError):
+        read_guards(make_store(redis_url="redis://127.0.0.1:1"))
+
+
+def test_the_event_stream_of_another_type_is_an_error_and_leaves_no_guard_unannounced(store) -> None:
+    """It is announced as soon as the stream is mended; until then the error blocks."""
+    write_equity(store, equity=9_100.0)
+    store.client.set("quantum:stream:risk.events", "x")
+    row = evaluate(store)
+    assert (row["status"], row["errors"], row["guards"], row["triggered"]) == ("error", ["events"], [], ["DRAWDOWN"])
+    store.client.delete("quantum:stream:risk.events")
+    assert evaluate(store)["guards"] == ["DRAWDOWN"]
+    assert store.client.xlen("quantum:stream:risk.events") == 1
+
+
+def test_in_a_cluster_what_one_script_touches_shares_a_slot() -> None:
+    """Else the server refuses the script; and the switch people type keeps its name."""
+    keys = Keys(cluster=True)
+    assert keys.of("kill") == "quantum:kill"
+    together = [keys.of("guard_active", guard) for guard in GUARDS]
+    together += [keys.of(name) for name in ("disarmed", "stream_governor_events", "stream_risk_events")]
+    together += [keys.of(name, "2026-01-22") for name in ("disarm", "governor_errors")]
+    assert all(name.count("{") == 1 and name.endswith("{quantum:kill}") for name in together)
+    assert Keys().of("guard_active", "DRAWDOWN") == "quantum:risk:guard_active:DRAWDOWN"
+    assert Keys().of("disarm", "2026-01-22") == "quantum:governor:disarm:2026-01-22"
+
+
+def test_the_state_carries_the_stamps_of_every_hash(store) -> None:
+    """Freshness is judged by them."""
+    write_equity(store, source="example")
+    evaluate(store)
+    (reading,) = store.read(RISK_GUARD, [ACCOUNT])
+    assert (reading.value["symbol"], reading.value["cycle_id"], reading.value["equity_source"]) == ("account", "c1", "example")
+    assert 0 < store.client.ttl(STATE) <= 600
+
+
+def test_reading_guards_does_not_import_dagster() -> None:
+    """The commands read them while Dagster is down, and start fast."""
+    code = "import resources.guards, resources.switches, sys; sys.exit('dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_equity_stale_of_somebody_else_is_left_alone(store) -> None:
+    """Whoever set it may know more."""
+    foreign = json.dumps({"guard_type": "EQUITY_STALE", "source": "desk"})
+    store.client.set("quantum:risk:guard_active:EQUITY_STALE", foreign)
+    write_equity(store)
+    assert evaluate(store)["guards"] == ["EQUITY_STALE"]
+    assert store.client.get("quantum:risk:guard_active:EQUITY_STALE").decode() == foreign
