@@ -67,12 +67,12 @@ def arm(name: str, reason: str, *, as_json: bool) -> None:
     from resources.switches import arm as end_switches
 
     store = RedisStore(load_settings())
+    guards = read_guards(store)  # before: a server lost afterwards would be told as if nothing had been armed
     try:
         cleared = _in_words(lambda: end_switches(store, name=name, reason=reason))
     except UnreadableKeyError as error:
         click.echo(f"Nothing was cleared. {_printable(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
-    guards = read_guards(store)
     if as_json:
         click.echo(json.dumps({"cleared": cleared, "guards": guards.live, "trouble": guards.trouble}, indent=2))
         return

@@ -16,6 +16,12 @@ from tests.world import write_equity
 STATE = "quantum:risk:guard:state"
 
 
+@pytest.fixture(params=["valkey_url", "redis_url"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Both servers the product runs on: a script that only one of them takes is none."""
+    return request.getfixturevalue(request.param)
+
+
 def evaluate(store: RedisStore) -> dict[str, object]:
     """Do what the asset does in a cycle; give the row it publishes."""
     account = read_account(store)

@@ -16,6 +16,12 @@ TODAY = "2026-01-22"
 DISARM, ERRORS = f"quantum:governor:disarm:{TODAY}", f"quantum:governor:errors:{TODAY}"
 
 
+@pytest.fixture(params=["valkey_url", "redis_url"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Both servers the product runs on: a script that only one of them takes is none."""
+    return request.getfixturevalue(request.param)
+
+
 def events(store: RedisStore) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in store.client.xrange(EVENTS)]
 
