@@ -45,6 +45,26 @@ def trade_intent(
     store: dg.ResourceParam[RedisStore],
 ) -> pl.DataFrame:
     """Say what is intended for every open position of the run."""
+    return current_intents(position, risk_proposal, harvest_proposal, store=store)
+
+
+def current_intents(
+    position: pl.DataFrame, risk_proposal: pl.DataFrame, harvest_proposal: pl.DataFrame, *, store: RedisStore
+) -> pl.DataFrame:
+    """Say what is intended for each symbol, beside what was intended before.
+
+    Parameters
+    ----------
+    position, risk_proposal, harvest_proposal
+        See :func:`both_proposals`.
+    store
+        Where what was last intended is read from. Of a symbol that is flat it is marked as not due.
+
+    Returns
+    -------
+    polars.DataFrame
+        See :func:`intent_frame`.
+    """
     rows, rest = both_proposals(position, risk_proposal, harvest_proposal)
     refused = let_go(store, rest.filter(pl.col("why").is_in(GONE))["symbol"].to_list())
     if refused:

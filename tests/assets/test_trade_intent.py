@@ -17,7 +17,7 @@ from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import COMMON
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, PENDING_INTENT, POSITION, RISK_PROPOSAL
 from quantum_assets.governor_permit import decide_plans
-from quantum_assets.trade_intent import trade_intent
+from quantum_assets.trade_intent import current_intents
 from resources.intents import _append_plans, record_intents
 from resources.io_manager import fresh_frame
 from resources.plans import parse_plan
@@ -66,7 +66,7 @@ def propose(store: RedisStore, symbol: str = SYMBOL, *, risk: dict[str, Any] | N
 def look(store: RedisStore, *symbols: str) -> pl.DataFrame:
     """Compute the asset from what stands published."""
     frames = {t.asset: fresh_frame(store, t, symbols or (SYMBOL,)) for t in (POSITION, RISK_PROPOSAL, HARVEST_PROPOSAL)}
-    return trade_intent(**frames, store=store)
+    return current_intents(**frames, store=store)
 
 
 def record(store: RedisStore, frame: pl.DataFrame) -> list[Publication]:
