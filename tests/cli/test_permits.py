@@ -13,6 +13,7 @@ from quantum_assets.governor_permit import decide_plans
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.switches import disarm
+from tests.governor.desk import Desk
 from tests.world import write_plan
 
 EVENTS = "quantum:stream:governor.events"
@@ -39,6 +40,7 @@ def last_event(store: RedisStore) -> dict[str, str]:
 
 def test_a_kill_stops_openings_and_says_how_to_undo_it(live) -> None:
     """Whoever needs it reads no manual."""
+    Desk(live).ready("BTCUSDT")
     write_plan(live, "p-open", "BTCUSDT", "OPEN")
     done = quantum(live, "kill", "--reason", "wrong prices", "--name", "ada")
     assert done.returncode == 0, done.stderr
@@ -127,7 +129,7 @@ def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> 
     told = json.loads(done.stdout)
     rows = [(one["symbol"], one["plan_id"], one["outcome"], one["reason"], one["permits_5min"]) for one in told["decisions"]]
     assert rows == [
-        ("BTCUSDT", "p-btc", "block", "stale_market_state", 0),
+        ("BTCUSDT", "p-btc", "block", "invalid_plan:action", 0),
         ("ETHUSDT", "p2", "block", "burst_limit_exceeded", 2),
         ("ETHUSDT", "p1", "permit", "", 1),
     ]
@@ -140,7 +142,6 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     """The most frequent answer to "why is nothing opened?"."""
     decide(live)
     quantum(live, "kill", "--reason", "r")
-    disarm(live, "burst_limit_exceeded")
     guard = {"reason": "DRAWDOWN drawdown=9.0% > 8.0%", "expires_at": "2026-01-22T13:00:00+00:00"}
     live.client.set("quantum:risk:guard_active:DRAWDOWN", json.dumps(guard))
     shown = quantum(live, "permits").stdout
@@ -153,7 +154,8 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     assert "p-btc" in shown
     assert "\x1b[2J" not in shown
     told = json.loads(quantum(live, "permits", "--json").stdout)
-    assert (told["kill"], told["disarm"]["cause"], told["guards"][0]["guard_type"]) == (True, "burst_limit_exceeded", "DRAWDOWN")
+    assert (told["kill"], told["guards"][0]["guard_type"]) == (True, "DRAWDOWN")
+    assert told["disarm"]["cause"] == "burst_limit_exceeded: plan p2"
 
 
 def test_on_an_empty_server_permits_says_so(live) -> None:
