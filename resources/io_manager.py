@@ -8,9 +8,10 @@ step's output metadata and in the log, and leaves the other symbols and its own 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 import polars as pl
@@ -37,9 +38,19 @@ WORDS = (  # fields that are told with a materialization, beside the numbers tha
     "last_reason",
     "last_evidence",
 )
+SAME_LOOK_SEC = 3.0  # a step that runs later than this after another reads for itself
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
 log = logging.getLogger("quantum.publish")
+
+
+class _Look(NamedTuple):
+    """One table as a run has read it, and when, in monotonic s."""
+
+    run_id: str
+    symbols: Sequence[str]
+    at: float
+    frame: pl.DataFrame
 
 
 class RedisIOManager(dg.IOManager):
@@ -63,13 +74,14 @@ class RedisIOManager(dg.IOManager):
         self.tables = tables
         self.writes = writes
         self._without: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+        self._looks: dict[str, _Look] = {}
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
         table = self.tables[context.asset_key.to_user_string()]
-        symbols = list(context.asset_partition_keys)
-        frame = fresh_frame(self.store, table, symbols)
-        without = self._without.get((context.step_context.run_id, table.asset), {})
+        run_id = context.step_context.run_id
+        frame = self._look_once(run_id, table, list(context.asset_partition_keys))
+        without = self._without.get((run_id, table.asset), {})
         if not without:
             return frame
         told = pl.DataFrame(
@@ -97,6 +109,7 @@ class RedisIOManager(dg.IOManager):
         run = context.step_context.dagster_run
         tags, cycle_id = run.tags, cycle_id_of(run)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
+        self._looks.pop(table.asset, None)
         outcomes = self._write(table, list(rows.values()), cycle_id)
         failures = {
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
@@ -134,6 +147,13 @@ class RedisIOManager(dg.IOManager):
                     description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",
                     metadata={"failures": _failure_table(failures)},
                 )
+
+    def _look_once(self, run_id: str, table: Table, symbols: Sequence[str]) -> pl.DataFrame:
+        """Read what was published, once for all steps of a run that need it: they act on the same values, at one price."""
+        look = self._looks.get(table.asset)
+        if look is None or look.run_id != run_id or look.symbols != symbols or time.monotonic() - look.at > SAME_LOOK_SEC:
+            look = self._looks[table.asset] = _Look(run_id, symbols, time.monotonic(), fresh_frame(self.store, table, symbols))
+        return look.frame
 
     def _remember(self, run_id: str, asset: str, frame: pl.DataFrame) -> None:
         """Keep what this run could not publish: its later steps must not act on an older hash instead."""
