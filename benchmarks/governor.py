@@ -24,7 +24,7 @@ from tests.world import write_plan
 
 PLANS, SYMBOLS = 1000, 100  # a batch is what one evaluation takes at most
 ROUNDS, ROUNDS_IF_SHORT = 10, 3
-LIVE_SYMBOLS, ASKED, ASKED_IF_SHORT = 3, 60, 4
+LIVE_SYMBOLS, ASKED, ASKED_IF_SHORT = 3, 40, 4
 PAUSE_SEC, GIVEN_UP_SEC = 6.0, 30.0
 UNLIMITED = {
     "gov_max_exec_per_hour": 100,

@@ -252,6 +252,22 @@ def detection(figures: Figures) -> str:
     )
 
 
+def governor(figures: Figures) -> str:
+    """Render decisions per second, and how soon a plan has its permit."""
+    rate, delay = figures["throughput"], figures["latency"]["seconds"]
+    head = ["", "p50", "p95", "max"]
+    rows = [[name, *(number(delay[name][one]) for one in ("p50", "p95", "max"))] for name in ("total", "wait", "work")]
+    return (
+        "## Decisions of the governor (`benchmarks.governor`)\n"
+        + paragraph(f"""
+            One governor on a real server, batches of {rate["plans_per_batch"]} plans for {rate["symbols"]} symbols, all
+            judged by every gate and permitted: {number(rate["plans_per_sec"]["p50"])} plans per second, at least
+            {number(rate["plans_per_sec"]["min"])}. From a plan written to its permit readable in the running product,
+            seconds, for {figures["latency"]["plans"]} plans at random moments; wait is until the tick that took it:""")
+        + table(head, rows)
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -259,6 +275,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "disk": disk,
     "event_log": event_log,
     "kernels": kernels,
+    "governor": governor,
 }
 SECTIONS = {**PARTS, "chaos": chaos, "detection": detection}
 

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -36,7 +36,7 @@ from resources.calc_only import require_calc_only
 from resources.foreign import Scored, number_or_none, read_efficiency, read_scored
 from resources.guards import read_guards
 from resources.io_manager import CYCLE_ID_TAG, ONCE_TAG, cycle_id_of
-from resources.plans import BURST_SEC, ERROR, HOUR_SEC, Decision, Plan, PlanQueue, theta_of
+from resources.plans import BURST_SEC, ERROR, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.switches import read_switches
@@ -114,7 +114,8 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     """
     require_calc_only()
     queue = PlanQueue(store)
-    plans = queue.take()
+    oldest = store.clock().timestamp() - PLAN_MAX_AGE_SEC
+    plans = [plan if plan.invalid or plan.written_at >= oldest else replace(plan, invalid="timestamp") for plan in queue.take()]
     ignored = [plan for plan in plans if plan.decision not in ("", "EXECUTE")]
     queue.acknowledge(ignored)
     wrong = [Decision(plan, f"invalid_plan:{plan.invalid}") for plan in plans if plan.invalid and plan not in ignored]
@@ -353,8 +354,8 @@ def _permit(
     known = [price for price in (plan.price, position["current_price"] if position is not None else None) if price]
     price = max(known, default=None)  # a plan cannot talk its size down
     qty = plan.qty or None
-    if qty is None and position is not None and position["qty"] and (share := CLOSED_SHARE.get(plan.action)) is not None:
-        qty = share * abs(position["qty"])
+    if qty is None and position is not None and position["qty"] and is_closing(plan.action, reduce_only=plan.reduce_only):
+        qty = CLOSED_SHARE.get(plan.action, 1.0) * abs(position["qty"])  # of unknown share: perhaps all of it
     return {
         "granted": "true",
         "plan_id": plan.plan_id,

@@ -13,7 +13,7 @@ import numpy as np
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
 from quantum_assets.kernels.governor import GATES, Evidence, GovernorTheta, decide
 from resources.foreign import number_or_none
-from resources.plans import USD, parse_plan
+from resources.plans import KILLED, USD, parse_plan
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs
 
 FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")
@@ -28,7 +28,7 @@ NUMBERS = (
     "position_notional_usd",
     "target_usd",
 )
-INVALID = "invalid_plan:"
+INVALID, DISARMED, GUARDED = "invalid_plan:", "disarmed", "risk_guard_"
 
 
 class IncompleteRecordError(ValueError):
@@ -121,7 +121,11 @@ def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]
         "amount": number_or_none(amount),
         "in_usd": event["unit"] == USD,
     }
-    case["kill_switch"] |= event.get("kill_thrown_meanwhile") == "1"
+    thrown = event.get("thrown_meanwhile", "")
+    case["kill_switch"] |= thrown == KILLED
+    case["disarmed"] |= thrown == DISARMED
+    if thrown.startswith(GUARDED):
+        case["risk_guard"] = thrown.removeprefix(GUARDED)
     return case, limits
 
 

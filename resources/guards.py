@@ -154,7 +154,17 @@ def read_guards(store: RedisStore) -> GuardReading:
         f"guard_unreadable: {name}: {found}" for name, found in zip(names, guards, strict=True) if isinstance(found, Exception)
     ]
     trouble = "; ".join([*broken, *filter(None, [_state_trouble(store, state, reply)])])
-    return GuardReading(tuple(live), trouble, {guard: guard_said(found) for guard, found in live.items()})
+    stands = (*live, *_triggered(reply))  # a guard may lapse before the next evaluation finds that its condition still holds
+    ordered = tuple(guard for guard in GUARDS if guard in stands)
+    return GuardReading(ordered, trouble, {guard: guard_said(found) for guard, found in live.items()})
+
+
+def _triggered(reply: Any) -> list[str]:
+    """List the guards whose condition held when last evaluated; a state that cannot be read is trouble, as told elsewhere."""
+    try:
+        return list(RISK_GUARD.decode(pairs(reply))["triggered"]) if reply and not isinstance(reply, Exception) else []
+    except ContractError:
+        return []
 
 
 def _state_trouble(store: RedisStore, key: str, reply: Any) -> str:

@@ -16,6 +16,7 @@ import orjson
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
 from quantum_assets.kernels.governor import COUNTED, GATE_OF, GovernorTheta, is_closing
+from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
 from resources.guards import utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
@@ -34,6 +35,8 @@ _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
 KILLED = "kill_switch_active"
+SWITCHES = (KILLED, "disarmed", *(f"risk_guard_{guard}" for guard in GUARDS))  # as their keys follow each other in the script
+PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
 ERROR, BURST = "evaluation_error", "burst_limit_exceeded"  # reasons after which the governor disarms itself
@@ -42,19 +45,20 @@ ERROR_MAX = 200  # characters of an error on record
 ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
 
 # KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol (list of epoch s, newest
-#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream, KEYS[7] kill switch, only for plans that open
-#         risk: one thrown since the evidence was read still counts (in a cluster it is in another slot and left out)
+#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream; only for plans that open risk KEYS[7] kill
+#         switch, KEYS[8] mark of the disarmed governor, KEYS[9..] risk guards: what was thrown since the evidence was read counts
+#         (in a cluster they are in other slots, and left out)
 # ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of a gate before the limits or
 #         empty, ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
 #         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream, ARGV[12] reason of a gate after the
 #         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event
-#         (flat), limits (the three reasons in their order), kill (its reason), gates (number by reason), ARGV[14] 0 to refuse a
-#         plan although its marker or the counts of its symbol are of another type, else 1
+#         (flat), limits and switches (their reasons, in order), gates (number by reason), ARGV[14] 0 to refuse a plan although
+#         its marker or the counts of its symbol are of another type, else 1
 # returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}, or {0, reason or
 #         empty} of the decision that was made before, the reason only if it was this very entry's; raises, having written
 #         nothing, when a key is of another type or holds something else than numbers
 DECIDE_LUA = """
-local wanted = {'string', nil, nil, 'list', 'string', 'stream', 'string'}
+local wanted = {'string', nil, nil, 'list', 'string', 'stream', 'string'}  -- permit and block are replaced, a guard is any key
 local kinds = {}
 for i = 1, #KEYS do
   kinds[i] = redis.call('TYPE', KEYS[i]).ok
@@ -66,23 +70,29 @@ end
 local seen = kinds[1] == 'string' and redis.call('GET', KEYS[1])
 if seen then
   local entry, before = string.match(seen, '^(.-)|(.*)$')
-  return {0, entry == ARGV[1] and before or ''}
+  if entry then return {0, entry == ARGV[1] and before or ''} end
+  if ARGV[14] == '1' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is no marker of a decision') end
 end
 local now, hour, burst = tonumber(ARGV[3]), 0, 0
 for _, text in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   local when = tonumber(text)
-  if not when then return redis.error_reply('WRONGTYPE ' .. KEYS[4] .. ' holds ' .. text) end
+  if not when or when ~= when or when == -math.huge then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[4] .. ' holds something else than times')
+  end
   if now - when < 3600 then hour = hour + 1 end
   if now - when < 300 then burst = burst + 1 end
 end
 local today = redis.call('GET', KEYS[5]) or '0'
 local day, amount, reason = tonumber(today), tonumber(ARGV[8]), ARGV[4]
-if not day then return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' holds ' .. today) end
+if not day or not string.match(today, '^%d+%.?%d*$') then  -- what Lua takes for a number, INCRBYFLOAT may not
+  return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' holds something else than an amount')
+end
 local said = cjson.decode(ARGV[13])
-local thrown = '0'
-if reason == '' and KEYS[7] then
-  local kill = redis.call('GET', KEYS[7])
-  if kill and kill ~= '' and kill ~= '0' then reason, thrown = said.kill, '1' end
+local thrown = ''
+for i = 7, #KEYS do
+  local on = reason == '' and kinds[i] ~= 'none'
+  if on and i == 7 then on = redis.call('GET', KEYS[i]) ~= '' and redis.call('GET', KEYS[i]) ~= '0' end
+  if on then reason, thrown = said.switches[i - 6], said.switches[i - 6] end
 end
 if reason == '' then
   if hour >= tonumber(ARGV[5]) then reason = said.limits[1]
@@ -90,27 +100,29 @@ if reason == '' then
   elseif not amount or not (day + amount <= tonumber(ARGV[7])) then reason = said.limits[3]
   else reason = ARGV[12] end
 end
-redis.call('SET', KEYS[1], ARGV[1] .. '|' .. reason, 'EX', ARGV[2])
-redis.call('DEL', KEYS[2], KEYS[3])
 local hour_after, burst_after, today_after = hour, burst, today
-if reason == '' then
-  redis.call('HSET', KEYS[2], unpack(said.permit))
-  redis.call('EXPIRE', KEYS[2], ARGV[9])
+if reason == '' then  -- a script that fails half-way is not undone: counts first, the permit last
+  today_after = redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
+  redis.call('EXPIRE', KEYS[5], 172800)
   redis.call('LPUSH', KEYS[4], ARGV[3])
   redis.call('LTRIM', KEYS[4], 0, 99)
   redis.call('EXPIRE', KEYS[4], 86400)
-  today_after = redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
-  redis.call('EXPIRE', KEYS[5], 172800)
   hour_after, burst_after = hour + 1, burst + 1
-else
-  redis.call('HSET', KEYS[3], 'reason', reason, 'digest', said.digests[reason], unpack(said.block))
-  redis.call('EXPIRE', KEYS[3], ARGV[10])
 end
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'event', reason == '' and 'PERMIT' or 'BLOCK',
   'granted', reason == '' and '1' or '0', 'reason', reason, 'gate', tostring(said.gates[reason] or ''),
   'permits_hour', hour, 'permits_5min', burst, 'day_total', today,
   'permits_hour_after', hour_after, 'permits_5min_after', burst_after, 'day_total_after', today_after,
-  'kill_thrown_meanwhile', thrown, unpack(said.event))
+  'thrown_meanwhile', thrown, unpack(said.event))
+redis.call('SET', KEYS[1], ARGV[1] .. '|' .. reason, 'EX', ARGV[2])
+redis.call('DEL', KEYS[2], KEYS[3])
+if reason == '' then
+  redis.call('HSET', KEYS[2], unpack(said.permit))
+  redis.call('EXPIRE', KEYS[2], ARGV[9])
+else
+  redis.call('HSET', KEYS[3], 'reason', reason, 'digest', said.digests[reason], unpack(said.block))
+  redis.call('EXPIRE', KEYS[3], ARGV[10])
+end
 return {1, reason, hour, burst, today, hour_after, burst_after, today_after}
 """
 
@@ -142,6 +154,11 @@ class Plan:
     price: float | None = None
     invalid: str = ""
     source: str = ""
+
+    @property
+    def written_at(self) -> float:
+        """When it was written, epoch s, by the server's clock."""
+        return int(self.entry_id.partition("-")[0]) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,15 +332,15 @@ class PlanQueue:
             seen,
             permit_key,
             block_key,
-            keys.of("permits_granted", slot) if counted else f"{seen}:uncounted",
+            keys.of("permits_granted", slot) if counted else f"{seen}|uncounted",
             f"{keys.of('permitted_today', slot)}:{now.astimezone(UTC).date().isoformat()}:{unit}"
             if counted
-            else f"{seen}:uncounted",
+            else f"{seen}|uncounted",
             keys.of("stream_governor_events", slot),
         ]
         if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
-            names.append(keys.of("kill"))
-        reasons = {decision.reason, decision.reason_beyond, KILLED, *LIMITS} - {""}
+            names += [keys.of("kill"), keys.of("disarmed"), *(keys.of("guard_active", guard) for guard in GUARDS)]
+        reasons = {decision.reason, decision.reason_beyond, *SWITCHES, *LIMITS} - {""}
         blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
         block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now)}
         del block["reason"], block[DIGEST]
@@ -337,7 +354,7 @@ class PlanQueue:
             "digests": {reason: _block_digest(reason, int(now.timestamp())) for reason in reasons},
             "event": flat(self._event(decision, cycle_id, now)),
             "limits": LIMITS,
-            "kill": KILLED,
+            "switches": SWITCHES,
             "gates": {reason: GATE_OF[reason] for reason in reasons if reason in GATE_OF},
         }
         daily = theta.max_notional_per_day_usd if unit == USD else theta.max_qty_per_day

@@ -39,7 +39,8 @@ UNFIT = (  # the server's trouble, not a key's
     redis.exceptions.MasterDownError,
     redis.exceptions.ClusterDownError,
 )
-_UNFIT_IN_SCRIPT = re.compile(r"\b(READONLY|OOM|MISCONF|NOPERM)\b")  # the same, as a script reports it
+# The same, and what has no class of its own, as a script reports it. A WRONGTYPE is about one key, whatever that key is called.
+_UNFIT_IN_SCRIPT = re.compile(r"^(?!WRONGTYPE).*\b(READONLY|OOM|MISCONF|NOPERM|NOREPLICAS|BUSY|TRYAGAIN)\b", re.DOTALL)
 SEND_BYTES = 64 * 1024  # commands are sent as soon as so much has come together, and the server starts on them
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
 

@@ -17,6 +17,7 @@ from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
     PERMIT,
     PERMIT_TTL_SEC,
+    SEEN_TTL_SEC,
 )
 from quantum_assets.kernels.governor import NON_LIVE
 from resources.decisions import IncompleteRecordError, judged_by, rests_on_nothing
@@ -48,7 +49,7 @@ def every_plan_decided(evidence: Evidence) -> Finding:
             continue
         judged += 1
         outcomes = decided.get(plan_id, [])
-        if len(outcomes) > 1:
+        if len(outcomes) > 1 and outcomes[-1].time - outcomes[-2].time < SEEN_TTL_SEC:
             failing[plan_id] = f"decided {len(outcomes)} times"
         elif not outcomes and evidence.now - when > UNDECIDED_SEC:
             failing[plan_id] = f"undecided for {evidence.now - when:.0f} s"
@@ -97,7 +98,7 @@ def permit_as_decided(evidence: Evidence) -> Finding:
             failing[plan_id] = f"edited since it was granted (digest {told})"
         elif fields.get("symbol") != event.fields.get("symbol"):
             failing[plan_id] = f"of {fields.get('symbol')}, decided for {event.fields.get('symbol')}"
-        elif amount != (event.fields.get("notional") or event.fields.get("qty", "")):
+        elif (amount or "0.0") != (event.fields.get("notional") or event.fields.get("qty") or "0.0"):  # unknown counts nothing
             failing[plan_id] = f"for {amount}, decided for {event.fields.get('notional') or event.fields.get('qty')}"
         elif evidence.now - event.time > PERMIT_TTL_SEC + EXPIRING_SEC:
             failing[plan_id] = f"decided {evidence.now - event.time:.0f} s ago"

@@ -18,7 +18,7 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "trouble",
     "error",
     "kill_switch",
-    "kill_thrown_meanwhile",
+    "thrown_meanwhile",
     "disarmed",
     "risk_guard",
     "market_state_age_sec",

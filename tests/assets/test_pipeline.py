@@ -501,3 +501,15 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
     got = [float(fields[name]) for name in ("volatility_ewma", "dd_proxy", "efficiency_score", "efficiency_ewma")]
     assert got == pytest.approx([3.836, 0.496, 0.716717, 0.554179], abs=1e-6)
     assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")
+
+
+def test_a_decision_is_told_with_the_materialization_of_its_symbol(world, instance) -> None:
+    """Who looks at the governor in the user interface sees why, and by what, without a shell."""
+    write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
+    run_cycle(world, instance)
+    records = instance.fetch_materializations(dg.AssetKey("governor_permit"), limit=10).records
+    told = next(one.asset_materialization.metadata for one in records if one.asset_materialization.partition == "BTCUSDT")
+    assert (told["last_plan_id"].value, told["last_decision"].value) == ("plan-close", "PERMIT")
+    evidence = json.loads(told["last_evidence"].value)
+    assert (evidence["permits_hour"], evidence["permits_hour_after"], evidence["closing"]) == ("0", "1", "1")
+    assert float(evidence["market_state_age_sec"]) >= 0

@@ -10,6 +10,10 @@ from tests.browser.test_ui import desk, forged_target
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDE = {"viewport": {"width": 1560, "height": 785}, "device_scale_factor": 1.5}
+PAGES = {
+    "lineage": "/assets/governor_permit?view=lineage&lineageScope=upstream&lineageDepth=5",
+    "partition": "/assets/risk_proposal?view=partitions&partition=ETHUSDT",
+}
 SETTLE_MS = 3000  # until plots and tables stand still
 
 
@@ -18,6 +22,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quantum-pictures-") as folder, desk(Path(folder), **WIDE) as front:
         front.open("/")
         front.page.get_by_text("Hide navigation").click()  # the strip with the label of the data would hide names of assets
+        for name, path in PAGES.items():
+            front.open(path)
+            front.page.wait_for_timeout(2 * SETTLE_MS)
+            front.page.screenshot(path=IMAGES / f"{name}.png")
         front.open("/assets/symbol_chart")
         front.materialize("BTCUSDT")
         front.open_chart("BTCUSDT")

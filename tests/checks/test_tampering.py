@@ -1,8 +1,10 @@
 """Every proof can fail: the real thing is tampered with, and exactly the right proof goes red, by name and with the symbol."""
 
 import json
+import math
 import shutil
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -57,6 +59,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 VICTIM = "ETHUSDT"
 INTENDED, IDLE = "BTCUSDT", "SOLUSDT"  # one that is to be closed, one that trends and is not
 PLAN = "p-close"
+FRESH_SEC = 8.0  # a worker that has been silent for longer is suspected
 
 
 @dataclass
@@ -176,10 +179,51 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
         yield opened
 
 
+@dataclass
+class Snapshot:
+    """The healthy world as it stands in Redis, for as long as it is fresh."""
+
+    taken: float = -math.inf
+    keys: Mapping[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    closes: Mapping[str, list[float]] = field(default_factory=dict)
+
+    def take(self, store: RedisStore, closes: Mapping[str, list[float]]) -> None:
+        """Remember every key with its value and the time it expires."""
+        client = store.client
+        self.taken, self.closes = time.monotonic(), closes
+        self.keys = {name: (client.dump(name), max(client.pexpiretime(name), 0)) for name in client.scan_iter()}
+
+    def restore(self, store: RedisStore) -> bool:
+        """Put everything back, unless it is too old to be fresh."""
+        if time.monotonic() - self.taken > FRESH_SEC:
+            return False
+        store.client.flushdb()
+        for name, (value, expires) in self.keys.items():
+            store.client.restore(name, expires, value, absttl=bool(expires))
+        return True
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> Snapshot:
+    """One for all tampering: a world is built every few seconds, not for every test."""
+    return Snapshot()
+
+
 @pytest.fixture
-def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance) -> Iterator[Proven]:
+def proven(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, snapshot: Snapshot
+) -> Iterator[Proven]:
     """Three symbols on the real clock after two cycles, with a plan that was permitted and one that was not."""
     store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
+    if not snapshot.restore(store):
+        snapshot.take(store, build(store, instance))
+    yield Proven(store, instance, monkeypatch, tmp_path, closes=dict(snapshot.closes))
+    instance.wipe_assets([dg.AssetKey("harvest_proposal")])
+    store.client.close()
+
+
+def build(store: RedisStore, instance: dg.DagsterInstance) -> dict[str, list[float]]:
+    """Build the healthy world; give the closes of its symbols."""
     store.client.flushdb()
     closes = {symbol: real_closes(symbol, 400 if symbol == IDLE else 300) for symbol in SYMBOLS}
     for symbol in SYMBOLS:
@@ -198,9 +242,7 @@ def proven(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ins
     write_plan(store, PLAN, VICTIM, "CLOSE", qty=0.01)
     write_plan(store, "p-bad", VICTIM, "CLOSE", qty="nan")
     run_cycle(store, instance)
-    yield Proven(store, instance, monkeypatch, tmp_path, closes=closes)
-    instance.wipe_assets([dg.AssetKey("harvest_proposal")])
-    store.client.close()
+    return closes
 
 
 @dataclass(frozen=True)

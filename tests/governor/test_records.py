@@ -12,7 +12,7 @@ from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSI
 from resources import plans
 from resources.decisions import IncompleteRecordError, decided_again, look_up
 from resources.redis_store import RedisStore
-from resources.switches import arm, kill
+from resources.switches import arm, disarm, kill
 from tests.governor.desk import Desk
 from tests.world import write_target
 
@@ -129,22 +129,6 @@ def test_an_exception_anywhere_blocks_that_plan_and_no_other(desk: Desk, monkeyp
     assert desk.pending() == 0
 
 
-def test_a_kill_thrown_while_a_plan_is_judged_still_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No opening is permitted after the kill switch is set, not even one that was judged before."""
-    true = plans.PlanQueue.record
-
-    def late(queue: plans.PlanQueue, *arguments: object, **named: object) -> object:
-        kill(desk.store, reason="now", by="test")
-        return true(queue, *arguments, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(plans.PlanQueue, "record", late)
-    desk.plan("open", SYMBOL)
-    desk.plan("close", SYMBOL, "CLOSE")
-    desk.decide()
-    assert [desk.outcome("open"), desk.outcome("close")] == ["kill_switch_active", ""]
-    assert decided_again(only(desk, "open")) == "kill_switch_active"
-
-
 def test_after_a_burst_openings_are_shut_until_a_person_arms(desk: Desk) -> None:
     """And only a person with a name and a reason; the closes go on."""
     for number in range(3):
@@ -215,3 +199,94 @@ def test_a_plan_repeated_after_arming_does_not_disarm_again(desk: Desk) -> None:
     desk.plan("p2", SYMBOL)
     desk.decide()
     assert not desk.store.client.exists("quantum:governor:disarmed")
+
+
+@pytest.mark.parametrize("total", ["0\n", " 0", "-inf", "-5", "nan", "1e3", "", "0x10"])
+def test_a_total_that_is_no_plain_amount_grants_nothing(desk: Desk, total: str) -> None:
+    """Lua takes some of these for numbers and INCRBYFLOAT does not: a permit was once written and never counted or recorded."""
+    desk.store.client.set(f"quantum:governor:daily:BTCUSDT:{desk.store.clock().date()}:usd", total)
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == "evaluation_error"
+    assert len(desk.events("BLOCK")) == 1
+    assert desk.pending() == 0
+
+
+@pytest.mark.parametrize("junk", ["nan", "-inf", "x", "OOM", "READONLY"])
+def test_times_that_are_none_are_not_counted_as_no_permits(desk: Desk, junk: str) -> None:
+    """And a word that looks like the server's own trouble stops nobody else's plans."""
+    desk.store.client.rpush("quantum:governor:exec:BTCUSDT", junk)
+    desk.ready("ETHUSDT")
+    desk.plan("p1", SYMBOL)
+    desk.plan("p2", "ETHUSDT")
+    desk.decide()
+    assert [desk.outcome("p1"), desk.outcome("p2")] == ["evaluation_error", ""]
+    assert desk.pending() == 0
+
+
+def test_a_marker_that_is_none_is_refused_by_name(desk: Desk) -> None:
+    """Somebody's string in its place once made a plan vanish without an outcome."""
+    desk.store.client.set("quantum:governor:seen:p1", "1")
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == "evaluation_error"
+
+
+def test_a_plan_named_like_another_plans_key_changes_nothing(desk: Desk) -> None:
+    """Names of plans are anybody's choice."""
+    desk.plan("p1:uncounted", SYMBOL)
+    desk.decide()
+    desk.store.client.delete("quantum:governor:exec:BTCUSDT")
+    desk.store.client.set("quantum:governor:exec:BTCUSDT", "junk")
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == "evaluation_error"
+
+
+THROWN: dict[str, Callable[[Desk], object]] = {
+    "kill_switch_active": lambda desk: kill(desk.store, reason="now", by="test"),
+    "disarmed": lambda desk: disarm(desk.store, "another governor saw a burst"),
+    "risk_guard_EMERGENCY_FLATTEN": lambda desk: desk.store.client.set("quantum:risk:guard_active:EMERGENCY_FLATTEN", "{}"),
+}
+
+
+@pytest.mark.parametrize("reason", THROWN)
+def test_what_is_thrown_while_a_plan_is_judged_still_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """No opening is permitted after a switch is thrown, not even one that was judged before; closes go on."""
+    true = plans.PlanQueue.record
+
+    def late(queue: plans.PlanQueue, *arguments: object, **named: object) -> object:
+        THROWN[reason](desk)
+        return true(queue, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plans.PlanQueue, "record", late)
+    desk.plan("open", SYMBOL)
+    desk.plan("close", SYMBOL, "CLOSE")
+    desk.decide()
+    assert [desk.outcome("open"), desk.outcome("close")] == [reason, ""]
+    assert decided_again(only(desk, "open")) == reason
+
+
+def test_a_guard_that_lapsed_still_stands_while_its_condition_was_last_found_to_hold(desk: Desk) -> None:
+    """Between two evaluations a guard's time may end; an account without equity is no account with room for risk."""
+    desk.guard(status="blocked", triggered=["EQUITY_STALE"])
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    assert desk.outcome("p1") == "risk_guard_EQUITY_STALE"
+
+
+def test_a_plan_of_yesterday_is_not_decided_today(desk: Desk) -> None:
+    """Its marker may be gone: a governor that starts anew on an old stream would permit again what was done days ago."""
+    hours_ago = int((desk.store.clock().timestamp() - 13 * 3600) * 1000)
+    fields = {"plan_id": "old", "symbol": SYMBOL, "action": "CLOSE", "decision": "EXECUTE", "qty": "0.001", "price": "1"}
+    desk.store.client.xadd(desk.store.keys.of("stream_plans"), fields, id=f"{hours_ago}-0")
+    desk.plan("new", SYMBOL, "CLOSE")
+    desk.decide()
+    assert [desk.outcome("old"), desk.outcome("new")] == ["invalid_plan:timestamp", ""]
+
+
+def test_a_reduction_that_does_not_say_by_how_much_counts_as_all_of_it(desk: Desk) -> None:
+    """The position is known; to count it as nothing would leave the day without a limit."""
+    desk.plan("p1", SYMBOL, "REDUCE", reduceOnly="true", qty="", price="")
+    desk.decide()
+    assert float(only(desk, "p1")["notional"]) == 100.0
