@@ -13,7 +13,7 @@ from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
 from quantum_assets.kernels.risk_guard import assess
 from resources.candles import CandleReader
-from resources.example_feed import SAMPLE_DIR, ExampleWorld, load_candles, play
+from resources.example_feed import PLAN_EVERY_SEC, SAMPLE_DIR, ExampleWorld, load_candles, play
 from resources.guards import read_account
 from resources.positions import PositionReader
 from tests.servers import valkey
@@ -146,12 +146,12 @@ def test_every_key_it_writes_has_a_lifetime_or_a_cap(world, store):
     assert "\n" not in banner
 
 
-def test_plans_close_and_open_in_turn_every_half_minute(world, store, clock):
-    """Permits and blocks have something to decide."""
+def test_plans_close_and_open_in_turn_and_no_faster_than_a_burst(world, store, clock):
+    """Permits and blocks have something to decide; three permits of a symbol in five minutes would disarm the example."""
     for _ in range(4):
         world.step()
-        world.step()  # no second plan within the half minute
-        clock.advance(30)
+        world.step()  # no second plan at once
+        clock.advance(PLAN_EVERY_SEC)
     plans = [fields for _, fields in store.client.xrange("quantum:stream:apply.plan")]
     assert [plan[b"reduceOnly"] for plan in plans] == [b"true", b"false", b"true", b"false"]
     assert all(plan[b"plan_id"].startswith(b"example-") and plan[b"decision"] == b"EXECUTE" for plan in plans)
