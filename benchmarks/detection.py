@@ -251,7 +251,7 @@ def one_trial(live: Live, received: Sinks, fault: Fault) -> dict[str, Any]:
         "to_alert_sec": round(raised.when - began, 1),
         "late_sec": round(raised.when - last - fault.limit_sec(live), 1),
         "to_clear_sec": round(cleared.when - undone, 1),
-        "title": raised.title,
+        "titles": [one.title for one in received.messages if one.when >= began and one.sink == "http"],
         **counts,
     }
     say(str(trial))
