@@ -165,7 +165,10 @@ class Listener:
         for name, entries in reply or ():
             asset = self.assets[name.decode()]
             for entry_id, fields in entries:
-                who = fields[b"plan_id" if asset == "plan" else b"symbol"].decode()
+                name_of = b"plan_id" if asset == "plan" else b"symbol"
+                if name_of not in fields:
+                    continue  # of the governor's events the switches are of no plan
+                who = fields[name_of].decode()
                 proposed = (fields[b"position_side"].decode(), float(fields[b"proposed_sl"])) if asset == "risk_proposal" else ()
                 self.entries.append(Entry(asset, who, int(entry_id.split(b"-")[0]) / 1000, *proposed))
             self.last[name.decode()] = entries[-1][0]
