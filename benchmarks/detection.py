@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 from aiosmtpd.controller import Controller
 
-from benchmarks.live import Live, running
+from benchmarks.live import Live, World, running
 from benchmarks.report import main, say, spread
 from tests.servers import free_port
 
@@ -209,6 +209,7 @@ def wait_for(what: str, check: Callable[[], Any]) -> Any:
 def measure(*, short: bool) -> dict[str, Any]:
     """Bring about every fault, again and again."""
     repeats = REPEATS_IF_SHORT if short else REPEATS
+    World.calm = True
     with sinks() as (received, addresses):
         settings = {"alert_urls": addresses, "candle_stale_margin_sec": STALE_MARGIN_SEC, "watch_port": free_port()}
         with running("product", SYMBOLS, **settings) as live:

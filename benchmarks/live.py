@@ -40,6 +40,8 @@ STOP_WITHIN_SEC = 40
 class World:
     """Candles, positions, targets and efficiency of all symbols of a store, and the account, kept fresh."""
 
+    calm = False  # marks stay where they are: no stop is crossed, and nothing but what a trial does raises an alert
+
     def __init__(self, store: RedisStore) -> None:
         self.store, self.symbols = store, store.settings.symbols
         self.rng = np.random.default_rng(7)
@@ -53,7 +55,8 @@ class World:
 
     def marks(self) -> list[float]:
         """Give the price of each symbol now."""
-        return [float(price) for price in self.base * (1 + STEP * (self.moves % STEPS - STEPS // 2))]
+        step = 0.0 if self.calm else STEP * (self.moves % STEPS - STEPS // 2)
+        return [float(price) for price in self.base * (1 + step)]
 
     def candle(self, symbol: str, closed_ms: int, price: float) -> tuple[str, str, int, str]:
         """Build the command that adds one closed candle."""
