@@ -5,11 +5,13 @@ Run by hand after a change of what they show.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.browser.test_ui import desk, forged_target
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
-WIDE = {"viewport": {"width": 1560, "height": 785}, "device_scale_factor": 1.5}
+WIDE: dict[str, Any] = {"viewport": {"width": 1560, "height": 785}, "device_scale_factor": 1.5}
+TALL = {"width": 1560, "height": 1040}
 PAGES = {
     "lineage": "/assets/governor_permit?view=lineage&lineageScope=upstream&lineageDepth=5",
     "partition": "/assets/risk_proposal?view=partitions&partition=ETHUSDT",
@@ -23,6 +25,7 @@ def main() -> None:
         front.open("/")
         front.page.get_by_text("Hide navigation").click()  # the strip with the label of the data would hide names of assets
         for name, path in PAGES.items():
+            front.page.set_viewport_size(TALL if name == "lineage" else WIDE["viewport"])
             front.open(path)
             front.page.wait_for_timeout(2 * SETTLE_MS)
             front.page.screenshot(path=IMAGES / f"{name}.png")
