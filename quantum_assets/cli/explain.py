@@ -103,6 +103,8 @@ def _print(told: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from quantum_assets.incidents import moment_text
+
     console = Console()
     event = told["event"]
     if event is None:
@@ -110,7 +112,7 @@ def _print(told: Mapping[str, Any]) -> None:
         return
     console.print(
         f"{escape(told['plan_id'])} ({escape(event.get('symbol') or 'no symbol')} {escape(event.get('action', ''))}): "
-        f"[bold]{escape(_outcome(event.get('reason', '')))}[/bold], at {escape(event.get('timestamp_epoch', ''))} epoch s, "
+        f"[bold]{escape(_outcome(event.get('reason', '')))}[/bold], at {moment_text(float(event.get('timestamp_epoch') or 0))}, "
         f"cycle {escape(event.get('cycle_id', ''))}",
         highlight=False,
     )
