@@ -125,12 +125,13 @@ class GuardReading:
     Attributes
     ----------
     live
-        Live guards in the order of spec section 8. A key that cannot be read is a live guard.
+        Guards that stand, in the order of spec section 8: by a key of their own (also one that cannot be read), or because their
+        condition held when last evaluated.
     trouble
         Why the guards cannot be relied on, in words: a key that cannot be read, or a risk guard that was not evaluated lately or
         could not judge the account. Empty when they can.
     said
-        What each live guard says of itself (guard_type, reason, activated_at, expires_at); empty for one that is no such text.
+        What each of them says of itself (guard_type, reason, activated_at, expires_at); empty for one that has no such text.
     """
 
     live: tuple[str, ...]
@@ -149,33 +150,31 @@ def read_guards(store: RedisStore) -> GuardReading:
     names = [store.keys.of("guard_active", guard) for guard in GUARDS]
     state = store.keys.of(RISK_GUARD.key)
     *guards, reply = store.run("reading guards", [*(("GET", name) for name in names), ("HGETALL", state)])
-    live = {guard: found for guard, found in zip(GUARDS, guards, strict=True) if found is not None}
-    broken = [
-        f"guard_unreadable: {name}: {found}" for name, found in zip(names, guards, strict=True) if isinstance(found, Exception)
-    ]
-    trouble = "; ".join([*broken, *filter(None, [_state_trouble(store, state, reply)])])
-    stands = (*live, *_triggered(reply))  # a guard may lapse before the next evaluation finds that its condition still holds
-    ordered = tuple(guard for guard in GUARDS if guard in stands)
-    return GuardReading(ordered, trouble, {guard: guard_said(found) for guard, found in live.items()})
+    found = dict(zip(GUARDS, guards, strict=True))
+    broken = [f"guard_unreadable: {name}: {one}" for name, one in zip(names, guards, strict=True) if isinstance(one, Exception)]
+    triggered, trouble = _last_state(store, state, reply)
+    live = tuple(guard for guard in GUARDS if found[guard] is not None or guard in triggered)
+    told = "; ".join([*broken, *filter(None, [trouble])])
+    return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live})
 
 
-def _triggered(reply: Any) -> list[str]:
-    """List the guards whose condition held when last evaluated; a state that cannot be read is trouble, as told elsewhere."""
-    try:
-        return list(RISK_GUARD.decode(pairs(reply))["triggered"]) if reply and not isinstance(reply, Exception) else []
-    except ContractError:
-        return []
+def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str]:
+    """Read the guards whose condition held when last evaluated, and why that evaluation cannot be relied on.
 
-
-def _state_trouble(store: RedisStore, key: str, reply: Any) -> str:
+    A guard may lapse before the next evaluation finds that its condition still holds: it stands until then.
+    """
     if isinstance(reply, Exception):
-        return f"risk_guard_unreadable: {key}: {reply}"
+        return (), f"risk_guard_unreadable: {key}: {reply}"
     if not reply:
-        return f"risk_guard_missing: {key}"
+        return (), f"risk_guard_missing: {key}"
     try:
         row = RISK_GUARD.decode(pairs(reply))
     except ContractError as error:
-        return f"risk_guard_unreadable: {key}: {error}"
+        return (), f"risk_guard_unreadable: {key}: {error}"
+    return row["triggered"], _state_trouble(store, row)
+
+
+def _state_trouble(store: RedisStore, row: Mapping[str, Any]) -> str:
     age, limit = store.clock().timestamp() - row["last_update_epoch"], store.settings.gov_max_data_age_sec
     if age > limit:
         return f"risk_guard_stale: {age:.0f} s > {limit} s"

@@ -158,6 +158,16 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     assert told["disarm"]["cause"] == "burst_limit_exceeded: plan p2"
 
 
+def test_permits_shows_a_guard_that_lapsed_while_its_condition_holds(live) -> None:
+    """It stands against openings without a key of its own, and the command that is to say so once ended in a traceback."""
+    Desk(live).guard(status="blocked", triggered=["EQUITY_STALE"])
+    shown = quantum(live, "permits")
+    assert shown.returncode == 0, shown.stderr
+    assert "risk guards: EQUITY_STALE" in shown.stdout
+    told = json.loads(quantum(live, "permits", "--json").stdout)
+    assert told["guards"] == [{"guard_type": "EQUITY_STALE"}]
+
+
 def test_on_an_empty_server_permits_says_so(live) -> None:
     """No table of nothing."""
     done = quantum(live, "permits", "--symbol", "BTCUSDT")
