@@ -14,7 +14,7 @@ from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMB
 from quantum_assets.kernels.governor import GATES, Evidence, GovernorTheta, decide
 from resources.foreign import number_or_none
 from resources.plans import KILLED, USD, parse_plan
-from resources.redis_store import RedisStore, UnreadableKeyError, pairs
+from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
 FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")
 NUMBERS = (
@@ -78,7 +78,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
         if isinstance(reply, Exception):
             raise UnreadableKeyError(name, "a stream", reply)
         for entry_id, raw in reversed(reply):
-            fields = _text(raw)
+            fields = texts(raw)
             if name == store.keys.of("stream_plans"):
                 plan = fields if parse_plan(entry_id.decode(), raw).plan_id == plan_id else plan
             elif fields.get("plan_id") == plan_id:
@@ -86,14 +86,10 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
     symbol = (plan or (events[-1] if events else {})).get("symbol", "")
     keys = [store.keys.of(table.key, plan_id, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
     permit, block = (
-        None if isinstance(one, Exception) else _text(one) or None
+        None if isinstance(one, Exception) else texts(one) or None
         for one in store.run("reading its records", [("HGETALL", key) for key in keys])
     )
     return Case(plan_id, plan, tuple(events), permit, block)
-
-
-def _text(raw: Any) -> dict[str, str]:
-    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw).items()}
 
 
 def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

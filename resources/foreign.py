@@ -21,7 +21,7 @@ from quantum_assets.kernels.efficiency_hint import (
     epoch_sec,
     parse_efficiency,
 )
-from resources.redis_store import RedisStore, UnreadableKeyError, pairs
+from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
 INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
@@ -178,7 +178,7 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
 
 
 def _payload(raw_fields: Any) -> dict[str, Any]:
-    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw_fields).items()}
+    fields: dict[str, Any] = {**texts(raw_fields)}
     if "payload" in fields:
         try:
             inner = orjson.loads(fields["payload"])

@@ -32,7 +32,7 @@ from quantum_assets.kernels.risk_guard import (
     Triggered,
 )
 from resources.foreign import number_or_none
-from resources.redis_store import RedisStore, flat, pairs
+from resources.redis_store import RedisStore, flat, pairs, texts
 
 OURS = "risk_guard"  # ``source`` of every guard set here; an EQUITY_STALE of another source is neither renewed nor removed
 CLOCK = "last_update_ts"
@@ -231,9 +231,7 @@ def utc_date(now: datetime) -> str:
 
 
 def _fields(reply: Any) -> dict[str, str]:
-    if isinstance(reply, Exception):
-        return {}
-    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(reply).items()}
+    return {} if isinstance(reply, Exception) else texts(reply)
 
 
 def _text(reply: Any) -> str | None:

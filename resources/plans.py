@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from quantum_assets.kernels.governor import COUNTED, GATE_OF, GovernorTheta, is_
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
 from resources.guards import utc_date
-from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
+from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs, texts
 from resources.settings import Settings
 from resources.switches import disarm
 
@@ -333,9 +333,7 @@ class PlanQueue:
             permit_key,
             block_key,
             keys.of("permits_granted", slot) if counted else f"{seen}|uncounted",
-            f"{keys.of('permitted_today', slot)}:{now.astimezone(UTC).date().isoformat()}:{unit}"
-            if counted
-            else f"{seen}|uncounted",
+            f"{keys.of('permitted_today', slot)}:{utc_date(now)}:{unit}" if counted else f"{seen}|uncounted",
             keys.of("stream_governor_events", slot),
         ]
         if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
@@ -468,7 +466,7 @@ def _amount(decision: Decision) -> tuple[str, float | None]:
 
 def parse_plan(entry_id: str, raw: Any) -> Plan:
     """Read one stream entry; the first field that is missing or malformed is named in ``invalid``."""
-    fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw).items()}
+    fields = texts(raw)
     invalid = next((name for name in REQUIRED if not fields.get(name)), "")
     plan_id, symbol = fields.get("plan_id", ""), fields.get("symbol", "")
     if not invalid and not _PLAN_ID.fullmatch(plan_id):

@@ -437,6 +437,11 @@ def flat(mapping: Mapping[str, str]) -> list[str]:
     return [part for pair in mapping.items() for part in pair]
 
 
+def texts(reply: Any) -> dict[str, str]:
+    """Give fields and values as text; bytes that are none are replaced, never an error."""
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(reply).items()}
+
+
 def pairs(reply: Any) -> dict[bytes, bytes]:
     """Accept fields and values as a flat list or as a mapping: pipelines of raw commands give either."""
     return dict(reply) if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))

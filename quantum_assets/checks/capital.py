@@ -17,6 +17,7 @@ from quantum_assets.contracts.schema import COMMON
 from quantum_assets.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
 from quantum_assets.kernels.allocation import AllocationTheta, allocation
 from quantum_assets.kernels.efficiency_hint import Unreadable, parse_efficiency
+from resources.redis_store import texts
 
 PRINTED_CONFIDENCE = 0.51e-3
 PRINTED_MULTIPLIER, PRINTED_USD = 0.51e-4, 0.0051
@@ -72,10 +73,8 @@ def readable(evidence: Evidence) -> Finding:
     hashes = evidence.foreign(CAPITAL_EFFICIENCY.key)
     failing = {symbol: one.reason for symbol, one in hashes.items() if one.state is State.FAILED}
     present = [symbol for symbol, one in hashes.items() if is_present(one)]
-    texts = [
-        {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (hashes[s].value or {}).items()} for s in present
-    ]
-    for symbol, state in zip(present, parse_efficiency(texts).state, strict=True):
+    hint = parse_efficiency([texts(hashes[symbol].value) for symbol in present])
+    for symbol, state in zip(present, hint.state, strict=True):
         if state != "present":
             failing[symbol] = "no finite score and confidence in [0, 1] with a clock"
     return Finding(f"{len(present)} of {len(hashes)} there", "what is there is readable", len(hashes), failing)
@@ -102,7 +101,7 @@ def live_target_untouched(evidence: Evidence) -> Finding:
     """The target that is in force bears no mark of ours."""
     hashes, failing = evidence.foreign("base_target"), {}
     for symbol, one in hashes.items():
-        if ours := sorted(OUR_STAMPS & {name.decode(errors="replace") for name in one.value or {}}):
+        if ours := sorted(OUR_STAMPS & texts(one.value or {}).keys()):
             failing[symbol] = f"carries our fields {', '.join(ours)}"
     return Finding(f"{sum(map(is_present, hashes.values()))} targets", "no field of ours", len(hashes), failing)
 

@@ -41,7 +41,7 @@ from quantum_assets.contracts.tables import (
 from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.candles import CandleReader, Candles
-from resources.redis_store import RedisStore, UnreadableKeyError, pairs
+from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,7 @@ class Evidence:
         for symbol in table.subjects(self.symbols):
             reply, _ = self._hashes[table.asset, symbol]
             if reply and not isinstance(reply, Exception):
-                found[symbol] = _text(reply)
+                found[symbol] = texts(reply)
         return found
 
     def readings(self, table: Table) -> dict[str, Reading[dict[str, Any]]]:
@@ -203,7 +203,7 @@ class Evidence:
         ):
             if isinstance(reply, Exception):
                 raise UnreadableKeyError(key, "a stream", reply)
-            entries += [Entry(int(name.split(b"-")[0]) / 1000, _text(fields), name.decode()) for name, fields in reversed(reply)]
+            entries += [Entry(int(name.split(b"-")[0]) / 1000, texts(fields), name.decode()) for name, fields in reversed(reply)]
         return entries
 
     @cached_property
@@ -265,7 +265,7 @@ class Evidence:
             if isinstance(reply, Exception):
                 found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
             elif reply:  # else it has expired since
-                found[plan_id] = Record(_text(reply), int(ttl_ms))
+                found[plan_id] = Record(texts(reply), int(ttl_ms))
         return found
 
     def _scan(self, pattern: str) -> Iterator[bytes]:
@@ -400,10 +400,6 @@ def _called(node: ast.Call) -> str:
 def _dotted(path: Path) -> str:
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _text(reply: Any) -> dict[str, str]:
-    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(reply).items()}
 
 
 def is_present(reading: Reading[Any]) -> bool:

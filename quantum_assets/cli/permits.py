@@ -83,11 +83,11 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
         By symbol, newest first: symbol, time (epoch s), plan_id, action, outcome, reason, and the counts before the decision.
     """
     from resources.foreign import number_or_none
-    from resources.redis_store import pairs
+    from resources.redis_store import texts
 
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry_id, raw in entries:
-        fields = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs(raw).items()}
+        fields = texts(raw)
         whose = fields.get("symbol", "")
         if fields.get("event") not in DECISIONS or symbol not in (None, whose) or len(found[whose]) == count:
             continue
