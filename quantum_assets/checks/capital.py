@@ -11,7 +11,7 @@ import numpy as np
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence, is_present
-from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.checks.proof import Finding, Proof, Prover
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import COMMON
 from quantum_assets.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
@@ -31,17 +31,7 @@ CASES = (  # spec section 6, at now = 1000: efficiency hash -> multiplier, reaso
 )
 
 
-def proof(
-    name: str,
-    claim: str,
-    judge: Judge,
-    severity: Severity = "ERROR",
-    *,
-    asset: str = ALLOCATION_TARGET.asset,
-    per_symbol: bool = True,
-) -> Proof:
-    """Build one of this module's proofs."""
-    return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge, per_symbol)
+proof, of_efficiency = Prover(ALLOCATION_TARGET.asset), Prover(CAPITAL_EFFICIENCY.asset)
 
 
 def if_ours(shared: Proof) -> Proof:
@@ -170,17 +160,14 @@ def based(evidence: Evidence) -> list[str]:
 
 
 PROOFS = (
-    proof("readable", "Every efficiency hash that is there can be read.", readable, "WARN", asset=CAPITAL_EFFICIENCY.asset),
+    of_efficiency("readable", "Every efficiency hash that is there can be read.", readable, "WARN"),
     calc_only_imports(CAPITAL_EFFICIENCY.asset),
     if_ours(contract(CAPITAL_EFFICIENCY, lambda evidence: evidence.symbols)),
     if_ours(lifetime(CAPITAL_EFFICIENCY)),
     if_ours(fresh(CAPITAL_EFFICIENCY.asset)),
     if_ours(
-        proof(
-            "recomputed",
-            "Recomputed plainly, score, pressure and weight come out as published.",
-            efficiency_recomputed,
-            asset=CAPITAL_EFFICIENCY.asset,
+        of_efficiency(
+            "recomputed", "Recomputed plainly, score, pressure and weight come out as published.", efficiency_recomputed
         )
     ),
     calc_only_imports(ALLOCATION_TARGET.asset),

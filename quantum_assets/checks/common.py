@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Proof
+from quantum_assets.checks.proof import Finding, Proof, Prover
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import ContractError, Table
 from quantum_assets.contracts.tables import MARKET_STATE
@@ -55,14 +55,10 @@ def contract(table: Table, symbols: Callable[[Evidence], Sequence[str]]) -> Proo
         judged = len(evidence.raw(table))
         return Finding(f"{judged} hashes", f"{len(table.by_name)} fields, each in its format", judged, failing)
 
-    return Proof(
-        asset=table.asset,
-        name="contract",
-        group=table.asset,
-        severity="ERROR",
-        claim="Every hash that is due is there with all its fields, each in its format, unchanged since it was published.",
-        broken_by=f"{table.asset}/contract",
-        judge=judge,
+    return Prover(table.asset)(
+        "contract",
+        "Every hash that is due is there with all its fields, each in its format, unchanged since it was published.",
+        judge,
         per_symbol=not table.of_account,
     )
 
@@ -92,14 +88,10 @@ def lifetime(table: Table) -> Proof:
         longest = max(lifetimes.values(), default=0) / 1000
         return Finding(f"longest {longest:.0f} s", f"> 0 and <= {limit_ms / 1000:.0f} s", len(lifetimes), failing)
 
-    return Proof(
-        asset=table.asset,
-        name="lifetime",
-        group=table.asset,
-        severity="ERROR",
-        claim="Every hash expires by itself, so that a dead publisher's values vanish.",
-        broken_by=f"{table.asset}/lifetime",
-        judge=judge,
+    return Prover(table.asset)(
+        "lifetime",
+        "Every hash expires by itself, so that a dead publisher's values vanish.",
+        judge,
         per_symbol=not table.of_account,
     )
 
@@ -118,14 +110,10 @@ def calc_only_imports(asset: str) -> Proof:
                 failing[name] = f"looks at the clock: {', '.join(sorted(clocks))}"
         return Finding(f"{len(kernels)} kernel modules", f"only {', '.join(sorted(KERNEL_LIBRARIES))}", len(kernels), failing)
 
-    return Proof(
-        asset=asset,
-        name="calc_only_imports",
-        group=asset,
-        severity="ERROR",
-        claim="The kernels import nothing that could read, write, trade or look at a clock.",
-        broken_by=f"{asset}/calc_only_imports",
-        judge=judge,
+    return Prover(asset)(
+        "calc_only_imports",
+        "The kernels import nothing that could read, write, trade or look at a clock.",
+        judge,
         per_symbol=False,
     )
 
@@ -144,15 +132,7 @@ def market_state_present(asset: str) -> Proof:
         judged = len(evidence.open_positions)
         return Finding(f"{judged - len(failing)} of {judged}", "a readable market state per open position", judged, failing)
 
-    return Proof(
-        asset=asset,
-        name="market_state_present",
-        group=asset,
-        severity="ERROR",
-        claim="Every symbol with an open position has a readable market state.",
-        broken_by=f"{asset}/market_state_present",
-        judge=judge,
-    )
+    return Prover(asset)("market_state_present", "Every symbol with an open position has a readable market state.", judge)
 
 
 def fresh(asset: str) -> Proof:
@@ -173,14 +153,8 @@ def fresh(asset: str) -> Proof:
             "ERROR" if too_old else "WARN" if worn else None,
         )
 
-    return Proof(
-        asset=asset,
-        name="fresh",
-        group=asset,
-        severity="ERROR",
-        claim="No value is older than its limit; a 10-second asset older than half of it is a warning.",
-        broken_by=f"{asset}/fresh",
-        judge=judge,
+    return Prover(asset)(
+        "fresh", "No value is older than its limit; a 10-second asset older than half of it is a warning.", judge
     )
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.tables import (
     ALLOCATION_REASONS,
     BLOCK_TTL_SEC,
@@ -31,10 +31,7 @@ HOUR_SEC, BURST_SEC = 3600, 300
 PRINTED_FACTOR = 0.51e-4
 
 
-def proof(name: str, claim: str, judge: Judge, *, per_symbol: bool = True) -> Proof:
-    """Build one of this module's proofs."""
-    asset = GOVERNOR_STATE.asset
-    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol)
+proof = Prover(GOVERNOR_STATE.asset)
 
 
 def every_plan_decided(evidence: Evidence) -> Finding:
@@ -183,8 +180,6 @@ def decisions_recomputed(evidence: Evidence) -> Finding:
     failing, judged = {}, 0
     for entry in evidence.decisions[-DECISIONS_JUDGED:]:
         event = entry.fields
-        if event.get("event") not in ("PERMIT", "BLOCK"):
-            continue
         judged += 1
         plan_id, reason = event.get("plan_id", ""), event.get("reason", "")
         if (event["event"] == "PERMIT") != (reason == ""):

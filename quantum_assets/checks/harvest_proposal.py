@@ -15,7 +15,7 @@ from quantum_assets.checks.common import (
     recomputation,
 )
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, RISK_PROPOSAL
 
@@ -23,10 +23,7 @@ KILL_SCORE_MIN, KILL_THRESHOLD = 0.5, 0.6  # spec section 4
 MAX_AGE = "max age"  # cause of a publication that nothing but its age made due
 
 
-def proof(name: str, claim: str, judge: Judge, severity: Severity = "ERROR") -> Proof:
-    """Build one of this module's proofs."""
-    asset = HARVEST_PROPOSAL.asset
-    return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge)
+proof = Prover(HARVEST_PROPOSAL.asset)
 
 
 def risk_proposal_or_flag(evidence: Evidence) -> Finding:

@@ -9,7 +9,7 @@ import numpy as np
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
@@ -31,10 +31,7 @@ OVERRIDES = {  # parameter -> the column that must move, and nothing before it
 }
 
 
-def proof(name: str, claim: str, judge: Judge, *, per_symbol: bool = True) -> Proof:
-    """Build one of this module's proofs."""
-    asset = MARKET_STATE.asset
-    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol)
+proof = Prover(MARKET_STATE.asset)
 
 
 def probabilities(evidence: Evidence) -> Finding:

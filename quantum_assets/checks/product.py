@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import GOVERNOR_STATE
 from resources.calc_only import TRADING_LIBRARIES, loaded_trading_libraries
@@ -16,10 +16,7 @@ IMPORT_WITHIN_SEC = 30
 WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the strip and its supervisor
 
 
-def proof(name: str, claim: str, judge: Judge) -> Proof:
-    """Build one of this module's proofs."""
-    asset = GOVERNOR_STATE.asset
-    return Proof(asset, name, "all", "ERROR", claim, f"{asset}/{name}", judge, per_symbol=False)
+proof = Prover(GOVERNOR_STATE.asset, group="all", per_symbol=False)
 
 
 def no_trading_libraries(evidence: Evidence) -> Finding:

@@ -79,6 +79,30 @@ class Proof:
         return f"{self.asset}/{self.name}"
 
 
+class Prover:
+    """Builds the proofs of one asset.
+
+    Parameters
+    ----------
+    asset
+        The asset.
+    group
+        Another group than the asset's own.
+    per_symbol
+        Whether ``failing`` of its proofs names symbols, where a proof does not say otherwise.
+    """
+
+    def __init__(self, asset: str, *, group: str = "", per_symbol: bool = True) -> None:
+        self.asset, self.group, self.per_symbol = asset, group or asset, per_symbol
+
+    def __call__(
+        self, name: str, claim: str, judge: Judge, severity: Severity = "ERROR", *, per_symbol: bool | None = None
+    ) -> Proof:
+        """Build one; see :class:`Proof`."""
+        by_symbol = self.per_symbol if per_symbol is None else per_symbol
+        return Proof(self.asset, name, self.group, severity, claim, f"{self.asset}/{name}", judge, by_symbol)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A proof with what it found.

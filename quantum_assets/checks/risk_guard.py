@@ -8,7 +8,7 @@ from typing import Any
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.freshness import Condition, Sign
@@ -21,10 +21,7 @@ EXPIRING_SEC = 5.0  # a guard may expire while it is looked at
 DURATION_SEC = RiskGuardTheta().duration_sec
 
 
-def proof(name: str, claim: str, judge: Judge) -> Proof:
-    """Build one of this module's proofs."""
-    asset = RISK_GUARD.asset
-    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge, per_symbol=False)
+proof = Prover(RISK_GUARD.asset, per_symbol=False)
 
 
 def _row(evidence: Evidence) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from quantum_assets.checks.common import (
     recomputation,
 )
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Judge, Proof, Severity
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import PROBABILITY_EPS
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
@@ -27,17 +27,7 @@ LATE_FACTOR = 2.0  # a gap of two intervals is a cycle that did not happen
 PRINTED_PROBABILITY = 1e-6
 
 
-def proof(
-    name: str,
-    claim: str,
-    judge: Judge,
-    severity: Severity = "ERROR",
-    *,
-    asset: str = RISK_PROPOSAL.asset,
-    per_symbol: bool = True,
-) -> Proof:
-    """Build one of this module's proofs."""
-    return Proof(asset, name, asset, severity, claim, f"{asset}/{name}", judge, per_symbol)
+proof, of_position = Prover(RISK_PROPOSAL.asset), Prover(POSITION.asset)
 
 
 def recomputed(evidence: Evidence) -> Finding:
@@ -150,16 +140,15 @@ def readable(evidence: Evidence) -> Finding:
 
 
 PROOFS = (
-    proof("readable", "Every open position can be read and is tracked.", readable, asset=POSITION.asset),
+    of_position("readable", "Every open position can be read and is tracked.", readable),
     contract(POSITION, lambda _: ()),
     lifetime(POSITION),
     fresh(POSITION.asset),
-    proof(
+    of_position(
         "no_collared_price",
         "No price jumped so far that it must wait for confirmation before it moves a stop.",
         no_collared_price,
         "WARN",
-        asset=POSITION.asset,
     ),
     calc_only_imports(RISK_PROPOSAL.asset),
     market_state_present(RISK_PROPOSAL.asset),

@@ -11,7 +11,7 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, misformatted, recomputation
 from quantum_assets.checks.evidence import PLANS_LOOKED_AT, Evidence
 from quantum_assets.checks.harvest_proposal import action_consistent, kill_score_range
-from quantum_assets.checks.proof import Finding, Judge, Proof
+from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.schema import ContractError
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, RISK_PROPOSAL
 
@@ -19,10 +19,7 @@ EXPIRING_SEC = 5.0  # an intent may expire while it is looked at
 BEGINNINGS = ("first", "due changed")  # causes of an intent that need not differ from the one before it
 
 
-def proof(name: str, claim: str, judge: Judge) -> Proof:
-    """Build one of this module's proofs."""
-    asset = LAST_INTENT.asset
-    return Proof(asset, name, asset, "ERROR", claim, f"{asset}/{name}", judge)
+proof = Prover(LAST_INTENT.asset)
 
 
 def pending(evidence: Evidence) -> dict[str, dict[str, Any]]:
