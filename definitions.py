@@ -10,17 +10,7 @@ import dagster as dg
 from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
 from quantum_assets.checks.asset_checks import calc_only_process, proof_pack, sound_checks
-from quantum_assets.contracts.tables import (
-    ALLOCATION_TARGET,
-    CAPITAL_EFFICIENCY,
-    GOVERNOR_STATE,
-    HARVEST_PROPOSAL,
-    LAST_INTENT,
-    MARKET_STATE,
-    POSITION,
-    RISK_GUARD,
-    RISK_PROPOSAL,
-)
+from quantum_assets.contracts.tables import PUBLISHED
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
@@ -52,20 +42,7 @@ ASSETS = (
     governor_permit,
     symbol_chart,
 )
-PUBLISHED_TABLES = {
-    table.asset: table
-    for table in (
-        POSITION,
-        MARKET_STATE,
-        RISK_PROPOSAL,
-        HARVEST_PROPOSAL,
-        CAPITAL_EFFICIENCY,
-        ALLOCATION_TARGET,
-        RISK_GUARD,
-        LAST_INTENT,
-        GOVERNOR_STATE,
-    )
-}
+PUBLISHED_TABLES = {table.asset: table for table in PUBLISHED}
 EFFICIENCY_WRITES: dict[str, Literal["nothing", "stream", "hash"]] = {
     "external": "nothing",
     "shadow": "stream",

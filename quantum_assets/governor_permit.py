@@ -23,6 +23,7 @@ from quantum_assets.contracts.tables import (
 from quantum_assets.kernels.governor import (
     AFTER_COUNTING,
     BEFORE_COUNTING,
+    ERROR,
     GATE_OF,
     NON_LIVE,
     Evidence,
@@ -33,24 +34,16 @@ from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.calc_only import require_calc_only
+from resources.decisions import FLAGS, INVALID, JUDGED
 from resources.foreign import Scored, number_or_none, read_efficiency, read_scored
 from resources.guards import read_guards
 from resources.io_manager import CYCLE_ID_TAG, ONCE_TAG, cycle_id_of
-from resources.plans import BURST_SEC, ERROR, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
+from resources.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.switches import read_switches
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
-FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")  # of the evidence, as each decision records it
-NUMBERS = (
-    "market_state_age_sec",
-    "harvest_proposal_age_sec",
-    "position_age_sec",
-    "kill_score",
-    "position_notional_usd",
-    "target_usd",
-)
 TROUBLE_MAX = 500  # characters of what could not be read
 CYCLES_KEPT = 6  # times of the last ones, for the proof of the cadence
 log = logging.getLogger("quantum.governor")
@@ -118,7 +111,7 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     plans = [plan if plan.invalid or plan.written_at >= oldest else replace(plan, invalid="timestamp") for plan in queue.take()]
     ignored = [plan for plan in plans if plan.decision not in ("", "EXECUTE")]
     queue.acknowledge(ignored)
-    wrong = [Decision(plan, f"invalid_plan:{plan.invalid}") for plan in plans if plan.invalid and plan not in ignored]
+    wrong = [Decision(plan, f"{INVALID}{plan.invalid}") for plan in plans if plan.invalid and plan not in ignored]
     due = [plan for plan in plans if not plan.invalid and plan.decision == "EXECUTE"]
     decisions = [*wrong, *(judge(store, due) if due else [])]
     if not decisions:
@@ -197,7 +190,7 @@ def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) 
     unread = [one.reason for one in found.rows.values() if one.state is State.FAILED]
     return {
         **{name: str(int(getattr(evidence, name)[row])) for name in FLAGS},
-        **{name: _number(getattr(evidence, name)[row]) for name in NUMBERS},
+        **{name: _number(getattr(evidence, name)[row]) for name in JUDGED},
         "risk_guard": str(evidence.risk_guard[row]),
         "sources": ",".join(sorted(_labels(found.rows))),
         "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",

@@ -11,24 +11,22 @@ from typing import Any
 import numpy as np
 
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
-from quantum_assets.kernels.governor import GATES, Evidence, GovernorTheta, decide
+from quantum_assets.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide
 from resources.foreign import number_or_none
-from resources.plans import KILLED, USD, parse_plan
+from resources.plans import USD, parse_plan
 from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
-FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")
-NUMBERS = (
+FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")  # of the evidence, as each decision records it
+JUDGED = (  # numbers of it that are known before permits are counted
     "market_state_age_sec",
     "harvest_proposal_age_sec",
     "position_age_sec",
     "kill_score",
-    "permits_hour",
-    "permits_5min",
-    "day_total",
     "position_notional_usd",
     "target_usd",
 )
-INVALID, DISARMED, GUARDED = "invalid_plan:", "disarmed", "risk_guard_"
+NUMBERS = (*JUDGED, "permits_hour", "permits_5min", "day_total")
+INVALID = "invalid_plan:"
 
 
 class IncompleteRecordError(ValueError):

@@ -15,7 +15,7 @@ import orjson
 
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
-from quantum_assets.kernels.governor import COUNTED, GATE_OF, GovernorTheta, is_closing
+from quantum_assets.kernels.governor import BURST, COUNTED, ERROR, GATE_OF, KILLED, SWITCHES, GovernorTheta, is_closing
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
 from resources.guards import utc_date
@@ -34,12 +34,10 @@ _SYMBOL = re.compile(r"[\w-]{2,40}")
 _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
-KILLED = "kill_switch_active"
-SWITCHES = (KILLED, "disarmed", *(f"risk_guard_{guard}" for guard in GUARDS))  # as their keys follow each other in the script
+SHUTTING = tuple(gate.reason for gate in SWITCHES)  # as their keys follow each other in the script
 PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
-ERROR, BURST = "evaluation_error", "burst_limit_exceeded"  # reasons after which the governor disarms itself
 COUNTS = ("permits_hour", "permits_5min", "day_total", "permits_hour_after", "permits_5min_after", "day_total_after")
 ERROR_MAX = 200  # characters of an error on record
 ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
@@ -91,7 +89,10 @@ local said = cjson.decode(ARGV[13])
 local thrown = ''
 for i = 7, #KEYS do
   local on = reason == '' and kinds[i] ~= 'none'
-  if on and i == 7 then on = redis.call('GET', KEYS[i]) ~= '' and redis.call('GET', KEYS[i]) ~= '0' end
+  if on and i == 7 then
+    local kill = redis.call('GET', KEYS[i])
+    on = kill ~= '' and kill ~= '0'
+  end
   if on then reason, thrown = said.switches[i - 6], said.switches[i - 6] end
 end
 if reason == '' then
@@ -338,7 +339,7 @@ class PlanQueue:
         ]
         if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
             names += [keys.of("kill"), keys.of("disarmed"), *(keys.of("guard_active", guard) for guard in GUARDS)]
-        reasons = {decision.reason, decision.reason_beyond, *SWITCHES, *LIMITS} - {""}
+        reasons = {decision.reason, decision.reason_beyond, *SHUTTING, *LIMITS} - {""}
         blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
         block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now)}
         del block["reason"], block[DIGEST]
@@ -350,9 +351,9 @@ class PlanQueue:
             "permit": flat(permit),
             "block": flat(block),
             "digests": {reason: _block_digest(reason, int(now.timestamp())) for reason in reasons},
-            "event": flat(self._event(decision, cycle_id, now)),
+            "event": flat(self._event(decision, cycle_id, now, unit, amount)),
             "limits": LIMITS,
-            "switches": SWITCHES,
+            "switches": SHUTTING,
             "gates": {reason: GATE_OF[reason] for reason in reasons if reason in GATE_OF},
         }
         daily = theta.max_notional_per_day_usd if unit == USD else theta.max_qty_per_day
@@ -379,9 +380,8 @@ class PlanQueue:
         )
 
     @staticmethod
-    def _event(decision: Decision, cycle_id: str, now: datetime) -> dict[str, str]:
+    def _event(decision: Decision, cycle_id: str, now: datetime, unit: str, amount: float | None) -> dict[str, str]:
         plan = decision.plan
-        unit, amount = _amount(decision)
         return {
             "plan_id": plan.plan_id,
             "symbol": plan.symbol,

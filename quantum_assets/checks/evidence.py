@@ -23,20 +23,14 @@ import dagster as dg
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table
 from quantum_assets.contracts.tables import (
-    ALLOCATION_TARGET,
     BLOCK,
-    CAPITAL_EFFICIENCY,
     EVENTS_STREAM_MAXLEN,
-    GOVERNOR_STATE,
     HARVEST_PROPOSAL,
-    LAST_INTENT,
-    MARKET_STATE,
     NO_SYMBOL,
     PENDING_INTENT,
     PERMIT,
     POSITION,
-    RISK_GUARD,
-    RISK_PROPOSAL,
+    PUBLISHED,
 )
 from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
@@ -46,17 +40,6 @@ from resources.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("quantum_assets", "resources", "sensors")
-TABLES = (
-    POSITION,
-    MARKET_STATE,
-    RISK_PROPOSAL,
-    HARVEST_PROPOSAL,
-    CAPITAL_EFFICIENCY,
-    ALLOCATION_TARGET,
-    RISK_GUARD,
-    LAST_INTENT,
-    GOVERNOR_STATE,
-)
 OF_NO_SYMBOL = ("stream_plans", "stream_risk_events")  # one stream, in a cluster, too
 DECISIONS = ("PERMIT", "BLOCK")  # of the governor's events; the others are switches
 SPARE_CANDLES = 60  # read beyond the window: a state may be some candles old, and must still be found
@@ -127,7 +110,7 @@ class Evidence:
     @cached_property
     def _hashes(self) -> Mapping[tuple[str, str], tuple[Any, int]]:
         """Every hash with its lifetime, in one round trip."""
-        wanted = [(table, symbol) for table in TABLES for symbol in table.subjects(self.symbols)]
+        wanted = [(table, symbol) for table in PUBLISHED for symbol in table.subjects(self.symbols)]
         names = [self.keys.of(table.key, symbol) for table, symbol in wanted]
         replies = self.store.run(
             "collecting evidence", (command for name in names for command in (("HGETALL", name), ("PTTL", name)))
@@ -151,7 +134,7 @@ class Evidence:
     @cached_property
     def _readings(self) -> Mapping[str, dict[str, Reading[dict[str, Any]]]]:
         return {
-            table.asset: {symbol: self._reading(table, symbol) for symbol in table.subjects(self.symbols)} for table in TABLES
+            table.asset: {symbol: self._reading(table, symbol) for symbol in table.subjects(self.symbols)} for table in PUBLISHED
         }
 
     def _reading(self, table: Table, symbol: str) -> Reading[dict[str, Any]]:

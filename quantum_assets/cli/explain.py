@@ -104,15 +104,17 @@ def _print(told: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from quantum_assets.incidents import moment_text
+    from resources.foreign import number_or_none
 
     console = Console()
     event = told["event"]
     if event is None:
         console.print(f"{escape(told['plan_id'])}: {told['trouble']}.", highlight=False)
         return
+    when = number_or_none(event.get("timestamp_epoch")) or 0.0
     console.print(
         f"{escape(told['plan_id'])} ({escape(event.get('symbol') or 'no symbol')} {escape(event.get('action', ''))}): "
-        f"[bold]{escape(_outcome(event.get('reason', '')))}[/bold], at {moment_text(float(event.get('timestamp_epoch') or 0))}, "
+        f"[bold]{escape(_outcome(event.get('reason', '')))}[/bold], at {moment_text(when)}, "
         f"cycle {escape(event.get('cycle_id', ''))}",
         highlight=False,
     )

@@ -534,6 +534,17 @@ RISK_GUARD = Table(
     ),
 )
 
+PUBLISHED = (  # one per asset that publishes, in the order of the lineage
+    POSITION,
+    MARKET_STATE,
+    RISK_PROPOSAL,
+    HARVEST_PROPOSAL,
+    CAPITAL_EFFICIENCY,
+    ALLOCATION_TARGET,
+    RISK_GUARD,
+    LAST_INTENT,
+    GOVERNOR_STATE,
+)
 TABLES = (
     POSITION,
     MARKET_STATE,

@@ -14,6 +14,8 @@ from quantum_assets.kernels.risk_guard import GUARDS
 
 CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_25", "CLOSE")  # all else opens risk
 CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
+ERROR, KILLED, DISARMED, GUARDED = "evaluation_error", "kill_switch_active", "disarmed", "risk_guard_"  # reasons others act on
+BURST = "burst_limit_exceeded"
 NON_LIVE = ("replay", "synthetic", "example")
 
 
@@ -63,7 +65,7 @@ def _beyond_day(e: Evidence, theta: GovernorTheta) -> Bools:
 
 
 def _guard(name: str) -> "Gate":
-    return Gate(3, f"risk_guard_{name}", shuts_closings=False, shuts=lambda e, _: e.risk_guard == name)
+    return Gate(3, f"{GUARDED}{name}", shuts_closings=False, shuts=lambda e, _: e.risk_guard == name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +76,12 @@ class Gate:
     reason: str
     shuts_closings: bool
     shuts: Callable[[Evidence, GovernorTheta], Bools]
-    counted: bool = False  # judged by the script that records the decision, so that two governors never both see room
 
 
 GATES = (
-    Gate(1, "evaluation_error", shuts_closings=True, shuts=lambda e, _: e.unreadable),
-    Gate(2, "kill_switch_active", shuts_closings=False, shuts=lambda e, _: e.kill_switch),
-    Gate(2, "disarmed", shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
+    Gate(1, ERROR, shuts_closings=True, shuts=lambda e, _: e.unreadable),
+    Gate(2, KILLED, shuts_closings=False, shuts=lambda e, _: e.kill_switch),
+    Gate(2, DISARMED, shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
     *map(_guard, GUARDS),
     Gate(4, "stale_market_state", shuts_closings=False, shuts=lambda e, t: _too_old(e.market_state_age_sec, t)),
     Gate(4, "stale_harvest_proposal", shuts_closings=False, shuts=lambda e, t: _too_old(e.harvest_proposal_age_sec, t)),
@@ -92,16 +93,14 @@ GATES = (
         "hourly_limit_exceeded",
         shuts_closings=True,
         shuts=lambda e, t: ~(e.permits_hour < t.max_exec_per_hour),
-        counted=True,
     ),
     Gate(
         8,
-        "burst_limit_exceeded",
+        BURST,
         shuts_closings=True,
         shuts=lambda e, t: ~(e.permits_5min < t.max_exec_per_5min),
-        counted=True,
     ),
-    Gate(9, "daily_limit_exceeded", shuts_closings=True, shuts=_beyond_day, counted=True),
+    Gate(9, "daily_limit_exceeded", shuts_closings=True, shuts=_beyond_day),
     Gate(
         10,
         "p29_allocation_cap",
@@ -109,9 +108,11 @@ GATES = (
         shuts=lambda e, _: ~np.isnan(e.target_usd) & ~(e.position_notional_usd <= e.target_usd),
     ),
 )
-BEFORE_COUNTING = tuple(gate for gate in GATES if gate.number < 7)
-COUNTED = tuple(gate for gate in GATES if gate.counted)
-AFTER_COUNTING = tuple(gate for gate in GATES if gate.number > 9)
+COUNTED_NUMBERS = range(7, 10)  # judged by the script that records the decision, so that two governors never both see room
+SWITCHES = tuple(gate for gate in GATES if gate.number in (2, 3))  # whatever shuts all openings at once
+BEFORE_COUNTING = tuple(gate for gate in GATES if gate.number < COUNTED_NUMBERS.start)
+COUNTED = tuple(gate for gate in GATES if gate.number in COUNTED_NUMBERS)
+AFTER_COUNTING = tuple(gate for gate in GATES if gate.number >= COUNTED_NUMBERS.stop)
 GATE_OF = {gate.reason: gate.number for gate in GATES}
 
 

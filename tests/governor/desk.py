@@ -61,7 +61,7 @@ class Desk:
         if table is POSITION:
             row.setdefault("position_ts_epoch", then.timestamp())
         encoded = table.encode(row)
-        key = self.store.keys.of(table.key, symbol if table is not RISK_GUARD else "")
+        key = self.store.keys.of(table.key, symbol)
         self.store.client.delete(key)
         self.store.client.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then)})
 
