@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+FEED := .venv-feed
+TOOLS := .venv-tools
+LOCKED := --disable-pip-version-check --quiet --require-hashes --no-deps
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
-.PHONY: setup run test slow check bench lock docs clean
+.PHONY: setup run test slow check bench lock docs feed tools clean
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install $(LOCKED) -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
@@ -36,9 +40,25 @@ docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md
 	$(BIN)/quantum prove --list > docs/proofs.md
 
-lock: setup  ## renew requirements.lock after a change of pyproject.toml
+lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --group dev --quiet pyproject.toml -o requirements.lock
+	$(LOCK) --group dev pyproject.toml -o requirements.lock
+	$(LOCK) --extra feed --group build pyproject.toml -o requirements-feed.lock
+	$(LOCK) --group tools -o requirements-tools.lock
+
+feed: $(FEED)/.installed  ## the exchange feed, in an environment of its own
+tools: $(TOOLS)/.installed  ## documentation and audit
+
+$(FEED)/.installed: requirements-feed.lock pyproject.toml
+	test -x $(FEED)/bin/python || $(PYTHON) -m venv $(FEED)
+	$(FEED)/bin/python -m pip install $(LOCKED) -r requirements-feed.lock
+	$(FEED)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(TOOLS)/.installed: requirements-tools.lock
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install $(LOCKED) -r requirements-tools.lock
+	touch $@
 
 clean:
-	rm -rf $(VENV) .quantum .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FEED) $(TOOLS) .quantum .pytest_cache .mypy_cache .ruff_cache .hypothesis
