@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import dagster as dg
 
+from resources.dagster_internals import RANGE_TAGS
+
 OWNERS = ["team:quant"]
 ACCOUNT_ASSETS = frozenset({"equity", "risk_guard"})  # of the account as a whole, hence without partitions
-RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 def partitioned_by_symbol(

@@ -1,4 +1,4 @@
-"""The only place that touches Dagster's private API for asset events. Checked on dagster 1.13.27.
+"""The only place that touches Dagster's private API for asset events and the identity of a storage. Checked on dagster 1.13.27.
 
 In a run over many symbols Dagster marks every requested partition as materialized, also those that published nothing. The
 run tag ``dagster/defer_asset_events`` leaves all asset events to us; then one event per symbol really published is written.
@@ -22,11 +22,18 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.context.output import OutputContext
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
 
 from resources.event_log import BatchedEventLogStorage, Made
 
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")  # a run's first and last partition
 DEFER_ASSET_EVENTS_TAG = EXTERNALLY_MANAGED_ASSETS_TAG
+
+
+def storage_id(instance: dg.DagsterInstance) -> str:
+    """Name the instance's run storage: the same on all hosts that share it, and for ever."""
+    return cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
 
 
 def take_over_asset_events(context: OutputContext) -> None:

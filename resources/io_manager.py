@@ -19,8 +19,9 @@ import polars as pl
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
 from resources.calc_only import require_calc_only
-from resources.dagster_internals import materialize, take_over_asset_events
+from resources.dagster_internals import RANGE_TAGS, materialize, take_over_asset_events
 from resources.event_log import Made
+from resources.lease import require_newest
 from resources.redis_store import Publication, RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
@@ -100,6 +101,8 @@ class RedisIOManager(dg.IOManager):
         ------
         dagster.Failure
             A run outside the loop could publish none of its symbols although something was due.
+        OvertakenError
+            A newer cycle of the loop was requested for these symbols.
         RedisUnavailableError
             The server is away.
         """
@@ -108,6 +111,8 @@ class RedisIOManager(dg.IOManager):
         table = self.tables[context.asset_key.to_user_string()]
         run = context.step_context.dagster_run
         tags, cycle_id = run.tags, cycle_id_of(run)
+        if CYCLE_ID_TAG in tags and ONCE_TAG not in tags:
+            require_newest(self.store, tags[RANGE_TAGS[0]], cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
         self._looks.pop(table.asset, None)
         outcomes = self._write(table, list(rows.values()), cycle_id)

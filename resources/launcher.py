@@ -6,18 +6,21 @@ import warnings
 from functools import cache
 from typing import Any, Self
 
+import dagster as dg
 import dagster_celery.launcher
+from celery import Celery
 from celery.exceptions import DuplicateTaskNameWarning
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG
 from dagster_celery.tasks import create_execute_job_task
 
+from resources.dagster_internals import storage_id
 from resources.settings import Settings, load_settings
 
 QUEUE = "quantum"  # for the loop with one shard, and for everything else
 QUEUE_TAG = DAGSTER_CELERY_QUEUE_TAG
-KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones
+KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones, and those of each Dagster instance
 RESULT_KEPT_SEC = 3600
 SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
 
@@ -27,14 +30,19 @@ def queue_of(shard: int, shards: int) -> str | None:
     return f"{QUEUE}-{shard}" if shards > 1 else None
 
 
+def shard_queues(shards: int) -> list[str]:
+    """Name the queues of the loop's shards; none when there is only one."""
+    return [name for shard in range(shards) if (name := queue_of(shard, shards)) is not None]
+
+
 def queues(shards: int) -> list[str]:
     """Name every queue the workers of one machine listen to."""
-    return [QUEUE, *(name for shard in range(shards) if (name := queue_of(shard, shards)) is not None)]
+    return [QUEUE, *shard_queues(shards)]
 
 
 def celery_arguments(settings: Settings) -> dict[str, Any]:
     """Give the Celery application's arguments, the same for the launcher and the workers."""
-    bounded = {"global_keyprefix": KEY_PREFIX, "socket_timeout": 5, "socket_connect_timeout": 1}
+    bounded = {"global_keyprefix": KEY_PREFIX, "socket_timeout": 5, "socket_connect_timeout": 1, "socket_keepalive": True}
     return {
         "broker": settings.broker_url,
         "backend": settings.broker_url,
@@ -58,11 +66,31 @@ warnings.filterwarnings("ignore", category=DuplicateTaskNameWarning)  # each ins
 vars(dagster_celery.launcher)["create_execute_job_task"] = cache(create_execute_job_task)
 
 
+_storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
+
+
+def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
+    """Use queues of this instance only: a worker of another one would take its runs and not find them.
+
+    Two stacks started on one Redis, each with its own storage, otherwise lose half of their runs to each other.
+    """
+    root = instance.root_directory
+    if root not in _storage_ids:
+        _storage_ids[root] = storage_id(instance)
+    for options in ("broker_transport_options", "result_backend_transport_options"):
+        app.conf[options] = {**app.conf[options], "global_keyprefix": f"{KEY_PREFIX}{_storage_ids[root][:8]}:"}
+
+
 class WarmRunLauncher(CeleryRunLauncher):
     """Dagster's Celery run launcher, configured by the product's settings instead of a second copy of them."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(**celery_arguments(load_settings()), inst_data=inst_data)
+
+    def register_instance(self, instance: dg.DagsterInstance) -> None:
+        """Learn which instance it launches runs of."""
+        super().register_instance(instance)
+        keep_apart(self.celery, instance)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
 import definitions  # noqa: F401 - imported for its cost: the forked children find it warm
 from resources.engines import DATABASES
-from resources.launcher import SPARE_WORKERS, celery_arguments, queues
+from resources.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.tether import die_with_parent
@@ -78,6 +78,8 @@ def _application() -> Any:
     app.select_queues(queues(settings.shards))
     create_execute_job_task(app)
     create_resume_job_task(app)
+    with dg.DagsterInstance.get() as instance:
+        keep_apart(app, instance)
     return app
 
 
@@ -106,14 +108,16 @@ def _spare_the_imported(**_: Any) -> None:
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def _live_aloud(**_: Any) -> None:
-    """Leave a sign of life for the watcher, which knows nothing of Celery, for as long as this process lives."""
+def _live_aloud(sender: Any, **_: Any) -> None:
+    """Leave a sign of life, and one for each queue, for the watcher, which knows nothing of Celery."""
+    parts = ["worker", *(name for name in sender.app.amqp.queues.consume_from if name != QUEUE)]
 
     def beat() -> None:
         store = RedisStore(load_settings())
         while True:
             with suppress(RedisUnavailableError):
-                store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "worker"), store.clock().timestamp())])
+                now = store.clock().timestamp()
+                store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", part), now) for part in parts])
             time.sleep(HEARTBEAT_SEC)
 
     threading.Thread(target=beat, daemon=True, name="heartbeat").start()

@@ -6,18 +6,21 @@ a tick starts a few milliseconds late, and a daemon killed while it launched a r
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
+import redis
 
 from quantum_assets.contracts.tables import MARKET_STATE
-from quantum_assets.symbols import ACCOUNT_ASSETS, RANGE_TAGS, range_tags, shards
+from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards
 from resources.candles import CandleReader
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
+from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.launcher import QUEUE_TAG, queue_of
+from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.settings import Settings
 from sensors.overdue import still_running
 
 CYCLE_JOB_NAME = "cycle"
@@ -140,6 +143,57 @@ def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) 
     }
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """One cycle of one shard."""
+
+    shard: int
+    symbols: Sequence[str]
+    cycle_id: str
+
+
+def cycles_of(settings: Settings, now_epoch: float) -> list[Cycle]:
+    """Name the cycles that begin now, one per shard."""
+    blocks = shards(settings.symbols, settings.shards)
+    return [Cycle(shard, block, f"c{int(now_epoch)}") for shard, block in enumerate(blocks)]
+
+
+def requests_for(
+    cycles: Sequence[Cycle], seen: Mapping[str, Seen], settings: Settings, *, now_epoch: float, busy: Mapping[str | None, str]
+) -> tuple[list[dg.RunRequest], list[str]]:
+    """Request each cycle whose shard is not busy, and say why the others are not requested.
+
+    Parameters
+    ----------
+    cycles
+        Those that are due.
+    seen
+        What the tick saw, by symbol.
+    settings
+        Intervals and shards.
+    now_epoch
+        Time of the tick, epoch seconds.
+    busy
+        First symbol of a shard to the id of its run that has not finished.
+    """
+    requests, reasons = [], []
+    for one in cycles:
+        decision = decide_cycle(
+            [seen[symbol] for symbol in one.symbols],
+            now_epoch=now_epoch,
+            market_state_interval_sec=settings.marketstate_publish_interval,
+            unfinished=busy.get(one.symbols[0]),
+        )
+        if isinstance(decision, Skip):
+            reasons.append(decision.reason)
+            continue
+        selection = [dg.AssetKey(asset) for asset in decision.assets if one.shard == 0 or asset not in ACCOUNT_ASSETS]
+        tags = cycle_tags(one.symbols, one.cycle_id, queue_of(one.shard, settings.shards))
+        # Without a word about checks, all checks of the selected assets would run in every cycle.
+        requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))
+    return requests, reasons
+
+
 def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
     """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC."""
     settings = store.settings
@@ -155,35 +209,34 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, **json.loads(context.cursor or "{}")}
         now = store.clock().timestamp()
         running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
-        counts["ended"] += ended
+        counts["ended"] += len(ended)
         busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
+            if other := other_holder(store):
+                return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=json.dumps(counts))
             store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
-            if (wait_sec := due_in_sec(counts["requested"], now, settings.publish_interval_sec)) > 0 and not ended:
+            wait_sec = due_in_sec(counts["requested"], now, settings.publish_interval_sec)
+            if wait_sec > 0 and not ended:
                 return dg.SensorResult(skip_reason=f"{NOT_DUE} for {wait_sec:.0f} s", cursor=json.dumps(counts))
             seen = look(store)
-        except RedisUnavailableError as error:
+        except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        requests, reasons = [], []
-        for shard, block in enumerate(shards(settings.symbols, settings.shards)):
-            decision = decide_cycle(
-                [seen[symbol] for symbol in block],
-                now_epoch=now,
-                market_state_interval_sec=settings.marketstate_publish_interval,
-                unfinished=busy.get(block[0]),
-            )
-            if isinstance(decision, Skip):
-                reasons.append(decision.reason)
-                continue
-            selection = [dg.AssetKey(asset) for asset in decision.assets if shard == 0 or asset not in ACCOUNT_ASSETS]
-            tags = cycle_tags(block, f"c{int(now)}", queue_of(shard, settings.shards))
-            # Without a word about checks, all checks of the selected assets would run in every cycle.
-            requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))
+        given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once; the other shards keep their cadence
+        due = [one for one in cycles_of(settings, now) if wait_sec <= 0 or one.symbols[0] in given_up]
+        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy)
         counts["late"] += len(reasons)
-        if requests:
+        if not requests:
+            told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
+            return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
+        try:
+            other = other_holder(store, {request.tags[RANGE_TAGS[0]]: request.tags[CYCLE_ID_TAG] for request in requests})
+        except (RedisUnavailableError, redis.ResponseError) as error:
+            return dg.SensorResult(skip_reason=f"announcing the cycle failed: {error}", cursor=json.dumps(counts))
+        if other:
+            return dg.SensorResult(skip_reason=f"standing by: {other} has taken over", cursor=json.dumps(counts))
+        if wait_sec <= 0:
             counts["requested"] = now
-        told = f"{'; '.join(reasons)} (late so far: {counts['late']})" if reasons and not requests else None
-        return dg.SensorResult(run_requests=requests, skip_reason=told, cursor=json.dumps(counts))
+        return dg.SensorResult(run_requests=requests, cursor=json.dumps(counts))
 
     return cycle

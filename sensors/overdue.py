@@ -42,9 +42,9 @@ def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
 
 def still_running(
     instance: dg.DagsterInstance, job_name: str, now: datetime, log: logging.Logger
-) -> tuple[list[dg.DagsterRun], int]:
-    """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and count those."""
-    left, ended = [], 0
+) -> tuple[list[dg.DagsterRun], list[dg.DagsterRun]]:
+    """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and those."""
+    left, ended = [], []
     for record in unfinished_runs(instance, job_name):
         run = record.dagster_run
         started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
@@ -54,7 +54,7 @@ def still_running(
         log.error("run %s: %s", run.run_id, why)
         _stop(instance, run, log)
         instance.report_run_failed(run, why)
-        ended += 1
+        ended.append(run)
     return left, ended
 
 

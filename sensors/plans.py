@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import dagster as dg
+import redis
 
 from quantum_assets.symbols import range_tags
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
 from resources.io_manager import CYCLE_TAG
+from resources.lease import other_holder
 from resources.plans import Waiting, waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
 from sensors.overdue import still_running
@@ -61,8 +63,10 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
         try:
+            if other := other_holder(store):
+                return dg.SensorResult(skip_reason=f"standing by: {other} decides")
             waiting = waiting_plans(store)
-        except (RedisUnavailableError, UnreadableKeyError) as error:
+        except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"read failed: {error}")
         decision = decide_plans_due(waiting, store.settings.symbols, unfinished=running[0].run_id if running else None)
         if isinstance(decision, str):

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import dagster as dg
+import redis
 
 from quantum_assets.checks.pack import PROOFS
 from resources.foreign import number_or_none
+from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import still_running
 
@@ -72,8 +74,10 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         if running:
             return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
         try:
+            if other := other_holder(store):
+                return _skip(context, f"standing by: {other} runs the loop")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
-        except RedisUnavailableError as error:
+        except (RedisUnavailableError, redis.ResponseError) as error:
             return _skip(context, f"read failed: {error}")
         now, requested = store.clock().timestamp(), number_or_none(context.cursor or "")
         ended = number_or_none(beat.decode(errors="replace")) if isinstance(beat, bytes) else None

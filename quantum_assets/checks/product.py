@@ -11,6 +11,8 @@ from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import GOVERNOR_STATE
 from resources.calc_only import TRADING_LIBRARIES, loaded_trading_libraries
+from resources.launcher import shard_queues
+from resources.lease import standing_by
 
 IMPORT_WITHIN_SEC = 30
 WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the strip and its supervisor
@@ -31,9 +33,10 @@ def no_trading_libraries(evidence: Evidence) -> Finding:
 
 
 def process_alive(evidence: Evidence) -> Finding:
-    """Workers, sensor daemon, loop and watcher have been heard of."""
+    """Workers, sensor daemon, loop and watcher have been heard of; of several shards, a worker of each queue."""
     settings = evidence.settings
     limits = {
+        **dict.fromkeys(shard_queues(settings.shards), settings.worker_max_silence_sec),
         "worker": settings.worker_max_silence_sec,
         "daemon": settings.daemon_max_silence_sec,
         "cycle": settings.proposal_max_age_sec,
@@ -48,6 +51,13 @@ def process_alive(evidence: Evidence) -> Finding:
     return Finding(
         told or "nothing was ever heard", ", ".join(f"{part} {limit} s" for part, limit in limits.items()), len(limits), failing
     )
+
+
+def single_stack(evidence: Evidence) -> Finding:
+    """No second stack runs its sensors on the same Redis."""
+    rival, *holder = standing_by(evidence.store) or ("",)
+    failing = {"second stack": f"{rival} stands by while {holder[0]} runs the loop"} if rival else {}
+    return Finding(f"{1 + len(failing)} stacks", "1", 1 + len(failing), failing)
 
 
 def imports_anywhere(evidence: Evidence) -> Finding:
@@ -86,5 +96,6 @@ def _bends_the_path(tree: ast.Module) -> bool:
 PROOFS = (
     proof("no_trading_libraries", "Nothing imports or has loaded an exchange, broker or order library.", no_trading_libraries),
     proof("process_alive", "Workers, sensor daemon, loop and watcher are alive.", process_alive),
+    proof("single_stack", "One stack runs its sensors on this Redis.", single_stack, "WARN"),
     proof("imports_anywhere", "The product imports from any working directory without path tricks.", imports_anywhere),
 )

@@ -57,7 +57,11 @@ _ALSO = {
     "(stream, ~10000; read through the consumer group `governor`)",
     "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
-    "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word (string)",
+    "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
+    "queue's workers too (string)",
+    "lease": "the stack whose sensors run the loop, host:instance folder:boot (string, 15 s, renewed every 5 s)",
+    "lease_rival": "another stack that stood by of late (string, 60 s)",
+    "newest_cycles": "first symbol of each shard to its newest cycle; an older one publishes nothing (hash)",
     "cycles": "when the last cycles ended, epoch s, newest first (list)",
     "proofs": "last verdict of every proof, JSON, and `_run` (hash)",
     "proofs_by_symbol": "what Dagster was last told of each asset and symbol (hash)",

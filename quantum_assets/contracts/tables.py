@@ -48,6 +48,7 @@ ONE_SLOT = frozenset(
     {
         *("disarmed", "disarm", "governor_errors", "stream_governor_events"),  # with the kill switch, by resources/switches.py
         *("guard_active", "stream_risk_events"),  # by resources/guards.py
+        *("lease", "lease_rival", "newest_cycles"),  # by resources/lease.py
     }
 )
 
@@ -128,6 +129,9 @@ class Keys:
             # watching
             "heartbeat": "quantum:heartbeat:{symbol}",  # {symbol} is the part: worker, daemon, cycle, watch
             "cycles": "quantum:heartbeat:cycles",
+            "lease": "quantum:lease",
+            "lease_rival": "quantum:lease:rival",
+            "newest_cycles": "quantum:lease:cycles",
             "proofs": "quantum:proofs",
             "proofs_by_symbol": "quantum:proofs:by_symbol",
             "single_cycle": "quantum:proofs:single_cycle",

@@ -37,6 +37,7 @@ from quantum_assets.contracts.tables import (
     RISK_PROPOSAL,
 )
 from resources.home import open_instance
+from resources.lease import other_holder
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -398,6 +399,12 @@ def heart_stops(part: str) -> Callable[[Proven], None]:
     return lambda world: world.store.client.delete(world.store.keys.of("heartbeat", part))
 
 
+def start_a_second_stack(world: Proven) -> None:
+    elsewhere = world.store.settings.model_copy(update={"quantum_home": Path("elsewhere")})
+    for store in (world.store, RedisStore(elsewhere, world.store.clock, world.store.client)):
+        other_holder(store)
+
+
 def replay_them(world: Proven) -> None:
     write_candles(world.store, VICTIM, world.closes[VICTIM], source="replay")
     run_cycle(world.store, world.instance)
@@ -576,6 +583,7 @@ TAMPERINGS = (
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
+    Tampering("governor_permit/single_stack", start_a_second_stack, named="second stack"),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 import pytest
 from celery import Celery
 
-from resources.launcher import celery_arguments
+from resources.launcher import celery_arguments, keep_apart
 from resources.settings import load_settings
 
 WORKER_ALL_TOO_SMALL = """
@@ -24,12 +25,14 @@ warm_worker.app.worker_main(["--quiet", "worker", "--without-gossip", "--without
 class Worker:
     """A real worker whose children are over their memory limit from the start, and what it has said."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, home: str) -> None:
         self.process = process
         self.said: list[str] = []
         arguments = celery_arguments(load_settings(redis_url=url))
         del arguments["default_queue"]
         self.sender = Celery("sender", set_as_current=False, **arguments)
+        with dg.DagsterInstance.from_config(home) as instance:
+            keep_apart(self.sender, instance)
 
     def says(self, words: str) -> bool:
         """Read on to these words."""
@@ -56,7 +59,7 @@ def worker(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     environment = {"REDIS_URL": valkey_url, "QUANTUM_HOME": home, "DAGSTER_HOME": home}
     command = [sys.executable, "-c", WORKER_ALL_TOO_SMALL]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        worker = Worker(process, valkey_url)
+        worker = Worker(process, valkey_url, home)
         assert worker.says("ready"), worker.said
         yield worker
         process.terminate()

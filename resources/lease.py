@@ -1,0 +1,108 @@
+"""Who runs the loop: one stack per Redis, and of each shard only its newest cycle, however many were started by mistake.
+
+A stack holds the lease while its sensor renews it; another one that starts on the same Redis stands by, says so, and takes over
+when the lease has lapsed. What a cycle may publish depends on a second mark: the newest cycle requested for its shard. A run that
+was overtaken, because its host hung, was cut off, or had lost the lease without noticing, publishes nothing when it wakes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from resources.redis_store import RedisStore
+from resources.settings import Settings
+
+LEASE_SEC = 15  # three ticks of the sensor daemon: a stack that dies is replaced within 20 s, one that restarts keeps its lease
+RIVAL_SEC = 60  # so long a stack that stood by is told of; the pack looks every minute
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual machine from its original
+
+# KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each shard
+# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, then first symbols of shards and their new cycles
+# returns the holder; only when that is the owner, the lease was renewed and the cycles were noted
+HOLD_LUA = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
+  return holder
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if ARGV[4] then redis.call('HSET', KEYS[3], unpack(ARGV, 4)) end
+return ARGV[1]
+"""
+
+
+class OvertakenError(RuntimeError):
+    """A newer cycle of the same symbols was requested meanwhile; this one publishes nothing more."""
+
+    def __init__(self, cycle_id: str, newest: str) -> None:
+        super().__init__(
+            f"Cycle {cycle_id} was overtaken by {newest} and publishes nothing more. Its worker hung or was cut off, or two "
+            "stacks run on this Redis; the newer cycle goes on."
+        )
+
+
+@cache
+def owner(settings: Settings) -> str:
+    """Name this stack: the same for all its processes and after a restart, another one for any other stack."""
+    boot = _BOOT_ID.read_text()[:8] if _BOOT_ID.exists() else ""
+    return f"{socket.gethostname()}:{settings.quantum_home.resolve()}:{boot}"
+
+
+def other_holder(store: RedisStore, cycles: Mapping[str, str] | None = None) -> str:
+    """Take or renew the lease, and with it announce the cycles about to be requested.
+
+    Parameters
+    ----------
+    store
+        Where the lease is; its server's clock counts.
+    cycles
+        First symbol of a shard to the id of its new cycle.
+
+    Returns
+    -------
+    str
+        The other stack that holds the lease; empty when this one does.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away: nobody can tell who holds it.
+    redis.ResponseError
+        Something else stands where the lease should.
+    """
+    of, ours = store.keys.of, owner(store.settings)
+    names = [of("lease"), of("lease_rival"), of("newest_cycles")]
+    announced = [text for pair in (cycles or {}).items() for text in pair]
+    (reply,) = store.run("taking the lease", [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, *announced)])
+    if isinstance(reply, Exception):
+        raise reply
+    holder: str = reply.decode(errors="replace")
+    return "" if holder == ours else holder
+
+
+def require_newest(store: RedisStore, first_symbol: str, cycle_id: str) -> None:
+    """Refuse to go on when a newer cycle of the shard was requested; where none is known, this one is the newest.
+
+    Raises
+    ------
+    OvertakenError
+        A newer one was.
+    RedisUnavailableError
+        The server is away.
+    """
+    (newest,) = store.run("looking for the newest cycle", [("HGET", store.keys.of("newest_cycles"), first_symbol)])
+    if isinstance(newest, Exception):
+        raise newest
+    if newest is not None and newest != cycle_id.encode():
+        raise OvertakenError(cycle_id, newest.decode(errors="replace"))
+
+
+def standing_by(store: RedisStore) -> Sequence[str]:
+    """Name the other stack that asked for the lease of late, and the holder; empty when there is only one."""
+    holder, rival = store.run("looking for a second stack", [("GET", store.keys.of(name)) for name in ("lease", "lease_rival")])
+    if not isinstance(rival, bytes) or rival == holder:
+        return ()
+    return [text.decode(errors="replace") if isinstance(text, bytes) else "nobody" for text in (rival, holder)]

@@ -1,0 +1,159 @@
+"""One stack runs the loop, and an overtaken cycle publishes nothing."""
+
+import json
+import time
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+import redis
+from celery import Celery
+
+from definitions import assemble
+from quantum_assets.contracts.tables import MARKET_STATE
+from resources.launcher import celery_arguments, keep_apart
+from resources.lease import LEASE_SEC, OvertakenError, other_holder, owner, require_newest, standing_by
+from resources.settings import load_settings
+from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
+from tests.world import hash_of, real_closes, run_cycle, write_candles, write_position
+
+
+@pytest.fixture(params=["valkey_url", "redis_url"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Both servers: the lease is their script."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def two(make_store, tmp_path):
+    """Two stacks on one server, each with an instance folder of its own."""
+    return make_store(), make_store(quantum_home=tmp_path / "second")
+
+
+def tick(store, instance, sensor="cycle"):
+    definitions = assemble(store)
+    return definitions.resolve_sensor_def(sensor)(dg.build_sensor_context(instance=instance, definitions=definitions))
+
+
+def test_of_two_stacks_one_holds_the_lease_and_the_other_is_told_by_whom(two) -> None:
+    first, second = two
+    assert other_holder(first) == ""
+    assert other_holder(second) == owner(first.settings)
+    assert other_holder(first) == ""
+    assert 0 < first.client.pttl(first.keys.of("lease")) <= LEASE_SEC * 1000
+
+
+def test_a_stack_that_restarts_keeps_its_lease_and_one_that_died_loses_it(two, make_store) -> None:
+    """A restarted daemon goes on at once; the other one takes over when the lease has lapsed."""
+    first, second = two
+    other_holder(first)
+    assert other_holder(make_store()) == ""
+    first.client.pexpire(first.keys.of("lease"), 1)
+    time.sleep(0.01)
+    assert other_holder(second) == ""
+    assert other_holder(first) == owner(second.settings)
+
+
+def test_only_the_holder_requests_anything(two) -> None:
+    """Cycles, plans and proofs: two of each would publish everything twice."""
+    first, second = two
+    with dg.instance_for_test() as one, dg.instance_for_test() as another:
+        (request,) = tick(first, one).run_requests
+        for sensor in ("cycle", "plans", "proofs"):
+            result = tick(second, another, sensor)
+            assert not result.run_requests
+            assert owner(first.settings) in result.skip_reason.skip_message
+        newest = first.client.hgetall(first.keys.of("newest_cycles"))
+    assert newest == {b"BTCUSDT": request.tags["quantum/cycle_id"].encode()}
+
+
+def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> None:
+    """It would hide that the one that holds the lease has hung."""
+    first, second = two
+    other_holder(first)
+    with dg.instance_for_test() as instance:
+        tick(second, instance)
+    assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
+
+
+def test_a_second_stack_is_told_of_until_it_is_gone(two) -> None:
+    first, second = two
+    other_holder(first)
+    assert standing_by(first) == ()
+    other_holder(second)
+    assert standing_by(first) == [owner(second.settings), owner(first.settings)]
+    first.client.delete(first.keys.of("lease"))
+    other_holder(second)
+    assert standing_by(first) == ()  # it is the only one now
+
+
+def test_nobody_takes_over_while_the_lease_cannot_be_read(two) -> None:
+    """Unknown means no: what stands there is somebody's."""
+    first, _ = two
+    first.client.hset(first.keys.of("lease"), "a", "b")
+    with pytest.raises(redis.ResponseError):
+        other_holder(first)
+    with dg.instance_for_test() as instance:
+        result = tick(first, instance)
+    assert not result.run_requests
+    assert "WRONGTYPE" in result.skip_reason.skip_message
+
+
+def test_an_overtaken_cycle_publishes_nothing(store, clock) -> None:
+    """Its worker hung, or was cut off, while a newer cycle ran; what it still has in hand is old."""
+    for symbol in store.settings.symbols:
+        write_candles(store, symbol, real_closes(symbol))
+        write_position(store, symbol)
+    with dg.instance_for_test() as instance:
+        assert run_cycle(store, instance).success
+        before = hash_of(store, MARKET_STATE.key, "BTCUSDT")
+        entries = store.client.xlen(store.keys.of("stream_market_state"))
+        clock.advance(70)
+        store.client.hset(store.keys.of("newest_cycles"), "BTCUSDT", "c-newer")
+        run = run_cycle(store, instance, raise_on_error=False)
+    assert not run.success
+    assert "overtaken by c-newer" in str([event.event_specific_data for event in run.all_events if event.is_step_failure])
+    assert hash_of(store, MARKET_STATE.key, "BTCUSDT") == before
+    assert store.client.xlen(store.keys.of("stream_market_state")) == entries
+
+
+def test_the_newest_cycle_of_a_shard_and_one_nobody_announced_may_publish(store) -> None:
+    """After Redis has lost its memory the loop goes on; and shards do not overtake each other."""
+    require_newest(store, "BTCUSDT", "c1")
+    other_holder(store, {"BTCUSDT": "c2", "SOLUSDT": "c1"})
+    require_newest(store, "BTCUSDT", "c2")
+    require_newest(store, "SOLUSDT", "c1")
+    with pytest.raises(OvertakenError, match="c1 was overtaken by c2"):
+        require_newest(store, "BTCUSDT", "c1")
+
+
+def test_only_the_shard_that_was_given_up_is_requested_before_its_time(make_store) -> None:
+    """One host is cut off: its shard is asked for again, the others keep their ten seconds."""
+    store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=2)
+    definitions = assemble(store)
+    with dg.instance_for_test() as instance:
+        job = definitions.resolve_job_def(CYCLE_JOB_NAME)
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("CCUSDT", "DDUSDT"), "c0"))
+        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+        cursor = json.dumps({"requested": store.clock().timestamp() - 5})
+        context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+        result = definitions.resolve_sensor_def("cycle")(context)
+    (request,) = result.run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
+    assert json.loads(result.cursor)["requested"] == json.loads(cursor)["requested"]
+    assert store.client.hkeys(store.keys.of("newest_cycles")) == [b"CCUSDT"]
+
+
+def test_two_instances_on_one_broker_keep_their_runs_apart() -> None:
+    """A worker that took another instance's run would not find it, and the run would be lost."""
+    prefixes = []
+    for _ in range(2):
+        arguments = celery_arguments(load_settings())
+        del arguments["default_queue"]
+        app = Celery("apart", set_as_current=False, **arguments)
+        with dg.instance_for_test() as instance:
+            keep_apart(app, instance)
+            keep_apart(app, instance)
+        prefixes.append(app.conf.broker_transport_options["global_keyprefix"])
+        assert app.conf.result_backend_transport_options["global_keyprefix"] == prefixes[-1]
+    assert prefixes[0] != prefixes[1]
