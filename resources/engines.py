@@ -25,6 +25,13 @@ BUSY_TIMEOUT_SEC = 30  # a writer waits this long for another one, as in Dagster
 WAL_KEPT_BYTES = 16 * 1024 * 1024  # the write-ahead file is cut back to this after a checkpoint
 WAL_PAGES = 2048  # of 16 KiB, before a writer itself must copy them back; a cycle of 566 symbols writes 700
 POOL_SIZE = 4  # connections kept open per process and database; more are opened when needed and closed after use
+POSTGRES_LIFELINE = {  # a host that was cut off gives up after 11 s; by itself a call would hang for a quarter of an hour
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 OPEN_DATABASES = 16  # engines kept per process: a worker has three, a test session hundreds over time
 
 
@@ -165,6 +172,7 @@ def postgres_database(url: str, token_provider: Any = None) -> Database:
             max_overflow=-1,
             pool_use_lifo=True,
             pool_pre_ping=True,  # the server may have been restarted since
+            connect_args=POSTGRES_LIFELINE,
         )
 
     return DATABASES.get(("postgresql", url), build)

@@ -116,7 +116,7 @@ class OwningWatcher(Watcher):  # type: ignore[misc]
 
 
 def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_port: int | None = None) -> list[Process]:
-    """List the processes of the stack, in the order of their start.
+    """List the processes of the stack on one machine, in the order of their start.
 
     Parameters
     ----------
@@ -130,23 +130,40 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
         Port of the embedded server; ``None`` when REDIS_URL names another.
     """
     home = prepare_home(settings)
-    workspace, page = _workspace(home), f"-h 127.0.0.1 -p {port}"
-    listed = [
-        _python("code", "-m dagster api grpc -m definitions --location-name quantum --socket", _socket(home)),
-        _python(
-            "worker",
-            "-m celery --quiet -A resources.warm_worker worker --without-gossip --without-mingle --hostname",
-            f"quantum-{os.getpid()}@%h",
-        ),
-        _python("daemon", "-m dagster._daemon run -w", workspace, after=_socket(home)),
-        _python("webserver", f"-m resources.webserver {page} -w", workspace, after=_socket(home)),
-    ]
-    listed.append(_python("watch", "-m quantum_assets.cli watch"))
+    listed = [code(home), worker(), daemon(home), webserver(home, port=port), watch()]
     if redis_port is not None:
         listed.insert(0, _python("valkey", f"-m resources.embedded_server {redis_port}"))
     if feed:
         listed.append(_python("feed", "-m resources.example_feed", *feed))
     return listed
+
+
+def code(home: Path) -> Process:
+    """Give the server of the code location, which sensors and user interface ask."""
+    return _python("code", "-m dagster api grpc -m definitions --location-name quantum --socket", _socket(home))
+
+
+def worker(queues: Sequence[str] = (), concurrency: int | None = None) -> Process:
+    """Give the process that executes runs, of some queues or of all, with its own or another number of children."""
+    named = [*(["-Q", ",".join(queues)] if queues else []), *(["-c", str(concurrency)] if concurrency else [])]
+    options = "worker --without-gossip --without-mingle --hostname"
+    return _python("worker", f"-m celery --quiet -A resources.warm_worker {options}", f"quantum-{os.getpid()}@%h", *named)
+
+
+def daemon(home: Path) -> Process:
+    """Give the process that asks the sensors."""
+    return _python("daemon", "-m dagster._daemon run -w", _workspace(home), after=_socket(home))
+
+
+def webserver(home: Path, *, port: int, host: str = "127.0.0.1", read_only: bool = False) -> Process:
+    """Give the user interface; one that is read-only starts, stops and deletes nothing."""
+    page = ["--read-only"] if read_only else []
+    return _python("webserver", f"-m resources.webserver -h {host} -p {port} -w", _workspace(home), *page, after=_socket(home))
+
+
+def watch() -> Process:
+    """Give the watcher."""
+    return _python("watch", "-m quantum_assets.cli watch")
 
 
 def _python(name: str, words: str, *paths: str, after: str = "") -> Process:
