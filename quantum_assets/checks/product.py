@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
@@ -33,21 +34,32 @@ def no_trading_libraries(evidence: Evidence) -> Finding:
 
 
 def process_alive(evidence: Evidence) -> Finding:
-    """Workers, sensor daemon, loop and watcher have been heard of; of several shards, a worker of each queue."""
+    """Workers, sensor daemon, loop and watcher have been heard of."""
     settings = evidence.settings
     limits = {
-        **dict.fromkeys(shard_queues(settings.shards), settings.worker_max_silence_sec),
         "worker": settings.worker_max_silence_sec,
         "daemon": settings.daemon_max_silence_sec,
         "cycle": settings.proposal_max_age_sec,
         "watch": WATCH_SILENCE_SEC,
     }
+    return _heard_of(evidence, limits)
+
+
+def queues_served(evidence: Evidence) -> Finding:
+    """Of several shards, a worker of each queue has been heard of: the others look well while one host is cut off."""
+    queues = shard_queues(evidence.settings.shards)
+    if not queues:
+        return Finding("one queue", "served by any worker, see process_alive", 0)
+    return _heard_of(evidence, dict.fromkeys(queues, evidence.settings.worker_max_silence_sec))
+
+
+def _heard_of(evidence: Evidence, limits: Mapping[str, int]) -> Finding:
     failing = {}
     for part, limit in limits.items():
         age = evidence.heartbeats.get(part)
         if age is None or not -CLOCK_SKEW_SEC <= age <= limit:
             failing[part] = "never heard of" if age is None else f"silent for {age:.0f} s, limit {limit} s"
-    told = ", ".join(f"{part} {age:.0f} s ago" for part, age in evidence.heartbeats.items())
+    told = ", ".join(f"{part} {evidence.heartbeats[part]:.0f} s ago" for part in limits if part in evidence.heartbeats)
     return Finding(
         told or "nothing was ever heard", ", ".join(f"{part} {limit} s" for part, limit in limits.items()), len(limits), failing
     )
@@ -96,6 +108,7 @@ def _bends_the_path(tree: ast.Module) -> bool:
 PROOFS = (
     proof("no_trading_libraries", "Nothing imports or has loaded an exchange, broker or order library.", no_trading_libraries),
     proof("process_alive", "Workers, sensor daemon, loop and watcher are alive.", process_alive),
+    proof("queues_served", "With SHARDS, each queue has a worker.", queues_served),
     proof("single_stack", "One stack runs its sensors on this Redis.", single_stack, "WARN"),
     proof("imports_anywhere", "The product imports from any working directory without path tricks.", imports_anywhere),
 )

@@ -399,6 +399,12 @@ def heart_stops(part: str) -> Callable[[Proven], None]:
     return lambda world: world.store.client.delete(world.store.keys.of("heartbeat", part))
 
 
+def cut_a_host_off(world: Proven) -> None:
+    settings = world.store.settings.model_copy(update={"shards": 2})
+    world.store = RedisStore(settings, world.store.clock, world.store.client)
+    world.store.client.set(world.store.keys.of("heartbeat", "quantum-0"), world.store.clock().timestamp())
+
+
 def start_a_second_stack(world: Proven) -> None:
     elsewhere = world.store.settings.model_copy(update={"quantum_home": Path("elsewhere")})
     for store in (world.store, RedisStore(elsewhere, world.store.clock, world.store.client)):
@@ -583,6 +589,7 @@ TAMPERINGS = (
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
+    Tampering("governor_permit/queues_served", cut_a_host_off, named="quantum-1"),
     Tampering("governor_permit/single_stack", start_a_second_stack, named="second stack"),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip

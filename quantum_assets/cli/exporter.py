@@ -1,0 +1,142 @@
+"""``quantum exporter``: Prometheus metrics on two ports, a process of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import click
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from quantum_assets.cli import EXIT_FAILED
+from resources.exposition import families
+from resources.home import open_instance
+from resources.metrics import Collector, Look
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+
+CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--once", is_flag=True, help="Look once, print the metrics of both ports, and exit.")
+def exporter(host: str, *, once: bool) -> None:
+    """Serve metrics for Prometheus on EXPORTER_ALLOCATION_PORT (8065) and EXPORTER_GOVERNOR_PORT (8044), and /healthz on both.
+
+    \b
+    quantum exporter
+    quantum exporter --once | grep quantum_asset_age
+
+    Counts are kept in Redis and survive every restart. While Redis is away, quantum_redis_up is 0 and nothing old is shown. Exit codes:
+    0 stopped as asked; 1 a port is taken; 2 wrong settings.
+    """
+    settings = load_settings()
+    with open_instance(settings) as instance:
+        looks = Looks(Collector(RedisStore(settings), instance).look)
+        if once:
+            for port in ("allocation", "governor"):
+                click.echo(_text(looks.newest(), port).decode(), nl=False)
+            return
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+        ports = {"allocation": settings.exporter_allocation_port, "governor": settings.exporter_governor_port}
+        servers = []
+        for name, port in ports.items():
+            try:
+                servers.append(MetricsServer(host, port, name, looks))
+            except OSError as error:
+                click.echo(f"Port {port} cannot be used ({error.strerror}). Does another exporter run?", err=True)
+                sys.exit(EXIT_FAILED)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        for server in servers:
+            logging.getLogger("quantum.exporter").info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
+            threading.Thread(target=server.serve_forever, daemon=True, name=server.port).start()
+        stop.wait()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+class Looks:
+    """The newest look, not older than CACHED_SEC; who asks meanwhile waits for the one under way.
+
+    Parameters
+    ----------
+    look
+        Looks.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, look: Callable[[], Look], clock: Callable[[], float] = time.monotonic) -> None:
+        self.look, self.clock = look, clock
+        self._lock = threading.Lock()
+        self._newest: tuple[float, Look] | None = None
+
+    def newest(self) -> Look:
+        """Give it."""
+        with self._lock:
+            if self._newest is None or self.clock() - self._newest[0] >= CACHED_SEC:
+                self._newest = self.clock(), self.look()
+            return self._newest[1]
+
+
+class MetricsServer(ThreadingHTTPServer):
+    """One port."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, number: int, port: str, looks: Looks) -> None:
+        super().__init__((host, number), _Handler)
+        self.port, self.looks = port, looks
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: MetricsServer
+
+    def do_GET(self) -> None:
+        if self.path == "/healthz":
+            look = self.server.looks.newest()
+            told = {"redis_up": look.redis_up, "dagster_up": look.dagster_up, "look_sec": round(look.took_sec, 3)}
+            self._answer(json.dumps(told).encode(), "application/json")
+        elif self.path.partition("?")[0] == "/metrics":
+            self._answer(_text(self.server.looks.newest(), self.server.port), CONTENT_TYPE_LATEST)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _answer(self, body: bytes, kind: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's names
+        """Keep quiet: a line per scrape would drown the errors."""
+
+
+class _One:
+    """What prometheus-client asks for families."""
+
+    def __init__(self, look: Look, port: str) -> None:
+        self.look, self.port = look, port
+
+    def collect(self) -> Iterable[Metric]:
+        return families(self.look, self.port)
+
+
+def _text(look: Look, port: str) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_One(look, port))  # type: ignore[arg-type]
+    return generate_latest(registry)

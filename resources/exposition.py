@@ -1,0 +1,109 @@
+"""The metrics by name (spec section 12): one look becomes Prometheus' families, for either port."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from quantum_assets.freshness import WELL
+from resources.metrics import BUCKETS_SEC, PARTS_OF_A_CYCLE, Look
+
+P29, P32 = "p29_shadow", "p32_eff"  # names operators know
+
+
+def allocation_families(look: Look) -> Iterator[Metric]:
+    """Give what only the first port shows: the shadow proposer of allocation targets."""
+    yield _counter(f"{P29}_loops", "Evaluations of allocation targets.", {(): look.published.get("loops", 0.0)})
+    proposed = _by_label(look.published, "proposed")
+    yield _counter(f"{P29}_proposed", "Targets proposed, by reason.", proposed, "reason")
+    for name, fields in (("multiplier", "multiplier"), ("confidence", "eff_confidence"), ("score", "eff_score")):
+        yield _gauge(f"{P29}_{name}", f"Last {name} of the proposed target.", _numbers(look.allocations, fields), "symbol")
+
+
+def governor_families(look: Look) -> Iterator[Metric]:
+    """Give what only the second port shows: the governor."""
+    decided = look.decided
+    yield _counter(f"{P32}_apply", "Efficiency hints given with permits.", _by_label(decided, "eff"), "action", "reason")
+    yield _gauge(f"{P32}_factor", "Hinted size factor.", _numbers(look.permits, "eff_factor"), "symbol")
+    yield _counter("quantum_govern_allow", "Permits granted.", _by_label(decided, "allow"), "symbol")
+    yield _counter("quantum_govern_block", "Plans refused, by the first gate.", _by_label(decided, "block"), "symbol", "reason")
+    for name, column in (("hour", "permits_hour"), ("5min", "permits_5min")):
+        permits = _numbers(look.permits, column)
+        yield _gauge(f"quantum_govern_exec_count_{name}", "Permits of the symbol in the window.", permits, "symbol")
+
+
+def common_families(look: Look) -> Iterator[Metric]:
+    """Give what both ports show: ages, cycles, publications, runs, parts, proofs, switches."""
+    yield _gauge("quantum_redis_up", "1 when Redis answered.", {(): float(look.redis_up)})
+    yield _gauge("quantum_dagster_up", "1 when Dagster's storage answered.", {(): float(look.dagster_up)})
+    yield _gauge("quantum_look_seconds", "Time the exporter needed to look.", {(): look.took_sec})
+    if not look.redis_up:
+        return
+    ages = {(one.thing, one.symbol): one.age_sec for one in look.vitals if one.age_sec is not None}
+    yield _gauge("quantum_asset_age_seconds", "Since the last evaluation, of what is due.", ages, "asset", "symbol")
+    ill = {(one.thing, one.symbol, str(one.condition)): 1.0 for one in look.vitals if one.condition not in WELL}
+    yield _gauge("quantum_asset_ill", "1 for what is stale, missing, unreadable or ahead.", ill, "asset", "symbol", "condition")
+    yield _gauge("quantum_heartbeat_age_seconds", "Since a part was heard of.", {(k,): v for k, v in look.beats.items()}, "part")
+    yield from _cycles(look)
+    for name, what in (("published", "publications"), ("unchanged", "suppressions"), ("failed", "failures")):
+        yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", _by_label(look.published, name), "asset")
+    yield _counter("quantum_runs", "Runs that have ended.", _by_label(look.ran, "run"), "job_name", "status")
+    proofs = {(one.title,): float(one.passed) for one in look.proofs}
+    yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
+    yield _gauge("quantum_switch", "1 when it stands against openings.", {(k,): float(v) for k, v in look.switches.items()}, "switch")
+    if look.plans_waiting is not None:
+        yield _gauge("quantum_plans_waiting", "Plans nobody has decided.", {(): float(look.plans_waiting)})
+
+
+def _cycles(look: Look) -> Iterator[Metric]:
+    family = HistogramMetricFamily("quantum_cycle_seconds", "Cycles: waiting, running, total.", labels=["part"])
+    for part in PARTS_OF_A_CYCLE:
+        total, buckets = 0.0, []
+        for limit in (*BUCKETS_SEC, "+Inf"):
+            total += look.ran.get(f"bucket:{part}:{limit}", 0.0)
+            buckets.append((str(limit), total))
+        family.add_metric([part], buckets=buckets, sum_value=look.ran.get(f"sum:{part}", 0.0))
+    yield family
+    if look.cycle_gap_sec is not None:
+        yield _gauge("quantum_cycle_gap_seconds", "Between the ends of the last two cycles.", {(): look.cycle_gap_sec})
+
+
+def _numbers(rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[tuple[str, ...], float]:
+    found = {(symbol,): row.get(column) for symbol, row in rows.items()}
+    return {labels: float(number) for labels, number in found.items() if number is not None}
+
+
+def _by_label(counts: Mapping[str, float], kind: str) -> dict[tuple[str, ...], float]:
+    found: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for name, number in counts.items():
+        first, *labels = name.split(":")
+        if first == kind:
+            found[tuple(labels)] += number
+    return found
+
+
+def _gauge(name: str, text: str, samples: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
+
+
+def _counter(name: str, text: str, samples: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), samples)
+
+
+def _filled(family: Any, samples: Mapping[tuple[str, ...], float]) -> Metric:
+    for labels, number in samples.items():
+        family.add_metric(list(labels), number)
+    return family  # type: ignore[no-any-return]
+
+
+FAMILIES = {"allocation": allocation_families, "governor": governor_families}
+
+
+def families(look: Look, port: str) -> Iterable[Metric]:
+    """Give everything one port shows: ``allocation`` or ``governor``, and what both do."""
+    yield from common_families(look)
+    if look.redis_up:
+        yield from FAMILIES[port](look)

@@ -1,0 +1,327 @@
+"""What the exporter shows: counts that survive every restart, and one look at everything for both of its ports.
+
+Counts live in Redis. Publications are counted by who publishes (:func:`count_publications`). Decisions and runs are counted by the
+exporter, from the governor's events and from Dagster's records, behind a cursor that is stored with the counts in one script: a
+crash anywhere counts nothing twice, and two exporters do not either. Formatting is prometheus-client's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.tables import ALLOCATION_TARGET, GOVERNOR_STATE
+from quantum_assets.freshness import Limits, StoredProof, Vital, evaluate
+from quantum_assets.kernels.governor import GATE_OF
+from quantum_assets.kernels.risk_guard import GUARDS
+from resources.decisions import INVALID
+from resources.foreign import number_or_none
+from resources.guards import read_guards
+from resources.launcher import shard_queues
+from resources.plans import waiting_plans
+from resources.redis_store import Publication, RedisStore, RedisUnavailableError, UnreadableKeyError, flat, texts
+from resources.switches import read_switches
+from resources.vital_signs import VitalSignsReader
+
+BUCKETS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 30.0, 60.0)  # of a cycle that is due every 10 s
+PARTS_OF_A_CYCLE = ("waiting", "running", "total")  # for a worker; on it; from request to end
+REASONS_P29 = ("ok", "missing_eff", "stale_eff", "low_conf", "redis_error")
+EFF_ACTIONS = ("NONE", "DOWNSIZE")
+OTHER = "other"  # label of every reason that is none of ours: text from Redis must not make series
+INVALID_PLAN = "invalid_plan"  # whatever the field
+RUNS_AT_ONCE, EVENTS_AT_ONCE = 500, 5_000  # folded in one collection; more are folded in the next ones
+OVERLAP_SEC = 60.0  # a run's end is seen late by a reader of another transaction; runs of so long ago are looked at again
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+CURSOR, RECENT = "_cursor", "_recent"
+
+# KEYS[1] hash of counts
+# ARGV[1] its cursor as the caller read it ('' for none), ARGV[2] the new one, ARGV[3] value of the field _recent,
+# then fields and what to add to each
+# returns 1, or 0 when somebody else has counted meanwhile
+FOLD_LUA = """
+if (redis.call('HGET', KEYS[1], '_cursor') or '') ~= ARGV[1] then return 0 end
+for index = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[index], ARGV[index + 1]) end
+redis.call('HSET', KEYS[1], '_cursor', ARGV[2], '_recent', ARGV[3])
+return 1
+"""
+
+
+def count_publications(
+    store: RedisStore, asset: str, outcomes: Sequence[Publication], rows: Mapping[str, Mapping[str, Any]], failed: int
+) -> None:
+    """Add what became of one asset's symbols to the counts; a crash before this loses them, never doubles them.
+
+    Parameters
+    ----------
+    store
+        Where they are counted.
+    asset
+        The asset.
+    outcomes, rows
+        What was published and what was not, and the values by symbol.
+    failed
+        Symbols without a value.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away; the run fails visibly, its publications stand.
+    """
+    counts = Counter(
+        {
+            f"published:{asset}": sum(one.published for one in outcomes),
+            f"unchanged:{asset}": sum(not one.published and not one.error for one in outcomes),
+            f"failed:{asset}": failed,
+        }
+    )
+    if asset == ALLOCATION_TARGET.asset:
+        counts["loops"] = 1
+        counts.update(f"proposed:{rows[one.symbol]['reason']}" for one in outcomes if not one.error)
+    key = store.keys.of("counts_published")
+    store.run("counting", [("HINCRBY", key, name, times) for name, times in counts.items() if times])
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything at one moment; what could not be read is absent, never old.
+
+    Attributes
+    ----------
+    at
+        When, epoch s.
+    took_sec
+        How long the look took.
+    redis_up, dagster_up
+        Whether they answered.
+    vitals, proofs
+        The age of everything that is due, and the proofs' verdicts.
+    allocations, permits
+        Rows by symbol: multiplier, score and confidence; efficiency factor and permits in the windows.
+    published, decided, ran
+        Counts, by field of their hash.
+    beats
+        Seconds since each part was heard of, the watcher and the queues of shards included.
+    switches
+        ``killed``, ``disarmed`` and each guard, 0 or 1.
+    plans_waiting
+        Plans nobody has decided; ``None`` when nobody knows.
+    cycle_gap_sec
+        Between the ends of the last two cycles.
+    """
+
+    at: float
+    took_sec: float
+    redis_up: bool
+    dagster_up: bool
+    vitals: Sequence[Vital] = ()
+    proofs: Sequence[StoredProof] = ()
+    allocations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    permits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
+    decided: Mapping[str, float] = field(default_factory=dict)
+    ran: Mapping[str, float] = field(default_factory=dict)
+    beats: Mapping[str, float] = field(default_factory=dict)
+    switches: Mapping[str, bool] = field(default_factory=dict)
+    plans_waiting: int | None = None
+    cycle_gap_sec: float | None = None
+
+
+class Collector:
+    """Looks, and keeps the counts up to date.
+
+    Parameters
+    ----------
+    store
+        Redis.
+    instance
+        Dagster's records.
+    """
+
+    def __init__(self, store: RedisStore, instance: dg.DagsterInstance) -> None:
+        self.store, self.instance = store, instance
+        self.signs = VitalSignsReader(store)
+
+    def look(self) -> Look:
+        """Look once; neither Redis nor Dagster being away is an error here."""
+        began, now = time.monotonic(), self.store.clock().timestamp()
+        try:
+            dagster_up = fold_runs(self.store, self.instance, now)
+            seen = self._see(now)
+        except RedisUnavailableError:
+            return Look(now, time.monotonic() - began, redis_up=False, dagster_up=self._dagster_answers())
+        return Look(now, time.monotonic() - began, redis_up=True, dagster_up=dagster_up, **seen)
+
+    def _see(self, now: float) -> dict[str, Any]:
+        store, of = self.store, self.store.keys.of
+        fold_decisions(store)
+        symbols = store.settings.symbols
+        tables = {
+            table.asset: {one.symbol: one.value for one in store.read(table, symbols) if one.state is State.PRESENT}
+            for table in (ALLOCATION_TARGET, GOVERNOR_STATE)
+        }
+        parts = ("worker", "daemon", "cycle", "watch", *shard_queues(store.settings.shards))
+        names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
+        *beats, cycles = store.run("reading heartbeats", names)
+        ends = [number_or_none(one.decode(errors="replace")) for one in cycles] if isinstance(cycles, list) else []
+        evaluation = evaluate(self.signs.read(), Limits.of(store.settings), now)
+        switches, guards = read_switches(store), read_guards(store)
+        try:
+            waiting: int | None = waiting_plans(store).count
+        except UnreadableKeyError:
+            waiting = None
+        return {
+            "vitals": evaluation.vitals,
+            "proofs": evaluation.proofs,
+            "allocations": tables[ALLOCATION_TARGET.asset],
+            "permits": tables[GOVERNOR_STATE.asset],
+            **{
+                name: counts_in(store, key)
+                for name, key in (("published", "counts_published"), ("decided", "counts_decided"), ("ran", "counts_ran"))
+            },
+            "beats": {
+                part: now - epoch
+                for part, beat in zip(parts, beats, strict=True)
+                if isinstance(beat, bytes) and (epoch := number_or_none(beat.decode(errors="replace"))) is not None
+            },
+            "switches": {
+                "killed": switches.killed,
+                "disarmed": switches.disarmed,
+                **{guard: guard in guards.live for guard in GUARDS},
+            },
+            "plans_waiting": waiting,
+            "cycle_gap_sec": ends[0] - ends[1] if len(ends) > 1 and ends[0] is not None and ends[1] is not None else None,
+        }
+
+    def _dagster_answers(self) -> bool:
+        try:
+            self.instance.get_run_records(limit=1)
+        except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
+            return False
+        return True
+
+
+def counts_in(store: RedisStore, key: str) -> dict[str, float]:
+    """Read one hash of counts; fields that are none are left out, and so is a key that holds something else."""
+    (reply,) = store.run("reading counts", [("HGETALL", store.keys.of(key))])
+    if isinstance(reply, Exception):
+        return {}
+    found = {name: number_or_none(text) for name, text in texts(reply).items() if not name.startswith("_")}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+# --- decisions ------------------------------------------------------------------------------------------------------------------
+
+
+def fold_decisions(store: RedisStore) -> int:
+    """Count the governor's decisions since the last time, per symbol and reason; give how many.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away; they are counted next time.
+    """
+    key, stream = store.keys.of("counts_decided"), store.keys.of("stream_governor_events")
+    (cursor,) = store.run("reading a cursor", [("HGET", key, CURSOR)])
+    before = cursor.decode(errors="replace") if isinstance(cursor, bytes) else ""
+    (entries,) = store.run("reading decisions", [("XRANGE", stream, f"({before}" if before else "-", "+", "COUNT", EVENTS_AT_ONCE)])
+    if isinstance(entries, Exception) or isinstance(cursor, Exception) or not entries:
+        return 0
+    counts: Counter[str] = Counter()
+    for _, raw in entries:
+        counts.update(_counted(texts(raw), store.settings.symbols))
+    return _fold(store, key, before, entries[-1][0].decode(), "", counts) * counts.total()
+
+
+def _counted(event: Mapping[str, str], symbols: Iterable[str]) -> list[str]:
+    if "plan_id" not in event:  # a switch
+        return []
+    symbol = event.get("symbol", "")
+    symbol = symbol if symbol in symbols else OTHER
+    if event.get("granted") in ("1", "true"):
+        action, reason = event.get("eff_action", ""), event.get("eff_reason", "")
+        hint = f"eff:{action if action in EFF_ACTIONS else OTHER}:{reason if reason in REASONS_P29 else OTHER}"
+        return [f"allow:{symbol}", hint]
+    return [f"block:{symbol}:{block_reason(event.get('reason', ''))}"]
+
+
+def block_reason(reason: str) -> str:
+    """Give the label of a block's reason: one of a closed set."""
+    if reason.startswith(INVALID):
+        return INVALID_PLAN
+    return reason if reason in GATE_OF else OTHER
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------------------
+
+
+def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bool:
+    """Count the runs that have ended since the last time, and how long cycles took; tell whether Dagster answered.
+
+    Runs that ended before the first time are not counted.
+
+    Raises
+    ------
+    RedisUnavailableError
+        Redis is away; they are counted next time.
+    """
+    key = store.keys.of("counts_ran")
+    (reply,) = store.run("reading a cursor", [("HMGET", key, CURSOR, RECENT)])
+    if isinstance(reply, Exception):
+        return True
+    before = reply[0].decode(errors="replace") if reply[0] is not None else ""
+    recent: dict[str, float] = _recent(reply[1])
+    since = number_or_none(before)
+    since = now if since is None else since
+    wanted = dg.RunsFilter(
+        statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
+    )
+    try:
+        records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=RUNS_AT_ONCE + len(recent))
+    except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
+        return False
+    new = [one for one in records if one.dagster_run.run_id not in recent and one.update_timestamp.timestamp() >= since - OVERLAP_SEC]
+    if not before:
+        new = []
+    counts: Counter[str] = Counter()
+    for record in new:
+        counts.update(_ran(record))
+    cursor = max([since, *(one.update_timestamp.timestamp() for one in records)])
+    recent |= {one.dagster_run.run_id: one.update_timestamp.timestamp() for one in records}
+    kept = {run_id: at for run_id, at in recent.items() if at >= cursor - 2 * OVERLAP_SEC}
+    if new or not before:
+        _fold(store, key, before, repr(cursor), json.dumps(kept), counts)
+    return True
+
+
+def _recent(reply: Any) -> dict[str, float]:
+    try:
+        return {str(run_id): float(at) for run_id, at in json.loads(reply or "{}").items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _ran(record: dg.RunRecord) -> dict[str, float]:
+    run = record.dagster_run
+    counts: dict[str, float] = {f"run:{run.job_name}:{run.status.value}": 1}
+    if run.job_name == "cycle" and record.start_time and record.end_time:
+        created = record.create_timestamp.timestamp()
+        waited = max(record.start_time - created, 0.0)
+        spans = (waited, record.end_time - record.start_time, record.end_time - created)
+        for part, sec in zip(PARTS_OF_A_CYCLE, spans, strict=True):
+            bucket = next((limit for limit in BUCKETS_SEC if sec <= limit), "+Inf")
+            counts |= {f"bucket:{part}:{bucket}": 1, f"sum:{part}": sec}
+    return counts
+
+
+def _fold(store: RedisStore, key: str, before: str, after: str, recent: str, counts: Mapping[str, float]) -> int:
+    added = flat({name: repr(float(amount)) for name, amount in counts.items()})
+    (reply,) = store.run("counting", [("EVAL", FOLD_LUA, 1, key, before, after, recent, *added)])
+    return 0 if isinstance(reply, Exception) else int(reply)

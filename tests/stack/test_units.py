@@ -1,0 +1,65 @@
+"""The systemd units: they cover the stack, say what our commands understand, and are shut."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from quantum_assets.cli import cli
+from quantum_assets.cli.serve import PARTS
+
+UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
+SERVICES = sorted(UNITS.glob("*.service"))
+EXPOSURE_MAX = 2.0  # of 10, as `systemd-analyze security` counts
+
+
+def unit(path: Path) -> configparser.RawConfigParser:
+    """Read one; keys may be repeated."""
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str
+    parser.read(path)
+    return parser
+
+
+def test_there_is_a_unit_for_each_process_and_the_target_wants_them_all() -> None:
+    names = {path.stem.removeprefix("quantum-") for path in SERVICES}
+    assert names >= PARTS.keys()
+    wanted = unit(UNITS / "quantum.target")["Unit"]["Wants"].split()
+    assert set(wanted) >= {f"quantum-{part}.service" for part in PARTS}
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_a_unit_starts_a_command_there_is_restarts_and_is_bounded(path: Path) -> None:
+    """A unit with a typo is found at the worst moment."""
+    section = unit(path)["Service"]
+    program, command, *arguments = section["ExecStart"].split()
+    assert program == "/opt/quantum/bin/quantum"
+    known = cli.get_command(None, command)
+    assert known is not None
+    assert all(not argument.startswith("-") or any(argument in option.opts for option in known.params) for argument in arguments)
+    assert (section["Restart"], section["RestartSec"]) == ("always", "10")
+    limits = unit(path)["Unit"]
+    assert (limits["StartLimitIntervalSec"], limits["StartLimitBurst"]) == ("300", "5")
+    assert re.fullmatch(r"512M|2G", section["MemoryMax"])
+    assert section["User"] == "quantum"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Path) -> None:
+    """Its own judgement, and its own measure of exposure."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.fail("systemd-analyze is not installed: apt-get install systemd")
+    for one in UNITS.iterdir():
+        text = one.read_text().replace("/opt/quantum/bin/quantum", "/usr/bin/env")  # verify wants the program to be there
+        (tmp_path / one.name).write_text(text)
+    verified = subprocess.run(["systemd-analyze", "verify", tmp_path / path.name], capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    judged = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", tmp_path / path.name], capture_output=True, text=True, check=True
+    )
+    exposure = float(re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout).group(1))
+    assert exposure <= EXPOSURE_MAX, judged.stdout
