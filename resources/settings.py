@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     alert_remind_sec: Seconds = Field(3600, description="an alert that lasts is repeated this often")
     proof_interval_sec: Seconds = Field(60, description="the proof pack runs this often")
     watch_port: int = Field(8066, ge=0, le=65535, description="port of the watcher's /healthz on 127.0.0.1; 0 chooses a free one")
+    web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated names of the user interface beside 127.0.0.1 and localhost, as a proxy passes them on"
+    )
     shards: int = Field(1, ge=1, le=64, description="queues the universe is split into, one run and worker each")
     allow_synthetic: bool = Field(default=False, description="let replayed, example or synthetic data earn permits")
     enable_stream: bool = Field(default=False, description="also write the risk and harvest streams")
@@ -155,9 +158,9 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return symbols
 
-    @field_validator("alert_urls", mode="before")
+    @field_validator("alert_urls", "web_hosts", mode="before")
     @classmethod
-    def _split_urls(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(

@@ -35,7 +35,9 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
     port = free_port()
     plain = () if "--tls-port" in options else ("--port", str(port))
     options = tuple(str(port) if one == "PORT" else one for one in options)
-    command = [PROGRAMS[program], *plain, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    config = [one for one in options if one.endswith(".conf")]
+    rest = [one for one in options if one not in config]
+    command = [PROGRAMS[program], *config, *plain, "--bind", "127.0.0.1", "127.0.0.2", "--save", "", "--dir", str(folder), *rest]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10
@@ -51,6 +53,29 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def certificates(folder: Path, *, name: str = "ca") -> Path:
+    """Make a certificate authority and, signed by it, a certificate for 127.0.0.1 and localhost; give the authority's."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN=quantum test {name}")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    openssl("req", "-new", *key[:-2], "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    signed = ("-CA", f"{name}.crt", "-CAkey", f"{name}.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+    openssl("x509", "-req", "-in", "server.csr", *signed, "-out", "server.crt")
+    return folder / f"{name}.crt"
+
+
+def shipped_config(folder: Path) -> tuple[str, ...]:
+    """Give the shipped configuration with this folder's files, as a program's arguments."""
+    config = folder / "redis.conf"
+    text = (ACL_FILE.parent / "redis.conf").read_text()
+    config.write_text(text.replace("/etc/redis/tls/", f"{folder}/").replace("/etc/redis/", f"{folder}/"))
+    return (str(config), "--tls-port", "PORT")
 
 
 def with_passwords(folder: Path) -> Path:
