@@ -22,7 +22,7 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State
 from quantum_assets.contracts.schema import ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings
@@ -89,6 +89,10 @@ def _remedy(cause: Exception) -> str:
     if isinstance(cause, redis.exceptions.NoPermissionError) or "NOPERM" in str(cause):
         return "The user of that address may not do this: docs/security.md says which role needs which address."
     return "Check that the server runs and that REDIS_URL points to it."
+
+
+class OversizedError(redis.ResponseError):
+    """What stands there is larger than anything the product takes; only that key is refused."""
 
 
 class UnreadableKeyError(RuntimeError):
@@ -434,9 +438,21 @@ def _exchange(pool: Any, commands: Iterable[Sequence[Any]]) -> list[Any]:
 
 def _reply(connection: Any) -> Any:
     try:
-        return connection.read_response()
+        reply = connection.read_response()
     except redis.ResponseError as error:
         return error
+    return reply if _size(reply) <= VALUE_BYTES_MAX else OversizedError(f"larger than {VALUE_BYTES_MAX} bytes")
+
+
+def _size(reply: Any) -> int:
+    if isinstance(reply, bytes):
+        return len(reply)
+    if not isinstance(reply, list):
+        return 0
+    try:
+        return sum(map(len, reply))
+    except TypeError:  # numbers and nothings among them
+        return sum(len(one) for one in reply if isinstance(one, bytes))
 
 
 def _raise_if_unfit(replies: Sequence[Any]) -> None:
