@@ -56,7 +56,7 @@ READS = "-@all +@read +@connection -@dangerous -@scripting +info +eval_ro"
 _CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info"
 WRITES = f"{_CHANGES} +eval_ro"
 SCRIPTS = "(-@all +eval ~*)"
-BROKER_RIGHTS = f"~quantum:celery:* &quantum:celery:* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load"
+BROKER_RIGHTS = f"~quantum:celery:* &quantum:celery:* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +time"
 
 
 def acl(keys: Keys) -> str:

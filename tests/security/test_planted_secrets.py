@@ -137,6 +137,7 @@ def everything_in(server: redis.Redis) -> Iterator[str]:
 def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(running: Stack, tmp_path: Path) -> None:
     """One look at a log, a report or a ticket must not hand over the keys of the desk."""
     server = running.admin.client
+    wait_for("the workers", lambda: server.exists("quantum:heartbeat:worker") == 1, 60)
     wait_for("the first proofs of the loop", lambda: server.hget("quantum:proofs", "_run") is not None, 200)
     wait_for("a permit or block under the governor's user", lambda: server.exists("quantum:stream:governor.events") == 1)
     wait_for("the loop's own signs of life", lambda: server.llen("quantum:heartbeat:cycles") > 2)
