@@ -41,7 +41,7 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10
-            while not _listens(port):
+            while not listens(port):
                 assert process.poll() is None, command
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -50,7 +50,8 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
             process.terminate()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether somebody answers on loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
