@@ -20,7 +20,7 @@ def judge(dependencies: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     lines = [f"{len(dependencies)} packages, {len(dependencies) - len(skipped)} audited, {len(found)} findings", *found]
     if skipped:
         lines.append(
-            f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. The advisories could not be asked; this is no clean audit."
+            f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit."
         )
     return int(bool(found)), "\n".join(lines)
 
