@@ -19,9 +19,7 @@ def judge(dependencies: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     skipped = [one["name"] for one in dependencies if "skip_reason" in one]
     lines = [f"{len(dependencies)} packages, {len(dependencies) - len(skipped)} audited, {len(found)} findings", *found]
     if skipped:
-        lines.append(
-            f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit."
-        )
+        lines.append(f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit.")
     return int(bool(found)), "\n".join(lines)
 
 
