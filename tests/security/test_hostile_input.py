@@ -238,7 +238,7 @@ def test_no_script_of_a_reason_runs_in_the_report(world: RedisStore, tmp_path: P
         write_plan(world, text, text, action=text)
         verdicts = run(lambda: Evidence(world, instance), look_again_sec=0)
     report = tmp_path / "evidence.html"
-    report.write_text(render(world, verdicts))
+    report.write_text(render(verdicts, store=world))
     with sync_playwright() as player:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
