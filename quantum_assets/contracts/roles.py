@@ -26,7 +26,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
             *("stream_capital_efficiency", "stream_allocation_target"),
-            *("proofs", "proofs_by_symbol", "single_cycle"),
+            *("proofs", "proofs_by_symbol", "single_cycle", "lease", "lease_rival", "newest_cycles"),
         ),
         (PROPOSALS,),
     ),
