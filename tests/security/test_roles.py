@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dagster as dg
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -11,7 +12,11 @@ from redis.retry import Retry
 
 from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WRITERS, acl
 from quantum_assets.contracts.tables import Keys
-from tests.servers import ACL_FILE, as_user, server_of, with_passwords
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from resources.switches import arm, kill
+from tests.servers import ACL_FILE, as_user, server_of, url_of, with_passwords
+from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 
 ROLES = [line.split()[1] for line in ACL_FILE.read_text().splitlines() if line.startswith("user quantum-")]
 HOLES = {"permit": "p-1", "block": "p-1", "seen_plan": "p-1", "heartbeat": "worker", "guard_active": "DRAWDOWN"}
@@ -178,3 +183,38 @@ def test_a_script_of_the_governor_may_name_the_kill_switch_but_not_clear_it(serv
             assert refused(replies(client, [("EVAL", DELETES, 1, "quantum:kill")])[0])
             assert refused(replies(client, [("EVAL", "return redis.call('FLUSHALL')", 0)])[0])
         assert operator.eval(DELETES, 1, "quantum:kill") == 1
+
+
+def test_a_cycle_runs_under_role_users_and_nothing_is_denied(server: Server, tmp_path: Path) -> None:
+    """Rights that are too narrow stop the loop at three in the morning; the server's own list of denials says so first."""
+    server.admin.flushall()
+    server.admin.acl_log_reset()
+    settings = load_settings(
+        redis_url=url_of(PROPOSALS, server.port),
+        governor_redis_url=url_of(GOVERNOR, server.port),
+        quantum_home=tmp_path,
+        intent_mode="plan",
+        enable_stream=True,
+        efficiency_mode="enforce",
+    )
+    store = RedisStore(settings)
+    admin = RedisStore(load_settings(redis_url=url_of(ADMIN, server.port)))
+    for symbol in settings.symbols:
+        closes = real_closes(symbol)
+        write_candles(admin, symbol, closes)
+        write_position(admin, symbol, entry=closes[-1] * 0.9, mark=closes[-1])
+        write_target(admin, symbol)
+    write_equity(admin, equity=8_000)
+    write_plan(admin, "p-1", "BTCUSDT")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run_cycle(store, instance).success
+    assert server.admin.acl_log() == []
+    assert server.admin.exists("quantum:permit:p-1", "quantum:governor:block:p-1") == 1
+    assert server.admin.exists("quantum:risk:guard_active:DRAWDOWN") == 1
+    assert server.admin.xlen("quantum:stream:apply.plan") > 1
+    operator = RedisStore(load_settings(redis_url=url_of(OPERATOR, server.port)))
+    assert kill(operator, reason="trial", by="Ada").unrecorded == ""
+    assert "kill" in arm(operator, name="Ada", reason="over")
+    assert server.admin.acl_log() == []
+    for one in (store, admin, operator):
+        one.client.close()

@@ -15,10 +15,12 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 import pytest
 
 from tests.servers import ACL_FILE, certificates, free_port, listens
+from tests.world import QUIET, real_closes, run_cycle, write_candles, write_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LAUNCH = 'mutation {launchRun(executionParams: {selector: {jobName: "cycle", repositoryName: "__repository__", repositoryLocationName: "quantum"}, runConfigData: {}}) {__typename}}'
@@ -44,7 +46,7 @@ REFUSED = ("UnauthorizedError", "not authorized", "does not have permission")
 def webserver(home: Path, *arguments: str, **variables: str) -> Iterator[int]:
     """Run the product's webserver; it needs no workers to answer."""
     port = free_port()
-    (home / "dagster.yaml").touch()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -169,6 +171,49 @@ def test_the_proxy_asks_for_a_password_and_passes_everything_on(proxied: tuple[i
     assert upgraded(connect(), {**ada, "Origin": "https://quantum.example"}) == 101
     assert upgraded(connect(), {**ada, "Origin": "https://evil.example"}) == 403
     assert upgraded(connect(), named) == 401
+
+
+def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tmp_path: Path) -> None:
+    """Reasons, labels and alerts of other programs end up in metadata, tables, logs and the strip."""
+    from playwright.sync_api import sync_playwright
+
+    from definitions import assemble
+    from sensors.proofs import PROOFS_JOB_NAME
+    from tests.browser.test_ui import ARGUMENTS, CHROMIUM
+
+    hostile = "<img src=x onerror=window.pwned=1><script>window.pwned=1</script> ![x](http://127.0.0.1:9/leak)"
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    store = make_store()
+    for symbol in store.settings.symbols:
+        write_candles(store, symbol, real_closes(symbol))
+    store.client.hset(store.keys.of("raw_position", "ETHUSDT"), mapping={"side": f"data {hostile}"})
+    store.client.set(store.keys.of("guard_active", "DRAWDOWN"), json.dumps({"reason": hostile}))
+    store.client.set(store.keys.of("banner"), f"strip {hostile}")
+    store.client.set(store.keys.of("alerts_active"), json.dumps([{"title": hostile}]))
+    write_plan(store, "p-1", "ETHUSDT", source=hostile, action=hostile)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        run = run_cycle(store, instance, raise_on_error=False)
+        proofs = (
+            assemble(store)
+            .resolve_job_def(PROOFS_JOB_NAME)
+            .execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+        )
+    with webserver(tmp_path, REDIS_URL=store.settings.url) as port, sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        seen = ""
+        for path in ("/", "/assets/position?view=checks", "/assets/position?view=events", "/assets/risk_guard?view=checks",
+                     "/assets/governor_permit?view=events", f"/runs/{run.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
+            page.goto(f"http://127.0.0.1:{port}{path}", wait_until="domcontentloaded")
+            page.wait_for_timeout(3_000)  # the page fetches and renders by itself
+            seen += page.inner_text("body")
+            assert page.evaluate("window.pwned") is None, path
+        browser.close()
+    for place in ("data", "strip"):
+        assert f"{place} {hostile[:20]}".lower() in seen.lower()  # it was there to be run
+    assert [url for url in asked if not url.startswith((f"http://127.0.0.1:{port}", "data:", "blob:"))] == []
 
 
 def upgraded(connection: HTTPSConnection, headers: dict[str, Any]) -> int:
