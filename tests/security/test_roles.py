@@ -1,5 +1,6 @@
 """Users of Redis: each role may do its own work and nothing else, on a real Redis and a real Valkey that load the shipped list."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,24 @@ def test_nobody_gets_in_before_the_operator_has_given_passwords(tmp_path: Path) 
         for user in ({}, *({"username": role, "password": ""} for role in ROLES)):
             with redis.Redis(**once, **user) as client, pytest.raises(redis.exceptions.AuthenticationError):
                 client.ping()
+
+
+def test_the_documented_commands_give_every_user_a_password_of_its_own(tmp_path: Path) -> None:
+    """The guide is what an operator types; its first block is run here as it stands, in another folder."""
+    guide = (ACL_FILE.parents[2] / "docs" / "security.md").read_text()
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "quantum" / "secrets").mkdir(parents=True)
+    block = guide.split("```sh\n")[1].split("```")[0]
+    script = block.replace("/etc/", f"{tmp_path}/").replace(" -o redis -g redis", "")
+    subprocess.run(["bash", "-euc", script], cwd=ACL_FILE.parents[2], check=True)
+    urls = {file.stem: file.read_text().strip() for file in (tmp_path / "quantum" / "secrets").iterdir()}
+    assert {f"quantum-{name}" for name in urls} == set(ROLES)
+    assert len(set(urls.values())) == len(ROLES)
+    with server_of("redis", tmp_path, "--aclfile", str(tmp_path / "redis" / "users.acl")) as port:
+        for url in urls.values():
+            address = url.replace("rediss://", "redis://").replace("redis.example:6379", f"127.0.0.1:{port}")
+            with redis.Redis.from_url(address, protocol=2) as client:
+                assert client.ping()
 
 
 def test_what_decides_and_what_proposes_are_apart() -> None:
