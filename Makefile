@@ -8,7 +8,7 @@ TOOLS := .venv-tools
 LOCKED := --disable-pip-version-check --quiet --require-hashes --no-deps
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
-.PHONY: setup run test slow check bench lock docs feed tools clean
+.PHONY: setup run test slow check bench lock docs feed tools audit sbom clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,7 @@ bench: setup  ## everything measured, about an hour, into benchmarks/results and
 docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md
 	$(BIN)/quantum prove --list > docs/proofs.md
+	$(BIN)/quantum keys --acl > deploy/redis/users.acl
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
@@ -59,6 +60,13 @@ $(TOOLS)/.installed: requirements-tools.lock
 	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install $(LOCKED) -r requirements-tools.lock
 	touch $@
+
+audit: tools  ## known vulnerabilities of what is locked; says so when they could not be asked for
+	$(TOOLS)/bin/python .ci/audit.py requirements.lock requirements-feed.lock
+
+sbom: tools  ## bill of materials of what is locked, CycloneDX JSON, validated against its schema
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --validate -o sbom.json
 
 clean:
 	rm -rf $(VENV) $(FEED) $(TOOLS) .quantum .pytest_cache .mypy_cache .ruff_cache .hypothesis

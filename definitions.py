@@ -58,7 +58,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     settings
         Settings to use; read from the environment when not given.
     **resources
-        Resources that replace the default ones, by name (``store``, ``redis_io``, ``efficiency_io``, ``intent_io``).
+        Resources that replace the default ones, by name (``store``, ``governor``, ``redis_io`` ...).
 
     Raises
     ------
@@ -80,7 +80,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     **resources
         See :func:`build_defs`.
     """
-    settings = store.settings
+    settings, governor = store.settings, store.as_governor()
     return dg.Definitions(
         assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols, freshness_badges(settings)),
         asset_checks=[calc_only_process, proof_pack, *sound_checks(symbol_partitions(settings.symbols))],
@@ -89,7 +89,9 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
         executor=executor,
         resources={
             "store": store,
+            "governor": governor,
             "redis_io": RedisIOManager(store, PUBLISHED_TABLES),
+            "governor_io": RedisIOManager(governor, PUBLISHED_TABLES),
             "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
             "intent_io": IntentIOManager(store, PUBLISHED_TABLES),
             **resources,

@@ -65,16 +65,18 @@ CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "P
     group_name="governor",
     kinds={"redis"},
     owners=OWNERS,
-    io_manager_key="redis_io",
+    io_manager_key="governor_io",
     description=(
         "Decides every waiting plan exactly once: a permit of 60 s or a block with the first gate that failed. Plans that open "
         "risk need fresh, readable, live data; unknown means no. Efficiency only hints at a smaller size, it never blocks."
     ),
 )
-def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+def governor_permit(
+    context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore], governor: dg.ResourceParam[RedisStore]
+) -> pl.DataFrame:
     """Decide plans, then write the state row of every symbol of the run."""
     symbols = list(context.partition_keys)
-    decided = decide_plans(store, cycle_id=cycle_id_of(context.run))
+    decided = decide_plans(governor, cycle_id=cycle_id_of(context.run))
     for one in decided:
         outcome = "permit" if one.granted else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
@@ -82,9 +84,9 @@ def governor_permit(context: dg.AssetExecutionContext, store: dg.ResourceParam[R
         _leave_a_sign_of_life(store)
     others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
     if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs
-        rows = state_frame(store, others, decided).iter_rows(named=True)
-        store.publish(GOVERNOR_STATE, list(rows), cycle_id=cycle_id_of(context.run))
-    return state_frame(store, symbols, decided)
+        rows = state_frame(governor, others, decided).iter_rows(named=True)
+        governor.publish(GOVERNOR_STATE, list(rows), cycle_id=cycle_id_of(context.run))
+    return state_frame(governor, symbols, decided)
 
 
 def _leave_a_sign_of_life(store: RedisStore) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from quantum_assets.contracts.reading import printable
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.freshness import CANDLES, EPOCH_MAX, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 
@@ -550,6 +551,7 @@ def _message(event: Event, group: Sequence[Trouble], now: float) -> Message:
     names = [trouble.name for trouble in group]
     limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ")))
     what = [f"{trouble.name}: {trouble.what}" if trouble.family == SYMBOL else trouble.what for trouble in group[:NAMES_MAX]]
+    what = [printable(one) for one in what]  # what stands in Redis reaches terminals, logs and mails
     if len(group) > NAMES_MAX:
         what.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
     more = " ..." if len(group) > TITLE_NAMES_MAX else ""
@@ -566,7 +568,7 @@ def _message(event: Event, group: Sequence[Trouble], now: float) -> Message:
         event=event,
         alert=first.alert if alone else FAMILIES[first.family],
         level="failure" if any(trouble.level == "failure" for trouble in group) else "warning",
-        title=_one_line(before + headline),
+        title=_one_line(printable(before + headline)),
         text="\n".join(lines),
         symbols=tuple(trouble.name for trouble in group if trouble.family == SYMBOL),
         since=since,

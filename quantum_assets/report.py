@@ -194,7 +194,7 @@ def _teller(settings: Settings) -> Callable[[object], str]:
 
 
 def _secrets(settings: Settings) -> set[str]:
-    servers = [settings.redis_url.get_secret_value(), settings.celery_broker_url.get_secret_value()]
+    servers = [one.get_secret_value() for one in (settings.redis_url, settings.governor_redis_url, settings.celery_broker_url)]
     urls = [*filter(PASSWORD.search, servers), *(one.get_secret_value() for one in settings.alert_urls)]
     passwords = [found[1] for url in urls if (found := PASSWORD.search(url))]
     return {text for text in (*urls, *passwords, *map(unquote, passwords)) if len(text) >= SECRET_CHARACTERS_MIN}

@@ -23,19 +23,19 @@ from resources.redis_store import RedisStore
     group_name="governor",
     kinds={"redis"},
     owners=OWNERS,
-    io_manager_key="redis_io",
+    io_manager_key="governor_io",
     description=(
         "Guards of the account, each of which blocks openings while it lives: **EQUITY_STALE**, **DAILY_LOSS** > 2.5 % of "
         "equity, **DRAWDOWN** > 8 % and **EMERGENCY_FLATTEN** > 10 % of the peak, **CONSEC_LOSS** >= 3. A guard is announced "
         "once, when it comes to life. An input that cannot be used is an error by name, and never replaced by a default."
     ),
 )
-def risk_guard(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
+def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Judge the account, set and announce its guards, and say what was found."""
     require_calc_only()
-    account = read_account(store)
+    account = read_account(governor)
     assessment = assess(account.account, RiskGuardTheta())
-    enforced = enforce(store, assessment, cycle_id=cycle_id_of(context.run))
+    enforced = enforce(governor, assessment, cycle_id=cycle_id_of(context.run))
     for one in enforced.announced:
         context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")
     row = guard_state(account, assessment, enforced)

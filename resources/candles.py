@@ -304,7 +304,7 @@ class CandleReader:
         for name in names:
             keys, last = [of(key, name[0]) for key in CANDLE_KEYS], self._parsed.get(name)
             options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed))
-            commands.append(("EVAL", NEWEST_LUA, len(keys), *keys, *options, *types))
+            commands.append(("EVAL_RO", NEWEST_LUA, len(keys), *keys, *options, *types))
         if len(commands) <= BATCH_SYMBOLS:
             yield from self.store.run("reading candles", commands)
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import polars as pl
 
 from quantum_assets.contracts.schema import stamps
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
+from resources.logs import DATED, log_to_stderr
 from resources.ohlcv_files import OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
@@ -405,7 +405,7 @@ def main(folder: Path | None, symbols: str | None, first: int, every_sec: float,
         candles = load_candles(folder or SAMPLE_DIR, settings.symbols)
     except (SettingsError, OhlcvFileError) as error:
         raise click.UsageError(str(error)) from error
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr(settings.log_level, DATED)
     invent = folder is None if examples is None else examples
     world = ExampleWorld(RedisStore(settings), candles, first=first, examples=invent)
     log.info("Playing %s from %s, a candle every %g s", ", ".join(candles), folder or SAMPLE_DIR, every_sec)

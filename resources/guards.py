@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from quantum_assets.contracts.reading import LABEL_CHARS_MAX
 from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD
 from quantum_assets.freshness import EPOCH_MAX
@@ -222,7 +223,7 @@ def read_account(store: RedisStore) -> AccountReading:
         DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
         CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
-    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, worth.get("source", ""))
+    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, worth.get("source", "")[:LABEL_CHARS_MAX])
 
 
 def utc_date(now: datetime) -> str:

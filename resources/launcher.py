@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import warnings
 from functools import cache
 from typing import Any, Self
@@ -43,6 +44,9 @@ def queues(shards: int) -> list[str]:
 def celery_arguments(settings: Settings) -> dict[str, Any]:
     """Give the Celery application's arguments, the same for the launcher and the workers."""
     bounded = {"global_keyprefix": KEY_PREFIX, "socket_timeout": 5, "socket_connect_timeout": 1, "socket_keepalive": True}
+    # Celery asks for these by name, and would take a rediss:// address without them for "do not verify".
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **settings.tls_files}
+    encrypted = settings.broker_url.startswith("rediss://")
     return {
         "broker": settings.broker_url,
         "backend": settings.broker_url,
@@ -57,6 +61,8 @@ def celery_arguments(settings: Settings) -> dict[str, Any]:
             "worker_hijack_root_logger": False,
             "worker_redirect_stdouts": False,
             "task_publish_retry": False,
+            "worker_enable_remote_control": False,  # nobody uses it, and whoever reaches the broker could stop workers with it
+            **({"broker_use_ssl": tls, "redis_backend_use_ssl": tls} if encrypted else {}),
         },
     }
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
-from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from resources.redis_store import RedisStore, pairs
 
 Side = Literal["LONG", "SHORT"]
@@ -338,6 +338,8 @@ def _unpacked(raw_fields: Any) -> tuple[dict[bytes, bytes], str]:
     """Give the fields of a stream entry, those of its JSON ``payload`` on top, and what is wrong with the payload."""
     fields = pairs(raw_fields)
     text = fields.pop(b"payload", b"{}")
+    if len(text) > ENTRY_BYTES_MAX:
+        return fields, f"payload is larger than {ENTRY_BYTES_MAX} bytes"
     try:
         payload = _json(text)
         if not isinstance(payload, dict):

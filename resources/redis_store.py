@@ -22,7 +22,7 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State
 from quantum_assets.contracts.schema import ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings
@@ -79,8 +79,20 @@ class RedisUnavailableError(RuntimeError):
     def __init__(self, address: str, doing: str, cause: Exception) -> None:
         super().__init__(
             f"Redis at {address} cannot be used while {doing} ({type(cause).__name__}: {cause}). "
-            "Nothing was half-written. Check that the server runs and that REDIS_URL points to it."
+            f"Nothing was half-written. {_remedy(cause)}"
         )
+
+
+def _remedy(cause: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+        return "REDIS_CA_FILE must name the certificate that signed the server's, and REDIS_URL a host that stands in it."
+    if isinstance(cause, redis.exceptions.NoPermissionError) or "NOPERM" in str(cause):
+        return "The user of that address may not do this: docs/security.md says which role needs which address."
+    return "Check that the server runs and that REDIS_URL points to it."
+
+
+class OversizedError(redis.ResponseError):
+    """What stands there is larger than anything the product takes; only that key is refused."""
 
 
 class UnreadableKeyError(RuntimeError):
@@ -124,6 +136,7 @@ def connect(settings: Settings) -> redis.Redis:
     """Open a client whose every call is bounded: one second, no hidden retries, bytes in and out."""
     return redis.Redis.from_url(
         settings.url,
+        **(settings.tls_files if settings.url.startswith("rediss://") else {}),
         socket_timeout=COMMAND_TIMEOUT_SEC,
         socket_connect_timeout=COMMAND_TIMEOUT_SEC,
         socket_keepalive=True,
@@ -161,6 +174,11 @@ class RedisStore:
         self._spent: deque[tuple[float, float]] = deque()
         self._decoded: dict[tuple[str, str], tuple[Mapping[bytes, bytes], dict[str, Any]]] = {}
         self._known = frozenset(settings.symbols)
+
+    def as_governor(self) -> RedisStore:
+        """Give the store that decides: the same server under the governor's user, or this one when it has none of its own."""
+        settings = self.settings.as_governor()
+        return self if settings is self.settings else RedisStore(settings, self.clock)
 
     def run(self, doing: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Send many commands in one round trip; a failed command is its exception, in place.
@@ -420,9 +438,21 @@ def _exchange(pool: Any, commands: Iterable[Sequence[Any]]) -> list[Any]:
 
 def _reply(connection: Any) -> Any:
     try:
-        return connection.read_response()
+        reply = connection.read_response()
     except redis.ResponseError as error:
         return error
+    return reply if _size(reply) <= VALUE_BYTES_MAX else OversizedError(f"larger than {VALUE_BYTES_MAX} bytes")
+
+
+def _size(reply: Any) -> int:
+    if isinstance(reply, bytes):
+        return len(reply)
+    if not isinstance(reply, list):
+        return 0
+    try:
+        return sum(map(len, reply))
+    except TypeError:  # numbers and nothings among them
+        return sum(len(one) for one in reply if isinstance(one, bytes))
 
 
 def _raise_if_unfit(replies: Sequence[Any]) -> None:

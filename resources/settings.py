@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quantum_assets.contracts.tables import Keys
 
+REDIS_PORT = 6379
 EMBEDDED_PORT = 6390  # first choice of the embedded Valkey; the port really taken is in <QUANTUM_HOME>/redis.url
 _PROJECT_DIR = Path(__file__).resolve().parent.parent
 _COMMENT = re.compile(r"(^|\s+)#.*$")
+_WRONG = "Wrong settings, nothing was started ({}):\n"
 _SYMBOL = re.compile(r"[\w-]{2,40}")
 
 SLOWER_THAN = (  # what is renewed less often than it is believed would be stale for ever
@@ -44,7 +47,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     redis_url: SecretStr = Field(SecretStr(""), description="Redis or Valkey; default: the embedded server")
+    governor_redis_url: SecretStr = Field(
+        SecretStr(""), description="the same server under the governor's user, for permits, blocks and guards; default: REDIS_URL"
+    )
     celery_broker_url: SecretStr = Field(SecretStr(""), description="broker of the workers; default: the same server")
+    redis_ca_file: str = Field(
+        "", description="certificates that may have signed that of a rediss:// server; default: the system's"
+    )
+    redis_cert_file: str = Field("", description="our own certificate, for a rediss:// server that asks for one")
+    redis_key_file: str = Field("", description="its key")
     quantum_home: Path = Field(
         _PROJECT_DIR / ".quantum", description="instance folder: Dagster's and the embedded Valkey's files"
     )
@@ -73,6 +84,9 @@ class Settings(BaseSettings):
     alert_remind_sec: Seconds = Field(3600, description="an alert that lasts is repeated this often")
     proof_interval_sec: Seconds = Field(60, description="the proof pack runs this often")
     watch_port: int = Field(8066, ge=0, le=65535, description="port of the watcher's /healthz on 127.0.0.1; 0 chooses a free one")
+    web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated names of the user interface beside 127.0.0.1 and localhost, as a proxy passes them on"
+    )
     shards: int = Field(1, ge=1, le=64, description="queues the universe is split into, one run and worker each")
     allow_synthetic: bool = Field(default=False, description="let replayed, example or synthetic data earn permits")
     enable_stream: bool = Field(default=False, description="also write the risk and harvest streams")
@@ -144,9 +158,9 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return symbols
 
-    @field_validator("alert_urls", mode="before")
+    @field_validator("alert_urls", "web_hosts", mode="before")
     @classmethod
-    def _split_urls(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
@@ -166,7 +180,7 @@ class Settings(BaseSettings):
     def _strip_comment(cls, value: Any) -> Any:
         return _COMMENT.sub("", value).strip() if isinstance(value, str) else value
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "governor_redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
@@ -189,6 +203,9 @@ class Settings(BaseSettings):
             if getattr(self, every) >= getattr(self, limit):
                 msg = f"{every.upper()}={getattr(self, every)} must be less than {limit.upper()}={getattr(self, limit)}"
                 raise ValueError(msg)
+        if (governor := self.governor_redis_url.get_secret_value()) and _server(governor) != _server(self.url):
+            msg = "GOVERNOR_REDIS_URL=(hidden) must be the server and database of REDIS_URL, under another user"
+            raise ValueError(msg)
         if self.p31_min_mult > self.p31_max_mult:
             msg = f"P31_MIN_MULT={self.p31_min_mult} must not exceed P31_MAX_MULT={self.p31_max_mult}"
             raise ValueError(msg)
@@ -197,14 +214,14 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read explicit values first, then the environment; no files behind the operator's back."""
-        return init_settings, env_settings
+        """Read explicit values first, then the environment; no files but those it names."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @property
     def url(self) -> str:
@@ -217,6 +234,18 @@ class Settings(BaseSettings):
             return self.embedded_url_file.read_text().strip()
         except OSError:
             return f"redis://127.0.0.1:{EMBEDDED_PORT}/0"
+
+    def as_governor(self) -> Settings:
+        """Give these settings with the governor's address for the proposals'."""
+        return (
+            self.model_copy(update={"redis_url": self.governor_redis_url}) if self.governor_redis_url.get_secret_value() else self
+        )
+
+    @property
+    def tls_files(self) -> dict[str, str]:
+        """Certificates and key of TLS connections, by the names redis-py has for them."""
+        files = {"ssl_ca_certs": self.redis_ca_file, "ssl_certfile": self.redis_cert_file, "ssl_keyfile": self.redis_key_file}
+        return {name: file for name, file in files.items() if file}
 
     @property
     def broker_url(self) -> str:
@@ -251,6 +280,41 @@ class Settings(BaseSettings):
         )
 
 
+class SecretFiles(PydanticBaseSettingsSource):
+    """Reads a secret from the file named by ``<NAME>_FILE``: a credential of systemd, a mounted secret."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Read one field's file, if the environment names one.
+
+        Raises
+        ------
+        SettingsError
+            It cannot be read, or the secret is also given in the environment itself.
+        """
+        variable = f"{field_name.upper()}_FILE"
+        path = os.environ.get(variable, "").strip()
+        if not path or "Secret" not in str(field.annotation):
+            return None, field_name, False
+        if os.environ.get(field_name.upper()):
+            msg = f"  {variable}: {field_name.upper()} is set, too; accepted: one of them"
+            raise SettingsError(_WRONG.format(1) + msg)
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"  {variable}={path!r} cannot be read: {error}"
+            raise SettingsError(_WRONG.format(1) + msg) from None
+
+    def __call__(self) -> dict[str, Any]:
+        """Read all of them."""
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _server(url: str) -> tuple[str | None, int | None, str]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or REDIS_PORT, parts.path.strip("/") or "0"
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read and validate all settings.
 
@@ -280,4 +344,4 @@ def _explain(error: ValidationError, environ: Mapping[str, str]) -> str:
         value = "(hidden)" if secret else repr(seen)
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"  {name}={value}: {message}" if name else f"  {message}")
-    return f"Wrong settings, nothing was started ({len(lines)}):\n" + "\n".join(lines)
+    return _WRONG.format(len(lines)) + "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -37,6 +36,7 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 import definitions  # noqa: F401 - imported for its cost: the forked children find it warm
 from resources.engines import DATABASES
 from resources.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues
+from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.tether import die_with_parent
@@ -91,7 +91,7 @@ def _need_no_warning_of_root(conf: Any, **_: Any) -> None:
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log_plainly(**_: Any) -> None:
-    logging.basicConfig(level=load_settings().log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr(load_settings().log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # every instance opened by a run says hello
     pool_log = get_multiprocessing_logger()  # says when a child is replaced for its memory, but to nobody unless it is asked to
     pool_log.propagate = True

@@ -1,7 +1,8 @@
-"""Dagster's webserver with two additions: a strip that names what is wrong, and check results shown until the next are due.
+"""Dagster's webserver with a strip that names what is wrong, check results shown until the next are due, and a shut door.
 
+The door is shut to requests that other sites' pages make a browser send.
 Started as ``python -m resources.webserver ...``. Checked on dagster-webserver 1.13.27: the page is served by
-``DagsterWebserver.index_html_endpoint``.
+``DagsterWebserver.index_html_endpoint``; it answers to any Host, and executes mutations that come as a GET.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ from __future__ import annotations
 import html
 import json
 import time
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster_webserver.app
 import redis
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
@@ -31,7 +38,8 @@ STRIP = (
     'pointer-events:none">{text}</div>'
 )
 
-
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code
 AMBER, RED = "#7a4b00", "#a11212"
 TEXT_MAX = 300  # characters of what comes from Redis
 
@@ -82,8 +90,66 @@ async def targets_latest(record: AssetCheckExecutionRecord, loading_context: Any
     return await stock_targets_latest(record, loading_context)
 
 
+class OwnPagesOnly:
+    """Refuses what another site's page makes a browser send here: a page that is merely visited could launch and delete runs.
+
+    Parameters
+    ----------
+    app
+        What answers the rest.
+    hosts
+        Names by which this server is addressed.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        why = refusal(scope, self.hosts) if scope["type"] in ("http", "websocket") else ""
+        answer: ASGIApp = self.app
+        if why:
+            answer = WebSocketClose(POLICY_VIOLATION, why) if scope["type"] == "websocket" else PlainTextResponse(why, FORBIDDEN)
+        await answer(scope, receive, send)
+
+
+def refusal(scope: Scope, hosts: Collection[str]) -> str:
+    """Say why a request is refused; empty when it is not.
+
+    A name that is not ours came by a foreign DNS answer (rebinding). A foreign Origin is a foreign page. A browser sends GET and
+    forms for any page without asking, JSON only after a leave that is never given here.
+    """
+    headers = Headers(scope=scope)
+    if _host(f"//{headers.get('host', '')}") not in hosts:
+        return "This name is none of this server's; WEB_HOSTS lists them."
+    if (origin := headers.get("origin")) is not None and _host(origin) not in hosts:
+        return "This request comes from another site's page."
+    if scope["type"] == "http" and scope["path"].endswith("/graphql"):
+        playground = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        json_sent = scope["method"] == "POST" and headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+        if not (playground or json_sent):
+            return "GraphQL is taken as POST with Content-Type application/json only."
+    return ""
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
 class BannerWebserver(DagsterWebserver[Any, Any]):
-    """Serves the user interface with the strip."""
+    """Serves the user interface with the strip, to its own pages."""
+
+    def build_middleware(self) -> list[Middleware]:
+        """Shut the door to others before Dagster sees a request."""
+        return [Middleware(OwnPagesOnly, hosts={*LOOPBACK, *load_settings().web_hosts}), *super().build_middleware()]
+
+    def make_csp_header(self, nonce: str) -> str:
+        """Let the page show no pictures of other servers: Markdown in a description could count who looks."""
+        return f"{super().make_csp_header(nonce).strip().rstrip(';')}; img-src 'self' data: blob:; frame-ancestors 'none'"
 
     def index_html_endpoint(self, request: Request) -> HTMLResponse:
         """Serve the page, with the strip when there is something to say."""

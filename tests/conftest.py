@@ -36,7 +36,7 @@ class Clock:
 def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the developer's shell must not decide a test."""
     for name in Settings.model_fields:
-        for variable in {name.upper(), f"MARKETSTATE_{name.upper()}"}:
+        for variable in {name.upper(), f"{name.upper()}_FILE", f"MARKETSTATE_{name.upper()}"}:
             monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 

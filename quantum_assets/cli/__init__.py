@@ -72,6 +72,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
+    from quantum_assets.contracts.reading import printable
     from resources.redis_store import RedisUnavailableError
 
     try:
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)
     except RedisUnavailableError as error:
-        click.echo(str(error), err=True)
+        click.echo(printable(error), err=True)
         sys.exit(EXIT_INFRASTRUCTURE)
 
 

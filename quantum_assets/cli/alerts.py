@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from quantum_assets.cli import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_USAGE
+from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
 
 
@@ -83,6 +84,6 @@ def list_active(*, as_json: bool) -> None:
         from quantum_assets.incidents import moment_text
 
         for one in active:
-            click.echo(f"{one['level']:<8} since {moment_text(one['since'])}  {one['title']}")
+            click.echo(printable(f"{one['level']:<8} since {moment_text(one['since'])}  {one['title']}"))
     if active is None or active:
         sys.exit(EXIT_FAILED)

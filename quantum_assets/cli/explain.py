@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from quantum_assets.cli import EXIT_FAILED
+from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
 
 JUDGED_BY = (  # what a decision rests on, in the order of the gates
@@ -99,17 +100,20 @@ def _outcome(reason: str) -> str:
 
 
 def _print(told: Mapping[str, Any]) -> None:
+    from rich import markup
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from quantum_assets.incidents import moment_text
     from resources.foreign import number_or_none
 
+    def escape(text: str) -> str:
+        return markup.escape(printable(text))
+
     console = Console()
     event = told["event"]
     if event is None:
-        console.print(f"{escape(told['plan_id'])}: {told['trouble']}.", highlight=False)
+        console.print(f"{escape(told['plan_id'])}: {escape(told['trouble'])}.", highlight=False)
         return
     when = number_or_none(event.get("timestamp_epoch")) or 0.0
     console.print(

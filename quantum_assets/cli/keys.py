@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import click
 
+from quantum_assets.contracts.roles import acl
 from quantum_assets.contracts.schema import COMMON, Field, Table
 from quantum_assets.contracts.tables import CANDLE_KEYS, TABLES, Keys
+from resources.settings import load_settings
 
 HEAD = """# Key reference
 
@@ -18,13 +20,17 @@ All values are text. Lifetimes are those of the default settings. Every hash als
 
 
 @click.command()
-def keys() -> None:
+@click.option(
+    "--acl", "as_acl", is_flag=True, help="Print the Redis users of the product instead, for the keys of these settings."
+)
+def keys(*, as_acl: bool) -> None:
     """Print every key, field, unit, format and lifetime as Markdown.
 
     \b
     quantum keys > docs/keys.md
+    quantum keys --acl > deploy/redis/users.acl     users by role; see docs/security.md
     """
-    click.echo(reference(), nl=False)
+    click.echo(acl(load_settings().keys) if as_acl else reference(), nl=False)
 
 
 def reference() -> str:

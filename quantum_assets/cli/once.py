@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from quantum_assets.cli import EXIT_FAILED, EXIT_INFRASTRUCTURE, given
+from resources.logs import DATED, log_to_stderr
 from resources.settings import load_settings
 
 COUNTS = ("evaluated", "published", "unchanged", "nothing_due", "failed")
@@ -34,7 +35,7 @@ def once(symbols: str | None, position_source: str | None, *, as_json: bool) -> 
     """
     warnings.filterwarnings("ignore", module="dagster")
     settings = load_settings(**given(symbols=symbols, position_source=position_source))
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr(settings.log_level, DATED)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from resources.redis_store import RedisStore
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         click.echo(json.dumps(told, indent=2))
         return
     for line in standing_lines(switches, guards):
-        click.echo(_printable(line))
+        click.echo(printable(line))
     if unreadable:
-        click.echo(_printable(f"The decisions cannot be read: {unreadable}"), err=True)
+        click.echo(printable(f"The decisions cannot be read: {unreadable}"), err=True)
     elif not decisions:
         click.echo(f"No decision{f' for {symbol}' if symbol else ''} in {stream}.")
     else:
@@ -138,18 +139,14 @@ def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
         if shown and one["symbol"] != shown:
             table.add_section()
         colour = "green" if one["outcome"] == "permit" else "red"
-        words = [_printable(one[name]) for name in ("plan_id", "action")]
+        words = [printable(one[name]) for name in ("plan_id", "action")]
         table.add_row(
-            "" if one["symbol"] == shown else escape(_printable(one["symbol"])),
+            "" if one["symbol"] == shown else escape(printable(one["symbol"])),
             moment_text(one["time"]),
             *(escape(word) for word in words),
             f"[{colour}]{one['outcome']}[/]",
-            escape(_printable(one["reason"])),
+            escape(printable(one["reason"])),
             *("" if one[name] is None else f"{one[name]:g}" for name in COUNTS),
         )
         shown = one["symbol"]
     Console().print(table)
-
-
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in text)  # names come from Redis

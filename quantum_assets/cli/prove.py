@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 import warnings
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from quantum_assets.cli import EXIT_FAILED, given
+from quantum_assets.contracts.reading import printable
+from resources.logs import log_to_stderr
 from resources.settings import load_settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
         click.echo(catalogue(), nl=False)
         return
     settings = load_settings(**given(symbols=symbols))
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr("WARNING")
     from quantum_assets.checks.evidence import Evidence
     from quantum_assets.checks.pack import PROOFS, run, told
     from resources.home import open_instance
@@ -126,5 +127,5 @@ def line(verdict: Verdict) -> str:
         named = "; ".join(f"{name}: {why}" for name, why in list(finding.failing.items())[:NAMED])
         more = len(finding.failing) - NAMED
         text += f"\n      {named}{f'; and {more} more' if more > 0 else ''}"
-    printable = "".join(one if one.isprintable() or one == "\n" else "?" for one in text)  # names come from Redis
-    return click.style(printable, fg={"PASS": "green", "FAIL": "red", "WARN": "yellow"}[state])
+    told = "\n".join(printable(one) for one in text.split("\n"))
+    return click.style(told, fg={"PASS": "green", "FAIL": "red", "WARN": "yellow"}[state])

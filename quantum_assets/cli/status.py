@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from quantum_assets.cli import EXIT_FAILED, given
+from quantum_assets.contracts.reading import printable
 from resources.foreign import number_or_none
 from resources.settings import load_settings
 
@@ -104,7 +105,11 @@ def _print(rows: list[dict[str, Any]], address: str) -> None:
         age = "" if row["age_sec"] is None else f"{row['age_sec']:.0f} s"
         state = f"[{colour[row['state']]}]{row['state']}[/]"
         table.add_row(
-            "" if row["asset"] == asset else row["asset"], escape(row["symbol"]), state, age, escape(values or row["why"])
+            "" if row["asset"] == asset else row["asset"],
+            escape(row["symbol"]),
+            state,
+            age,
+            escape(printable(values or row["why"])),
         )
         asset = row["asset"]
     Console().print(table)

@@ -6,11 +6,12 @@ import getpass
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
 from quantum_assets.cli import EXIT_FAILED
+from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
 
 NOBODY = "unknown"  # a login name cannot always be found, and a kill must not wait for it
@@ -46,7 +47,7 @@ def kill(reason: str, name: str | None, *, as_json: bool) -> None:
         )
         click.echo('Undo: quantum arm --name "YOUR NAME" --reason "WHY"')
     if outcome.unrecorded:
-        click.echo(f"The event could not be recorded: {_printable(outcome.unrecorded)}", err=True)
+        click.echo(f"The event could not be recorded: {printable(outcome.unrecorded)}", err=True)
         sys.exit(EXIT_FAILED)
 
 
@@ -71,7 +72,7 @@ def arm(name: str, reason: str, *, as_json: bool) -> None:
     try:
         cleared = _in_words(lambda: end_switches(store, name=name, reason=reason))
     except UnreadableKeyError as error:
-        click.echo(f"Nothing was cleared. {_printable(str(error))}", err=True)
+        click.echo(f"Nothing was cleared. {printable(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
     if as_json:
         click.echo(json.dumps({"cleared": cleared, "guards": guards.live, "trouble": guards.trouble}, indent=2))
@@ -80,7 +81,7 @@ def arm(name: str, reason: str, *, as_json: bool) -> None:
     if guards.live:
         click.echo(f"Openings stay blocked by risk guards: {', '.join(guards.live)}. See: quantum permits")
     elif guards.trouble:
-        click.echo(f"The risk guards cannot be relied on: {_printable(guards.trouble)}")
+        click.echo(f"The risk guards cannot be relied on: {printable(guards.trouble)}")
     click.echo('Undo: quantum kill --reason "WHY"')
 
 
@@ -96,7 +97,3 @@ def _login_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user has no name, and which of these says so depends on the version
         return NOBODY
-
-
-def _printable(text: Any) -> str:
-    return "".join(one if one.isprintable() else "?" for one in str(text))

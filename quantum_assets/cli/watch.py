@@ -22,6 +22,7 @@ from quantum_assets.cli import EXIT_FAILED
 from quantum_assets.freshness import Condition, Evaluation, Limits, Vital, evaluate
 from quantum_assets.incidents import NAMES_MAX, Incident, Ledger, Message, Policy, messages_of, wrong_now
 from resources.alert_sinks import Outbox, from_json, sinks, to_json
+from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.vital_signs import VitalSignsReader
@@ -55,7 +56,7 @@ def watch(*, once: bool, as_json: bool) -> None:
     if once:
         _look_once(store, as_json=as_json)
         return
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,4 @@
-"""The three-state result of a look-up: present, absent, failed.
+"""The three-state result of a look-up: present, absent, failed; and the limits of what is taken from Redis at all.
 
 A failed read must never look like "nothing there": that is how a dead feed once passed for a flat book. Frames carry the
 same three states in the columns ``state`` and ``why``.
@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+VALUE_BYTES_MAX = 8_000_000  # one value, hash or list; the largest of ours, verdicts of all proofs, is a quarter of that
+ENTRY_BYTES_MAX = 65_536  # one stream entry of others
+LABEL_CHARS_MAX = 32  # what a writer says of itself, and is repeated
+
+
+def printable(text: object) -> str:
+    """Give text as one line a terminal and a log can be trusted with: no escapes, no line breaks, no reversed writing."""
+    return "".join(one if one.isprintable() else "?" for one in str(text))
 
 
 class State(enum.StrEnum):

@@ -1,5 +1,7 @@
 """Settings: everything wrong is said at once, nothing secret is ever said."""
 
+from pathlib import Path
+
 import pytest
 
 from resources.settings import Settings, SettingsError, load_settings
@@ -107,3 +109,44 @@ def test_a_prefix_that_would_write_into_another_key_is_refused(monkeypatch: pyte
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         load_settings()
+
+
+def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment of a process is read more easily than a credential of systemd."""
+    file = tmp_path / "redis_url"
+    file.write_text("redis://user:a%23b@127.0.0.1:6399/0\n")
+    monkeypatch.setenv("REDIS_URL_FILE", str(file))
+    assert load_settings().url == "redis://user:a%23b@127.0.0.1:6399/0"
+    alerts = tmp_path / "alerts"
+    alerts.write_text("json://one, json://two")
+    monkeypatch.setenv("ALERT_URLS_FILE", str(alerts))
+    assert len(load_settings().alert_urls) == 2
+
+
+def test_a_secret_file_that_cannot_be_used_stops_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Falling back to another address would be a silent change of server."""
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "missing"))
+    with pytest.raises(SettingsError, match="REDIS_URL_FILE"):
+        load_settings()
+    (tmp_path / "missing").write_text("redis://127.0.0.1")
+    monkeypatch.setenv("REDIS_URL", "redis://planted@127.0.0.1")
+    with pytest.raises(SettingsError, match="REDIS_URL is set, too") as caught:
+        load_settings()
+    assert "planted" not in str(caught.value)
+    monkeypatch.delenv("REDIS_URL")
+    (tmp_path / "missing").write_text("no address")
+    with pytest.raises(SettingsError, match="REDIS_URL") as caught:
+        load_settings()
+    assert "no address" not in str(caught.value)
+
+
+def test_the_governor_decides_on_the_server_where_the_proposals_are() -> None:
+    """Permits on another server would be seen by nobody, and kill switches by no governor."""
+    proposals = "redis://proposals:x@127.0.0.1:6399/0"
+    settings = load_settings(redis_url=proposals, governor_redis_url="redis://governor:planted@127.0.0.1:6399")
+    assert settings.as_governor().url == "redis://governor:planted@127.0.0.1:6399"
+    assert load_settings(redis_url=proposals).as_governor().url == proposals
+    for other in ("redis://governor:planted@127.0.0.2:6399/0", "redis://governor:planted@127.0.0.1:6399/1"):
+        with pytest.raises(SettingsError, match="GOVERNOR_REDIS_URL") as caught:
+            load_settings(redis_url=proposals, governor_redis_url=other)
+        assert "planted" not in str(caught.value)

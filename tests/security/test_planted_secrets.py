@@ -1,0 +1,241 @@
+"""The whole stack as it is meant to be run: TLS, users by role, PostgreSQL; and none of its secrets anywhere it puts something out."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+
+import pytest
+import redis
+import sqlalchemy as db
+
+from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
+from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of, shipped_config, url_of, with_passwords
+from tests.stack.test_up import family, wait_for
+from tests.world import (
+    SAMPLE,
+    real_closes,
+    write_candles,
+    write_efficiency,
+    write_equity,
+    write_plan,
+    write_position,
+    write_target,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ALERT_TOKEN, POSTGRES_PASSWORD = "planted-a1e7-token", "planted-9057-gres"
+PLANTED = re.compile("planted-[0-9a-f]{4}|" + "|".join(one.encode().hex() for one in (PASSWORD, ALERT_TOKEN, POSTGRES_PASSWORD)))
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+RUNS = "{runsOrError{... on Runs{results{runId status tags{key value} runConfigYaml}}} instance{info runLauncher{name}}}"
+EVENTS = "query E($id: ID!){logsForRun(runId: $id, limit: 1000){... on EventConnection{events{__typename ... on MessageEvent{message}}}}}"
+
+
+class Stack(NamedTuple):
+    """A running stack and what it said."""
+
+    home: Path
+    port: int
+    watch_port: int
+    redis_port: int
+    ca: Path
+    admin: RedisStore
+    postgres: str
+    said: Path
+    environment: dict[str, str]
+
+    def quantum(self, role: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one command under one role's address."""
+        environment = {**self.environment, "REDIS_URL": url_of(role, self.redis_port, "rediss"), **variables}
+        environment.pop("REDIS_URL_FILE", None)
+        command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/")
+
+    def ask(self, query: str, **variables: str) -> str:
+        """Ask the user interface's GraphQL."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request, timeout=30).read().decode()  # noqa: S310 - our own server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Stack]:  # noqa: F811
+    """Start everything once."""
+    folder, home = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("home")
+    ca = certificates(folder)
+    with_passwords(folder)
+    engine = db.create_engine(f"{postgres_server}/postgres", isolation_level="AUTOCOMMIT", poolclass=db.NullPool)
+    with engine.connect() as conn:
+        conn.execute(db.text(f"CREATE ROLE planted LOGIN PASSWORD '{POSTGRES_PASSWORD}'"))
+        conn.execute(db.text("CREATE DATABASE planted OWNER planted"))
+    port, watch_port = free_port(), free_port()
+    with server_of("redis", folder, *shipped_config(folder)) as redis_port:
+        proposals = folder / "proposals.url"
+        proposals.write_text(url_of(PROPOSALS, redis_port, "rediss") + "\n")
+        postgres = postgres_server.replace("quantum@", f"planted:{POSTGRES_PASSWORD}@").replace("+psycopg2", "") + "/planted"
+        environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME")},
+            "QUANTUM_HOME": str(home / "q"),
+            "REDIS_URL_FILE": str(proposals),
+            "GOVERNOR_REDIS_URL": url_of(GOVERNOR, redis_port, "rediss"),
+            "CELERY_BROKER_URL": url_of(BROKER, redis_port, "rediss"),
+            "REDIS_CA_FILE": str(ca),
+            "DAGSTER_POSTGRES_URL": postgres,
+            "ALERT_URLS": f"json://user:{ALERT_TOKEN}@127.0.0.1:{free_port()}/{ALERT_TOKEN}",
+            "INTENT_MODE": "plan",
+            "LOG_LEVEL": "DEBUG",
+            "WATCH_PORT": str(watch_port),
+        }
+        (home / "q").mkdir()
+        (home / "q" / "dagster.yaml").write_text((ACL_FILE.parents[1] / "postgres" / "dagster.yaml").read_text())
+        admin = RedisStore(load_settings(redis_url=url_of(ADMIN, redis_port, "rediss"), redis_ca_file=str(ca)))
+        fill(admin)
+        said = home / "up.log"
+        with said.open("wb") as log:
+            command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(port)]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
+        try:
+            yield Stack(home, port, watch_port, redis_port, ca, admin, postgres, said, environment)
+        finally:
+            process.terminate()
+            process.wait(30)
+            for child in family(home):
+                child.kill()
+
+
+def fill(store: RedisStore) -> None:
+    for symbol in SYMBOLS:
+        closes = real_closes(symbol)
+        write_candles(store, symbol, closes)
+        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
+        write_target(store, symbol)
+        write_efficiency(store, symbol)
+    write_equity(store)
+
+
+def everything_in(server: redis.Redis) -> Iterator[str]:
+    """Give every key with its whole value, the broker's own included."""
+    for key in server.scan_iter(count=1000):
+        kind = server.type(key).decode()
+        read: dict[str, Any] = {
+            "string": server.get, "hash": server.hgetall, "set": server.smembers, "stream": server.xrange,
+            "list": lambda name: server.lrange(name, 0, -1), "zset": lambda name: server.zrange(name, 0, -1, withscores=True),
+        }  # fmt: skip
+        yield f"{key!r} {read[kind](key) if kind in read else ''!r}"
+
+
+def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(running: Stack, tmp_path: Path) -> None:
+    """One look at a log, a report or a ticket must not hand over the keys of the desk."""
+    server = running.admin.client
+    wait_for("the workers", lambda: server.exists("quantum:heartbeat:worker") == 1, 60)
+    wait_for("the first proofs of the loop", lambda: server.hget("quantum:proofs", "_run") is not None, 200)
+    wait_for("a permit or block under the governor's user", lambda: server.exists("quantum:stream:governor.events") == 1)
+    wait_for("the loop's own signs of life", lambda: server.llen("quantum:heartbeat:cycles") > 2)
+    write_plan(running.admin, "plan-of-the-trial", "BTCUSDT")
+    fill(running.admin)
+    report = tmp_path / "evidence.html"
+    outputs: dict[str, str] = {}
+    wanted = {0}
+
+    def say(role: str, *arguments: str, codes: set[int] = wanted, **variables: str) -> None:
+        done = running.quantum(role, *arguments, **variables)
+        outputs[f"{role} {' '.join(arguments)} {sorted(variables)}"] = done.stdout + done.stderr
+        assert done.returncode in codes, (arguments, done.stdout[-1500:], done.stderr[-1500:])
+        assert "NOPERM" not in done.stdout + done.stderr
+
+    say(PROPOSALS, "once", "--json")
+    say(PROPOSALS, "prove", "--report", str(report), "--json", codes={0, 1})
+    say(READER, "status")
+    say(READER, "status", "--json")
+    say(READER, "permits", "--json")
+    say(READER, "explain", "plan-of-the-trial", "--json", codes={0, 1})
+    say(OPERATOR, "kill", "--reason", "trial")
+    say(OPERATOR, "arm", "--name", "Ada", "--reason", "over", "--json")
+    say(WATCH, "watch", "--once", "--json", codes={0, 1})
+    say(WATCH, "alerts", "test", codes={1})
+    say(READER, "alerts", "list", "--json", codes={0, 1})
+    say(FEED, "replay", str(SAMPLE / "BTCUSDT_1m.csv"), "--speed", "0", "--json", codes={0, 1, 2})
+    denied = [entry for entry in server.acl_log() if entry["username"] != "default"]
+    assert denied == []
+
+    wrong = url_of(READER, running.redis_port, "rediss").replace(PASSWORD, "planted-0bad")
+    away = url_of(READER, 1, "rediss")
+    other = tmp_path / "other"
+    other.mkdir()
+    for url in (wrong, away):
+        for arguments in (("once", "--json"), ("status",), ("kill", "--reason", "x"), ("prove", "--json"), ("watch", "--once")):
+            say(READER, *arguments, codes={1, 3}, REDIS_URL=url, GOVERNOR_REDIS_URL="", CELERY_BROKER_URL="")
+    say(READER, "status", codes={3}, REDIS_CA_FILE=str(certificates(other, name="other")))
+    for variables in ({"REDIS_URL": wrong + ":x:y"}, {"GOVERNOR_REDIS_URL": away}, {"SHARDS": "0"}):
+        say(READER, "status", codes={2}, **variables)
+    say(
+        PROPOSALS,
+        "once",
+        codes={1, 3},
+        DAGSTER_POSTGRES_URL=running.postgres.replace("gres@", "gres-wrong@").replace("/planted", "/none"),
+    )
+
+    runs = running.ask(RUNS)
+    outputs["graphql runs"] = runs
+    for run in json.loads(runs)["data"]["runsOrError"]["results"][:20]:
+        outputs[f"graphql events {run['runId']}"] = running.ask(EVENTS, id=run["runId"])
+    outputs["graphql error"] = graphql_error(running)
+    for path in ("/", "/server_info", "/dagit_info"):
+        outputs[path] = fetch(f"http://127.0.0.1:{running.port}{path}")
+    outputs["/healthz"] = fetch(f"http://127.0.0.1:{running.watch_port}/healthz")
+    outputs["report"] = report.read_text()
+    outputs["titles"] = "\n".join(f"{one.name()} {' '.join(one.cmdline())}" for one in family(running.home))
+    outputs["redis"] = "\n".join(everything_in(server))
+    outputs["postgres"] = subprocess.run(
+        ["pg_dump", running.postgres], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    outputs["log"] = running.said.read_text()
+    for file in running.home.rglob("*"):
+        if file.is_file():
+            outputs[str(file)] = file.read_bytes().decode(errors="replace")
+    assert "STEP_SUCCESS" in outputs["postgres"]
+    assert "Published proposal for BTCUSDT" in outputs["log"]
+    assert "quantum:celery:" in outputs["redis"]
+    leaks = {name: PLANTED.search(text) for name, text in outputs.items() if PLANTED.search(text)}
+    assert {name: context_of(outputs[name], found) for name, found in leaks.items() if found} == {}
+    assert [entry for entry in server.acl_log() if entry["username"] not in ("default", READER)] == []
+
+
+def context_of(text: str, found: re.Match[str]) -> str:
+    return text[max(found.start() - 200, 0) : found.end() + 100]
+
+
+def graphql_error(running: Stack) -> str:
+    try:
+        return running.ask("{ nothing { of_this } }")
+    except HTTPError as error:
+        return error.read().decode()
+
+
+def fetch(url: str) -> str:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=10).read().decode()  # noqa: S310 - our own server
+        except HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def test_the_planted_secrets_are_found_where_they_are(running: Stack) -> None:
+    """A search that finds nothing must be able to find something: the environment of the processes holds them, and only that."""
+    environments = [str(one.environ()) for one in family(running.home)]
+    assert any(PLANTED.search(text) for text in environments)

@@ -1,0 +1,239 @@
+"""Users of Redis: each role may do its own work and nothing else, on a real Redis and a real Valkey that load the shipped list."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dagster as dg
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WRITERS, acl
+from quantum_assets.contracts.tables import Keys
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from resources.switches import arm, kill
+from tests.servers import ACL_FILE, as_user, server_of, url_of, with_passwords
+from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
+
+ROLES = [line.split()[1] for line in ACL_FILE.read_text().splitlines() if line.startswith("user quantum-")]
+HOLES = {"permit": "p-1", "block": "p-1", "seen_plan": "p-1", "heartbeat": "worker", "guard_active": "DRAWDOWN"}
+HARMLESS = {"info"}  # of the commands that Redis calls dangerous: figures of the server
+DELETES = "return redis.call('DEL', KEYS[1])"
+WRITES_OF_ALL_KINDS: tuple[tuple[Any, ...], ...] = (
+    ("SET", "KEY", "x"),
+    ("SETEX", "KEY", 10, "x"),
+    ("GETDEL", "KEY"),
+    ("GETEX", "KEY", "EX", 10),
+    ("APPEND", "KEY", "x"),
+    ("INCRBYFLOAT", "KEY", 1),
+    ("HSET", "KEY", "field", "x"),
+    ("HDEL", "KEY", "field"),
+    ("XADD", "KEY", "*", "field", "x"),
+    ("XTRIM", "KEY", "MAXLEN", 0),
+    ("XGROUP", "CREATE", "KEY", "other", "0", "MKSTREAM"),
+    ("LPUSH", "KEY", "x"),
+    ("LPOP", "KEY"),
+    ("SADD", "KEY", "x"),
+    ("ZADD", "KEY", 1, "x"),
+    ("EXPIRE", "KEY", 1),
+    ("PERSIST", "KEY"),
+    ("RENAME", "KEY", "KEY"),
+    ("COPY", "KEY", "KEY"),
+    ("EVAL", DELETES, 1, "KEY"),
+    ("DEL", "KEY"),
+    ("UNLINK", "KEY"),
+)
+
+
+class Server(NamedTuple):
+    """A server with the shipped users."""
+
+    port: int
+    admin: redis.Redis
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start it; the operator has given every user a password."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with server_of(request.param, folder, "--aclfile", str(with_passwords(folder))) as port, as_user(ADMIN, port) as admin:
+        yield Server(port, admin)
+
+
+def replies(client: redis.Redis, commands: list[tuple[Any, ...]]) -> list[Any]:
+    with client.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        return pipe.execute(raise_on_error=False)
+
+
+def refused(reply: Any) -> bool:
+    """Tell a refusal for want of rights from every other error."""
+    words = ("The user executing the script can't", "ACL failure in script", "command not allowed")
+    return isinstance(reply, redis.exceptions.NoPermissionError) or any(one in str(reply) for one in words)
+
+
+def test_the_shipped_list_is_what_the_key_templates_give() -> None:
+    """A key that was added must not be open to everybody, nor to nobody."""
+    assert ACL_FILE.read_text() == acl(Keys())
+    assert WRITERS.keys() == Keys().templates().keys()
+
+
+def test_nobody_gets_in_before_the_operator_has_given_passwords(tmp_path: Path) -> None:
+    """A placeholder that works is a password everybody knows."""
+    with server_of("redis", tmp_path, "--aclfile", str(ACL_FILE)) as port:
+        once: dict[str, Any] = {"port": port, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        for user in ({}, *({"username": role, "password": ""} for role in ROLES)):
+            with redis.Redis(**once, **user) as client, pytest.raises(redis.exceptions.AuthenticationError):
+                client.ping()
+
+
+def test_the_documented_commands_give_every_user_a_password_of_its_own(tmp_path: Path) -> None:
+    """The guide is what an operator types; its first block is run here as it stands, in another folder."""
+    guide = (ACL_FILE.parents[2] / "docs" / "security.md").read_text()
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "quantum" / "secrets").mkdir(parents=True)
+    block = guide.split("```sh\n")[1].split("```")[0]
+    script = block.replace("/etc/", f"{tmp_path}/").replace(" -o redis -g redis", "")
+    subprocess.run(["bash", "-euc", script], cwd=ACL_FILE.parents[2], check=True)
+    urls = {file.stem: file.read_text().strip() for file in (tmp_path / "quantum" / "secrets").iterdir()}
+    assert {f"quantum-{name}" for name in urls} == set(ROLES)
+    assert len(set(urls.values())) == len(ROLES)
+    with server_of("redis", tmp_path, "--aclfile", str(tmp_path / "redis" / "users.acl")) as port:
+        for url in urls.values():
+            address = url.replace("rediss://", "redis://").replace("redis.example:6379", f"127.0.0.1:{port}")
+            with redis.Redis.from_url(address, protocol=2) as client:
+                assert client.ping()
+
+
+def test_what_decides_and_what_proposes_are_apart() -> None:
+    """The table of writers is the one place where this could be given away by mistake, so its core is said a second time here."""
+    deciding = {
+        "permit",
+        "block",
+        "governor_state",
+        "permits_granted",
+        "permitted_today",
+        "seen_plan",
+        "risk_guard",
+        "guard_active",
+    }
+    deciding |= {"kill", "disarmed", "disarm", "governor_errors", "stream_governor_events", "stream_risk_events"}
+    proposing = {"market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "trade_intent_last"}
+    written = {role: {name for name, writers in WRITERS.items() if role in writers} for role in ROLES}
+    assert written[PROPOSALS] & deciding == set()
+    assert written[GOVERNOR] & (proposing | {"kill"}) == set()
+    assert written[READER] == written[BROKER] == set()
+    assert written[PROPOSALS] & {"base_target", "raw_position", "equity", "daily_pnl", "consecutive_losses"} == set()
+    assert [role for role in ROLES if "kill" in written[role]] == [OPERATOR]
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != ADMIN])
+def test_a_role_writes_its_own_keys_and_no_others(server: Server, role: str) -> None:
+    """Every way to write, delete, rename or expire, straight and from a script, on a key of every template."""
+    keys = Keys()
+    with as_user(role, server.port) as client:
+        for name, writers in WRITERS.items():
+            key = keys.of(name, HOLES.get(name, "BTCUSDT")) + (":2026-01-22:usd" if name == "permitted_today" else "")
+            server.admin.delete(key)
+            server.admin.set(key, "1")
+            found = replies(client, [tuple(key if part == "KEY" else part for part in one) for one in WRITES_OF_ALL_KINDS])
+            if role in writers:
+                unwanted = [one for one, reply in zip(WRITES_OF_ALL_KINDS, found, strict=True) if refused(reply)]
+                assert unwanted == [], key
+            else:
+                assert [one for one, reply in zip(WRITES_OF_ALL_KINDS, found, strict=True) if not refused(reply)] == [], key
+                assert server.admin.get(key) == b"1", key
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != ADMIN])
+def test_nobody_but_the_admin_can_run_what_harms_the_server(server: Server, role: str) -> None:
+    """All commands that this very server counts as dangerous or administrative, with as many arguments as they want."""
+    names = {
+        name.decode()
+        for category in ("dangerous", "admin")
+        for name in server.admin.execute_command("COMMAND LIST", "FILTERBY", "ACLCAT", category)
+    } | {"script|flush", "script|load", "function|load", "function|flush", "fcall", "keys", "flushall", "flushdb"}
+    told = server.admin.execute_command("COMMAND INFO", *sorted(names))
+    with as_user(role, server.port) as client:
+        tried = 0
+        for name, about in zip(sorted(names), list(told.values()) if isinstance(told, dict) else told, strict=True):
+            arity = abs(about["arity"] if isinstance(about, dict) else about[1])
+            words = name.upper().split("|")
+            if name in HARMLESS or _is_container(about) or (role, name) == (BROKER, "script|load"):
+                continue
+            command = (*words, *["1"] * max(arity - len(words), 0))
+            (reply,) = replies(client, [command])
+            assert refused(reply), (command, reply)
+            tried += 1
+        assert tried > 60
+
+
+def _is_container(about: Any) -> bool:
+    return bool(about["subcommands"] if isinstance(about, dict) else about[9])
+
+
+def test_a_reader_reads_everything_and_the_feed_and_the_broker_only_their_own(server: Server) -> None:
+    """What a dashboard shows must not need more than a reader's address."""
+    server.admin.flushall()
+    keys = [Keys().of(name, "BTCUSDT") for name in WRITERS]
+    with as_user(READER, server.port) as reader, as_user(FEED, server.port) as feed, as_user(BROKER, server.port) as broker:
+        assert replies(reader, [("GET", key) for key in keys]) == [None] * len(keys)
+        assert refused(replies(feed, [("GET", Keys().of("permit", "p-1"))])[0])
+        assert replies(broker, [("LPUSH", "quantum:celery:quantum", "x")]) == [1]
+        assert refused(replies(broker, [("LPUSH", "quantum:heartbeat:cycles", "x")])[0])
+        assert refused(replies(broker, [("GET", "quantum:kill")])[0])
+
+
+def test_a_script_of_the_governor_may_name_the_kill_switch_but_not_clear_it(server: Server) -> None:
+    """The script that decides reads it together with everything else; who could decide and clear it would answer to nobody."""
+    server.admin.set("quantum:kill", "1")
+    with (
+        as_user(GOVERNOR, server.port) as governor,
+        as_user(PROPOSALS, server.port) as proposals,
+        as_user(OPERATOR, server.port) as operator,
+    ):
+        for client in (governor, proposals):
+            assert client.eval("return redis.call('GET', KEYS[1])", 1, "quantum:kill") == b"1"
+            assert refused(replies(client, [("EVAL", DELETES, 1, "quantum:kill")])[0])
+            assert refused(replies(client, [("EVAL", "return redis.call('FLUSHALL')", 0)])[0])
+        assert operator.eval(DELETES, 1, "quantum:kill") == 1
+
+
+def test_a_cycle_runs_under_role_users_and_nothing_is_denied(server: Server, tmp_path: Path) -> None:
+    """Rights that are too narrow stop the loop at three in the morning; the server's own list of denials says so first."""
+    server.admin.flushall()
+    server.admin.acl_log_reset()
+    settings = load_settings(
+        redis_url=url_of(PROPOSALS, server.port),
+        governor_redis_url=url_of(GOVERNOR, server.port),
+        quantum_home=tmp_path,
+        intent_mode="plan",
+        enable_stream=True,
+        efficiency_mode="enforce",
+    )
+    store = RedisStore(settings)
+    admin = RedisStore(load_settings(redis_url=url_of(ADMIN, server.port)))
+    for symbol in settings.symbols:
+        closes = real_closes(symbol)
+        write_candles(admin, symbol, closes)
+        write_position(admin, symbol, entry=closes[-1] * 0.9, mark=closes[-1])
+        write_target(admin, symbol)
+    write_equity(admin, equity=8_000)
+    write_plan(admin, "p-1", "BTCUSDT")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run_cycle(store, instance).success
+    assert server.admin.acl_log() == []
+    assert server.admin.exists("quantum:permit:p-1", "quantum:governor:block:p-1") == 1
+    assert server.admin.exists("quantum:risk:guard_active:DRAWDOWN") == 1
+    assert server.admin.xlen("quantum:stream:apply.plan") > 1
+    operator = RedisStore(load_settings(redis_url=url_of(OPERATOR, server.port)))
+    assert kill(operator, reason="trial", by="Ada").unrecorded == ""
+    assert "kill" in arm(operator, name="Ada", reason="over")
+    assert server.admin.acl_log() == []
+    for one in (store, admin, operator):
+        one.client.close()
