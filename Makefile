@@ -8,7 +8,7 @@ TOOLS := .venv-tools
 LOCKED := --disable-pip-version-check --quiet --require-hashes --no-deps
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
-.PHONY: setup run test slow check bench lock docs feed tools audit sbom clean
+.PHONY: setup run test slow check bench lock docs feed tools site audit sbom clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,9 @@ $(TOOLS)/.installed: requirements-tools.lock
 	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install $(LOCKED) -r requirements-tools.lock
 	touch $@
+
+site: tools  ## the documentation as pages in site/; a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
 
 audit: tools  ## known vulnerabilities of what is locked; says so when they could not be asked for
 	$(TOOLS)/bin/python .ci/audit.py requirements.lock requirements-feed.lock

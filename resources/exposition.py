@@ -53,7 +53,8 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _counter("quantum_runs", "Runs that have ended.", _by_label(look.ran, "run"), "job_name", "status")
     proofs = {(one.title,): float(one.passed) for one in look.proofs}
     yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
-    yield _gauge("quantum_switch", "1 when it stands against openings.", {(k,): float(v) for k, v in look.switches.items()}, "switch")
+    switches = {(name,): float(stands) for name, stands in look.switches.items()}
+    yield _gauge("quantum_switch", "1 when it stands against openings.", switches, "switch")
     if look.plans_waiting is not None:
         yield _gauge("quantum_plans_waiting", "Plans nobody has decided.", {(): float(look.plans_waiting)})
 
@@ -85,15 +86,16 @@ def _by_label(counts: Mapping[str, float], kind: str) -> dict[tuple[str, ...], f
     return found
 
 
-def _gauge(name: str, text: str, samples: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+def _gauge(name: str, text: str, samples: Mapping[Any, float], *labels: str) -> Metric:
     return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
 
 
-def _counter(name: str, text: str, samples: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+def _counter(name: str, text: str, samples: Mapping[Any, float], *labels: str) -> Metric:
     return _filled(CounterMetricFamily(name, text, labels=labels), samples)
 
 
-def _filled(family: Any, samples: Mapping[tuple[str, ...], float]) -> Metric:
+def _filled(family: Any, samples: Mapping[Any, float]) -> Metric:
+    """Add samples, whose keys are tuples of label values."""
     for labels, number in samples.items():
         family.add_metric(list(labels), number)
     return family  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ import polars as pl
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
 from resources.calc_only import require_calc_only
+from resources.counts import count_publications
 from resources.dagster_internals import RANGE_TAGS, materialize, take_over_asset_events
 from resources.event_log import Made
 from resources.lease import require_newest
@@ -120,6 +121,7 @@ class RedisIOManager(dg.IOManager):
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
         }
+        count_publications(self.store, table.asset, outcomes, rows, len(failures))
         self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
         published = [outcome for outcome in outcomes if outcome.published]

@@ -61,7 +61,6 @@ def celery_arguments(settings: Settings) -> dict[str, Any]:
             "worker_hijack_root_logger": False,
             "worker_redirect_stdouts": False,
             "task_publish_retry": False,
-            "worker_enable_remote_control": False,  # nobody uses it, and whoever reaches the broker could stop workers with it
             **({"broker_use_ssl": tls, "redis_backend_use_ssl": tls} if encrypted else {}),
         },
     }

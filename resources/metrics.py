@@ -1,6 +1,6 @@
 """What the exporter shows: counts that survive every restart, and one look at everything for both of its ports.
 
-Counts live in Redis. Publications are counted by who publishes (:func:`count_publications`). Decisions and runs are counted by the
+Counts live in Redis. Publications are counted by who publishes (``resources.counts``). Decisions and runs are counted by the
 exporter, from the governor's events and from Dagster's records, behind a cursor that is stored with the counts in one script: a
 crash anywhere counts nothing twice, and two exporters do not either. Formatting is prometheus-client's.
 """
@@ -27,7 +27,7 @@ from resources.foreign import number_or_none
 from resources.guards import read_guards
 from resources.launcher import shard_queues
 from resources.plans import waiting_plans
-from resources.redis_store import Publication, RedisStore, RedisUnavailableError, UnreadableKeyError, flat, texts
+from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, flat, texts
 from resources.switches import read_switches
 from resources.vital_signs import VitalSignsReader
 
@@ -52,41 +52,6 @@ for index = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[index], ARGV
 redis.call('HSET', KEYS[1], '_cursor', ARGV[2], '_recent', ARGV[3])
 return 1
 """
-
-
-def count_publications(
-    store: RedisStore, asset: str, outcomes: Sequence[Publication], rows: Mapping[str, Mapping[str, Any]], failed: int
-) -> None:
-    """Add what became of one asset's symbols to the counts; a crash before this loses them, never doubles them.
-
-    Parameters
-    ----------
-    store
-        Where they are counted.
-    asset
-        The asset.
-    outcomes, rows
-        What was published and what was not, and the values by symbol.
-    failed
-        Symbols without a value.
-
-    Raises
-    ------
-    RedisUnavailableError
-        The server is away; the run fails visibly, its publications stand.
-    """
-    counts = Counter(
-        {
-            f"published:{asset}": sum(one.published for one in outcomes),
-            f"unchanged:{asset}": sum(not one.published and not one.error for one in outcomes),
-            f"failed:{asset}": failed,
-        }
-    )
-    if asset == ALLOCATION_TARGET.asset:
-        counts["loops"] = 1
-        counts.update(f"proposed:{rows[one.symbol]['reason']}" for one in outcomes if not one.error)
-    key = store.keys.of("counts_published")
-    store.run("counting", [("HINCRBY", key, name, times) for name, times in counts.items() if times])
 
 
 @dataclass(frozen=True)
@@ -231,7 +196,8 @@ def fold_decisions(store: RedisStore) -> int:
     key, stream = store.keys.of("counts_decided"), store.keys.of("stream_governor_events")
     (cursor,) = store.run("reading a cursor", [("HGET", key, CURSOR)])
     before = cursor.decode(errors="replace") if isinstance(cursor, bytes) else ""
-    (entries,) = store.run("reading decisions", [("XRANGE", stream, f"({before}" if before else "-", "+", "COUNT", EVENTS_AT_ONCE)])
+    after = f"({before}" if before else "-"
+    (entries,) = store.run("reading decisions", [("XRANGE", stream, after, "+", "COUNT", EVENTS_AT_ONCE)])
     if isinstance(entries, Exception) or isinstance(cursor, Exception) or not entries:
         return 0
     counts: Counter[str] = Counter()
@@ -287,9 +253,7 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
         records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=RUNS_AT_ONCE + len(recent))
     except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
         return False
-    new = [one for one in records if one.dagster_run.run_id not in recent and one.update_timestamp.timestamp() >= since - OVERLAP_SEC]
-    if not before:
-        new = []
+    new = [one for one in records if one.dagster_run.run_id not in recent] if before else []
     counts: Counter[str] = Counter()
     for record in new:
         counts.update(_ran(record))

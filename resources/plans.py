@@ -381,7 +381,7 @@ class PlanQueue:
 
     @staticmethod
     def _event(decision: Decision, cycle_id: str, now: datetime, unit: str, amount: float | None) -> dict[str, str]:
-        plan = decision.plan
+        plan, permit = decision.plan, decision.permit or {}
         return {
             "plan_id": plan.plan_id,
             "symbol": plan.symbol,
@@ -392,6 +392,7 @@ class PlanQueue:
             "notional": repr(amount) if unit == USD and amount is not None else "",
             "qty": repr(amount) if unit == QTY and amount is not None else "",
             "unit": unit,
+            **{name: str(permit[name]) for name in ("eff_action", "eff_reason") if name in permit},
             **decision.facts,
         }
 

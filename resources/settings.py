@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated names of the user interface beside 127.0.0.1 and localhost, as a proxy passes them on"
     )
+    exporter_allocation_port: int = Field(8065, ge=0, le=65535, description="metrics of allocation targets; 0 chooses a free one")
+    exporter_governor_port: int = Field(8044, ge=0, le=65535, description="metrics of the governor; 0 chooses a free one")
     shards: int = Field(1, ge=1, le=64, description="queues the universe is split into, one run and worker each")
     allow_synthetic: bool = Field(default=False, description="let replayed, example or synthetic data earn permits")
     enable_stream: bool = Field(default=False, description="also write the risk and harvest streams")

@@ -26,6 +26,8 @@ from resources.settings import load_settings
 
 CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
 
+log = logging.getLogger("quantum.exporter")
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -37,15 +39,15 @@ def exporter(host: str, *, once: bool) -> None:
     quantum exporter
     quantum exporter --once | grep quantum_asset_age
 
-    Counts are kept in Redis and survive every restart. While Redis is away, quantum_redis_up is 0 and nothing old is shown. Exit codes:
-    0 stopped as asked; 1 a port is taken; 2 wrong settings.
+    Counts are kept in Redis and survive every restart. While Redis is away, quantum_redis_up is 0 and nothing old is shown.
+    Exit codes: 0 stopped as asked; 1 a port is taken; 2 wrong settings.
     """
     settings = load_settings()
     with open_instance(settings) as instance:
         looks = Looks(Collector(RedisStore(settings), instance).look)
         if once:
-            for port in ("allocation", "governor"):
-                click.echo(_text(looks.newest(), port).decode(), nl=False)
+            for name in ("allocation", "governor"):
+                click.echo(_text(looks.newest(), name).decode(), nl=False)
             return
         logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
         ports = {"allocation": settings.exporter_allocation_port, "governor": settings.exporter_governor_port}
@@ -60,7 +62,7 @@ def exporter(host: str, *, once: bool) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         for server in servers:
-            logging.getLogger("quantum.exporter").info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
+            log.info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
             threading.Thread(target=server.serve_forever, daemon=True, name=server.port).start()
         stop.wait()
         for server in servers:
@@ -138,5 +140,5 @@ class _One:
 
 def _text(look: Look, port: str) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_One(look, port))  # type: ignore[arg-type]
+    registry.register(_One(look, port))
     return generate_latest(registry)

@@ -65,6 +65,12 @@ _ALSO = {
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
     "queue's workers too (string)",
+    "counts_published": "what became of symbols so far, `<published|unchanged|failed>:<asset>`, `proposed:<reason>`, "
+    "`loops`: counts (hash)",
+    "counts_decided": "the governor's decisions, counted by the exporter: `allow:<symbol>`, `block:<symbol>:<reason>`, "
+    "`eff:<action>:<reason>`; and its place in the stream of events (hash)",
+    "counts_ran": "runs that have ended and how long cycles took, counted by the exporter: `run:<job>:<status>`, "
+    "`bucket:<part>:<limit>`, `sum:<part>`; and its place in Dagster's records (hash)",
     "lease": "the stack whose sensors run the loop, host:instance folder:boot (string, 15 s, renewed every 5 s)",
     "lease_rival": "another stack that stood by of late (string, 60 s)",
     "newest_cycles": "first symbol of each shard to its newest cycle; an older one publishes nothing (hash)",

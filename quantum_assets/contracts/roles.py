@@ -19,6 +19,8 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
 #   stream_plans                        an intent becomes a plan (INTENT_MODE=plan); the governor reads through a consumer group
 #   alerts_active, stream_alerts, heartbeat, cycles   `quantum up` runs the watcher under the address of the proposals
+#   counts_decided, counts_ran          so may the exporter be
+#   counts_published                    is added to with each publication
 WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -44,6 +46,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("attribution", "base_target"), (PLANNER,)),
     **dict.fromkeys((*CANDLE_KEYS, "banner"), (FEED,)),
+    **dict.fromkeys(("counts_decided", "counts_ran"), (WATCH, PROPOSALS)),
+    "counts_published": (PROPOSALS, GOVERNOR),
     "kill": (OPERATOR,),
     "permit": (GOVERNOR, EXECUTOR),  # whoever uses a permit marks it as consumed
     "capital_efficiency": (PLANNER, PROPOSALS),  # EFFICIENCY_MODE=enforce makes it ours
@@ -56,7 +60,9 @@ READS = "-@all +@read +@connection -@dangerous -@scripting +info +eval_ro"
 _CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info"
 WRITES = f"{_CHANGES} +eval_ro"
 SCRIPTS = "(-@all +eval ~*)"
-BROKER_RIGHTS = f"~quantum:celery:* &quantum:celery:* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +time"
+# Workers are told to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is granted
+# by the letter only: hence all channels. We use no others.
+BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +time"
 
 
 def acl(keys: Keys) -> str:

@@ -137,6 +137,10 @@ class Keys:
             "single_cycle": "quantum:proofs:single_cycle",
             "alerts_active": "quantum:alerts:active",
             "stream_alerts": "quantum:stream:alerts",
+            # counts of the exporter
+            "counts_published": "quantum:metrics:published",
+            "counts_decided": "quantum:metrics:decided",
+            "counts_ran": "quantum:metrics:ran",
             # the example feed says what it plays
             "banner": "quantum:banner",
         }

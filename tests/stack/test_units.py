@@ -59,7 +59,10 @@ def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Pa
     verified = subprocess.run(["systemd-analyze", "verify", tmp_path / path.name], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
     judged = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", tmp_path / path.name], capture_output=True, text=True, check=True
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", tmp_path / path.name],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     exposure = float(re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout).group(1))
     assert exposure <= EXPOSURE_MAX, judged.stdout

@@ -1,0 +1,266 @@
+"""The exporter: real counts that nothing loses or doubles, and a scrape that never shows what is old."""
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from definitions import assemble
+from quantum_assets.cli.exporter import Looks, MetricsServer, _text
+from quantum_assets.contracts.tables import ALLOCATION_TARGET
+from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, counts_in, fold_decisions, fold_runs
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from sensors.cycle import CYCLE_JOB_NAME
+from tests.conftest import Clock
+from tests.servers import free_port, valkey
+from tests.world import (
+    real_closes,
+    run_cycle,
+    write_candles,
+    write_efficiency,
+    write_equity,
+    write_plan,
+    write_position,
+    write_target,
+)
+
+RULES = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+
+
+def populate(store) -> None:
+    for symbol in SYMBOLS:
+        write_candles(store, symbol, real_closes(symbol))
+        write_position(store, symbol)
+        write_target(store, symbol)
+        write_efficiency(store, symbol, 0.8)
+    write_equity(store)
+
+
+def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def value(text: bytes, name: str, **labels: str) -> float | None:
+    return samples(text).get((name, tuple(sorted(labels.items()))))
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Two cycles of three symbols, a permit and two blocks, and the instance that ran them."""
+    with valkey() as server, dg.instance_for_test() as instance:
+        store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
+        populate(store)
+        run_cycle(store, instance)
+        write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
+        write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
+        write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
+        run_cycle(store, instance)
+        yield store, instance
+
+
+def page(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310 - our own address
+        return answer.read()
+
+
+def both(store, instance) -> tuple[bytes, bytes]:
+    look = Collector(store, instance).look()
+    return _text(look, "allocation"), _text(look, "governor")
+
+
+def test_a_scrape_shows_what_was_published_decided_and_how_old_it_is(world) -> None:
+    allocation, governor = both(*world)
+    assert value(allocation, "p29_shadow_loops_total") == 2
+    assert value(allocation, "p29_shadow_proposed_total", reason="ok") == 6
+    assert value(allocation, "p29_shadow_multiplier", symbol="BTCUSDT") == pytest.approx(1.3)
+    assert value(allocation, "p29_shadow_confidence", symbol="BTCUSDT") == pytest.approx(0.9)
+    assert value(allocation, "p29_shadow_score", symbol="BTCUSDT") == pytest.approx(0.8)
+    assert value(governor, "quantum_govern_allow_total", symbol="BTCUSDT") == 1
+    assert value(governor, "p32_eff_apply_total", action="NONE", reason="ok") == 1
+    assert value(governor, "p32_eff_factor", symbol="BTCUSDT") == 1
+    assert value(governor, "quantum_govern_block_total", symbol="BTCUSDT", reason="invalid_plan") == 1
+    assert value(governor, "quantum_govern_exec_count_hour", symbol="BTCUSDT") == 1
+    assert value(governor, "quantum_govern_exec_count_5min", symbol="BTCUSDT") == 1
+    for text in (allocation, governor):
+        assert value(text, "quantum_redis_up") == value(text, "quantum_dagster_up") == 1
+        assert value(text, "quantum_asset_age_seconds", asset="risk_proposal", symbol="ETHUSDT") == 0
+        assert value(text, "quantum_publications_total", asset="market_state") == 3
+        assert value(text, "quantum_suppressions_total", asset="market_state") == 3
+        assert value(text, "quantum_switch", switch="killed") == 0
+        assert value(text, "quantum_plans_waiting") == 0
+
+
+def test_counts_survive_a_new_exporter_and_are_never_doubled(world) -> None:
+    store, instance = world
+    first = both(store, instance)
+    again = both(RedisStore(store.settings, store.clock), instance)
+    counters = {key: number for text in first for key, number in samples(text).items() if key[0].endswith("_total")}
+    assert counters
+    assert {key: number for text in again for key, number in samples(text).items() if key[0].endswith("_total")} == counters
+
+
+def test_of_two_exporters_at_once_one_counts(world) -> None:
+    """Both have read the same cursor; the second script finds it moved."""
+    store, _ = world
+    threads = [threading.Thread(target=fold_decisions, args=(RedisStore(store.settings, store.clock),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts_in(store, "counts_decided")["allow:BTCUSDT"] == 1
+
+
+def test_decisions_that_came_while_no_exporter_ran_are_counted_later(store) -> None:
+    stream = store.keys.of("stream_governor_events")
+    for number in range(EVENTS_AT_ONCE + 10):
+        store.client.xadd(stream, {"plan_id": str(number), "symbol": "BTCUSDT", "granted": "0", "reason": "kill_switch_active"})
+    assert fold_decisions(store) == EVENTS_AT_ONCE
+    assert fold_decisions(store) == 10
+    assert fold_decisions(store) == 0
+    assert counts_in(store, "counts_decided") == {"block:BTCUSDT:kill_switch_active": EVENTS_AT_ONCE + 10}
+
+
+def test_text_from_redis_makes_no_series_of_its_own(store) -> None:
+    """A planner with a thousand invented symbols, or reasons, must not fill the memory of whoever scrapes."""
+    stream = store.keys.of("stream_governor_events")
+    for number in range(50):
+        store.client.xadd(stream, {"plan_id": "p", "symbol": f"X{number}", "granted": "0", "reason": f"why {number}\n"})
+        store.client.xadd(
+            stream, {"plan_id": "p", "symbol": f"X{number}", "granted": "1", "eff_action": 'a"b', "eff_reason": "c\n"}
+        )
+    fold_decisions(store)
+    found = counts_in(store, "counts_decided")
+    assert found == {f"block:{OTHER}:{OTHER}": 50, f"allow:{OTHER}": 50, f"eff:{OTHER}:{OTHER}": 50}
+
+
+def test_runs_are_counted_once_with_how_long_they_took(store) -> None:
+    with dg.instance_for_test() as instance:
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        store.clock.now = instance.get_run_record_by_id(
+            instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
+        ).create_timestamp
+        assert fold_runs(store, instance, store.clock().timestamp())
+        assert counts_in(store, "counts_ran") == {}
+        for _ in range(3):
+            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run)
+        for _ in range(3):
+            store.clock.advance(1)
+            fold_runs(store, instance, store.clock().timestamp())
+        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
+        fold_runs(RedisStore(store.settings, store.clock), instance, (store.clock() + timedelta(hours=1)).timestamp())
+        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
+
+
+def test_without_redis_a_scrape_answers_and_shows_nothing_old() -> None:
+    gone = RedisStore(load_settings(redis_url="redis://127.0.0.1:1"))
+    with dg.instance_for_test() as instance:
+        for text in both(gone, instance):
+            assert value(text, "quantum_redis_up") == 0
+            assert value(text, "quantum_dagster_up") == 1
+            assert {name for name, _ in samples(text)} == {"quantum_redis_up", "quantum_dagster_up", "quantum_look_seconds"}
+
+
+def test_what_is_stale_is_named_and_what_cannot_be_read_has_no_value(world) -> None:
+    store, instance = world
+    multiplier = store.keys.of(ALLOCATION_TARGET.key, "ETHUSDT"), "multiplier"
+    was = store.client.hget(*multiplier)
+    store.clock.advance(100)
+    store.client.hset(*multiplier, "abc")
+    text, _ = both(store, instance)
+    store.clock.advance(-100)
+    store.client.hset(*multiplier, was)
+    assert value(text, "quantum_asset_ill", asset="risk_proposal", symbol="BTCUSDT", condition="stale") == 1
+    assert value(text, "p29_shadow_multiplier", symbol="ETHUSDT") is None
+
+
+def test_scrapes_of_both_ports_share_one_look() -> None:
+    now, looked = 0.0, []
+    looks = Looks(lambda: looked.append(now) or len(looked), clock=lambda: now)
+    assert [looks.newest(), looks.newest()] == [1, 1]
+    now = 1.0
+    assert looks.newest() == 2
+
+
+def test_the_ports_answer_over_http(world) -> None:
+    store, instance = world
+    server = MetricsServer("127.0.0.1", 0, "governor", Looks(Collector(store, instance).look))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    assert b"quantum_govern_allow_total" in page(f"{address}/metrics")
+    assert b'"redis_up": true' in page(f"{address}/healthz")
+    server.shutdown()
+    server.server_close()
+
+
+def alert_rules() -> dict[str, dict]:
+    groups = yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_has_tests_and_asks_only_for_what_is_exported(world) -> None:
+    """A rule on a metric with a typo never fires."""
+    rules = alert_rules()
+    tested = [test["alert_rule_test"][0] for test in yaml.safe_load((RULES / "alerts_test.yml").read_text())["tests"]]
+    for name in rules:
+        assert [bool(one["exp_alerts"]) for one in tested if one["alertname"] == name] == [True, False], name
+    store, instance = world
+    write_plan(store, "p9", "BTCUSDT", "CLOSE", qty="nan")
+    exported = {family for text in both(store, instance) for family in re.findall(r"^# TYPE (\S+)", text.decode(), re.MULTILINE)}
+    exported |= {"up", "quantum_cycle_seconds_bucket"}
+    asked = {name for rule in rules.values() for name in re.findall(r"\b(?:up|quantum_\w+)\b(?=\{)", rule["expr"])}
+    assert asked <= exported
+
+
+@pytest.mark.slow
+def test_prometheus_itself_accepts_the_configuration_and_the_rules_do_as_they_say() -> None:
+    if shutil.which("promtool") is None:
+        pytest.fail("promtool is not installed: apt-get install prometheus")
+    for command in (
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "alerts.yml"],
+        ["test", "rules", "alerts_test.yml"],
+    ):
+        done = subprocess.run(["promtool", *command], cwd=RULES, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_serves_both_ports_and_says_which_is_taken(world, tmp_path) -> None:
+    store, _ = world
+    ports = free_port(), free_port()
+    environment = {
+        "REDIS_URL": store.settings.redis_url.get_secret_value(),
+        "QUANTUM_HOME": str(tmp_path / "q"),
+        "EXPORTER_ALLOCATION_PORT": str(ports[0]),
+        "EXPORTER_GOVERNOR_PORT": str(ports[1]),
+    }
+    command = [sys.executable, "-m", "quantum_assets.cli", "exporter"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd="/") as process:
+        said = [process.stderr.readline(), process.stderr.readline()]
+        assert all("http://127.0.0.1:" in line for line in said)
+        assert b"p29_shadow_loops_total 2.0" in page(f"http://127.0.0.1:{ports[0]}/metrics")
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/", check=False)
+        assert (second.returncode, "cannot be used" in second.stderr) == (1, True)
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_the_settings_name_the_ports_operators_know() -> None:
+    settings = load_settings()
+    assert (settings.exporter_allocation_port, settings.exporter_governor_port) == (8065, 8044)

@@ -1,0 +1,54 @@
+"""What the pages say exists: links lead somewhere, and every alert has its section."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quantum_assets.incidents import CAUSES, FAMILIES, PACK
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+PARTS = ("**Meaning.**", "**First look.**", "**Fix.**")
+
+
+def anchor(heading: str) -> str:
+    """Give the anchor of a heading, as both GitHub and MkDocs make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_or_a_section_leads_there(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(page.read_text()):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, section = link.partition("#")
+        target = (page.parent / name) if name else page
+        if not target.exists() or (
+            section and section not in {anchor(heading) for heading in HEADING.findall(target.read_text())}
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_alert_has_its_section_and_no_section_is_left_over() -> None:
+    """At three in the morning nobody reads the code."""
+    text = (ROOT / "docs" / "alerts.md").read_text()
+    ours, theirs = text.split("## Alerts of Prometheus")
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    told = {**sections(ours, "## "), **sections(theirs, "### ")}
+    assert told.keys() == {*CAUSES, *FAMILIES.values(), PACK, *(rule["alert"] for rule in rules)}
+    assert [name for name, section in told.items() if not all(part in section for part in PARTS)] == []
+    for rule in rules:
+        page, _, section = rule["annotations"]["runbook_url"].partition("#")
+        assert (ROOT / page).exists()
+        assert section == anchor(rule["alert"])
+
+
+def sections(text: str, mark: str) -> dict[str, str]:
+    """Split a page at its headings."""
+    return {part.partition("\n")[0]: part for part in re.split(rf"^{mark}", text, flags=re.MULTILINE)[1:]}
