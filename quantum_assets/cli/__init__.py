@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "arm": ("quantum_assets.cli.switches", "arm"),
     "prove": ("quantum_assets.cli.prove", "prove"),
     "watch": ("quantum_assets.cli.watch", "watch"),
+    "doctor": ("quantum_assets.cli.doctor", "doctor"),
     "exporter": ("quantum_assets.cli.exporter", "exporter"),
     "alerts": ("quantum_assets.cli.alerts", "alerts"),
     "explain": ("quantum_assets.cli.explain", "explain"),

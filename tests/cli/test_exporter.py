@@ -1,11 +1,15 @@
 """The exporter: real counts that nothing loses or doubles, and a scrape that never shows what is old."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
+import urllib.parse
 import urllib.request
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -222,8 +226,9 @@ def test_every_alert_has_tests_and_asks_only_for_what_is_exported(world) -> None
     store, instance = world
     write_plan(store, "p9", "BTCUSDT", "CLOSE", qty="nan")
     exported = {family for text in both(store, instance) for family in re.findall(r"^# TYPE (\S+)", text.decode(), re.MULTILINE)}
-    exported |= {"up", "quantum_cycle_seconds_bucket"}
-    asked = {name for rule in rules.values() for name in re.findall(r"\b(?:up|quantum_\w+)\b(?=\{)", rule["expr"])}
+    exported |= {"up", *(f"quantum_cycle_seconds_{part}" for part in ("bucket", "sum", "count"))}
+    expressions = [*(rule["expr"] for rule in rules.values()), *(one["expr"] for panel in panels() for one in panel["targets"])]
+    asked = {name for text in expressions for name in re.findall(r"\b(?:up|quantum_[a-z_]+|p\d\d_\w+)\b(?=[\[{]|$)", text)}
     assert asked <= exported
 
 
@@ -238,6 +243,66 @@ def test_prometheus_itself_accepts_the_configuration_and_the_rules_do_as_they_sa
     ):
         done = subprocess.run(["promtool", *command], cwd=RULES, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def panels() -> list[dict]:
+    return json.loads((RULES.parent / "grafana" / "quantum.json").read_text())["panels"]
+
+
+def test_the_dashboard_is_whole_and_its_panels_do_not_overlap() -> None:
+    taken = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+
+
+@pytest.mark.slow
+def test_a_real_prometheus_scrapes_both_ports_and_answers_every_panel(world, tmp_path) -> None:
+    """A panel with a typo stays empty, and empty looks like calm."""
+    store, instance = world
+    looks = Looks(Collector(store, instance).look)
+    servers = [MetricsServer("127.0.0.1", 0, port, looks) for port in ("allocation", "governor")]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("prometheus.yml", "alerts.yml"):
+        text = (RULES / name).read_text().replace("scrape_interval: 10s", "scrape_interval: 1s")
+        for port, server in zip((8065, 8044), servers, strict=True):
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{server.server_port}")
+        (tmp_path / name).write_text(text)
+    port = free_port()
+    options = [
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.path=data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    with subprocess.Popen(["prometheus", *options], cwd=tmp_path, stderr=subprocess.DEVNULL) as prometheus:
+        try:
+
+            def ask(expression: str) -> list:
+                query = urllib.parse.urlencode({"query": expression})
+                return json.loads(page(f"http://127.0.0.1:{port}/api/v1/query?{query}"))["data"]["result"]
+
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                with suppress(OSError):
+                    if len(ask("up == 1")) == 2 and ask("count_over_time(quantum_redis_up[1m]) > 4"):
+                        break
+                time.sleep(0.5)
+            else:
+                pytest.fail("Prometheus does not scrape")
+            silent = [panel["title"] for panel in panels() if not any(ask(target["expr"]) for target in panel["targets"])]
+        finally:
+            prometheus.terminate()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    # Nothing is ill, and neither the pack nor a counted run has ended in this world: these are right to be silent.
+    assert set(silent) == {"Ill now", "Failing proofs", "Proofs that hold", "Runs that ended, per minute"}
 
 
 @pytest.mark.slow

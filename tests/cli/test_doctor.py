@@ -1,0 +1,157 @@
+"""The doctor names each trouble that is brought about, says what to do, and finds nothing wrong where nothing is."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from quantum_assets.cli import cli
+from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
+from resources import diagnosis
+from resources.lease import other_holder
+from resources.redis_store import RedisStore
+from tests.servers import valkey
+from tests.world import real_closes, write_candles, write_equity
+
+SECRET = "plantedpassword"  # noqa: S105 - what must not be printed
+
+
+@pytest.fixture
+def examine(make_store, monkeypatch: pytest.MonkeyPatch):
+    """Give a store on a clean world, and a function that runs the command on it and gives the findings that are not ok."""
+    store = make_store()
+    store.clock.now = diagnosis.RedisStore(store.settings).clock()
+    for symbol in store.settings.symbols:
+        write_candles(store, symbol, real_closes(symbol))
+    write_equity(store)
+    store.settings.quantum_home.mkdir(mode=0o700)
+
+    def run(expected: int = 0, **variables: object) -> dict[str, dict[str, str]]:
+        wanted = {
+            "REDIS_URL": store.settings.url,
+            "QUANTUM_HOME": str(store.settings.quantum_home),
+            "ALERT_URLS": "json://127.0.0.1:9",
+            **{name: str(value) for name, value in variables.items()},
+        }
+        for name, value in wanted.items():
+            monkeypatch.setenv(name, value)
+        result = CliRunner().invoke(cli, ["doctor", "--json"])
+        assert result.exit_code == expected, result.output
+        assert SECRET not in result.output
+        return {one["what"]: one for one in json.loads(result.output) if one["level"] != "ok" and one["what"] not in EXCUSED}
+
+    return store, run
+
+
+EXCUSED = {"user", "persistence", "disk"}  # tests run as root in a container, on a server that forgets
+
+
+def test_where_nothing_is_wrong_it_finds_nothing(examine) -> None:
+    _, run = examine
+    assert run() == {}
+
+
+TROUBLES = [
+    ("our keys", lambda store: store.client.hset(store.keys.of(MARKET_STATE.key, "BTCUSDT"), "sigma", "abc"), "BTCUSDT", 1),
+    ("our keys", lambda store: store.client.set(store.keys.of(RISK_PROPOSAL.key, "ETHUSDT"), "x"), "ETHUSDT", 1),
+    ("our keys", lambda store: store.client.set(store.keys.of("stream_market_state"), "x"), "stream:marketstate", 1),
+    ("candles", lambda store: store.client.delete(store.keys.of("candles_history", "SOLUSDT")), "SOLUSDT: candles_missing", 0),
+    ("positions", lambda store: store.client.set(store.keys.of("raw_position", "SOLUSDT"), "x"), "SOLUSDT", 0),
+    ("equity", lambda store: store.client.delete(store.keys.of("equity")), "missing", 0),
+    ("file modes", lambda store: store.settings.quantum_home.chmod(0o755), "open to everybody", 1),
+    ("eviction", lambda store: store.client.config_set("maxmemory-policy", "allkeys-lru"), "allkeys-lru", 1),
+]
+
+
+@pytest.mark.parametrize(("what", "bring_about", "seen", "code"), TROUBLES, ids=[f"{row[0]}-{row[2]}" for row in TROUBLES])
+def test_a_trouble_is_named_with_what_to_do(examine, what, bring_about, seen, code) -> None:
+    store, run = examine
+    bring_about(store)
+    try:
+        found = run(code)
+    finally:
+        store.client.config_set("maxmemory-policy", "noeviction")
+    assert found.keys() == {what}
+    assert seen in found[what]["seen"]
+    assert found[what]["remedy"]
+
+
+def test_a_second_stack_is_named(examine, tmp_path) -> None:
+    store, run = examine
+    other_holder(store)
+    other_holder(RedisStore(store.settings.model_copy(update={"quantum_home": tmp_path / "second"}), store.clock, store.client))
+    assert "second" in run()["stacks"]["seen"]
+
+
+def test_settings_that_have_no_place_in_production_are_named(examine) -> None:
+    _, run = examine
+    assert "ALLOW_SYNTHETIC" in run(ALLOW_SYNTHETIC="true")["settings"]["seen"]
+    assert "ALERT_URLS" in run(ALERT_URLS="", ALLOW_SYNTHETIC="false")["settings"]["seen"]
+
+
+def test_a_user_without_the_right_to_write_is_found_before_the_first_cycle(examine) -> None:
+    store, run = examine
+    store.client.execute_command(
+        "ACL", "SETUSER", "viewer", "on", f">{SECRET}", "~*", "+@read", "+@connection", "+info", "+time", "+eval_ro"
+    )
+    try:
+        found = run(1, REDIS_URL=store.settings.url.replace("redis://", f"redis://viewer:{SECRET}@"))
+    finally:
+        store.client.execute_command("ACL", "DELUSER", "viewer")
+    assert {"rights of quantum-proposals", "rights of quantum-governor"} <= found.keys()
+
+
+def test_a_clock_that_is_off_and_a_server_that_is_too_old_are_found(examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is moved by hand; for an old server, what is too old is."""
+    store, _ = examine
+    store.clock.advance(17)
+    (finding,) = diagnosis._clock(store)
+    assert (finding.level, finding.seen[:2]) == ("fail", "+1")
+    monkeypatch.setattr(diagnosis, "OLDEST_SERVER", 99)
+    assert next(diagnosis._server(store)).level == "fail"
+
+
+def test_persistence_and_disk(examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = examine
+    by_name = {one.what: one for one in diagnosis._server(store)}
+    assert by_name["persistence"].level == "warn"
+    with valkey() as server:
+        other = RedisStore(store.settings.model_copy(update={"redis_url": type(store.settings.redis_url)(server.connection_url)}))
+        other.client.config_set("appendonly", "yes")
+        assert {one.what: one for one in diagnosis._server(other)}["persistence"].level == "ok"
+    monkeypatch.setattr(diagnosis, "DISK_MIN_GB", 1e9)
+    assert next(diagnosis._disk(store.settings)).level == "fail"
+
+
+def test_a_broker_that_is_away_is_no_reason_to_be_silent_about_the_rest(examine) -> None:
+    _, run = examine
+    found = run(1, CELERY_BROKER_URL=f"redis://:{SECRET}@127.0.0.1:1")
+    assert "CELERY_BROKER_URL" in found["broker"]["seen"] + found["broker"]["remedy"]
+
+
+def test_without_redis_it_says_so_within_its_bounds(examine) -> None:
+    _, run = examine
+    found = run(3, REDIS_URL=f"redis://:{SECRET}@127.0.0.1:1")
+    assert found.keys() == {"redis"}
+
+
+def test_running_as_root_is_worth_a_warning() -> None:
+    (finding,) = diagnosis._user(None)
+    assert finding.level == ("warn" if os.geteuid() == 0 else "ok")
+
+
+def test_a_missing_or_wrong_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "requires", lambda _: ["nosuchpackage>=1", "redis>=99", "ccxt>=1; extra == 'feed'"])
+    (finding,) = diagnosis._versions(None)
+    assert "nosuchpackage is missing" in finding.seen
+    assert "needed >=99" in finding.seen
+    assert "ccxt" not in finding.seen
+
+
+def test_a_storage_that_cannot_be_opened_is_named(examine) -> None:
+    store, _ = examine
+    (Path(store.settings.quantum_home) / "dagster.yaml").write_text("run_storage: {module: nosuchmodule, class: X}\n")
+    (finding,) = diagnosis._storage(store.settings)
+    assert finding.level == "fail"
