@@ -24,7 +24,7 @@ run: setup  ## the product on real recorded candles, user interface on http://lo
 test: setup  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 2 -m "not slow" -q
 
-slow: setup  ## whole stacks, browsers, hundreds of symbols
+slow: setup feed  ## whole stacks, browsers, hundreds of symbols
 	$(BIN)/python -m pytest -m slow -q
 
 check: setup  ## style, types, definitions

@@ -32,6 +32,7 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "exporter": ("quantum_assets.cli.exporter", "exporter"),
     "alerts": ("quantum_assets.cli.alerts", "alerts"),
     "explain": ("quantum_assets.cli.explain", "explain"),
+    "feed": ("quantum_assets.cli.feed", "feed"),
     "replay": ("quantum_assets.cli.replay", "replay"),
     "calc": ("quantum_assets.cli.calc", "calc"),
     "regime": ("quantum_assets.cli.regime", "regime"),

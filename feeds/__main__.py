@@ -1,0 +1,289 @@
+"""``quantum feed``: closed candles of an exchange into the history keys, for ever or once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import click
+
+from feeds.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
+from feeds.history import ForeignCandlesError, known_candles, store_candles
+from feeds.ohlcv import Candle, corrections, judge, pages, wanted
+from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.settings import Settings, SettingsError, load_settings
+
+MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE
+OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
+AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle
+PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
+PATIENCE = 3  # so often a missing candle is asked for; then the exchange has none, and it is named
+SKEW_WARN_SEC = 2.0
+BACKOFF_SEC, BACKOFF_MAX_SEC = 2.0, 120.0
+NAMED_MAX = 5  # symbols named in one line
+RETRY_SEC = 5.0  # after a round that failed as a whole
+UNITS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 14400: "4h", 86400: "1d"}
+EXIT_FAILED, EXIT_USAGE, EXIT_INFRASTRUCTURE = 1, 2, 3
+
+log = logging.getLogger("quantum.feed")
+
+
+@dataclass
+class Round:
+    """What one round did."""
+
+    written: int = 0
+    corrected: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
+    skew_sec: float = 0.0
+    took_sec: float = 0.0
+
+    def told(self) -> dict[str, object]:
+        """Give it as plain data."""
+        return {
+            **vars(self),
+            "rejected": dict(self.rejected),
+            "skew_sec": round(self.skew_sec, 2),
+            "took_sec": round(self.took_sec, 2),
+        }
+
+
+class Feed:
+    """Keeps the history of some symbols whole.
+
+    Parameters
+    ----------
+    exchange
+        Where candles come from.
+    store
+        Where they go.
+    symbols
+        Those the exchange has.
+    take_over
+        Replace another writer's candles instead of leaving them alone.
+    """
+
+    def __init__(self, exchange: Exchange, store: RedisStore, symbols: Sequence[str], *, take_over: bool = False) -> None:
+        self.exchange, self.store, self.symbols, self.take_over = exchange, store, symbols, take_over
+        settings = store.settings
+        self.interval_ms = settings.candle_interval_sec * 1000
+        self.timeframe = UNITS[settings.candle_interval_sec]
+        self.count = settings.marketstate_window_size + MARGIN
+        self.known: dict[str, dict[int, Candle]] = {}
+        self.asked: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self.told: set[tuple[str, int]] = set()
+        self.slower_until, self.slowdowns = 0.0, 0
+
+    async def round(self) -> Round:
+        """Bring every symbol up to the exchange's last closed candle.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server is away; the next round catches up.
+        ccxt.BaseError
+            The exchange does not tell its time.
+        """
+        began, done = time.monotonic(), Round()
+        if not self.known:
+            self.known = known_candles(self.store, self.symbols)
+        await self._pause()
+        before = time.time()
+        exchange_ms = await self.exchange.time_ms()
+        done.skew_sec = (before + time.time()) / 2 - exchange_ms / 1000
+        if abs(done.skew_sec) > SKEW_WARN_SEC:
+            log.warning("our clock is %+.1f s from the exchange's; candles are closed when its own says so", done.skew_sec)
+        await asyncio.gather(*(self._bring_up(symbol, exchange_ms, done) for symbol in self.symbols))
+        if not done.failed:
+            self.slowdowns = 0
+        done.took_sec = time.monotonic() - began
+        return done
+
+    async def _bring_up(self, symbol: str, exchange_ms: int, done: Round) -> None:
+        known = self.known[symbol]
+        times = wanted(exchange_ms=exchange_ms, interval_ms=self.interval_ms, count=self.count)
+        missing = [one for one in times if one not in known and self.asked[symbol][one] < PATIENCE]
+        again = [one for one in times[-OVERLAP:] if one in known]
+        new: dict[int, Candle] = {}
+        try:
+            for first, count in pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
+                rows = await self._ask(symbol, first, count)
+                judged = judge(rows, exchange_ms=exchange_ms, interval_ms=self.interval_ms)
+                done.rejected.update(judged.rejected)
+                new |= {one: candle for one, candle in judged.candles.items() if times[0] <= one <= times[-1]}
+        except (*RateLimited, *Unanswered) as error:  # what was answered before is kept
+            done.failed[symbol] = f"{type(error).__name__}: {str(error)[:200]}"
+        else:
+            self.asked[symbol].update(one for one in missing if one not in new)
+        self._write(symbol, new, done)
+        self._name_what_is_absent(symbol, times, done)
+
+    async def _ask(self, symbol: str, first: int, count: int) -> list[list[object]]:
+        await self._pause()
+        try:
+            return await self.exchange.candles(symbol, self.timeframe, first, count)
+        except RateLimited:
+            self._slow_down()
+            raise
+
+    def _write(self, symbol: str, new: Mapping[int, Candle], done: Round) -> None:
+        known = self.known[symbol]
+        changed = {one: candle for one, candle in new.items() if known.get(one) != candle}
+        if not changed:
+            return
+        try:
+            store_candles(self.store, symbol, changed, interval_ms=self.interval_ms, take_over=self.take_over)
+        except ForeignCandlesError as error:
+            done.failed[symbol] = f"{error}; --take-over replaces them"
+            return
+        for one in (corrected := corrections(known, changed)):
+            log.warning("%s: the exchange has corrected the candle of %s: %s, was %s", symbol, one, changed[one], known[one])
+        done.written, done.corrected = done.written + len(changed), done.corrected + len(corrected)
+        known |= changed
+        for one in sorted(known)[: -2 * self.count]:
+            del known[one]
+
+    def _name_what_is_absent(self, symbol: str, times: range, done: Round) -> None:
+        gone = [one for one in times if one not in self.known[symbol]]
+        absent = [one for one in gone if self.asked[symbol][one] >= PATIENCE]
+        done.missing += len(gone) - len(absent)
+        if absent:
+            done.absent[symbol] = len(absent)
+        for one in absent:
+            if (symbol, one) not in self.told:
+                self.told.add((symbol, one))
+                log.warning("%s: the exchange has no candle of %s; the gap stays a gap", symbol, one)
+
+    def _slow_down(self) -> None:
+        asked = self.exchange.retry_after_sec()
+        self.slowdowns += 1
+        pause = asked if asked is not None else min(BACKOFF_SEC * 2**self.slowdowns, BACKOFF_MAX_SEC)
+        pause *= 1 + random.random() / 4  # noqa: S311 - so that several feeds do not come back at once
+        self.slower_until = max(self.slower_until, time.monotonic() + pause)
+        log.warning("the exchange asks for fewer requests: none for %.0f s", pause)
+
+    async def _pause(self) -> None:
+        while (wait := self.slower_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+
+
+async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as_json: bool, take_over: bool) -> int:
+    """Feed until told to stop, or once; give the exit code."""
+    exchange = Exchange(*names)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(_work(exchange, settings, once=once, as_json=as_json, take_over=take_over))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (working, stopping):
+        task.cancel()
+    try:
+        return await working
+    except asyncio.CancelledError:
+        return 0
+    finally:
+        await exchange.close()
+
+
+async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: bool, take_over: bool) -> int:
+    store = RedisStore(settings)
+    feed: Feed | None = None
+    rounds = 0
+    while True:
+        try:
+            if feed is None:
+                unknown = await exchange.load(settings.symbols)
+                for symbol, near in unknown.items():
+                    log.error(
+                        "%s: the exchange has no such active market%s", symbol, f"; similar: {', '.join(near)}" if near else ""
+                    )
+                if not exchange.markets:
+                    return EXIT_FAILED
+                feed = Feed(exchange, store, list(exchange.markets), take_over=take_over)
+            done = await feed.round()
+        except RedisUnavailableError as error:
+            log.error("%s", error)  # noqa: TRY400 - the text says it all
+            if once:
+                return EXIT_INFRASTRUCTURE
+            feed = None  # what it has written last is read anew
+            await asyncio.sleep(RETRY_SEC)
+            continue
+        except (*RateLimited, *Unanswered) as error:
+            log.error("the exchange does not answer: %s: %s", type(error).__name__, str(error)[:200])  # noqa: TRY400
+            rounds += 1
+            if once and rounds > PATIENCE:
+                return EXIT_FAILED
+            await asyncio.sleep(RETRY_SEC)
+            continue
+        _tell(done, feed, as_json=as_json)
+        rounds += 1
+        if once and (rounds > PATIENCE or not (done.missing or done.failed)):
+            return EXIT_FAILED if done.failed or done.missing or unknown else 0
+        await asyncio.sleep(RETRY_SEC if done.failed or done.missing else _until_next_close(settings, done.skew_sec))
+
+
+def _until_next_close(settings: Settings, skew_sec: float) -> float:
+    interval = settings.candle_interval_sec
+    exchange_now = time.time() - skew_sec
+    return interval - exchange_now % interval + AFTER_CLOSE_SEC
+
+
+def _tell(done: Round, feed: Feed, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"symbols": len(feed.symbols), **done.told()}))
+    failed = (
+        f", {len(done.failed)} failed: {'; '.join(f'{one}: {why}' for one, why in list(done.failed.items())[:5])}"
+        if done.failed
+        else ""
+    )
+    rejected = f", rejected {dict(done.rejected)}" if done.rejected else ""
+    counts = f"{done.written} candles written, {done.corrected} corrected, {done.missing} missing"
+    log.info("%d symbols: %s in %.1f s%s%s", len(feed.symbols), counts, done.took_sec, rejected, failed)
+
+
+@click.command()
+@click.option("--exchange", "name", default="binance", show_default=True, help="ccxt's name of the exchange.")
+@click.option("--market", default="future", show_default=True, help="Kind of market, as ccxt calls it: future, swap, spot.")
+@click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
+@click.option("--url", default="", help="Scheme and host of a proxy; default: the exchange itself.")
+@click.option("--once", is_flag=True, help="Fill the history up, and exit.")
+@click.option("--take-over", is_flag=True, help="Replace candles of another writer (a replay's) instead of leaving them alone.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per round on stdout.")
+def feed(name: str, market: str, symbols: str | None, url: str, *, once: bool, take_over: bool, as_json: bool) -> None:
+    """Write closed candles of an exchange to quantum:history:ohlcv:<SYMBOL>:1m, and keep them whole.
+
+    \b
+    quantum feed --exchange binance --market future --symbols BTCUSDT,ETHUSDT
+    quantum feed --once
+
+    Public endpoints only: no key is read or accepted. Gaps are filled from the exchange; what it does not have stays a gap, by
+    name. Exit codes: 0 stopped as asked, or filled up; 1 some symbol could not be filled; 2 wrong usage or settings; 3 Redis
+    away (only with --once: without it, the feed goes on trying).
+    """
+    try:
+        settings = load_settings(**({"symbols": symbols} if symbols else {}))
+        if settings.candle_interval_sec not in UNITS:
+            known = ", ".join(map(str, UNITS))
+            click.echo(f"CANDLE_INTERVAL_SEC={settings.candle_interval_sec}: accepted here: {known}", err=True)
+            sys.exit(EXIT_USAGE)
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+        sys.exit(asyncio.run(run(settings, (name, market, url), once=once, as_json=as_json, take_over=take_over)))
+    except (SettingsError, UnknownExchangeError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    feed(prog_name="quantum feed")

@@ -1,0 +1,82 @@
+"""The history keys as the feed writes them: closed candles of one symbol, all of an answer or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feeds.ohlcv import Candle
+from resources.redis_store import RedisStore
+
+KEPT = 1500  # candles per symbol, as many as the replay keeps
+TTL_SEC = 7 * 86400  # of a symbol nobody feeds any more; how old candles are is judged by their own time
+
+# KEYS[1] sorted set of candles by opening time
+# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, then times and members
+# returns candles there are now; raises, having written nothing, on another type or another writer's label
+STORE_LUA = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
+local newest = redis.call('ZRANGE', KEYS[1], -1, -1)[1]
+if newest and ARGV[3] ~= '1' and not string.find(newest, '"source":"exchange"', 1, true) then
+  return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer (no source=exchange)')
+end
+if newest and ARGV[3] == '1' and not string.find(newest, '"source":"exchange"', 1, true) then redis.call('DEL', KEYS[1]) end
+for index = 4, #ARGV, 2 do
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[index], ARGV[index])
+  redis.call('ZADD', KEYS[1], ARGV[index], ARGV[index + 1])
+end
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[2] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return redis.call('ZCARD', KEYS[1])
+"""
+
+
+class ForeignCandlesError(RuntimeError):
+    """The key carries another writer's candles; they are left alone."""
+
+
+def store_candles(
+    store: RedisStore, symbol: str, candles: Mapping[int, Candle], *, interval_ms: int, take_over: bool = False
+) -> None:
+    """Write candles of one symbol; those of the same time are replaced.
+
+    Raises
+    ------
+    ForeignCandlesError
+        Somebody else's candles stand there; nothing was written.
+    RedisUnavailableError
+        The server is away; nothing was written.
+    """
+    members: list[Any] = []
+    for opened, (open_, high, low, close, volume) in sorted(candles.items())[-KEPT:]:
+        body = {"open_time": opened, "open": open_, "high": high, "low": low, "close": close, "volume": volume}
+        member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange"}
+        members += [opened, json.dumps(member, separators=(",", ":"))]
+    key = store.keys.of("candles_history", symbol)
+    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, KEPT, int(take_over), *members)
+    (reply,) = store.run("storing candles", [command])
+    if isinstance(reply, Exception):
+        raise ForeignCandlesError(str(reply).removeprefix("FOREIGN "))
+
+
+def known_candles(store: RedisStore, symbols: Sequence[str]) -> dict[str, dict[int, Candle]]:
+    """Read what stands there of ours, so that a restart asks for what is missing only."""
+    keys = [store.keys.of("candles_history", symbol) for symbol in symbols]
+    replies = store.run("reading candles", [("ZRANGE", key, -KEPT, -1) for key in keys])
+    return {
+        symbol: {} if isinstance(reply, Exception) else dict(filter(None, map(_ours, reply)))
+        for symbol, reply in zip(symbols, replies, strict=True)
+    }
+
+
+def _ours(member: bytes) -> tuple[int, Candle] | None:
+    try:
+        body = json.loads(member)
+        if body["source"] != "exchange":
+            return None
+        open_, high, low, close, volume = (float(body[name]) for name in ("open", "high", "low", "close", "volume"))
+        return int(body["open_time"]), (open_, high, low, close, volume)
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,96 @@
+"""Rows of an exchange, judged: which are candles, which have closed, which are missing. Pure; times are opening times in ms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = Sequence[Any]
+Candle = tuple[float, float, float, float, float]  # open, high, low, close, volume
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an answer of the exchange holds.
+
+    Attributes
+    ----------
+    candles
+        Opening time to candle; of several for one time the last.
+    rejected
+        What was wrong with a row, and how many were.
+    unclosed
+        Rows whose time has not passed by the exchange's clock.
+    """
+
+    candles: Mapping[int, Candle]
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    unclosed: int = 0
+
+
+def judge(rows: Iterable[Row], *, exchange_ms: int, interval_ms: int) -> Judged:
+    """Sort the rows of one answer.
+
+    Parameters
+    ----------
+    rows
+        As ccxt gives them: time in ms, open, high, low, close, volume; in any order.
+    exchange_ms
+        The exchange's own time, not ours: a candle has closed when that says so.
+    interval_ms
+        Length of a candle.
+    """
+    candles: dict[int, Candle] = {}
+    rejected: dict[str, int] = {}
+    unclosed = 0
+    for row in rows:
+        if reason := fault(row, interval_ms):
+            rejected[reason] = rejected.get(reason, 0) + 1
+        elif row[0] + interval_ms > exchange_ms:
+            unclosed += 1
+        else:
+            opened, *numbers = row[:6]
+            candles[int(opened)] = tuple(map(float, numbers))  # type: ignore[assignment]
+    return Judged(candles, rejected, unclosed)
+
+
+def fault(row: Row, interval_ms: int) -> str:
+    """Say why a row is no candle; empty when it is one."""
+    if len(row) < 6 or any(isinstance(one, bool) or not isinstance(one, int | float) for one in row[:6]):
+        return "not_numbers"
+    opened, open_, high, low, close, volume = row[:6]
+    if not all(map(math.isfinite, row[:6])):
+        return "not_finite"
+    if min(open_, high, low, close) <= 0 or volume < 0:
+        return "not_positive"
+    if not low <= min(open_, close) <= max(open_, close) <= high:
+        return "inconsistent"
+    return "misaligned" if opened % interval_ms or opened <= 0 else ""
+
+
+def wanted(*, exchange_ms: int, interval_ms: int, count: int) -> range:
+    """Give the opening times of the newest ``count`` candles that have closed by the exchange's clock."""
+    end = exchange_ms // interval_ms * interval_ms
+    return range(end - count * interval_ms, end, interval_ms)
+
+
+def pages(missing: Sequence[int], *, interval_ms: int, page: int) -> list[tuple[int, int]]:
+    """Split missing times into requests: first time, and how many candles from there on.
+
+    A request covers at most ``page`` candles; times that are close together share one.
+    """
+    requests: list[tuple[int, int]] = []
+    for time in sorted(missing):
+        if requests and time < requests[-1][0] + page * interval_ms:
+            first = requests[-1][0]
+            requests[-1] = first, (time - first) // interval_ms + 1
+        else:
+            requests.append((time, 1))
+    return requests
+
+
+def corrections(known: Mapping[int, Candle], new: Mapping[int, Candle]) -> list[int]:
+    """List the times whose candle was written before with other numbers."""
+    return sorted(time for time, candle in new.items() if time in known and known[time] != candle)

@@ -1,0 +1,237 @@
+"""The feed against an exchange that misbehaves, and a real Redis: what is written is what was published, whole, or named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resources.candles import CandleReader
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.feeds.binance import MINUTE_MS, FakeExchange, exchange, prices
+from tests.servers import valkey
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-feed" / "bin" / "python"
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+COUNT = 330  # MARKETSTATE_WINDOW_SIZE and the margin
+
+
+@pytest.fixture
+def server() -> Iterator[FakeExchange]:
+    with exchange(*SYMBOLS) as one:
+        yield one
+
+
+@pytest.fixture
+def store() -> Iterator[RedisStore]:
+    with valkey() as one:
+        yield RedisStore(load_settings(redis_url=one.connection_url, symbols=",".join(SYMBOLS)))
+
+
+def start(server: FakeExchange, store: RedisStore, *options: str, url: str = "") -> subprocess.Popen[str]:
+    if not PYTHON.exists():
+        pytest.fail("the feed's environment is missing: make feed")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "REDIS_URL": url or store.settings.url,
+        "SYMBOLS": ",".join(store.settings.symbols),
+    }
+    command = [str(PYTHON), "-m", "feeds", "--url", server.url, "--json", *options]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def once(server: FakeExchange, store: RedisStore, *options: str, url: str = "") -> tuple[int, list[dict], str]:
+    with start(server, store, "--once", *options, url=url) as process:
+        out, err = process.communicate(timeout=100)
+    return process.returncode, [json.loads(line) for line in out.splitlines()], err
+
+
+def written(store: RedisStore, symbol: str) -> dict[int, dict]:
+    members = store.client.zrange(store.keys.of("candles_history", symbol), 0, -1)
+    return {json.loads(member)["open_time"]: json.loads(member) for member in members}
+
+
+def holes(store: RedisStore, symbol: str) -> list[int]:
+    times = sorted(written(store, symbol))
+    return [one for one in range(times[0], times[-1], MINUTE_MS) if one not in times]
+
+
+@pytest.mark.slow
+def test_the_history_is_filled_with_closed_candles_the_product_reads_as_live(server, store) -> None:
+    code, rounds, err = once(server, store)
+    assert code == 0, err
+    assert rounds[-1]["missing"] == 0
+    for reading in CandleReader(store).read(SYMBOLS):
+        assert reading.value is not None, reading.reason
+        assert reading.value.source == "candles"
+        assert len(reading.value.close) == store.settings.marketstate_window_size
+    candles = written(store, "BTCUSDT")
+    assert len(candles) in (COUNT, COUNT + 1)
+    assert holes(store, "BTCUSDT") == []
+    assert max(candles) + MINUTE_MS <= server.now_ms()  # the one under way is not there
+    for opened, body in candles.items():
+        assert [f"{body[name]:.2f}" for name in ("open", "high", "low", "close", "volume")] == prices("BTCUSDT", opened)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skew_sec", [-90, 90])
+def test_closed_is_what_the_exchanges_clock_says(server, store, skew_sec) -> None:
+    server.skew_ms = skew_sec * 1000
+    code, rounds, err = once(server, store)
+    assert code == 0, err
+    assert rounds[-1]["skew_sec"] == pytest.approx(-skew_sec, abs=1)
+    assert "our clock is" in err
+    newest = max(written(store, "BTCUSDT")) + MINUTE_MS
+    assert server.now_ms() - 2 * MINUTE_MS < newest <= server.now_ms()
+
+
+@pytest.mark.slow
+def test_a_gap_the_exchange_has_is_named_and_never_filled(server, store) -> None:
+    gone = {server.now_ms() // MINUTE_MS * MINUTE_MS - back * MINUTE_MS for back in (20, 21, 50)}
+    server.missing = gone
+    code, rounds, err = once(server, store)
+    assert code == 0, err
+    assert rounds[-1]["absent"] == dict.fromkeys(SYMBOLS, 3)
+    assert set(holes(store, "BTCUSDT")) == gone
+    assert "the gap stays a gap" in err
+
+
+@pytest.mark.slow
+def test_rows_out_of_order_doubled_malformed_or_unclosed_harm_nobody(server, store) -> None:
+    def alter(symbol: str, rows: list) -> list:
+        bad = [
+            [rows[0][0] + 1, "1", "2", "1", "1", "1"],
+            [rows[0][0], "0", "2", "1", "1", "1"],
+            [rows[0][0], "nan", "2", "1", "1", "1"],
+        ]
+        return [*reversed(rows), *rows, *bad] if symbol == "BTCUSDT" else rows
+
+    server.alter = alter
+    code, rounds, err = once(server, store)
+    assert code == 0, err
+    assert holes(store, "BTCUSDT") == []
+    assert sum(rounds[0]["rejected"].values()) >= 2
+    opened = min(written(store, "BTCUSDT"))
+    assert f"{written(store, 'BTCUSDT')[opened]['open']:.2f}" == prices("BTCUSDT", opened)[0]
+
+
+@pytest.mark.slow
+def test_a_candle_the_exchange_corrects_is_replaced_aloud(server, store) -> None:
+    assert once(server, store)[0] == 0
+    corrected = max(written(store, "BTCUSDT"))
+
+    def alter(_: str, rows: list) -> list:
+        return [[row[0], "500.00", "501.00", "499.00", "500.50", *row[5:]] if row[0] == corrected else row for row in rows]
+
+    server.alter = alter
+    code, rounds, err = once(server, store)
+    assert code == 0
+    assert rounds[-1]["corrected"] == 2
+    assert "has corrected the candle" in err
+    assert written(store, "BTCUSDT")[corrected]["close"] == 500.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["reset", 500, 503])
+def test_answers_that_fail_are_asked_for_again(server, store, trouble) -> None:
+    failures = iter([trouble] * 2)
+    server.trouble = lambda path: next(failures, None) if "klines" in path else None
+    code, rounds, err = once(server, store)
+    assert code == 0, err
+    assert rounds[0]["failed"]
+    assert holes(store, "BTCUSDT") == holes(store, "ETHUSDT") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [429, 418])
+def test_an_exchange_that_asks_for_fewer_requests_gets_none_for_as_long_as_it_says(server, store, status) -> None:
+    server.headers = {"Retry-After": "3"}
+    moments = []
+
+    def trouble(path: str) -> int | None:
+        if "klines" in path:
+            moments.append(time.monotonic())
+            return status if len(moments) == 1 else None
+        return None
+
+    server.trouble = trouble
+    code, _, err = once(server, store)
+    assert code == 0, err
+    assert "none for" in err
+    after_the_first = [one for one in moments[1:] if one - moments[0] > 0.5]
+    assert min(after_the_first) - moments[0] >= 3
+
+
+@pytest.mark.slow
+def test_an_unknown_and_a_delisted_symbol_are_named_and_the_others_go_on(server, store) -> None:
+    server.symbols["ETHUSDT"] = "SETTLING"
+    wide = RedisStore(store.settings.model_copy(update={"symbols": ("BTCUSDT", "ETHUSDT", "BTCUSD")}))
+    code, _, err = once(server, wide)
+    assert code == 1
+    assert "BTCUSD: the exchange has no such active market; similar: BTCUSDT" in err
+    assert "ETHUSDT: the exchange has no such active market" in err
+    assert holes(store, "BTCUSDT") == []
+
+
+@pytest.mark.slow
+def test_another_writers_candles_are_left_alone_unless_told_otherwise(server, store) -> None:
+    key = store.keys.of("candles_history", "BTCUSDT")
+    store.client.zadd(key, {'{"open_time":60000,"source":"replay"}': 60000})
+    code, rounds, _ = once(server, store)
+    assert code == 1
+    assert "another writer" in rounds[-1]["failed"]["BTCUSDT"]
+    assert store.client.zcard(key) == 1
+    assert holes(store, "ETHUSDT") == []
+    assert once(server, store, "--take-over")[0] == 0
+    assert 60000 not in written(store, "BTCUSDT")
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_started_again_no_hole_remains(server, store) -> None:
+    server.alter = lambda _, rows: time.sleep(0.3) or rows  # slow enough to be hit
+    with start(server, store) as process:
+        time.sleep(2.5)
+        process.send_signal(signal.SIGKILL)
+    server.alter = lambda _, rows: rows
+    code, _, err = once(server, store)
+    assert code == 0, err
+    assert all(holes(store, symbol) == [] and len(written(store, symbol)) >= COUNT for symbol in SYMBOLS)
+
+
+@pytest.mark.slow
+def test_it_stops_when_told_and_says_when_redis_or_the_exchange_is_away(server, store) -> None:
+    code, _, err = once(server, store, url="redis://127.0.0.1:1")
+    assert (code, "Redis at 127.0.0.1:1" in err or "redis://127.0.0.1:1" in err) == (3, True)
+    assert once(server, store, "--exchange", "binanse")[0] == 2
+    with start(server, store) as process:
+        assert json.loads(process.stdout.readline())["missing"] == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def test_without_the_library_the_command_says_how_to_get_it() -> None:
+    """It has no place where permits are given."""
+    done = subprocess.run(
+        [sys.executable, "-m", "quantum_assets.cli", "feed"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.returncode == 2
+    assert "make feed" in done.stderr
+
+
+def test_only_the_feed_imports_the_exchange_and_nobody_imports_the_feed() -> None:
+    """Whoever did would bring an exchange library into a process that permits."""
+    for folder in ("quantum_assets", "resources", "sensors"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            assert "import ccxt" not in text, path
+            assert "import feeds" not in text, path
+            assert "from feeds" not in text, path
+    importers = {path.name for path in (ROOT / "feeds").glob("*.py") if "import ccxt" in path.read_text()}
+    assert importers == {"exchange.py"}
