@@ -10,9 +10,9 @@ from benchmarks.report import arguments, folder
 
 WIDTH = 128
 INTRODUCTION = """
-`make bench` measures everything but the chaos trial and the detection of faults in one run (about an hour; let nothing
-else run meanwhile) and writes `results/*.json` and this page, which is generated from them. `python -m benchmarks --help`
-names the parts. The machine is small and shared: ratios tell more than absolute numbers.
+`make bench` measures everything but the several hosts, the chaos trial and the detection of faults in one run (about
+an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is generated from them.
+`python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than absolute numbers.
 """
 NAMES = {
     "stock": "stock Dagster: default launcher, multiprocess executor",
@@ -268,6 +268,50 @@ def governor(figures: Figures) -> str:
     )
 
 
+def scrape(figures: Figures) -> str:
+    """Render what a scrape costs."""
+    series = figures["series"]
+    return "## Scrape of the exporter (`benchmarks.scrape`)\n" + paragraph(f"""
+        {figures["symbols"]} symbols, beside the running loop, each a look of its own:
+        {of(figures["scrape_sec"], "p50", "p95", "max", digits=3)} s (p50 / p95 / max); the second port, within a second of the
+        first, {of(figures["second_port_sec"], "p50", "p95", digits=3)} s. {number(figures["cpu_sec_per_pair"], 3)} s of CPU for
+        both, {series["allocation"]:,} and {series["governor"]:,} series, {figures["memory_mb"]} MB.""")
+
+
+def scale_out(figures: Figures) -> str:
+    """Render the cadence per shard, and what a host that was cut off meant."""
+    cut, found = figures["cut"], figures["publications"]
+    rows = [
+        [shard, of(one["gap_sec"], "p50", "p99", "max"), of(one["tick_to_end_sec"], "p50", "p99"), sum(one["runs"].values())]
+        for shard, one in enumerate(figures["shards"])
+    ]
+    used = figures["cpu_percent_of_a_core"]
+    processes = [[name, number(used[name], 1), f"{mb:,.0f}"] for name, mb in figures["memory_mb"].items()]
+    return (
+        "## Several hosts, one cut off (`benchmarks.scale_out`)\n"
+        + paragraph(f"""
+            {figures["symbols"]:,} symbols on {len(figures["shards"])} worker hosts (network namespaces of one machine) with
+            PostgreSQL and Redis on a fifth; seconds.""")
+        + table(["shard", "gap, p50 / p99 / max", "request to end, p50 / p99", "cycles"], rows)
+        + table(["process", "CPU, % of a core", "memory, MB"], processes)
+        + paragraph(f"""
+            One host cut off for {cut["cut_sec"]} s in the middle of a cycle: first alert after {cut["first_alert_after_sec"]} s,
+            {cut["symbols_alerted"]} of its {cut["symbols"]} symbols alerted, {cut["symbols_of_others_alerted"]} of the others;
+            caught up {cut["caught_up_sec"]} s after it was back. {found["entries"]:,} entries,
+            {found["market_states_twice_in_a_cycle"]} twice in a cycle, {found["entries_without_materialization"]} without their
+            record (published by the host that was cut off before it could record), {found["materializations_without_entry"]}
+            records without their entry.""")
+    )
+
+
+def split_brain(figures: Figures) -> str:
+    """Render what two stacks on one Redis did."""
+    return "## Two stacks on one Redis (`benchmarks.split_brain`)\n" + paragraph(f"""
+        {figures["cycles"]} cycles, {figures["entries"]} entries of streams, {figures["doubled"]} doubled; gaps
+        {of(figures["gap_sec"], "p50", "p99", "max")} s (p50 / p99 / max); {figures["runs_of_the_second_stack"]} runs of the
+        second stack. It published {figures["taken_over_sec"]} s after the first one was killed.""")
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -276,8 +320,10 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "event_log": event_log,
     "kernels": kernels,
     "governor": governor,
+    "scrape": scrape,
+    "split_brain": split_brain,
 }
-SECTIONS = {**PARTS, "chaos": chaos, "detection": detection}
+SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection}
 
 
 def page(results: Path) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 
 import dagster as dg
 
-from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import ALLOCATION_TARGET, GOVERNOR_STATE
 from quantum_assets.freshness import Limits, StoredProof, Vital, evaluate
 from quantum_assets.kernels.governor import GATE_OF
@@ -34,6 +33,7 @@ from resources.vital_signs import VitalSignsReader
 BUCKETS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 30.0, 60.0)  # of a cycle that is due every 10 s
 PARTS_OF_A_CYCLE = ("waiting", "running", "total")  # for a worker; on it; from request to end
 REASONS_P29 = ("ok", "missing_eff", "stale_eff", "low_conf", "redis_error")
+P29, P32 = ("multiplier", "eff_confidence", "eff_score"), ("eff_factor", "permits_hour", "permits_5min")  # fields shown
 EFF_ACTIONS = ("NONE", "DOWNSIZE")
 OTHER = "other"  # label of every reason that is none of ours: text from Redis must not make series
 INVALID_PLAN = "invalid_plan"  # whatever the field
@@ -127,11 +127,9 @@ class Collector:
     def _see(self, now: float) -> dict[str, Any]:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
-        symbols = store.settings.symbols
-        tables = {
-            table.asset: {one.symbol: one.value for one in store.read(table, symbols) if one.state is State.PRESENT}
-            for table in (ALLOCATION_TARGET, GOVERNOR_STATE)
-        }
+        allocations, permits = (
+            numbers_of(store, table.key, columns) for table, columns in ((ALLOCATION_TARGET, P29), (GOVERNOR_STATE, P32))
+        )
         parts = ("worker", "daemon", "cycle", "watch", *shard_queues(store.settings.shards))
         names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
         *beats, cycles = store.run("reading heartbeats", names)
@@ -145,8 +143,8 @@ class Collector:
         return {
             "vitals": evaluation.vitals,
             "proofs": evaluation.proofs,
-            "allocations": tables[ALLOCATION_TARGET.asset],
-            "permits": tables[GOVERNOR_STATE.asset],
+            "allocations": allocations,
+            "permits": permits,
             **{
                 name: counts_in(store, key)
                 for name, key in (("published", "counts_published"), ("decided", "counts_decided"), ("ran", "counts_ran"))
@@ -171,6 +169,21 @@ class Collector:
         except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
             return False
         return True
+
+
+def numbers_of(store: RedisStore, key: str, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read some numbers of each symbol's hash; what is missing or no number is left out."""
+    symbols = store.settings.symbols
+    replies = store.run(f"reading {key}", [("HMGET", store.keys.of(key, symbol), *columns) for symbol in symbols])
+    return {
+        symbol: {
+            name: number
+            for name, text in zip(columns, reply, strict=True)
+            if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
+        }
+        for symbol, reply in zip(symbols, replies, strict=True)
+        if isinstance(reply, list)
+    }
 
 
 def counts_in(store: RedisStore, key: str) -> dict[str, float]:

@@ -588,6 +588,7 @@ TAMPERINGS = (
     Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, day_total="4999.9"), named="forged"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
+    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "import feeds.history"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
     Tampering("governor_permit/queues_served", cut_a_host_off, named="quantum-1"),
     Tampering("governor_permit/single_stack", start_a_second_stack, named="second stack"),

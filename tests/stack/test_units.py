@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from quantum_assets.cli import cli
 from quantum_assets.cli.serve import PARTS
+from resources.launcher import queues as all_queues
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
@@ -36,10 +38,10 @@ def test_a_unit_starts_a_command_there_is_restarts_and_is_bounded(path: Path) ->
     """A unit with a typo is found at the worst moment."""
     section = unit(path)["Service"]
     program, command, *arguments = section["ExecStart"].split()
-    assert program == "/opt/quantum/bin/quantum"
+    assert program == f"/opt/quantum{'-feed' if path.stem == 'quantum-feed' else ''}/bin/quantum"
     known = cli.get_command(None, command)
     assert known is not None
-    assert all(not argument.startswith("-") or any(argument in option.opts for option in known.params) for argument in arguments)
+    assert all(not argument.startswith("--") or any(argument in option.opts for option in known.params) for argument in arguments)
     assert (section["Restart"], section["RestartSec"]) == ("always", "10")
     limits = unit(path)["Unit"]
     assert (limits["StartLimitIntervalSec"], limits["StartLimitBurst"]) == ("300", "5")
@@ -54,7 +56,11 @@ def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Pa
     if shutil.which("systemd-analyze") is None:
         pytest.fail("systemd-analyze is not installed: apt-get install systemd")
     for one in UNITS.iterdir():
-        text = one.read_text().replace("/opt/quantum/bin/quantum", "/usr/bin/env")  # verify wants the program to be there
+        text = (
+            one.read_text()
+            .replace("/opt/quantum/bin/quantum", "/usr/bin/env")
+            .replace("/opt/quantum-feed/bin/quantum", "/usr/bin/env")
+        )  # verify wants the program to be there
         (tmp_path / one.name).write_text(text)
     verified = subprocess.run(["systemd-analyze", "verify", tmp_path / path.name], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -66,3 +72,25 @@ def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Pa
     )
     exposure = float(re.search(r"exposure level for \S+: ([\d.]+)", judged.stdout).group(1))
     assert exposure <= EXPOSURE_MAX, judged.stdout
+
+
+def test_the_compose_file_runs_every_process_with_commands_there_are() -> None:
+    """No engine for containers runs where this was built: that it parses and asks for what exists is what can be known."""
+    compose = yaml.safe_load((UNITS.parent / "compose" / "compose.yml").read_text())
+    ours = {name: one for name, one in compose["services"].items() if one["image"] == "quantum"}
+    served = set()
+    for name, service in ours.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        command, *arguments = service["command"]
+        known = cli.get_command(None, command)
+        assert known is not None, name
+        context = known.make_context(command, arguments)
+        served.add(context.params.get("part") or command)
+        if queues := context.params.get("queues"):
+            assert queues in all_queues(int(service["environment"]["SHARDS"])), name
+    assert served == {*PARTS, "exporter"}
+    listening = {queue for one in ours.values() if "--queues" in one["command"] for queue in one["command"][-1].split(",")}
+    assert listening == set(all_queues(int(ours["daemon"]["environment"]["SHARDS"])))
+    published = [port for one in compose["services"].values() for port in one.get("ports", ())]
+    assert all(port.startswith("127.0.0.1:") for port in published)
