@@ -11,7 +11,6 @@ TRADING_LIBRARIES = frozenset(
         "hyperliquid", "ib_async", "ib_insync", "ibapi", "jesse", "krakenex", "kucoin", "lumibot", "nautilus_trader",
         "oandapyV20", "okx", "pybit", "python_bitvavo_api", "quickfix", "robin_stocks", "unicorn_binance_rest_api",
         "unicorn_binance_websocket_api", "vnpy", "web3", "zipline",
-        "feeds",  # our own exchange feed: it brings ccxt
     }
 )  # fmt: skip
 

@@ -31,9 +31,15 @@ RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_ra
 DEFER_ASSET_EVENTS_TAG = EXTERNALLY_MANAGED_ASSETS_TAG
 
 
+_storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
+
+
 def storage_id(instance: dg.DagsterInstance) -> str:
     """Name the instance's run storage: the same on all hosts that share it, and for ever."""
-    return cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
+    root = instance.root_directory
+    if root not in _storage_ids:
+        _storage_ids[root] = cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
+    return _storage_ids[root]
 
 
 def take_over_asset_events(context: OutputContext) -> None:

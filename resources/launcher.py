@@ -71,19 +71,13 @@ warnings.filterwarnings("ignore", category=DuplicateTaskNameWarning)  # each ins
 vars(dagster_celery.launcher)["create_execute_job_task"] = cache(create_execute_job_task)
 
 
-_storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
-
-
 def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
     """Use queues of this instance only: a worker of another one would take its runs and not find them.
 
     Two stacks started on one Redis, each with its own storage, otherwise lose half of their runs to each other.
     """
-    root = instance.root_directory
-    if root not in _storage_ids:
-        _storage_ids[root] = storage_id(instance)
     for options in ("broker_transport_options", "result_backend_transport_options"):
-        app.conf[options] = {**app.conf[options], "global_keyprefix": f"{KEY_PREFIX}{_storage_ids[root][:8]}:"}
+        app.conf[options] = {**app.conf[options], "global_keyprefix": f"{KEY_PREFIX}{storage_id(instance)[:8]}:"}
 
 
 class WarmRunLauncher(CeleryRunLauncher):

@@ -45,19 +45,24 @@ class OvertakenError(RuntimeError):
 
 
 @cache
-def owner(settings: Settings) -> str:
-    """Name this stack: the same for all its processes and after a restart, another one for any other stack."""
+def owner(settings: Settings, storage: str) -> str:
+    """Name this stack: the same for all its processes and after a restart, another one for any other stack.
+
+    Also for a `dagster dev` beside it, which has the same instance folder in its settings and another storage.
+    """
     boot = _BOOT_ID.read_text()[:8] if _BOOT_ID.exists() else ""
-    return f"{socket.gethostname()}:{settings.quantum_home.resolve()}:{boot}"
+    return f"{socket.gethostname()}:{settings.quantum_home.resolve()}:{boot}:{storage[:8]}"
 
 
-def other_holder(store: RedisStore, cycles: Mapping[str, str] | None = None) -> str:
+def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | None = None) -> str:
     """Take or renew the lease, and with it announce the cycles about to be requested.
 
     Parameters
     ----------
     store
         Where the lease is; its server's clock counts.
+    storage
+        Identity of the Dagster storage whose sensors ask.
     cycles
         First symbol of a shard to the id of its new cycle.
 
@@ -73,7 +78,7 @@ def other_holder(store: RedisStore, cycles: Mapping[str, str] | None = None) -> 
     redis.ResponseError
         Something else stands where the lease should.
     """
-    of, ours = store.keys.of, owner(store.settings)
+    of, ours = store.keys.of, owner(store.settings, storage)
     names = [of("lease"), of("lease_rival"), of("newest_cycles")]
     announced = [text for pair in (cycles or {}).items() for text in pair]
     (reply,) = store.run("taking the lease", [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, *announced)])

@@ -15,7 +15,7 @@ import redis
 from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards
 from resources.candles import CandleReader
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS
+from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.launcher import QUEUE_TAG, queue_of
 from resources.lease import other_holder
@@ -212,7 +212,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         counts["ended"] += len(ended)
         busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
-            if other := other_holder(store):
+            if other := other_holder(store, storage_id(context.instance)):
                 return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=json.dumps(counts))
             store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
             wait_sec = due_in_sec(counts["requested"], now, settings.publish_interval_sec)
@@ -230,7 +230,11 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
             return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
         try:
-            other = other_holder(store, {request.tags[RANGE_TAGS[0]]: request.tags[CYCLE_ID_TAG] for request in requests})
+            other = other_holder(
+                store,
+                storage_id(context.instance),
+                {request.tags[RANGE_TAGS[0]]: request.tags[CYCLE_ID_TAG] for request in requests},
+            )
         except (RedisUnavailableError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"announcing the cycle failed: {error}", cursor=json.dumps(counts))
         if other:

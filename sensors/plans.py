@@ -6,7 +6,7 @@ import dagster as dg
 import redis
 
 from quantum_assets.symbols import range_tags
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG
+from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
 from resources.io_manager import CYCLE_TAG
 from resources.lease import other_holder
 from resources.plans import Waiting, waiting_plans
@@ -63,7 +63,7 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
         try:
-            if other := other_holder(store):
+            if other := other_holder(store, storage_id(context.instance)):
                 return dg.SensorResult(skip_reason=f"standing by: {other} decides")
             waiting = waiting_plans(store)
         except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:

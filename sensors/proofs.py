@@ -6,6 +6,7 @@ import dagster as dg
 import redis
 
 from quantum_assets.checks.pack import PROOFS
+from resources.dagster_internals import storage_id
 from resources.foreign import number_or_none
 from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
@@ -74,7 +75,7 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         if running:
             return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
         try:
-            if other := other_holder(store):
+            if other := other_holder(store, storage_id(context.instance)):
                 return _skip(context, f"standing by: {other} runs the loop")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
         except (RedisUnavailableError, redis.ResponseError) as error:

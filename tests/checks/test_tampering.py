@@ -408,7 +408,7 @@ def cut_a_host_off(world: Proven) -> None:
 def start_a_second_stack(world: Proven) -> None:
     elsewhere = world.store.settings.model_copy(update={"quantum_home": Path("elsewhere")})
     for store in (world.store, RedisStore(elsewhere, world.store.clock, world.store.client)):
-        other_holder(store)
+        other_holder(store, "storage")
 
 
 def replay_them(world: Proven) -> None:

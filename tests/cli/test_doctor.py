@@ -80,8 +80,10 @@ def test_a_trouble_is_named_with_what_to_do(examine, what, bring_about, seen, co
 
 def test_a_second_stack_is_named(examine, tmp_path) -> None:
     store, run = examine
-    other_holder(store)
-    other_holder(RedisStore(store.settings.model_copy(update={"quantum_home": tmp_path / "second"}), store.clock, store.client))
+    other_holder(store, "one")
+    other_holder(
+        RedisStore(store.settings.model_copy(update={"quantum_home": tmp_path / "second"}), store.clock, store.client), "one"
+    )
     assert "second" in run()["stacks"]["seen"]
 
 

@@ -11,6 +11,7 @@ from celery import Celery
 
 from definitions import assemble
 from quantum_assets.contracts.tables import MARKET_STATE
+from resources.dagster_internals import storage_id
 from resources.launcher import celery_arguments, keep_apart
 from resources.lease import LEASE_SEC, OvertakenError, other_holder, owner, require_newest, standing_by
 from resources.settings import load_settings
@@ -37,21 +38,21 @@ def tick(store, instance, sensor="cycle"):
 
 def test_of_two_stacks_one_holds_the_lease_and_the_other_is_told_by_whom(two) -> None:
     first, second = two
-    assert other_holder(first) == ""
-    assert other_holder(second) == owner(first.settings)
-    assert other_holder(first) == ""
+    assert other_holder(first, "one") == ""
+    assert other_holder(second, "one") == owner(first.settings, "one")
+    assert other_holder(first, "one") == ""
     assert 0 < first.client.pttl(first.keys.of("lease")) <= LEASE_SEC * 1000
 
 
 def test_a_stack_that_restarts_keeps_its_lease_and_one_that_died_loses_it(two, make_store) -> None:
     """A restarted daemon goes on at once; the other one takes over when the lease has lapsed."""
     first, second = two
-    other_holder(first)
-    assert other_holder(make_store()) == ""
+    other_holder(first, "one")
+    assert other_holder(make_store(), "one") == ""
     first.client.pexpire(first.keys.of("lease"), 1)
     time.sleep(0.01)
-    assert other_holder(second) == ""
-    assert other_holder(first) == owner(second.settings)
+    assert other_holder(second, "one") == ""
+    assert other_holder(first, "one") == owner(second.settings, "one")
 
 
 def test_only_the_holder_requests_anything(two) -> None:
@@ -62,15 +63,21 @@ def test_only_the_holder_requests_anything(two) -> None:
         for sensor in ("cycle", "plans", "proofs"):
             result = tick(second, another, sensor)
             assert not result.run_requests
-            assert owner(first.settings) in result.skip_reason.skip_message
+            assert owner(first.settings, storage_id(one)) in result.skip_reason.skip_message
         newest = first.client.hgetall(first.keys.of("newest_cycles"))
     assert newest == {b"BTCUSDT": request.tags["quantum/cycle_id"].encode()}
+
+
+def test_a_dagster_dev_beside_the_stack_stands_by_although_its_settings_are_the_same(store) -> None:
+    """It has an instance of its own, whose sensors are on from the start."""
+    assert other_holder(store, "one") == ""
+    assert other_holder(store, "two") == owner(store.settings, "one")
 
 
 def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> None:
     """It would hide that the one that holds the lease has hung."""
     first, second = two
-    other_holder(first)
+    other_holder(first, "one")
     with dg.instance_for_test() as instance:
         tick(second, instance)
     assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
@@ -78,12 +85,12 @@ def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> Non
 
 def test_a_second_stack_is_told_of_until_it_is_gone(two) -> None:
     first, second = two
-    other_holder(first)
+    other_holder(first, "one")
     assert standing_by(first) == ()
-    other_holder(second)
-    assert standing_by(first) == [owner(second.settings), owner(first.settings)]
+    other_holder(second, "one")
+    assert standing_by(first) == [owner(second.settings, "one"), owner(first.settings, "one")]
     first.client.delete(first.keys.of("lease"))
-    other_holder(second)
+    other_holder(second, "one")
     assert standing_by(first) == ()  # it is the only one now
 
 
@@ -92,7 +99,7 @@ def test_nobody_takes_over_while_the_lease_cannot_be_read(two) -> None:
     first, _ = two
     first.client.hset(first.keys.of("lease"), "a", "b")
     with pytest.raises(redis.ResponseError):
-        other_holder(first)
+        other_holder(first, "one")
     with dg.instance_for_test() as instance:
         result = tick(first, instance)
     assert not result.run_requests
@@ -120,7 +127,7 @@ def test_an_overtaken_cycle_publishes_nothing(store, clock) -> None:
 def test_the_newest_cycle_of_a_shard_and_one_nobody_announced_may_publish(store) -> None:
     """After Redis has lost its memory the loop goes on; and shards do not overtake each other."""
     require_newest(store, "BTCUSDT", "c1")
-    other_holder(store, {"BTCUSDT": "c2", "SOLUSDT": "c1"})
+    other_holder(store, "one", {"BTCUSDT": "c2", "SOLUSDT": "c1"})
     require_newest(store, "BTCUSDT", "c2")
     require_newest(store, "SOLUSDT", "c1")
     with pytest.raises(OvertakenError, match="c1 was overtaken by c2"):
