@@ -62,7 +62,7 @@ WRITES = f"{_CHANGES} +eval_ro"
 SCRIPTS = "(-@all +eval ~*)"
 # Workers are told to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is granted
 # by the letter only: hence all channels. We use no others.
-BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +time"
+BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +script|exists +time"
 
 
 def acl(keys: Keys) -> str:
