@@ -29,6 +29,7 @@ import psutil
 import redis
 import sqlalchemy as db
 
+from benchmarks.chaos import DidNotHappenError, wait_until
 from benchmarks.live import PROJECT, World
 from benchmarks.report import main, say, spread
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION
@@ -133,7 +134,7 @@ def databases(folder: Path) -> Iterator[dict[str, psutil.Process]]:
         started(["redis-server", "--port", str(REDIS_PORT), *persistent], folder / "redis.log") as redis_server,
     ):
         for port in (REDIS_PORT, POSTGRES_PORT):
-            wait_until(f"port {port}", lambda port=port: answers(port), 60)  # type: ignore[misc]
+            seconds_until(f"port {port}", lambda port=port: answers(port), 60)  # type: ignore[misc]
         yield {"postgresql": postgres, "redis": redis_server}
 
 
@@ -143,20 +144,16 @@ def answers(port: int) -> bool:
         return probe.connect_ex((f"{NETWORK}.1", port)) == 0
 
 
-def wait_until(what: str, holds: Callable[[], bool], within_sec: float = WAIT_SEC) -> float:
+def seconds_until(what: str, holds: Callable[[], bool], within_sec: float = WAIT_SEC) -> float:
     """Wait, and give the seconds it took.
 
     Raises
     ------
-    TimeoutError
+    DidNotHappenError
         It does not come about.
     """
     began = time.monotonic()
-    while not holds():
-        if time.monotonic() - began > within_sec:
-            msg = f"waited {within_sec:.0f} s for {what}"
-            raise TimeoutError(msg)
-        time.sleep(0.2)
+    wait_until(what, holds, within_sec)
     return time.monotonic() - began
 
 
@@ -354,7 +351,7 @@ def steady(trial: Trial, cycles: int) -> dict[str, Any]:
     """Measure cadence per shard, and CPU and memory per process, with all hosts well."""
     begun, before = time.time(), trial.cpu_sec()
     first = trial.finished()
-    wait_until("steady cycles", lambda: trial.finished() >= first + cycles, WAIT_SEC + 15 * cycles)
+    seconds_until("steady cycles", lambda: trial.finished() >= first + cycles, WAIT_SEC + 15 * cycles)
     ended, after = time.time(), trial.cpu_sec()
     memory = trial.memory_mb()
     spent = {name: round(100 * (after[name] - before[name]) / (ended - begun), 1) for name in after}
@@ -383,7 +380,7 @@ def cut_off(trial: Trial, cut_sec: float) -> dict[str, Any]:
     symbols, others = trial.blocks[CUT], [s for shard, block in enumerate(trial.blocks) if shard != CUT for s in block]
     calm = set(trial.alerted())
     now = time.time()
-    wait_until("the middle of a cycle", lambda: trial.reader.saw("risk_proposal", symbols, now))
+    seconds_until("the middle of a cycle", lambda: trial.reader.saw("risk_proposal", symbols, now))
     shell(f"ip link set port{CUT} down")
     cut, first_alert, most, strangers = time.time(), None, 0, set[str]()
     while time.time() < cut + cut_sec:
@@ -398,8 +395,8 @@ def cut_off(trial: Trial, cut_sec: float) -> dict[str, Any]:
     back = time.time()
     say("the host is back")
     say(f"{most} symbols alerted")
-    caught_up = wait_until("the host to catch up", lambda: trial.published_since(symbols, back))
-    cleared = wait_until("the alerts to be cleared", lambda: not trial.alerted() - calm)
+    caught_up = seconds_until("the host to catch up", lambda: trial.published_since(symbols, back))
+    cleared = seconds_until("the alerts to be cleared", lambda: not trial.alerted() - calm)
     return {
         "cut_sec": round(back - cut, 1),
         "symbols": len(symbols),
@@ -421,16 +418,16 @@ def inside(*, short: bool) -> dict[str, Any]:
         trial = Trial(Path(folder), count, stack)
         trial.start()
         try:
-            wait_until("the first cycles", lambda: trial.finished() >= 2)
-            wait_until("calm", lambda: not trial.alerted())
+            seconds_until("the first cycles", lambda: trial.finished() >= 2)
+            seconds_until("calm", lambda: not trial.alerted())
             say("all hosts run")
             measured = steady(trial, cycles)
             say("steady cycles measured")
             measured["cut"] = cut_off(trial, cut_sec)
             done = trial.finished()
-            wait_until("cycles after the cut", lambda: trial.finished() >= done + (2 if short else AFTER_CYCLES))
+            seconds_until("cycles after the cut", lambda: trial.finished() >= done + (2 if short else AFTER_CYCLES))
             time.sleep(2)  # the last entries are read
-        except TimeoutError:
+        except DidNotHappenError:
             say(f"active alerts: {trial.store.client.get(trial.store.keys.of('alerts_active'))!r}"[:3000])
             for log in Path(folder).rglob("*.log"):
                 say(f"{log.name} ends with\n{log.read_text(errors='replace')[-1500:]}")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 import psutil
 
+from benchmarks.chaos import wait_until
 from benchmarks.live import PROJECT, STOP_WITHIN_SEC, Live, running
 from benchmarks.report import main, say, spread
 from resources.dagster_internals import storage_id
@@ -90,7 +91,7 @@ def measure(*, short: bool) -> dict[str, Any]:
         )  # for ten minutes: it publishes between cycles, as it should
         live.look(1, WAIT_SEC)
         with second_stack(live, home), dg.DagsterInstance.from_config(str(home)) as second:
-            wait_until("the second stack to stand by", lambda: bool(standing_by(live.store)))
+            wait_until("the second stack to stand by", lambda: bool(standing_by(live.store)), WAIT_SEC)
             say("both run")
             before = live.look(1, WAIT_SEC).cycles
             live.look(before + cycles, WAIT_SEC + 12 * cycles)
@@ -101,7 +102,7 @@ def measure(*, short: bool) -> dict[str, Any]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             say("the holder is dead")
-            wait_until("the second stack to publish", lambda: max(one.epoch for one in published(live)) > killed)
+            wait_until("the second stack to publish", lambda: max(one.epoch for one in published(live)) > killed, WAIT_SEC)
             taken_over_sec = max(one.epoch for one in published(live)) - killed
     per_symbol = gaps(entries)
     return {
@@ -113,22 +114,6 @@ def measure(*, short: bool) -> dict[str, Any]:
         "first_holds": told[1:] == [ours],
         "taken_over_sec": round(taken_over_sec, 1),
     }
-
-
-def wait_until(what: str, holds: Any) -> None:
-    """Wait.
-
-    Raises
-    ------
-    TimeoutError
-        It does not come about.
-    """
-    deadline = time.monotonic() + WAIT_SEC
-    while not holds():
-        if time.monotonic() > deadline:
-            msg = f"waited {WAIT_SEC} s for {what}"
-            raise TimeoutError(msg)
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import click
 from feeds.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
 from feeds.history import ForeignCandlesError, known_candles, store_candles
 from feeds.ohlcv import Candle, corrections, judge, pages, wanted
+from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings, SettingsError, load_settings
 
@@ -278,7 +279,7 @@ def feed(name: str, market: str, symbols: str | None, url: str, *, once: bool, t
             known = ", ".join(map(str, UNITS))
             click.echo(f"CANDLE_INTERVAL_SEC={settings.candle_interval_sec}: accepted here: {known}", err=True)
             sys.exit(EXIT_USAGE)
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+        log_to_stderr(settings.log_level)
         sys.exit(asyncio.run(run(settings, (name, market, url), once=once, as_json=as_json, take_over=take_over)))
     except (SettingsError, UnknownExchangeError) as error:
         click.echo(str(error), err=True)

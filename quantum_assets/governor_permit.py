@@ -37,7 +37,7 @@ from resources.calc_only import require_calc_only
 from resources.decisions import FLAGS, INVALID, JUDGED
 from resources.foreign import Scored, number_or_none, read_efficiency, read_scored
 from resources.guards import read_guards
-from resources.io_manager import CYCLE_ID_TAG, ONCE_TAG, cycle_id_of
+from resources.io_manager import cycle_id_of, of_the_loop
 from resources.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError
@@ -80,7 +80,7 @@ def governor_permit(
     for one in decided:
         outcome = "permit" if one.granted else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
-    if CYCLE_ID_TAG in context.run.tags and ONCE_TAG not in context.run.tags:  # the last step of a cycle of the loop
+    if of_the_loop(context.run):  # the last step of a cycle of the loop
         _leave_a_sign_of_life(store)
     others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
     if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs

@@ -112,7 +112,7 @@ class RedisIOManager(dg.IOManager):
         table = self.tables[context.asset_key.to_user_string()]
         run = context.step_context.dagster_run
         tags, cycle_id = run.tags, cycle_id_of(run)
-        if CYCLE_ID_TAG in tags and ONCE_TAG not in tags:
+        if of_the_loop(run):
             require_newest(self.store, tags[RANGE_TAGS[0]], cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
         self._looks.pop(table.asset, None)
@@ -172,6 +172,11 @@ class RedisIOManager(dg.IOManager):
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
         return self.store.publish(table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+
+
+def of_the_loop(run: dg.DagsterRun) -> bool:
+    """Tell whether a run is a cycle of the loop, and none that somebody asked for."""
+    return CYCLE_ID_TAG in run.tags and ONCE_TAG not in run.tags
 
 
 def cycle_id_of(run: dg.DagsterRun) -> str:

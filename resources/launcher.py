@@ -16,6 +16,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG
 from dagster_celery.tasks import create_execute_job_task
 
+from quantum_assets.freshness import PARTS
 from resources.dagster_internals import storage_id
 from resources.settings import Settings, load_settings
 
@@ -34,6 +35,11 @@ def queue_of(shard: int, shards: int) -> str | None:
 def shard_queues(shards: int) -> list[str]:
     """Name the queues of the loop's shards; none when there is only one."""
     return [name for shard in range(shards) if (name := queue_of(shard, shards)) is not None]
+
+
+def heartbeat_parts(shards: int) -> list[str]:
+    """Name every part that leaves a sign of life; with several shards the workers of each queue, too."""
+    return [*PARTS, "watch", *shard_queues(shards)]
 
 
 def queues(shards: int) -> list[str]:

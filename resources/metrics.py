@@ -24,7 +24,7 @@ from quantum_assets.kernels.risk_guard import GUARDS
 from resources.decisions import INVALID
 from resources.foreign import number_or_none
 from resources.guards import read_guards
-from resources.launcher import shard_queues
+from resources.launcher import heartbeat_parts
 from resources.plans import waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, flat, texts
 from resources.switches import read_switches
@@ -130,7 +130,7 @@ class Collector:
         allocations, permits = (
             numbers_of(store, table.key, columns) for table, columns in ((ALLOCATION_TARGET, P29), (GOVERNOR_STATE, P32))
         )
-        parts = ("worker", "daemon", "cycle", "watch", *shard_queues(store.settings.shards))
+        parts = heartbeat_parts(store.settings.shards)
         names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
         *beats, cycles = store.run("reading heartbeats", names)
         ends = [number_or_none(one.decode(errors="replace")) for one in cycles] if isinstance(cycles, list) else []

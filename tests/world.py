@@ -83,6 +83,17 @@ def write_plan(store: RedisStore, plan_id: str, symbol: str, action: str = "CLOS
     store.client.xadd(store.keys.of("stream_plans"), {name: str(value) for name, value in fields.items()})
 
 
+def write_world(store: RedisStore) -> None:
+    """Write everything the symbols of a store and the account need, as the other programs do."""
+    for symbol in store.settings.symbols:
+        closes = real_closes(symbol)
+        write_candles(store, symbol, closes)
+        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
+        write_target(store, symbol)
+        write_efficiency(store, symbol)
+    write_equity(store)
+
+
 def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
     """Run one cycle of the product for all symbols of the settings."""
     job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)

@@ -35,7 +35,7 @@ from quantum_assets.contracts.tables import (
 from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.candles import CandleReader, Candles
-from resources.launcher import shard_queues
+from resources.launcher import heartbeat_parts
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.vital_signs import VitalSignsReader
 
@@ -272,7 +272,7 @@ class Evidence:
     @cached_property
     def heartbeats(self) -> Mapping[str, float]:
         """Seconds since each part was last heard of; parts never heard of are left out."""
-        parts = ("worker", "daemon", "cycle", "watch", *shard_queues(self.settings.shards))
+        parts = heartbeat_parts(self.settings.shards)
         replies = self.store.run("reading heartbeats", [("GET", self.keys.of("heartbeat", part)) for part in parts])
         return {part: self.now - float(reply) for part, reply in zip(parts, replies, strict=True) if isinstance(reply, bytes)}
 

@@ -68,8 +68,8 @@ def _heard_of(evidence: Evidence, limits: Mapping[str, int]) -> Finding:
 
 def single_stack(evidence: Evidence) -> Finding:
     """No second stack runs its sensors on the same Redis."""
-    rival, *holder = standing_by(evidence.store) or ("",)
-    failing = {"second stack": f"{rival} stands by while {holder[0]} runs the loop"} if rival else {}
+    told = standing_by(evidence.store)
+    failing = {"second stack": f"{told[0]} stands by while {told[1]} runs the loop"} if told else {}
     return Finding(f"{1 + len(failing)} stacks", "1", 1 + len(failing), failing)
 
 

@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
 
 import click
 from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from quantum_assets.cli import EXIT_FAILED
+from quantum_assets.cli.answers import JSON, Answers
 from resources.exposition import families
 from resources.home import open_instance
+from resources.logs import log_to_stderr
 from resources.metrics import Collector, Look
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -49,7 +50,7 @@ def exporter(host: str, *, once: bool) -> None:
             for name in ("allocation", "governor"):
                 click.echo(_text(looks.newest(), name).decode(), nl=False)
             return
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+        log_to_stderr(settings.log_level)
         ports = {"allocation": settings.exporter_allocation_port, "governor": settings.exporter_governor_port}
         servers = []
         for name, port in ports.items():
@@ -104,28 +105,18 @@ class MetricsServer(ThreadingHTTPServer):
         self.port, self.looks = port, looks
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answers):
     server: MetricsServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the base class's name
         if self.path == "/healthz":
             look = self.server.looks.newest()
             told = {"redis_up": look.redis_up, "dagster_up": look.dagster_up, "look_sec": round(look.took_sec, 3)}
-            self._answer(json.dumps(told).encode(), "application/json")
+            self.answer(json.dumps(told).encode(), JSON)
         elif self.path.partition("?")[0] == "/metrics":
-            self._answer(_text(self.server.looks.newest(), self.server.port), CONTENT_TYPE_LATEST)
+            self.answer(_text(self.server.looks.newest(), self.server.port), CONTENT_TYPE_LATEST)
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
-
-    def _answer(self, body: bytes, kind: str) -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's names
-        """Keep quiet: a line per scrape would drown the errors."""
 
 
 class _One:

@@ -12,13 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import click
 
 from quantum_assets.cli import EXIT_FAILED
+from quantum_assets.cli.answers import JSON, Answers
 from quantum_assets.freshness import Condition, Evaluation, Limits, Vital, evaluate
 from quantum_assets.incidents import NAMES_MAX, Incident, Ledger, Message, Policy, messages_of, wrong_now
 from resources.alert_sinks import Outbox, from_json, sinks, to_json
@@ -199,23 +200,15 @@ class HealthServer(ThreadingHTTPServer):
         self.report = report
 
 
-class _HealthHandler(BaseHTTPRequestHandler):
+class _HealthHandler(Answers):
     server: HealthServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the base class's name
         if self.path != "/healthz":
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         report, alive = self.server.report()
-        body = json.dumps(report).encode()
-        self.send_response(HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's names
-        """Keep quiet: a line per look at the health would drown the alerts."""
+        self.answer(json.dumps(report).encode(), JSON, HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _stored(path: Path) -> dict[str, Any]:

@@ -28,27 +28,13 @@ from sensors.cycle import CYCLE_JOB_NAME
 from tests.conftest import Clock
 from tests.servers import free_port, valkey
 from tests.world import (
-    real_closes,
     run_cycle,
-    write_candles,
-    write_efficiency,
-    write_equity,
     write_plan,
-    write_position,
-    write_target,
+    write_world,
 )
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
-
-
-def populate(store) -> None:
-    for symbol in SYMBOLS:
-        write_candles(store, symbol, real_closes(symbol))
-        write_position(store, symbol)
-        write_target(store, symbol)
-        write_efficiency(store, symbol, 0.8)
-    write_equity(store)
 
 
 def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -68,7 +54,7 @@ def world():
     """Two cycles of three symbols, a permit and two blocks, and the instance that ran them."""
     with valkey() as server, dg.instance_for_test() as instance:
         store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
-        populate(store)
+        write_world(store)
         run_cycle(store, instance)
         write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
         write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)

@@ -17,10 +17,7 @@ from tests.world import (
     materialized,
     real_closes,
     write_candles,
-    write_efficiency,
-    write_equity,
-    write_position,
-    write_target,
+    write_world,
 )
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -31,13 +28,7 @@ def live(valkey_url: str, tmp_path: Path) -> RedisStore:
     """A filled world under the real clock, because the command has no other."""
     store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home"), lambda: datetime.now(UTC))
     store.client.flushdb()
-    for symbol in SYMBOLS:
-        closes = real_closes(symbol)
-        write_candles(store, symbol, closes)
-        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
-    write_equity(store)
+    write_world(store)
     return store
 
 

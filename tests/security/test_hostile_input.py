@@ -21,14 +21,9 @@ from resources.logs import OneLine
 from resources.redis_store import RedisStore
 from tests.world import (
     hash_of,
-    real_closes,
     run_cycle,
-    write_candles,
-    write_efficiency,
-    write_equity,
     write_plan,
-    write_position,
-    write_target,
+    write_world,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,13 +80,7 @@ def test_nothing_of_the_product_executes_what_it_reads() -> None:
 @pytest.fixture
 def world(store: RedisStore) -> RedisStore:
     """Three symbols with everything they need."""
-    for symbol in SYMBOLS:
-        closes = real_closes(symbol)
-        write_candles(store, symbol, closes)
-        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
-    write_equity(store)
+    write_world(store)
     return store
 
 

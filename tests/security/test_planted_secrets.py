@@ -24,13 +24,8 @@ from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of
 from tests.stack.test_up import family, wait_for
 from tests.world import (
     SAMPLE,
-    real_closes,
-    write_candles,
-    write_efficiency,
-    write_equity,
     write_plan,
-    write_position,
-    write_target,
+    write_world,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -99,7 +94,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> I
         (home / "q").mkdir()
         (home / "q" / "dagster.yaml").write_text((ACL_FILE.parents[1] / "postgres" / "dagster.yaml").read_text())
         admin = RedisStore(load_settings(redis_url=url_of(ADMIN, redis_port, "rediss"), redis_ca_file=str(ca)))
-        fill(admin)
+        write_world(admin)
         said = home / "up.log"
         with said.open("wb") as log:
             command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(port)]
@@ -111,16 +106,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> I
             process.wait(30)
             for child in family(home):
                 child.kill()
-
-
-def fill(store: RedisStore) -> None:
-    for symbol in SYMBOLS:
-        closes = real_closes(symbol)
-        write_candles(store, symbol, closes)
-        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
-    write_equity(store)
 
 
 def everything_in(server: redis.Redis) -> Iterator[str]:
@@ -142,7 +127,7 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
     wait_for("a permit or block under the governor's user", lambda: server.exists("quantum:stream:governor.events") == 1)
     wait_for("the loop's own signs of life", lambda: server.llen("quantum:heartbeat:cycles") > 2)
     write_plan(running.admin, "plan-of-the-trial", "BTCUSDT")
-    fill(running.admin)
+    write_world(running.admin)
     report = tmp_path / "evidence.html"
     outputs: dict[str, str] = {}
     wanted = {0}
