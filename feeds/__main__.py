@@ -118,15 +118,19 @@ class Feed:
         again = [one for one in times[-OVERLAP:] if one in known]
         new: dict[int, Candle] = {}
         try:
-            for first, count in pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
-                rows = await self._ask(symbol, first, count)
-                judged = judge(rows, exchange_ms=exchange_ms, interval_ms=self.interval_ms)
-                done.rejected.update(judged.rejected)
-                new |= {one: candle for one, candle in judged.candles.items() if times[0] <= one <= times[-1]}
+            while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
+                for first, count in asked:
+                    judged = judge(await self._ask(symbol, first, count), exchange_ms=exchange_ms, interval_ms=self.interval_ms)
+                    done.rejected.update(judged.rejected)
+                    new |= {one: candle for one, candle in judged.candles.items() if times[0] <= one <= times[-1]}
+                # ccxt cuts an answer to the candles asked for: doubled rows push others out, which are asked for again
+                missing, before, again = [one for one in missing if one not in new], len(missing), []
+                if len(missing) == before:
+                    break
         except (*RateLimited, *Unanswered) as error:  # what was answered before is kept
             done.failed[symbol] = f"{type(error).__name__}: {str(error)[:200]}"
         else:
-            self.asked[symbol].update(one for one in missing if one not in new)
+            self.asked[symbol].update(missing)
         self._write(symbol, new, done)
         self._name_what_is_absent(symbol, times, done)
 
