@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 
@@ -40,8 +40,7 @@ class Condition(enum.StrEnum):
 WELL = frozenset({Condition.FRESH, Condition.AGING})
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
+class Sign(NamedTuple):
     """One clock as it was read; neither epoch nor trouble means that nothing is there.
 
     Attributes
@@ -54,6 +53,9 @@ class Sign:
 
     epoch: float | None = None
     trouble: str = ""
+
+
+NOTHING = Sign()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class VitalSigns:
     symbols: Sequence[SymbolSigns]
     heartbeats: Mapping[str, Sign]
     proofs: Sequence[StoredProof] = ()
-    proofs_finished: Sign = Sign()
+    proofs_finished: Sign = NOTHING
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,7 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Vital:
+class Vital(NamedTuple):
     """How one thing that is due stands.
 
     Attributes
@@ -209,7 +210,7 @@ class Evaluation:
     vitals: Sequence[Vital]
     heartbeats: Sequence[Vital]
     proofs: Sequence[StoredProof] = ()
-    proofs_finished: Sign = Sign()
+    proofs_finished: Sign = NOTHING
 
 
 def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
@@ -235,7 +236,7 @@ def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
     """
     silences = {"worker": limits.worker_sec, "daemon": limits.daemon_sec, "cycle": limits.proposal_sec}
     heartbeats = [
-        judge(part, "", signs.heartbeats.get(part, Sign()), now, limit_sec=limit, warn_sec=WARN_SHARE * limit)
+        judge(part, "", signs.heartbeats.get(part, NOTHING), now, limit_sec=limit, warn_sec=WARN_SHARE * limit)
         for part, limit in silences.items()
     ]
     vitals = [vital for one in signs.symbols for vital in _symbol_vitals(one, limits, now)]
@@ -268,7 +269,7 @@ def _symbol_vitals(signs: SymbolSigns, limits: Limits, now: float) -> list[Vital
             state = asset == "market_state"
             limit = limits.market_state_sec if state else limits.proposal_sec
             warn = limit if state else min(limits.proposal_warn_sec, limit)
-            sign = signs.clocks.get(asset, Sign())
+            sign = signs.clocks.get(asset, NOTHING)
             vitals.append(judge(asset, signs.symbol, sign, now, limit_sec=limit, warn_sec=warn))
     if limits.candles_due and CANDLES in signs.clocks:
         limit, ahead = limits.candles_sec, limits.candle_ahead_sec

@@ -281,7 +281,7 @@ class Ledger:
         if beat.condition is not Condition.MISSING or heard is None:
             return beat
         silence = now - heard
-        return replace(beat, condition=Condition.STALE if silence > beat.limit_sec else Condition.AGING, age_sec=silence)
+        return beat._replace(condition=Condition.STALE if silence > beat.limit_sec else Condition.AGING, age_sec=silence)
 
     def _look_at_part(self, beat: Vital, found: _Findings, now: float) -> None:
         alert = PART_ALERTS[beat.thing]

@@ -33,7 +33,7 @@ Source = Literal["candles", "replay", "synthetic"]
 
 BATCH_SYMBOLS = 128  # more symbols are read in batches, so that reading and parsing overlap
 SHORT_WINDOW = 100  # shorter ones, whose length varies, share what was parsed before
-SLACK_MEMBERS = 20  # read beyond the window, for duplicates and the unclosed candle
+SLACK_MEMBERS = 20  # at most so many are read beyond the window, for duplicates and the unclosed candle
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
@@ -268,9 +268,10 @@ class CandleReader:
         now = self.store.clock().timestamp()
         if self.store.settings.marketstate_source == "synthetic":
             return [Reading.present(symbol, self._synthetic(symbol, window, now)) for symbol in symbols]
-        readings, short = self._read_members(symbols, window, window + SLACK_MEMBERS, now)
+        readings, short = self._read_members(symbols, window, window + min(window, SLACK_MEMBERS), now)
         if short:
-            again, _ = self._read_members([symbols[row] for row in short], window, REREAD_FACTOR * window, now)
+            more = max(REREAD_FACTOR * window, window + SLACK_MEMBERS)
+            again, _ = self._read_members([symbols[row] for row in short], window, more, now)
             for row, reading in zip(short, again, strict=True):
                 readings[row] = reading
         return readings

@@ -127,9 +127,7 @@ class Collector:
     def _see(self, now: float) -> dict[str, Any]:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
-        allocations, permits = (
-            numbers_of(store, table.key, columns) for table, columns in ((ALLOCATION_TARGET, P29), (GOVERNOR_STATE, P32))
-        )
+        allocations, permits = numbers_of(store, {ALLOCATION_TARGET.key: P29, GOVERNOR_STATE.key: P32})
         parts = heartbeat_parts(store.settings.shards)
         names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
         *beats, cycles = store.run("reading heartbeats", names)
@@ -171,19 +169,22 @@ class Collector:
         return True
 
 
-def numbers_of(store: RedisStore, key: str, columns: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Read some numbers of each symbol's hash; what is missing or no number is left out."""
+def numbers_of(store: RedisStore, wanted: Mapping[str, Sequence[str]]) -> list[dict[str, dict[str, float]]]:
+    """Read some numbers of each symbol's hashes, hash by hash; what is missing or no number is left out."""
     symbols = store.settings.symbols
-    replies = store.run(f"reading {key}", [("HMGET", store.keys.of(key, symbol), *columns) for symbol in symbols])
-    return {
-        symbol: {
-            name: number
-            for name, text in zip(columns, reply, strict=True)
-            if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
+    found = store.read_fields("reading numbers", wanted, symbols)
+    return [
+        {
+            symbol: {
+                name: number
+                for name, text in zip(columns, replies[place], strict=True)
+                if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
+            }
+            for symbol, replies in zip(symbols, found, strict=True)
+            if isinstance(replies[place], list)
         }
-        for symbol, reply in zip(symbols, replies, strict=True)
-        if isinstance(reply, list)
-    }
+        for place, columns in enumerate(wanted.values())
+    ]
 
 
 def counts_in(store: RedisStore, key: str) -> dict[str, float]:

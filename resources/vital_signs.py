@@ -1,4 +1,4 @@
-"""What freshness is judged by, of all symbols, in one pipelined read: clocks, heartbeats, verdicts of the proof pack, candles.
+"""What freshness is judged by, of all symbols, a command per symbol: clocks, heartbeats, verdicts of the proof pack, candles.
 
 It must not import Dagster: the watcher that reads it lives on when Dagster does not.
 """
@@ -28,6 +28,7 @@ from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
+WANTED = {POSITION.key: ("held", CLOCK), "base_target": (), **{table.key: (CLOCK,) for table in CLOCKED}}
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 
@@ -58,20 +59,12 @@ class VitalSignsReader:
         """
         of, symbols = self.store.keys.of, self.store.settings.symbols
         commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
-        commands.append(("HGETALL", of("proofs")))
-        for symbol in symbols:
-            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
-            commands.append(("EXISTS", of("base_target", symbol)))
-            commands += [("HMGET", of(table.key, symbol), CLOCK) for table in CLOCKED]
-        replies = self.store.run("reading vital signs", commands)
-        first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
-        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
-        proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
+        *parts, pack = self.store.run("reading vital signs", [*commands, ("HGETALL", of("proofs"))])
+        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, parts, strict=True)}
+        proofs, finished = _proofs(pack, self.store.clock().timestamp())
         candles = self._candles()
-        signs = [
-            _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol))
-            for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
-        ]
+        found = self.store.read_fields("reading vital signs", WANTED, symbols)
+        signs = [_symbol_signs(symbol, replies, candles.get(symbol)) for symbol, replies in zip(symbols, found, strict=True)]
         return VitalSigns(signs, heartbeats, proofs, finished)
 
     def _candles(self) -> Mapping[str, Sign]:

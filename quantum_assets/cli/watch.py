@@ -243,7 +243,7 @@ def _look_once(store: RedisStore, *, as_json: bool) -> None:
     aging = [vital for vital in (*evaluation.heartbeats, *evaluation.vitals) if vital.condition is Condition.AGING]
     if as_json:
         wrong = [asdict(trouble) for trouble in troubles]
-        click.echo(json.dumps({"evaluated_at": now, "wrong": wrong, "aging": [asdict(vital) for vital in aging]}, indent=2))
+        click.echo(json.dumps({"evaluated_at": now, "wrong": wrong, "aging": [vital._asdict() for vital in aging]}, indent=2))
     else:
         for message in messages_of("raised", troubles, now):
             click.echo(f"{message.level}: {message.title}\n{message.text}\n")

@@ -10,17 +10,22 @@ import time
 import urllib.parse
 import urllib.request
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 import yaml
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from definitions import assemble
-from quantum_assets.cli.exporter import Looks, MetricsServer, _text
+from quantum_assets.cli.exporter import Looks, MetricsServer
 from quantum_assets.contracts.tables import ALLOCATION_TARGET
+from resources.exposition import families, text_of
 from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, counts_in, fold_decisions, fold_runs
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -70,7 +75,7 @@ def page(address: str) -> bytes:
 
 def both(store, instance) -> tuple[bytes, bytes]:
     look = Collector(store, instance).look()
-    return _text(look, "allocation"), _text(look, "governor")
+    return text_of(look, "allocation"), text_of(look, "governor")
 
 
 def test_a_scrape_shows_what_was_published_decided_and_how_old_it_is(world) -> None:
@@ -93,6 +98,18 @@ def test_a_scrape_shows_what_was_published_decided_and_how_old_it_is(world) -> N
         assert value(text, "quantum_suppressions_total", asset="market_state") == 3
         assert value(text, "quantum_switch", switch="killed") == 0
         assert value(text, "quantum_plans_waiting") == 0
+
+
+def test_the_text_is_what_the_library_writes(world) -> None:
+    """Ours is faster; the library's is the measure, of hostile names and of numbers that are none, too."""
+    look = Collector(*world).look()
+    hostile = 'a"b\\c\nd' + "\u2028é"
+    for number, name in ((float("inf"), hostile), (float("nan"), "x"), (-0.0, "y"), (1e300, "z"), (123456789.5, "w")):
+        shown = replace(
+            look, beats={name: number, "1": 1.0}, allocations={name: {"multiplier": number}}, switches={hostile: True}
+        )
+        for port in ("allocation", "governor"):
+            assert text_of(shown, port) == generate_latest(SimpleNamespace(collect=partial(families, shown, port)))
 
 
 def test_counts_survive_a_new_exporter_and_are_never_doubled(world) -> None:
