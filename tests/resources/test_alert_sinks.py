@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email import message_from_string
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import pytest
 from aiosmtpd.controller import Controller
+from apprise.plugins.slack import NotifySlack
 from pydantic import SecretStr
 
 from quantum_assets.incidents import Message
@@ -47,8 +49,9 @@ class HttpSink:
                 if not refused:
                     sink.posted.append(body)
                 self.send_response(503 if refused else 200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", "2")
                 self.end_headers()
+                self.wfile.write(b"ok")
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -140,6 +143,35 @@ def test_a_message_arrives_by_mail(mail, clock, outbox):
     assert "[quantum] raised: number 1" in box.received[0]
     assert "To: ops@example.com" in box.received[0].replace('"ops@example.com" <ops@example.com>', "ops@example.com")
     assert len(box.received) == 1
+
+
+HOSTILE = "<script>x()</script> & <!channel> *b* [x](http://evil)\r\nBcc: evil@example.com\n\n<b>y"
+
+
+def test_hostile_text_is_only_text_in_a_mail(mail, clock):
+    """No markup, no header and no recipient comes out of what somebody wrote into Redis."""
+    box, url = mail
+    AppriseSink(url, 1).deliver(replace(message(clock), title=HOSTILE, text=HOSTILE))
+    (sent,) = map(message_from_string, box.received)
+    assert sent.get_content_type() == "text/plain"
+    assert not sent.is_multipart()
+    assert "Bcc" not in sent
+    assert "evil" not in sent["To"]
+    assert sent.get_payload(decode=True).decode().splitlines()[:2] == HOSTILE.splitlines()[:2]
+
+
+def test_hostile_text_is_only_text_in_a_chat(http_sink, clock, monkeypatch):
+    """The chat service is ours for once, its plugin is the real one: nobody is called, nothing is a link."""
+    monkeypatch.setattr(NotifySlack, "webhook_url", f"http://127.0.0.1:{http_sink.server.server_port}/services")
+    AppriseSink(SecretStr("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/"), 1).deliver(
+        replace(message(clock), title=HOSTILE, text=HOSTILE)
+    )
+    (posted,) = http_sink.posted
+    (shown,) = posted["attachments"]
+    assert posted["mrkdwn"] is False
+    for text in (shown["title"], shown["text"]):
+        assert "&lt;!channel&gt;" in text
+        assert "<" not in text
 
 
 def test_a_sink_that_fails_first_gets_every_message_once_and_in_order(http_sink, clock, outbox):
