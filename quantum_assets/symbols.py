@@ -62,3 +62,9 @@ def shards(symbols: Sequence[str], count: int) -> list[Sequence[str]]:
 def range_tags(symbols: Sequence[str]) -> dict[str, str]:
     """Tag a run so that it covers the symbols from the first to the last."""
     return dict(zip(RANGE_TAGS, (symbols[0], symbols[-1]), strict=True))
+
+
+def symbols_of(tags: Mapping[str, str], symbols: Sequence[str]) -> Sequence[str]:
+    """Give the symbols a run with such tags covers."""
+    first, last = (symbols.index(tags[name]) for name in RANGE_TAGS)
+    return symbols[first : last + 1]

@@ -18,9 +18,10 @@ import polars as pl
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
+from quantum_assets.symbols import symbols_of
 from resources.calc_only import require_calc_only
 from resources.counts import count_publications
-from resources.dagster_internals import RANGE_TAGS, materialize, take_over_asset_events
+from resources.dagster_internals import materialize, take_over_asset_events
 from resources.event_log import Made
 from resources.lease import require_newest
 from resources.redis_store import Publication, RedisStore
@@ -113,7 +114,7 @@ class RedisIOManager(dg.IOManager):
         run = context.step_context.dagster_run
         tags, cycle_id = run.tags, cycle_id_of(run)
         if of_the_loop(run):
-            require_newest(self.store, tags[RANGE_TAGS[0]], cycle_id)
+            require_newest(self.store, symbols_of(tags, self.store.settings.symbols), cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
         self._looks.pop(table.asset, None)
         outcomes = self._write(table, list(rows.values()), cycle_id)

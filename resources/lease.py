@@ -1,8 +1,9 @@
-"""Who runs the loop: one stack per Redis, and of each shard only its newest cycle, however many were started by mistake.
+"""Who runs the loop: one stack per Redis, and for each symbol only its newest cycle, however many were started by mistake.
 
 A stack holds the lease while its sensor renews it; another one that starts on the same Redis stands by, says so, and takes over
-when the lease has lapsed. What a cycle may publish depends on a second mark: the newest cycle requested for its shard. A run that
-was overtaken, because its host hung, was cut off, or had lost the lease without noticing, publishes nothing when it wakes.
+when the lease has lapsed. What a cycle may publish depends on a second mark: the newest cycle requested for each of its symbols.
+A run that was overtaken, because its host hung, was cut off, or had lost the lease without noticing, publishes nothing when it
+wakes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ LEASE_SEC = 15  # three ticks of the sensor daemon: a stack that dies is replace
 RIVAL_SEC = 60  # so long a stack that stood by is told of; the pack looks every minute
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual machine from its original
 
-# KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each shard
-# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, then first symbols of shards and their new cycles
+# KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each symbol
+# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, then symbols and their new cycles
 # returns the holder; only when that is the owner, the lease was renewed and the cycles were noted
 HOLD_LUA = """
 local holder = redis.call('GET', KEYS[1])
@@ -29,7 +30,7 @@ if holder and holder ~= ARGV[1] then
   return holder
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if ARGV[4] then redis.call('HSET', KEYS[3], unpack(ARGV, 4)) end
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return ARGV[1]
 """
 
@@ -64,7 +65,7 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     storage
         Identity of the Dagster storage whose sensors ask.
     cycles
-        First symbol of a shard to the id of its new cycle.
+        Symbol to the id of its new cycle. By symbol, because another stack may have other symbols, or other shards.
 
     Returns
     -------
@@ -88,8 +89,8 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     return "" if holder == ours else holder
 
 
-def require_newest(store: RedisStore, first_symbol: str, cycle_id: str) -> None:
-    """Refuse to go on when a newer cycle of the shard was requested; where none is known, this one is the newest.
+def require_newest(store: RedisStore, symbols: Sequence[str], cycle_id: str) -> None:
+    """Refuse to go on when a newer cycle of any of the symbols was requested; where none is known, this one is the newest.
 
     Raises
     ------
@@ -98,11 +99,12 @@ def require_newest(store: RedisStore, first_symbol: str, cycle_id: str) -> None:
     RedisUnavailableError
         The server is away.
     """
-    (newest,) = store.run("looking for the newest cycle", [("HGET", store.keys.of("newest_cycles"), first_symbol)])
+    (newest,) = store.run("looking for the newest cycle", [("HMGET", store.keys.of("newest_cycles"), *symbols)])
     if isinstance(newest, Exception):
         raise newest
-    if newest is not None and newest != cycle_id.encode():
-        raise OvertakenError(cycle_id, newest.decode(errors="replace"))
+    for one in newest:
+        if one is not None and one != cycle_id.encode():
+            raise OvertakenError(cycle_id, one.decode(errors="replace"))
 
 
 def standing_by(store: RedisStore) -> Sequence[str]:

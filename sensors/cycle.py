@@ -13,7 +13,7 @@ import dagster as dg
 import redis
 
 from quantum_assets.contracts.tables import MARKET_STATE
-from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards
+from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards, symbols_of
 from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
@@ -233,7 +233,11 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             other = other_holder(
                 store,
                 storage_id(context.instance),
-                {request.tags[RANGE_TAGS[0]]: request.tags[CYCLE_ID_TAG] for request in requests},
+                {
+                    symbol: request.tags[CYCLE_ID_TAG]
+                    for request in requests
+                    for symbol in symbols_of(request.tags, settings.symbols)
+                },
             )
         except (RedisUnavailableError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"announcing the cycle failed: {error}", cursor=json.dumps(counts))
