@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 import click
 
 from feeds.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
-from feeds.history import ForeignCandlesError, known_candles, store_candles
+from feeds.history import MARGIN, ForeignCandlesError, known_candles, store_candles
 from feeds.ohlcv import Candle, corrections, judge, pages, wanted
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings, SettingsError, load_settings
 
-MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
 AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle
 PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
@@ -83,7 +82,7 @@ class Feed:
         self.count = settings.marketstate_window_size + MARGIN
         self.known: dict[str, dict[int, Candle]] = {}
         self.asked: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        self.told: set[tuple[str, int]] = set()
+        self.overlapped: dict[str, int] = {}  # symbol to the newest candle at which the ones before it were asked for again
         self.slower_until, self.slowdowns = 0.0, 0
 
     async def round(self) -> Round:
@@ -115,7 +114,7 @@ class Feed:
         known = self.known[symbol]
         times = wanted(exchange_ms=exchange_ms, interval_ms=self.interval_ms, count=self.count)
         missing = [one for one in times if one not in known and self.asked[symbol][one] < PATIENCE]
-        again = [one for one in times[-OVERLAP:] if one in known]
+        again = [one for one in times[-OVERLAP:] if one in known and self.overlapped.get(symbol) != times[-1]]
         new: dict[int, Candle] = {}
         try:
             while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
@@ -131,7 +130,10 @@ class Feed:
             done.failed[symbol] = f"{type(error).__name__}: {str(error)[:200]}"
         else:
             self.asked[symbol].update(missing)
-        self._write(symbol, new, done)
+            self.overlapped[symbol] = times[-1]
+        for old in [one for one in self.asked[symbol] if one < times[0]]:
+            del self.asked[symbol][old]
+        self._write(symbol, new, times[0], done)
         self._name_what_is_absent(symbol, times, done)
 
     async def _ask(self, symbol: str, first: int, count: int) -> list[list[object]]:
@@ -142,13 +144,15 @@ class Feed:
             self._slow_down()
             raise
 
-    def _write(self, symbol: str, new: Mapping[int, Candle], done: Round) -> None:
+    def _write(self, symbol: str, new: Mapping[int, Candle], since_ms: int, done: Round) -> None:
         known = self.known[symbol]
         changed = {one: candle for one, candle in new.items() if known.get(one) != candle}
         if not changed:
             return
         try:
-            store_candles(self.store, symbol, changed, interval_ms=self.interval_ms, take_over=self.take_over)
+            there = store_candles(
+                self.store, symbol, changed, interval_ms=self.interval_ms, since_ms=since_ms, take_over=self.take_over
+            )
         except ForeignCandlesError as error:
             done.failed[symbol] = f"{error}; --take-over replaces them"
             return
@@ -156,18 +160,24 @@ class Feed:
             log.warning("%s: the exchange has corrected the candle of %s: %s, was %s", symbol, one, changed[one], known[one])
         done.written, done.corrected = done.written + len(changed), done.corrected + len(corrected)
         known |= changed
-        for one in sorted(known)[: -2 * self.count]:
+        for one in [one for one in known if one < since_ms]:
             del known[one]
+        if there < len(known):
+            log.warning(
+                "%s: %d of %d candles have gone from Redis; they are asked for again", symbol, len(known) - there, len(known)
+            )
+            self.known |= known_candles(self.store, [symbol])
+            self.asked.pop(symbol, None)
 
     def _name_what_is_absent(self, symbol: str, times: range, done: Round) -> None:
         gone = [one for one in times if one not in self.known[symbol]]
-        absent = [one for one in gone if self.asked[symbol][one] >= PATIENCE]
+        absent = [one for one in gone if self.asked[symbol].get(one, 0) >= PATIENCE]
         done.missing += len(gone) - len(absent)
         if absent:
             done.absent[symbol] = len(absent)
         for one in absent:
-            if (symbol, one) not in self.told:
-                self.told.add((symbol, one))
+            if self.asked[symbol][one] == PATIENCE:
+                self.asked[symbol][one] += 1  # told once
                 log.warning("%s: the exchange has no candle of %s; the gap stays a gap", symbol, one)
 
     def _slow_down(self) -> None:

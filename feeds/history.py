@@ -9,12 +9,14 @@ from typing import Any
 from feeds.ohlcv import Candle
 from resources.redis_store import RedisStore
 
-KEPT = 1500  # candles per symbol, as many as the replay keeps
+KEPT = 1500  # candles per symbol, as many as the replay keeps; more when MARKETSTATE_WINDOW_SIZE needs them
+MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE
 TTL_SEC = 7 * 86400  # of a symbol nobody feeds any more; how old candles are is judged by their own time
 
 # KEYS[1] sorted set of candles by opening time
-# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, then times and members
-# returns candles there are now; raises, having written nothing, on another type or another writer's label
+# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, ARGV[4] a time, then times
+# and members
+# returns candles there are now from that time on; raises, having written nothing, on another type or another writer's label
 STORE_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
@@ -23,13 +25,13 @@ if newest and ARGV[3] ~= '1' and not string.find(newest, '"source":"exchange"', 
   return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer (no source=exchange)')
 end
 if newest and ARGV[3] == '1' and not string.find(newest, '"source":"exchange"', 1, true) then redis.call('DEL', KEYS[1]) end
-for index = 4, #ARGV, 2 do
+for index = 5, #ARGV, 2 do
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[index], ARGV[index])
   redis.call('ZADD', KEYS[1], ARGV[index], ARGV[index + 1])
 end
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[2] - 1)
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-return redis.call('ZCARD', KEYS[1])
+return redis.call('ZCOUNT', KEYS[1], ARGV[4], '+inf')
 """
 
 
@@ -38,9 +40,9 @@ class ForeignCandlesError(RuntimeError):
 
 
 def store_candles(
-    store: RedisStore, symbol: str, candles: Mapping[int, Candle], *, interval_ms: int, take_over: bool = False
-) -> None:
-    """Write candles of one symbol; those of the same time are replaced.
+    store: RedisStore, symbol: str, candles: Mapping[int, Candle], *, interval_ms: int, since_ms: int, take_over: bool = False
+) -> int:
+    """Write candles of one symbol, those of the same time are replaced; give how many there are now from ``since_ms`` on.
 
     Raises
     ------
@@ -50,21 +52,24 @@ def store_candles(
         The server is away; nothing was written.
     """
     members: list[Any] = []
-    for opened, (open_, high, low, close, volume) in sorted(candles.items())[-KEPT:]:
+    kept = max(KEPT, store.settings.marketstate_window_size + MARGIN)
+    for opened, (open_, high, low, close, volume) in sorted(candles.items())[-kept:]:
         body = {"open_time": opened, "open": open_, "high": high, "low": low, "close": close, "volume": volume}
         member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange"}
         members += [opened, json.dumps(member, separators=(",", ":"))]
     key = store.keys.of("candles_history", symbol)
-    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, KEPT, int(take_over), *members)
+    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, kept, int(take_over), since_ms, *members)
     (reply,) = store.run("storing candles", [command])
     if isinstance(reply, Exception):
         raise ForeignCandlesError(str(reply).removeprefix("FOREIGN "))
+    return int(reply)
 
 
 def known_candles(store: RedisStore, symbols: Sequence[str]) -> dict[str, dict[int, Candle]]:
     """Read what stands there of ours, so that a restart asks for what is missing only."""
+    kept = max(KEPT, store.settings.marketstate_window_size + MARGIN)
     keys = [store.keys.of("candles_history", symbol) for symbol in symbols]
-    replies = store.run("reading candles", [("ZRANGE", key, -KEPT, -1) for key in keys])
+    replies = store.run("reading candles", [("ZRANGE", key, -kept, -1) for key in keys])
     return {
         symbol: {} if isinstance(reply, Exception) else dict(filter(None, map(_ours, reply)))
         for symbol, reply in zip(symbols, replies, strict=True)

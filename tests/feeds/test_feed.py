@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,17 @@ def start(server: FakeExchange, store: RedisStore, *options: str, url: str = "")
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
+@contextmanager
+def feeding(server: FakeExchange, store: RedisStore) -> Iterator[subprocess.Popen[str]]:
+    """Run the feed, and stop it also when the test fails."""
+    process = start(server, store)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def once(server: FakeExchange, store: RedisStore, *options: str, url: str = "") -> tuple[int, list[dict], str]:
     with start(server, store, "--once", *options, url=url) as process:
         out, err = process.communicate(timeout=100)
@@ -56,6 +69,13 @@ def once(server: FakeExchange, store: RedisStore, *options: str, url: str = "") 
 def written(store: RedisStore, symbol: str) -> dict[int, dict]:
     members = store.client.zrange(store.keys.of("candles_history", symbol), 0, -1)
     return {json.loads(member)["open_time"]: json.loads(member) for member in members}
+
+
+def wait_for(what: Callable[[], bool], within_sec: float = 30) -> None:
+    deadline = time.monotonic() + within_sec
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def holes(store: RedisStore, symbol: str) -> list[int]:
@@ -121,6 +141,40 @@ def test_rows_out_of_order_doubled_malformed_or_unclosed_harm_nobody(server, sto
     assert sum(rounds[0]["rejected"].values()) >= 2
     opened = min(written(store, "BTCUSDT"))
     assert f"{written(store, 'BTCUSDT')[opened]['open']:.2f}" == prices("BTCUSDT", opened)[0]
+
+
+@pytest.mark.slow
+def test_candles_that_somebody_deletes_are_fetched_again(server, store) -> None:
+    """A flushed server, or one that came back with an older copy: what the feed remembers of it is no proof."""
+    with feeding(server, store) as process:
+        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT)
+        asked = server.asked["/fapi/v1/klines"]
+        store.client.flushall()
+        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT and len(written(store, "ETHUSDT")) >= COUNT, 90)
+        assert server.asked["/fapi/v1/klines"] <= asked + 8
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert "candles have gone from Redis" in err
+
+
+@pytest.mark.slow
+def test_a_market_that_fails_costs_the_others_no_requests(server, store) -> None:
+    """It is asked for again every few seconds; those that are whole wait for their next candle."""
+    failed = Counter()
+
+    def trouble(path: str) -> int | None:
+        if "ETHUSDT" not in path:
+            return None
+        failed["ETHUSDT"] += 1
+        return 400
+
+    server.trouble = trouble
+    with feeding(server, store) as process:
+        wait_for(lambda: failed["ETHUSDT"] >= 4, 60)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert server.asked["/fapi/v1/klines"] - failed["ETHUSDT"] <= 3  # the fill, and a candle that closed meanwhile
+    assert len(written(store, "BTCUSDT")) >= COUNT
 
 
 @pytest.mark.slow
