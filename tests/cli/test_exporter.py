@@ -252,6 +252,25 @@ def panels() -> list[dict]:
     return json.loads((RULES.parent / "grafana" / "quantum.json").read_text())["panels"]
 
 
+AS_JSON = """import type { Dashboard } from "@grafana/schema";
+// JSON has the values of enumerations, not their names.
+type Json<T> = T extends string ? `${T}` : T extends (infer One)[] ? Json<One>[] : T extends object ? { [Name in keyof T]: Json<T[Name]> } : T;
+export const dashboard: Json<Dashboard> = """
+
+
+@pytest.mark.slow
+def test_the_dashboard_is_one_to_grafanas_own_types(tmp_path) -> None:
+    """What Grafana does not know, or wants otherwise, is an error of the compiler; a misspelt one is found."""
+    text = (RULES.parent / "grafana" / "quantum.json").read_text()
+    shutil.copytree(Path(__file__).parent / "grafana", tmp_path, dirs_exist_ok=True)
+    subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=tmp_path, check=True, capture_output=True)
+    for change, fits in ((("", ""), True), (('"gridPos"', '"gridPosition"'), False), (('"absolute"', '"absolutely"'), False)):
+        assert change[0] in text
+        (tmp_path / "dashboard.ts").write_text(AS_JSON + text.replace(*change))
+        done = subprocess.run(["npx", "tsc", "-p", "."], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is fits, done.stdout
+
+
 def test_the_dashboard_is_whole_and_its_panels_do_not_overlap() -> None:
     taken = set()
     for panel in panels():
