@@ -104,16 +104,17 @@ class RedisUnavailableError(RuntimeError):
     def __init__(self, address: str, doing: str, cause: Exception) -> None:
         super().__init__(
             f"Redis at {address} cannot be used while {doing} ({type(cause).__name__}: {cause}). "
-            f"Nothing was half-written. {_remedy(cause)}"
+            f"Nothing was half-written. {_remedy(address, cause)}"
         )
 
 
-def _remedy(cause: Exception) -> str:
+def _remedy(address: str, cause: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(cause):
         return "REDIS_CA_FILE must name the certificate that signed the server's, and REDIS_URL a host that stands in it."
     if isinstance(cause, redis.exceptions.NoPermissionError) or "NOPERM" in str(cause):
         return "The user of that address may not do this: docs/security.md says which role needs which address."
-    return "Check that the server runs and that REDIS_URL points to it."
+    told = "Check that the server runs and that REDIS_URL points to it."
+    return f"{told} If it wants certificates of its clients: REDIS_CERT_FILE, REDIS_KEY_FILE." if "rediss://" in address else told
 
 
 class OversizedError(redis.ResponseError):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import redis
 from celery import Celery
 
 from quantum_assets.contracts.roles import BROKER, PROPOSALS
@@ -59,6 +60,31 @@ def test_the_server_speaks_to_nobody_in_the_clear(encrypted: Encrypted) -> None:
     store = RedisStore(load_settings(redis_url=url_of(PROPOSALS, encrypted.port)))
     with pytest.raises(RedisUnavailableError):
         store.run("asking", [("PING",)])
+
+
+def test_where_clients_need_certificates_store_and_broker_show_theirs(tmp_path: Path) -> None:
+    """As the shipped configuration says how: ``tls-auth-clients yes``."""
+    ca = certificates(tmp_path)
+    with_passwords(tmp_path)
+    ours = {"redis_cert_file": str(tmp_path / "server.crt"), "redis_key_file": str(tmp_path / "server.key")}
+    with server_of("redis", tmp_path, *shipped_config(tmp_path), "--tls-auth-clients", "yes") as port:
+        for files, works in ((ours, True), ({}, False)):
+            common = {"redis_ca_file": str(ca), **files}
+            store = RedisStore(load_settings(redis_url=url_of(PROPOSALS, port, "rediss"), **common))
+            arguments = celery_arguments(load_settings(celery_broker_url=url_of(BROKER, port, "rediss"), **common))
+            del arguments["default_queue"]
+            sender = Celery("sender", set_as_current=False, **arguments)
+            if works:
+                assert store.run("asking", [("PING",)]) == [b"PONG"]
+                assert sender.connection_for_write().connect()
+                assert sender.backend.client.ping()
+            else:
+                with pytest.raises(RedisUnavailableError, match="REDIS_CERT_FILE"):
+                    store.run("asking", [("PING",)])
+                with pytest.raises(redis.ConnectionError):
+                    sender.backend.client.ping()
+            store.client.close()
+            sender.close()
 
 
 def test_the_broker_is_verified_too(encrypted: Encrypted, tmp_path: Path) -> None:
