@@ -1,5 +1,6 @@
 """The exporter: real counts that nothing loses or doubles, and a scrape that never shows what is old."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,10 +10,12 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from contextlib import suppress
+from collections import Counter
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +26,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from definitions import assemble
-from quantum_assets.cli.exporter import Looks, MetricsServer
+from quantum_assets.cli.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_assets.contracts.tables import ALLOCATION_TARGET
 from resources.exposition import families, text_of
+from resources.home import open_instance
 from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, counts_in, fold_decisions, fold_runs
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -346,6 +350,92 @@ def test_the_command_serves_both_ports_and_says_which_is_taken(world, tmp_path) 
         assert (second.returncode, "cannot be used" in second.stderr) == (1, True)
         process.terminate()
         assert process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_counts_every_decision_and_run_once(tmp_path, monkeypatch) -> None:
+    """Two exporters on one Redis, one of them killed every second or so, while decisions and runs go on."""
+    home = tmp_path / "q"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
+    with valkey() as server:
+        store = RedisStore(load_settings(redis_url=server.connection_url, quantum_home=home))
+        ports = [free_port() for _ in range(4)]
+        stop, made, scraped = threading.Event(), Counter(), []
+        with ExitStack() as stack:
+            instance = stack.enter_context(open_instance(store.settings))
+            exporters = [exporter_of(store, home, *ports[:2]), exporter_of(store, home, *ports[2:])]
+            stack.callback(lambda: [(one.kill(), one.wait()) for one in exporters])
+            waited = wait_for_page(f"http://127.0.0.1:{ports[1]}/metrics")
+            assert value(waited, "quantum_redis_up") == 1
+            writer = threading.Thread(target=decide_and_run, args=(store, instance, stop, made))
+            writer.start()
+            scraper = threading.Thread(target=scrape_until, args=(stop, ports[1]))  # so that kills fall into looks, too
+            scraper.start()
+            stack.callback(stop.set)
+            for _ in range(8):
+                time.sleep(0.7)
+                exporters[0].kill()
+                exporters[0].wait()
+                scraped.append(page(f"http://127.0.0.1:{ports[3]}/metrics"))
+                exporters[0] = exporter_of(store, home, *ports[:2])
+                wait_for_page(f"http://127.0.0.1:{ports[1]}/metrics")
+            stop.set()
+            writer.join()
+            scraper.join()
+            time.sleep(CACHED_SEC + 0.1)
+            scraped += [page(f"http://127.0.0.1:{port}/metrics") for port in (ports[1], ports[3])]
+    assert sum(made.values()) > 500
+    for (symbol, reason), times in made.items():
+        found = [value(text, "quantum_govern_block_total", symbol=symbol, reason=reason) or 0 for text in scraped if symbol]
+        found += [value(text, "quantum_runs_total", job_name="cycle", status=reason) or 0 for text in scraped if not symbol]
+        assert found == sorted(found)
+        assert found[-2:] == [times, times]
+
+
+def exporter_of(store: RedisStore, home: Path, allocation: int, governor: int) -> subprocess.Popen[bytes]:
+    environment = {
+        "REDIS_URL": store.settings.redis_url.get_secret_value(),
+        "QUANTUM_HOME": str(home),
+        "EXPORTER_ALLOCATION_PORT": str(allocation),
+        "EXPORTER_GOVERNOR_PORT": str(governor),
+        "LOG_LEVEL": "ERROR",
+    }
+    return subprocess.Popen([sys.executable, "-m", "quantum_assets.cli", "exporter"], env=environment, cwd="/")
+
+
+def scrape_until(stop: threading.Event, port: int) -> None:
+    while not stop.is_set():
+        with suppress(OSError, HTTPException):  # killed before, or in the middle of, its answer
+            page(f"http://127.0.0.1:{port}/metrics")
+        time.sleep(0.02)
+
+
+def wait_for_page(address: str) -> bytes:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return page(address)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def decide_and_run(store: RedisStore, instance: dg.DagsterInstance, stop: threading.Event, made: Counter) -> None:
+    """Record decisions, and runs that end, until told to stop; count them."""
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    stream, reasons = store.keys.of("stream_governor_events"), ("kill_switch_active", "synthetic_data")
+    for number in itertools.count():
+        if stop.is_set():
+            return
+        reason, symbol = reasons[number % 2], SYMBOLS[number % 3]
+        store.client.xadd(stream, {"plan_id": str(number), "symbol": symbol, "granted": "0", "reason": reason})
+        made[symbol, reason] += 1
+        if number % 20 == 0:
+            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run)
+            made["", "FAILURE"] += 1
+        time.sleep(0.005)
 
 
 def test_the_settings_name_the_ports_operators_know() -> None:
