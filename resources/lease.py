@@ -21,16 +21,16 @@ RIVAL_SEC = 60  # so long a stack that stood by is told of; the pack looks every
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual machine from its original
 
 # KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each symbol
-# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, then symbols and their new cycles
-# returns the holder; only when that is the owner, the lease was renewed and the cycles were noted
+# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, ARGV[4] 1 to renew it, then symbols and their new cycles
+# returns the holder; only when that is the owner, the lease was renewed (or, when nobody had it, taken) and the cycles were noted
 HOLD_LUA = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
   return holder
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+if not holder or ARGV[4] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return ARGV[1]
 """
 
@@ -55,7 +55,7 @@ def owner(settings: Settings, storage: str) -> str:
     return f"{socket.gethostname()}:{settings.quantum_home.resolve()}:{boot}:{storage[:8]}"
 
 
-def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | None = None) -> str:
+def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | None = None, *, renew: bool = True) -> str:
     """Take or renew the lease, and with it announce the cycles about to be requested.
 
     Parameters
@@ -66,6 +66,9 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
         Identity of the Dagster storage whose sensors ask.
     cycles
         Symbol to the id of its new cycle. By symbol, because another stack may have other symbols, or other shards.
+    renew
+        Only who requests cycles may: a stack whose ``cycle`` sensor fails, or was switched off, gives the loop up, although its
+        other sensors go on.
 
     Returns
     -------
@@ -82,7 +85,9 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     of, ours = store.keys.of, owner(store.settings, storage)
     names = [of("lease"), of("lease_rival"), of("newest_cycles")]
     announced = [text for pair in (cycles or {}).items() for text in pair]
-    (reply,) = store.run("taking the lease", [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, *announced)])
+    (reply,) = store.run(
+        "taking the lease", [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, int(renew), *announced)]
+    )
     if isinstance(reply, Exception):
         raise reply
     holder: str = reply.decode(errors="replace")

@@ -75,7 +75,7 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         if running:
             return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
         try:
-            if other := other_holder(store, storage_id(context.instance)):
+            if other := other_holder(store, storage_id(context.instance), renew=False):
                 return _skip(context, f"standing by: {other} runs the loop")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
         except (RedisUnavailableError, redis.ResponseError) as error:

@@ -83,6 +83,22 @@ def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> Non
     assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
 
 
+def test_only_the_sensor_that_requests_cycles_keeps_the_lease(two) -> None:
+    """A stack whose cycle sensor fails would else hold the loop, and never run it, for ever."""
+    first, second = two
+    with dg.instance_for_test() as one, dg.instance_for_test() as another:
+        tick(first, one)
+        first.client.pexpire(first.keys.of("lease"), 1000)
+        tick(first, one, "plans")
+        tick(first, one, "proofs")
+        assert first.client.pttl(first.keys.of("lease")) <= 1000
+        first.client.delete(first.keys.of("lease"))
+        tick(first, one, "plans")  # nobody's: so that of two stacks one goes on with the plans
+        assert tick(second, another).skip_reason
+        first.client.delete(first.keys.of("lease"))
+        assert tick(second, another).run_requests
+
+
 def test_a_second_stack_is_told_of_until_it_is_gone(two) -> None:
     first, second = two
     other_holder(first, "one")
