@@ -21,6 +21,8 @@ from resources.dagster_internals import check_of_partition
 from resources.redis_store import RedisStore, RedisUnavailableError
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
+CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered
+RECORD_UNTIL_SEC, RECORD_SEC_MIN = 30.0, 5.0  # since the pack began; at least; a run of it is given up after a minute
 SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 ASSETS = tuple(dict.fromkeys(proof.asset for proof in PROOFS if proof.per_symbol))
 SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}
@@ -51,13 +53,14 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol, and waits
     pause_sec = HURRIED_LOOK_AGAIN_SEC if hurried else LOOK_AGAIN_SEC
     verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs, look_again_sec=pause_sec)
+    yield from (_result(verdict) for verdict in verdicts)
     try:
         if len(proofs) == len(PROOFS):  # some of them, perhaps under other settings than the stack's, are nobody else's business
             store_verdicts(store, verdicts, seconds=time.monotonic() - began)
-            yield from _changed_symbols(store, verdicts)
+            until = max(began + RECORD_UNTIL_SEC, time.monotonic() + RECORD_SEC_MIN)
+            yield from _changed_symbols(store, verdicts, until)
     except RedisUnavailableError as error:  # the verdicts say so themselves; Dagster still gets them
         context.log.warning(str(error))
-    yield from (_result(verdict) for verdict in verdicts)
     failed = [verdict.proof.title for verdict in verdicts if not verdict.passed]
     context.log.info(
         f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
@@ -93,24 +96,34 @@ def _evidence_of(verdict: Verdict) -> dict[str, Any]:
     return metadata
 
 
-def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Record what each symbol fails, where that has changed since it was last recorded."""
+def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: float) -> Iterator[dg.AssetCheckEvaluation]:
+    """Record what each symbol fails, where that has changed since it was last recorded; changes first, the oldest before newer.
+
+    Each costs Dagster some 4 ms: thousands at once, at the first start or when a host is lost, would outlast what a run of the
+    pack is given. What is not recorded ``until`` then (monotonic s) follows in the next runs; the verdicts are in Redis.
+    """
     found = by_symbol(verdicts, store.settings.symbols)
     (reply,) = store.run("reading what was recorded", [("HGETALL", store.keys.of("proofs_by_symbol"))])
     if isinstance(reply, Exception):
         return
-    last = {name.decode(): text.decode() for name, text in zip(reply[::2], reply[1::2], strict=True)}
+    last = {name.decode(): _recorded(text.decode()) for name, text in zip(reply[::2], reply[1::2], strict=True)}
     now = store.clock().timestamp()
-    fields: list[str] = []
-    for asset in sorted(found):
+    due: list[tuple[bool, float, str, str]] = []
+    for asset in found:
         for symbol, failing in found[asset].items():
-            field, state = f"{asset}/{symbol}", sorted(failing)
-            before = _recorded(last.get(field, ""))
-            if before[1] == state and now - before[0] < RENEWED_AFTER_SEC:
-                continue
-            fields += [field, json.dumps([now, state])]
+            when, state = last.get(f"{asset}/{symbol}", (0.0, None))
+            same = state == sorted(failing) or (state is None and not failing)
+            if not same or now - when >= RENEWED_AFTER_SEC:
+                due.append((same, when, asset, symbol))
+    due.sort()
+    for chunk in range(0, len(due), CHUNK):
+        if chunk and time.monotonic() > until:
+            return
+        fields: list[str] = []
+        for _, _, asset, symbol in due[chunk : chunk + CHUNK]:
+            failing = found[asset][symbol]
             yield _sound(asset, symbol, failing)
-    if fields:
+            fields += [f"{asset}/{symbol}", json.dumps([now, sorted(failing)])]
         store.run("remembering what was recorded", [("HSET", store.keys.of("proofs_by_symbol"), *fields)])
 
 

@@ -669,6 +669,21 @@ def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> 
     assert sounds(proven) == {("market_state", VICTIM): True}
 
 
+def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_news_first(proven: Proven) -> None:
+    """At 2,000 symbols the first run would outlast its minute, be given up, and begin again, for ever."""
+    for name, number in (("CHUNK", 10), ("RECORD_UNTIL_SEC", 0), ("RECORD_SEC_MIN", 0)):
+        proven.monkeypatch.setattr(asset_checks, name, number)
+    everything = {(asset, symbol) for asset in asset_checks.ASSETS for symbol in SYMBOLS}
+    first, second = sounds(proven), sounds(proven)
+    assert len(first) == len(second) == 10
+    assert not set(first) & set(second)
+    proven.store.client.persist(proven.key(MARKET_STATE))
+    third = sounds(proven)
+    assert next(iter(third)) == ("market_state", VICTIM)
+    assert third["market_state", VICTIM] is False
+    assert set(first) | set(second) | set(third) == everything
+
+
 def test_every_asset_of_the_loop_has_a_badge() -> None:
     """An asset without one looks fresh for ever."""
     external, enforced_ = (freshness_badges(load_settings(efficiency_mode=mode)) for mode in ("external", "enforce"))
