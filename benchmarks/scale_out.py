@@ -338,6 +338,11 @@ class Trial:
         stored = self.store.client.get(self.store.keys.of("alerts_active"))
         return {symbol for alert in json.loads(stored or b"[]") for symbol in alert["symbols"]}
 
+    def told(self) -> list[str]:
+        """Give the newest messages of the watcher."""
+        entries = self.store.client.xrevrange(self.store.keys.of("stream_alerts"), count=6)
+        return [f"{fields[b'title'].decode()}: {fields[b'text'].decode()[:400]}" for _, fields in entries]
+
     def published_since(self, symbols: Sequence[str], since: float) -> bool:
         """Tell whether all proposals of these symbols have been evaluated since then."""
         for table in (MARKET_STATE, POSITION):
@@ -394,7 +399,9 @@ def cut_off(trial: Trial, cut_sec: float) -> dict[str, Any]:
     shell(f"ip link set port{CUT} up")
     back = time.time()
     say("the host is back")
-    say(f"{most} symbols alerted")
+    say(f"{most} symbols alerted, {len(strangers)} of other hosts")
+    if strangers:
+        say(f"told: {trial.told()}")
     caught_up = seconds_until("the host to catch up", lambda: trial.published_since(symbols, back))
     cleared = seconds_until("the alerts to be cleared", lambda: not trial.alerted() - calm)
     return {
@@ -428,7 +435,7 @@ def inside(*, short: bool) -> dict[str, Any]:
             seconds_until("cycles after the cut", lambda: trial.finished() >= done + (2 if short else AFTER_CYCLES))
             time.sleep(2)  # the last entries are read
         except DidNotHappenError:
-            say(f"active alerts: {trial.store.client.get(trial.store.keys.of('alerts_active'))!r}"[:3000])
+            say(f"told: {trial.told()}")
             for log in Path(folder).rglob("*.log"):
                 say(f"{log.name} ends with\n{log.read_text(errors='replace')[-1500:]}")
             raise
