@@ -72,12 +72,15 @@ class SymbolSigns:
         Whether its tracked position is held; ``None`` when that cannot be read.
     has_base_target
         Whether P2.9 has written a target for it.
+    numbers
+        Asset to the numbers that were read beside its clock.
     """
 
     symbol: str
     clocks: Mapping[str, Sign]
     held: bool | None = False
     has_base_target: bool = False
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ from resources.vital_signs import VitalSignsReader
 BUCKETS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 30.0, 60.0)  # of a cycle that is due every 10 s
 PARTS_OF_A_CYCLE = ("waiting", "running", "total")  # for a worker; on it; from request to end
 REASONS_P29 = ("ok", "missing_eff", "stale_eff", "low_conf", "redis_error")
-P29, P32 = ("multiplier", "eff_confidence", "eff_score"), ("eff_factor", "permits_hour", "permits_5min")  # fields shown
+SHOWN = {
+    ALLOCATION_TARGET.asset: ("multiplier", "eff_confidence", "eff_score"),
+    GOVERNOR_STATE.asset: ("eff_factor", "permits_hour", "permits_5min"),
+}
 EFF_ACTIONS = ("NONE", "DOWNSIZE")
 OTHER = "other"  # label of every reason that is none of ours: text from Redis must not make series
 INVALID_PLAN = "invalid_plan"  # whatever the field
@@ -112,7 +115,7 @@ class Collector:
 
     def __init__(self, store: RedisStore, instance: dg.DagsterInstance) -> None:
         self.store, self.instance = store, instance
-        self.signs = VitalSignsReader(store)
+        self.signs = VitalSignsReader(store, SHOWN)
 
     def look(self) -> Look:
         """Look once; neither Redis nor Dagster being away is an error here."""
@@ -127,12 +130,13 @@ class Collector:
     def _see(self, now: float) -> dict[str, Any]:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
-        allocations, permits = numbers_of(store, {ALLOCATION_TARGET.key: P29, GOVERNOR_STATE.key: P32})
         parts = heartbeat_parts(store.settings.shards)
         names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
         *beats, cycles = store.run("reading heartbeats", names)
         ends = [number_or_none(one.decode(errors="replace")) for one in cycles] if isinstance(cycles, list) else []
-        evaluation = evaluate(self.signs.read(), Limits.of(store.settings), now)
+        signs = self.signs.read()
+        evaluation = evaluate(signs, Limits.of(store.settings), now)
+        allocations, permits = ({one.symbol: one.numbers[asset] for one in signs.symbols} for asset in SHOWN)
         switches, guards = read_switches(store), read_guards(store)
         try:
             waiting: int | None = waiting_plans(store).count
@@ -167,24 +171,6 @@ class Collector:
         except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
             return False
         return True
-
-
-def numbers_of(store: RedisStore, wanted: Mapping[str, Sequence[str]]) -> list[dict[str, dict[str, float]]]:
-    """Read some numbers of each symbol's hashes, hash by hash; what is missing or no number is left out."""
-    symbols = store.settings.symbols
-    found = store.read_fields("reading numbers", wanted, symbols)
-    return [
-        {
-            symbol: {
-                name: number
-                for name, text in zip(columns, replies[place], strict=True)
-                if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
-            }
-            for symbol, replies in zip(symbols, found, strict=True)
-            if isinstance(replies[place], list)
-        }
-        for place, columns in enumerate(wanted.values())
-    ]
 
 
 def counts_in(store: RedisStore, key: str) -> dict[str, float]:

@@ -72,31 +72,6 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
 
-# KEYS hashes; ARGV[1] bytes accepted, ARGV[2..] the fields of each hash, comma-separated, or '' to ask whether it exists
-# returns a list of values, or 1 or 0, for each; an error in its place for one that is no hash or holds a longer value
-FIELDS_LUA = """
-local found, limit = {}, tonumber(ARGV[1])
-for i = 1, #KEYS do
-  if ARGV[i + 1] == '' then
-    found[i] = redis.call('EXISTS', KEYS[i])
-  else
-    local names = {}
-    for name in string.gmatch(ARGV[i + 1], '[^,]+') do names[#names + 1] = name end
-    local values = redis.pcall('HMGET', KEYS[i], unpack(names))
-    if values.err and not string.find(values.err, 'WRONGTYPE', 1, true) then return values end
-    for j = 1, #values do
-      if values[j] and #values[j] > limit then
-        values = redis.error_reply(names[j] .. ' is longer than ' .. ARGV[1] .. ' bytes')
-        break
-      end
-    end
-    found[i] = values
-  end
-end
-return found
-"""
-FIELD_BYTES_MAX = 200  # of one value read by itself: a number or a word
-
 
 class RedisUnavailableError(RuntimeError):
     """The server did not answer within its bound; nothing half-written is left behind."""
@@ -272,35 +247,6 @@ class RedisStore:
             else:
                 readings.append(Reading.present(symbol, pairs(reply)))
         return readings
-
-    def read_fields(self, doing: str, wanted: Mapping[str, Sequence[str]], symbols: Sequence[str]) -> list[list[Any]]:
-        """Read a few short fields of several hashes of each symbol; one command per symbol, whose replies cost less than many.
-
-        Parameters
-        ----------
-        doing
-            Completes "cannot be used while ...".
-        wanted
-            Name of the key template to fields; without fields, whether the key exists (of any type).
-        symbols
-            Symbols, in the order of the result.
-
-        Returns
-        -------
-        list
-            For each symbol, in the order of ``wanted``: values (bytes, or ``None`` for a missing field), or 1 or 0, or the
-            exception of a key that is no hash or holds more than ``FIELD_BYTES_MAX`` bytes in a field.
-
-        Raises
-        ------
-        RedisUnavailableError
-            The server is away, or does not let us read one of the keys.
-        """
-        fields = [FIELD_BYTES_MAX, *map(",".join, wanted.values())]
-        commands = (
-            ("EVAL_RO", FIELDS_LUA, len(wanted), *(self.keys.of(key, symbol) for key in wanted), *fields) for symbol in symbols
-        )
-        return [[reply] * len(wanted) if isinstance(reply, Exception) else reply for reply in self.run(doing, commands)]
 
     def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
         """Read and decode one table for many symbols; a hash that breaks its contract is a named failure."""

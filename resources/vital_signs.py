@@ -1,4 +1,4 @@
-"""What freshness is judged by, of all symbols, a command per symbol: clocks, heartbeats, verdicts of the proof pack, candles.
+"""What freshness is judged by, of all symbols, in one pipelined read: clocks, heartbeats, verdicts of the proof pack, candles.
 
 It must not import Dagster: the watcher that reads it lives on when Dagster does not.
 """
@@ -28,7 +28,6 @@ from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
-WANTED = {POSITION.key: ("held", CLOCK), "base_target": (), **{table.key: (CLOCK,) for table in CLOCKED}}
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 
@@ -42,10 +41,12 @@ class VitalSignsReader:
     ----------
     store
         Where from, and whose clock counts.
+    shown
+        Asset to fields that are read beside its clock, for who wants to show them.
     """
 
-    def __init__(self, store: RedisStore) -> None:
-        self.store = store
+    def __init__(self, store: RedisStore, shown: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.store, self.shown = store, shown or {}
         patient = store.settings.model_copy(update={"candle_stale_margin_sec": ANY_AGE_SEC})
         self.candles = CandleReader(RedisStore(patient, store.clock, store.client))
 
@@ -59,12 +60,20 @@ class VitalSignsReader:
         """
         of, symbols = self.store.keys.of, self.store.settings.symbols
         commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
-        *parts, pack = self.store.run("reading vital signs", [*commands, ("HGETALL", of("proofs"))])
-        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, parts, strict=True)}
-        proofs, finished = _proofs(pack, self.store.clock().timestamp())
+        commands.append(("HGETALL", of("proofs")))
+        for symbol in symbols:
+            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
+            commands.append(("EXISTS", of("base_target", symbol)))
+            commands += [("HMGET", of(table.key, symbol), CLOCK, *self.shown.get(table.asset, ())) for table in CLOCKED]
+        replies = self.store.run("reading vital signs", commands)
+        first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
+        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
+        proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
         candles = self._candles()
-        found = self.store.read_fields("reading vital signs", WANTED, symbols)
-        signs = [_symbol_signs(symbol, replies, candles.get(symbol)) for symbol, replies in zip(symbols, found, strict=True)]
+        signs = [
+            _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol), self.shown)
+            for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
+        ]
         return VitalSigns(signs, heartbeats, proofs, finished)
 
     def _candles(self) -> Mapping[str, Sign]:
@@ -75,7 +84,7 @@ class VitalSignsReader:
         return {symbol: sign for symbol, sign in signs.items() if sign is not None}
 
 
-def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None) -> SymbolSigns:
+def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None, shown: Mapping[str, Sequence[str]]) -> SymbolSigns:
     position, target, *clocked = replies
     clocks = {
         table.asset: _sign(reply if isinstance(reply, Exception) else reply[0])
@@ -84,7 +93,22 @@ def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None) -
     held, clocks["position"] = _position(position)
     if candles is not None:
         clocks[CANDLES] = candles
-    return SymbolSigns(symbol, clocks, held, target == 1)
+    numbers = {
+        table.asset: _numbers(shown[table.asset], reply)
+        for table, reply in zip(CLOCKED, clocked, strict=True)
+        if table.asset in shown
+    }
+    return SymbolSigns(symbol, clocks, held, target == 1, numbers)
+
+
+def _numbers(names: Sequence[str], reply: Reply) -> dict[str, float]:
+    """Read numbers; what is missing or no number is left out."""
+    found = zip(names, () if isinstance(reply, Exception) else reply[1:], strict=False)
+    return {
+        name: number
+        for name, text in found
+        if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
+    }
 
 
 def _position(reply: Reply) -> tuple[bool | None, Sign]:

@@ -103,31 +103,6 @@ def test_an_unreadable_last_value_is_replaced_by_a_whole_publication(store: Redi
     assert store.read(MARKET_STATE, ["BTCUSDT"])[0].state is State.PRESENT
 
 
-def test_fields_of_many_hashes_are_read_and_one_bad_key_spoils_only_itself(store: RedisStore) -> None:
-    of, client = store.keys.of, store.client
-    client.hset(of("market_state", "BTCUSDT"), mapping={"sigma": "0.5", "mu": "1"})
-    client.hset(of("risk_proposal", "BTCUSDT"), "stop", "9" * 201)
-    client.set(of("risk_proposal", "ETHUSDT"), "no hash")
-    client.set(of("base_target", "ETHUSDT"), "whatever it is")
-    wanted = {"market_state": ("sigma", "regime"), "risk_proposal": ("stop",), "base_target": ()}
-    (sigma, long, gone), (nothing, wrong, there), last = store.read_fields("looking", wanted, SYMBOLS)
-    assert (sigma, gone) == ([b"0.5", None], 0)
-    assert (nothing, there) == ([None, None], 1)
-    assert last == [[None, None], [None], 0]
-    assert isinstance(long, Exception)
-    assert isinstance(wrong, Exception)
-    assert "stop is longer than 200 bytes" in str(long)
-    assert "WRONGTYPE" in str(wrong)
-
-
-def test_fields_we_may_not_read_are_no_missing_fields(store: RedisStore, make_store, server_url: str) -> None:
-    store.client.execute_command("ACL", "SETUSER", "half", "on", ">pass", "~quantum:marketstate:*", "+@all")
-    half = make_store(redis_url=server_url.replace("://", "://half:pass@"))
-    assert half.read_fields("looking", {"market_state": ("sigma",)}, SYMBOLS) == [[[None]]] * 3
-    with pytest.raises(RedisUnavailableError, match="may not do this"):
-        half.read_fields("looking", {"market_state": ("sigma",), "risk_proposal": ("stop",)}, SYMBOLS)
-
-
 @pytest.mark.parametrize(("age_sec", "state"), [(180, State.PRESENT), (181, State.FAILED)])
 def test_a_value_older_than_its_limit_is_not_acted_on(store: RedisStore, age_sec: int, state: State) -> None:
     """A stop computed from an old market state looks as good as a new one."""
