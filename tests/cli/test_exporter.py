@@ -366,8 +366,8 @@ def test_killed_again_and_again_it_counts_every_decision_and_run_once(tmp_path, 
             instance = stack.enter_context(open_instance(store.settings))
             exporters = [exporter_of(store, home, *ports[:2]), exporter_of(store, home, *ports[2:])]
             stack.callback(lambda: [(one.kill(), one.wait()) for one in exporters])
-            waited = wait_for_page(f"http://127.0.0.1:{ports[1]}/metrics")
-            assert value(waited, "quantum_redis_up") == 1
+            for port in (ports[1], ports[3]):
+                assert value(wait_for_page(f"http://127.0.0.1:{port}/metrics"), "quantum_redis_up") == 1
             writer = threading.Thread(target=decide_and_run, args=(store, instance, stop, made))
             writer.start()
             scraper = threading.Thread(target=scrape_until, args=(stop, ports[1]))  # so that kills fall into looks, too
@@ -377,7 +377,7 @@ def test_killed_again_and_again_it_counts_every_decision_and_run_once(tmp_path, 
                 time.sleep(0.7)
                 exporters[0].kill()
                 exporters[0].wait()
-                scraped.append(page(f"http://127.0.0.1:{ports[3]}/metrics"))
+                scraped.append(wait_for_page(f"http://127.0.0.1:{ports[3]}/metrics"))
                 exporters[0] = exporter_of(store, home, *ports[:2])
                 wait_for_page(f"http://127.0.0.1:{ports[1]}/metrics")
             stop.set()
