@@ -25,6 +25,7 @@ from resources.settings import Settings, SettingsError, load_settings
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
 AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle
 PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
+IN_FLIGHT = 4  # requests at a time
 PATIENCE = 3  # so often a missing candle is asked for; then the exchange has none, and it is named
 SKEW_WARN_SEC = 2.0
 BACKOFF_SEC, BACKOFF_MAX_SEC = 2.0, 120.0
@@ -79,7 +80,9 @@ class Feed:
         settings = store.settings
         self.interval_ms = settings.candle_interval_sec * 1000
         self.timeframe = UNITS[settings.candle_interval_sec]
+        self.label = f"{exchange.name}:{exchange.market}:{self.timeframe}"
         self.count = settings.marketstate_window_size + MARGIN
+        self.gate = asyncio.Semaphore(IN_FLIGHT)
         self.known: dict[str, dict[int, Candle]] = {}
         self.asked: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.overlapped: dict[str, int] = {}  # symbol to the newest candle at which the ones before it were asked for again
@@ -97,7 +100,7 @@ class Feed:
         """
         began, done = time.monotonic(), Round()
         if not self.known:
-            self.known = known_candles(self.store, self.symbols)
+            self.known = known_candles(self.store, self.symbols, self.label)
         await self._pause()
         before = time.time()
         exchange_ms = await self.exchange.time_ms()
@@ -113,8 +116,9 @@ class Feed:
     async def _bring_up(self, symbol: str, exchange_ms: int, done: Round) -> None:
         known = self.known[symbol]
         times = wanted(exchange_ms=exchange_ms, interval_ms=self.interval_ms, count=self.count)
-        missing = [one for one in times if one not in known and self.asked[symbol][one] < PATIENCE]
-        again = [one for one in times[-OVERLAP:] if one in known and self.overlapped.get(symbol) != times[-1]]
+        newer = self.overlapped.get(symbol) != times[-1]  # with each new candle what the exchange had not may be there now
+        missing = [one for one in times if one not in known and (newer or self.asked[symbol][one] < PATIENCE)]
+        again = [one for one in times[-OVERLAP:] if one in known and newer]
         new: dict[int, Candle] = {}
         try:
             while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
@@ -137,12 +141,13 @@ class Feed:
         self._name_what_is_absent(symbol, times, done)
 
     async def _ask(self, symbol: str, first: int, count: int) -> list[list[object]]:
-        await self._pause()
-        try:
-            return await self.exchange.candles(symbol, self.timeframe, first, count)
-        except RateLimited:
-            self._slow_down()
-            raise
+        async with self.gate:  # what waits in the library's own throttle would be sent although the exchange asks for a pause
+            await self._pause()
+            try:
+                return await self.exchange.candles(symbol, self.timeframe, first, count)
+            except RateLimited:
+                self._slow_down()
+                raise
 
     def _write(self, symbol: str, new: Mapping[int, Candle], since_ms: int, done: Round) -> None:
         known = self.known[symbol]
@@ -150,9 +155,7 @@ class Feed:
         if not changed:
             return
         try:
-            there = store_candles(
-                self.store, symbol, changed, interval_ms=self.interval_ms, since_ms=since_ms, take_over=self.take_over
-            )
+            there = store_candles(self.store, symbol, changed, label=self.label, since_ms=since_ms, take_over=self.take_over)
         except ForeignCandlesError as error:
             done.failed[symbol] = f"{error}; --take-over replaces them"
             return
@@ -166,7 +169,7 @@ class Feed:
             log.warning(
                 "%s: %d of %d candles have gone from Redis; they are asked for again", symbol, len(known) - there, len(known)
             )
-            self.known |= known_candles(self.store, [symbol])
+            self.known |= known_candles(self.store, [symbol], self.label)
             self.asked.pop(symbol, None)
 
     def _name_what_is_absent(self, symbol: str, times: range, done: Round) -> None:
@@ -182,8 +185,8 @@ class Feed:
 
     def _slow_down(self) -> None:
         asked = self.exchange.retry_after_sec()
-        self.slowdowns += 1
-        pause = asked if asked is not None else min(BACKOFF_SEC * 2**self.slowdowns, BACKOFF_MAX_SEC)
+        self.slowdowns += time.monotonic() >= self.slower_until  # once per pause, not per answer
+        pause = asked if asked is not None else min(BACKOFF_SEC * 2 ** min(self.slowdowns, 6), BACKOFF_MAX_SEC)
         pause *= 1 + random.random() / 4  # noqa: S311 - so that several feeds do not come back at once
         self.slower_until = max(self.slower_until, time.monotonic() + pause)
         log.warning("the exchange asks for fewer requests: none for %.0f s", pause)

@@ -14,7 +14,7 @@ TIMEOUT_MS = 10_000  # of one request
 SECRETS = ("apiKey", "secret", "password", "uid", "privateKey", "walletAddress", "token", "login", "twofa")
 
 RateLimited = (ccxt.DDoSProtection, ccxt.RateLimitExceeded)  # the exchange says: slower
-Unanswered = (ccxt.NetworkError, ccxt.ExchangeError)  # whatever else may go wrong with one request
+Unanswered = (ccxt.BaseError,)  # whatever else may go wrong with one request
 
 
 class UnknownExchangeError(ValueError):
@@ -44,6 +44,7 @@ class Exchange:
             near = difflib.get_close_matches(name, ccxt.exchanges)
             msg = f"no such exchange: {name}. {f'Did you mean {near}?' if near else 'The names are those of ccxt.'}"
             raise UnknownExchangeError(msg)
+        self.name, self.market = name, market
         options = (
             {"defaultType": market, "fetchMarkets": {"types": ["linear"]}} if market == "future" else {"defaultType": market}
         )
@@ -61,7 +62,7 @@ class Exchange:
         ids = {
             str(market["id"]): str(market["symbol"])
             for market in self.client.markets.values()
-            if market.get("active") is not False
+            if market.get("active") is not False and (market.get("spot") if self.market == "spot" else market.get("linear"))
         }
         self.markets = {symbol: ids[symbol] for symbol in symbols if symbol in ids}
         return {symbol: difflib.get_close_matches(symbol, ids, n=3) for symbol in symbols if symbol not in ids}

@@ -1,4 +1,7 @@
-"""The history keys as the feed writes them: closed candles of one symbol, all of an answer or none."""
+"""The history keys as the feed writes them: closed candles of one symbol, all of an answer or none.
+
+Each carries the label of its exchange, market and length: candles of two of them in one history would be invented prices.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,18 @@ MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE
 TTL_SEC = 7 * 86400  # of a symbol nobody feeds any more; how old candles are is judged by their own time
 
 # KEYS[1] sorted set of candles by opening time
-# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, ARGV[4] a time, then times
-# and members
+# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, ARGV[4] a time,
+# ARGV[5] our label as it stands in each member, then times and members
 # returns candles there are now from that time on; raises, having written nothing, on another type or another writer's label
 STORE_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
 local newest = redis.call('ZRANGE', KEYS[1], -1, -1)[1]
-if newest and ARGV[3] ~= '1' and not string.find(newest, '"source":"exchange"', 1, true) then
-  return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer (no source=exchange)')
+if newest and ARGV[3] ~= '1' and not string.find(newest, ARGV[5], 1, true) then
+  return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer, market or length (no ' .. ARGV[5] .. ')')
 end
-if newest and ARGV[3] == '1' and not string.find(newest, '"source":"exchange"', 1, true) then redis.call('DEL', KEYS[1]) end
-for index = 5, #ARGV, 2 do
+if newest and ARGV[3] == '1' and not string.find(newest, ARGV[5], 1, true) then redis.call('DEL', KEYS[1]) end
+for index = 6, #ARGV, 2 do
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[index], ARGV[index])
   redis.call('ZADD', KEYS[1], ARGV[index], ARGV[index + 1])
 end
@@ -40,7 +43,7 @@ class ForeignCandlesError(RuntimeError):
 
 
 def store_candles(
-    store: RedisStore, symbol: str, candles: Mapping[int, Candle], *, interval_ms: int, since_ms: int, take_over: bool = False
+    store: RedisStore, symbol: str, candles: Mapping[int, Candle], *, label: str, since_ms: int, take_over: bool = False
 ) -> int:
     """Write candles of one symbol, those of the same time are replaced; give how many there are now from ``since_ms`` on.
 
@@ -52,34 +55,34 @@ def store_candles(
         The server is away; nothing was written.
     """
     members: list[Any] = []
-    kept = max(KEPT, store.settings.marketstate_window_size + MARGIN)
+    kept, interval_ms = max(KEPT, store.settings.marketstate_window_size + MARGIN), store.settings.candle_interval_sec * 1000
     for opened, (open_, high, low, close, volume) in sorted(candles.items())[-kept:]:
         body = {"open_time": opened, "open": open_, "high": high, "low": low, "close": close, "volume": volume}
-        member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange"}
+        member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange", "feed": label}
         members += [opened, json.dumps(member, separators=(",", ":"))]
     key = store.keys.of("candles_history", symbol)
-    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, kept, int(take_over), since_ms, *members)
+    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, kept, int(take_over), since_ms, f'"feed":{json.dumps(label)}', *members)
     (reply,) = store.run("storing candles", [command])
     if isinstance(reply, Exception):
         raise ForeignCandlesError(str(reply).removeprefix("FOREIGN "))
     return int(reply)
 
 
-def known_candles(store: RedisStore, symbols: Sequence[str]) -> dict[str, dict[int, Candle]]:
+def known_candles(store: RedisStore, symbols: Sequence[str], label: str) -> dict[str, dict[int, Candle]]:
     """Read what stands there of ours, so that a restart asks for what is missing only."""
     kept = max(KEPT, store.settings.marketstate_window_size + MARGIN)
     keys = [store.keys.of("candles_history", symbol) for symbol in symbols]
     replies = store.run("reading candles", [("ZRANGE", key, -kept, -1) for key in keys])
     return {
-        symbol: {} if isinstance(reply, Exception) else dict(filter(None, map(_ours, reply)))
+        symbol: {} if isinstance(reply, Exception) else dict(filter(None, (_ours(member, label) for member in reply)))
         for symbol, reply in zip(symbols, replies, strict=True)
     }
 
 
-def _ours(member: bytes) -> tuple[int, Candle] | None:
+def _ours(member: bytes, label: str) -> tuple[int, Candle] | None:
     try:
         body = json.loads(member)
-        if body["source"] != "exchange":
+        if body["feed"] != label:
             return None
         open_, high, low, close, volume = (float(body[name]) for name in ("open", "high", "low", "close", "volume"))
         return int(body["open_time"]), (open_, high, low, close, volume)

@@ -115,7 +115,7 @@ def _user(_: Settings) -> Iterator[Finding]:
 
 def _modes(settings: Settings) -> Iterator[Finding]:
     for path in (settings.quantum_home, ENVIRONMENT_FILE):
-        if not path.exists():
+        if not os.access(path, os.F_OK):  # nor where this user may not look
             continue
         if (mode := path.stat().st_mode & 0o777) & 0o007:
             yield Finding(
@@ -127,7 +127,7 @@ def _modes(settings: Settings) -> Iterator[Finding]:
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     home = settings.quantum_home
-    there = next(path for path in (home, *home.parents) if path.exists())
+    there = next(path for path in (home, *home.parents) if os.access(path, os.F_OK))
     free_gb = shutil.disk_usage(there).free / 1e9
     log = home / "history" / "event_log.db"
     stored_gb = log.stat().st_size / 1e9 if log.exists() else 0.0
@@ -250,8 +250,10 @@ def _rights(store: RedisStore) -> Iterator[Finding]:
         tried = user.client.pipeline(transaction=False)  # not through the store, for which a refusal is a server out of order
         for name, key in zip(names, keys, strict=True):
             tried.execute_command(*HARMLESS["stream" if name.startswith("stream_") else "other"](key))  # type: ignore[no-untyped-call]
+        tried.execute_command("EVAL", "return 1", 0)  # type: ignore[no-untyped-call]
         replies = tried.execute(raise_on_error=False)
-        denied = [key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, redis.exceptions.NoPermissionError)]
+        tries = zip([*keys, "by a script"], replies, strict=True)
+        denied = [key for key, reply in tries if isinstance(reply, redis.ResponseError) and "WRONGTYPE" not in str(reply)]
         if denied:
             told = "give this user its role: docs/security.md"
             yield Finding(f"rights of {role}", "fail", f"may not write {_some(denied)}", told)

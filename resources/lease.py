@@ -22,14 +22,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual mac
 
 # KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each symbol
 # ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, ARGV[4] 1 to renew it, then symbols and their new cycles
-# returns the holder; only when that is the owner, the lease was renewed (or, when nobody had it, taken) and the cycles were noted
+# returns the holder, or the owner when there is none; only then the lease was taken or renewed, and the cycles were noted
 HOLD_LUA = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
   return holder
 end
-if not holder or ARGV[4] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+if ARGV[4] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return ARGV[1]
 """
@@ -67,8 +67,8 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     cycles
         Symbol to the id of its new cycle. By symbol, because another stack may have other symbols, or other shards.
     renew
-        Only who requests cycles may: a stack whose ``cycle`` sensor fails, or was switched off, gives the loop up, although its
-        other sensors go on.
+        False to look only. Only who requests cycles may hold the lease: a stack whose ``cycle`` sensor fails, or is off, gives
+        the loop up, although its other sensors go on.
 
     Returns
     -------

@@ -51,8 +51,8 @@ CURSOR, RECENT = "_cursor", "_recent"
 # returns 1, or 0 when somebody else has counted meanwhile
 FOLD_LUA = """
 if (redis.call('HGET', KEYS[1], '_cursor') or '') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], '_cursor', ARGV[2], '_recent', ARGV[3])  -- first: a script that fails may lose, never double
 for index = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[index], ARGV[index + 1]) end
-redis.call('HSET', KEYS[1], '_cursor', ARGV[2], '_recent', ARGV[3])
 return 1
 """
 
@@ -245,7 +245,7 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
     before = reply[0].decode(errors="replace") if reply[0] is not None else ""
     recent: dict[str, float] = _recent(reply[1])
     since = number_or_none(before)
-    since = now if since is None else since
+    since = now if since is None else min(since, now)  # a clock that was ahead must not end the counting
     wanted = dg.RunsFilter(
         statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
     )

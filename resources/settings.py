@@ -182,6 +182,22 @@ class Settings(BaseSettings):
     def _strip_comment(cls, value: Any) -> Any:
         return _COMMENT.sub("", value).strip() if isinstance(value, str) else value
 
+    @field_validator("redis_url", "governor_redis_url", "celery_broker_url")
+    @classmethod
+    def _check_password(cls, value: SecretStr) -> SecretStr:
+        """Refuse what would be read as a host or a path, and then be shown as one."""
+        url = value.get_secret_value()
+        try:
+            inside = url.startswith(("redis://", "rediss://")) and (
+                "@" in url.partition("://")[2].partition("/")[2] or "#" in url
+            )
+            if inside or (url and urlsplit(url).port == -1):
+                raise ValueError  # noqa: TRY301 - one message for all ways to be wrong
+        except ValueError:
+            msg = "in user and password write / as %2F, @ as %40, # as %23, ? as %3F; port 1 to 65535"
+            raise ValueError(msg) from None
+        return value
+
     @field_validator("redis_url", "governor_redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:

@@ -212,13 +212,15 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         counts["ended"] += len(ended)
         busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
-            if other := other_holder(store, storage_id(context.instance)):
+            if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=json.dumps(counts))
             store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
             wait_sec = due_in_sec(counts["requested"], now, settings.publish_interval_sec)
             if wait_sec > 0 and not ended:
+                other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
                 return dg.SensorResult(skip_reason=f"{NOT_DUE} for {wait_sec:.0f} s", cursor=json.dumps(counts))
             seen = look(store)
+            other_holder(store, storage_id(context.instance))
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))

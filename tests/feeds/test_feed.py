@@ -249,6 +249,24 @@ def test_another_writers_candles_are_left_alone_unless_told_otherwise(server, st
 
 
 @pytest.mark.slow
+def test_candles_of_another_length_or_market_are_another_writers(server, store) -> None:
+    """Minutes taken for five minutes, or the spot's closes for the perpetual's, would be invented prices with a live label."""
+    assert once(server, store)[0] == 0
+    before = written(store, "BTCUSDT")
+    label = next(iter(before.values()))["feed"]
+    assert label == "binance:future:1m"
+    key = store.keys.of("candles_history", "BTCUSDT")
+    for other in ("binance:future:5m", "binance:spot:1m"):
+        store.client.delete(key)
+        members = {json.dumps({**body, "feed": other}, separators=(",", ":")): opened for opened, body in before.items()}
+        store.client.zadd(key, members)
+        code, rounds, _ = once(server, store)
+        assert code == 1
+        assert "another writer, market or length" in rounds[-1]["failed"]["BTCUSDT"]
+        assert {body["feed"] for body in written(store, "BTCUSDT").values()} == {other}
+
+
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_no_hole_remains(server, store) -> None:
     server.alter = lambda _, rows: time.sleep(0.3) or rows  # slow enough to be hit
     with start(server, store) as process:

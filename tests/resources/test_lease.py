@@ -83,19 +83,27 @@ def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> Non
     assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
 
 
-def test_only_the_sensor_that_requests_cycles_keeps_the_lease(two) -> None:
-    """A stack whose cycle sensor fails would else hold the loop, and never run it, for ever."""
+def test_only_the_sensor_that_requests_cycles_holds_the_lease(two) -> None:
+    """A stack whose cycle sensor is off would else hold the loop, and never run it, for ever."""
     first, second = two
     with dg.instance_for_test() as one, dg.instance_for_test() as another:
-        tick(first, one)
-        first.client.pexpire(first.keys.of("lease"), 1000)
-        tick(first, one, "plans")
-        tick(first, one, "proofs")
-        assert first.client.pttl(first.keys.of("lease")) <= 1000
-        first.client.delete(first.keys.of("lease"))
-        tick(first, one, "plans")  # nobody's: so that of two stacks one goes on with the plans
-        assert tick(second, another).skip_reason
-        first.client.delete(first.keys.of("lease"))
+        for sensor in ("plans", "proofs"):
+            tick(first, one, sensor)
+            assert not first.client.exists(first.keys.of("lease"))
+        assert tick(second, another).run_requests
+        second.client.pexpire(second.keys.of("lease"), 1000)
+        tick(second, another, "plans")
+        assert second.client.pttl(second.keys.of("lease")) <= 1000
+
+
+def test_a_tick_that_cannot_look_leaves_the_lease_to_a_stand_by(two, monkeypatch) -> None:
+    first, second = two
+    with dg.instance_for_test() as one, dg.instance_for_test() as another:
+        with monkeypatch.context() as broken:
+            broken.setattr("sensors.cycle.look", lambda _: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                tick(first, one)
+        assert not first.client.exists(first.keys.of("lease"))
         assert tick(second, another).run_requests
 
 

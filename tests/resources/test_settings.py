@@ -150,3 +150,13 @@ def test_the_governor_decides_on_the_server_where_the_proposals_are() -> None:
         with pytest.raises(SettingsError, match="GOVERNOR_REDIS_URL") as caught:
             load_settings(redis_url=proposals, governor_redis_url=other)
         assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["redis_url", "celery_broker_url"])
+@pytest.mark.parametrize("url", ["redis://u:123/S3cret@host", "redis://:/S3cret@host", "redis://u:S3c/ret@host:6379/0"])
+def test_a_password_that_would_be_read_as_host_or_path_is_refused_and_not_shown(name, url) -> None:
+    """What comes before the slash is taken for the host, and the rest of the password for what may be printed."""
+    with pytest.raises(SettingsError, match="%2F") as caught:
+        load_settings(**{name: url})
+    assert "S3c" not in str(caught.value)
+    assert load_settings(**{name: url.replace("/S3", "%2FS3").replace("S3c/", "S3c%2F")})
