@@ -130,7 +130,7 @@ class Feed:
                 missing, before, again = [one for one in missing if one not in new], len(missing), []
                 if len(missing) == before:
                     break
-        except (*RateLimited, *Unanswered) as error:  # what was answered before is kept
+        except Unanswered as error:  # what was answered before is kept
             done.failed[symbol] = f"{type(error).__name__}: {str(error)[:200]}"
         else:
             self.asked[symbol].update(missing)
@@ -238,7 +238,7 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
             feed = None  # what it has written last is read anew
             await asyncio.sleep(RETRY_SEC)
             continue
-        except (*RateLimited, *Unanswered) as error:
+        except Unanswered as error:
             log.error("the exchange does not answer: %s: %s", type(error).__name__, str(error)[:200])  # noqa: TRY400
             rounds += 1
             if once and rounds > PATIENCE:

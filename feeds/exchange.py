@@ -14,7 +14,7 @@ TIMEOUT_MS = 10_000  # of one request
 SECRETS = ("apiKey", "secret", "password", "uid", "privateKey", "walletAddress", "token", "login", "twofa")
 
 RateLimited = (ccxt.DDoSProtection, ccxt.RateLimitExceeded)  # the exchange says: slower
-Unanswered = (ccxt.BaseError,)  # whatever else may go wrong with one request
+Unanswered = ccxt.BaseError  # whatever may go wrong with one request, the above included
 
 
 class UnknownExchangeError(ValueError):

@@ -24,10 +24,11 @@ STORE_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
 local newest = redis.call('ZRANGE', KEYS[1], -1, -1)[1]
-if newest and ARGV[3] ~= '1' and not string.find(newest, ARGV[5], 1, true) then
+local foreign = newest and not string.find(newest, ARGV[5], 1, true)
+if foreign and ARGV[3] ~= '1' then
   return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer, market or length (no ' .. ARGV[5] .. ')')
 end
-if newest and ARGV[3] == '1' and not string.find(newest, ARGV[5], 1, true) then redis.call('DEL', KEYS[1]) end
+if foreign then redis.call('DEL', KEYS[1]) end
 for index = 6, #ARGV, 2 do
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[index], ARGV[index])
   redis.call('ZADD', KEYS[1], ARGV[index], ARGV[index + 1])
@@ -55,7 +56,7 @@ def store_candles(
         The server is away; nothing was written.
     """
     members: list[Any] = []
-    kept, interval_ms = max(KEPT, store.settings.marketstate_window_size + MARGIN), store.settings.candle_interval_sec * 1000
+    kept, interval_ms = _kept(store), store.settings.candle_interval_sec * 1000
     for opened, (open_, high, low, close, volume) in sorted(candles.items())[-kept:]:
         body = {"open_time": opened, "open": open_, "high": high, "low": low, "close": close, "volume": volume}
         member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange", "feed": label}
@@ -70,13 +71,17 @@ def store_candles(
 
 def known_candles(store: RedisStore, symbols: Sequence[str], label: str) -> dict[str, dict[int, Candle]]:
     """Read what stands there of ours, so that a restart asks for what is missing only."""
-    kept = max(KEPT, store.settings.marketstate_window_size + MARGIN)
+    kept = _kept(store)
     keys = [store.keys.of("candles_history", symbol) for symbol in symbols]
     replies = store.run("reading candles", [("ZRANGE", key, -kept, -1) for key in keys])
     return {
         symbol: {} if isinstance(reply, Exception) else dict(filter(None, (_ours(member, label) for member in reply)))
         for symbol, reply in zip(symbols, replies, strict=True)
     }
+
+
+def _kept(store: RedisStore) -> int:
+    return max(KEPT, store.settings.marketstate_window_size + MARGIN)
 
 
 def _ours(member: bytes, label: str) -> tuple[int, Candle] | None:

@@ -184,14 +184,14 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url", "governor_redis_url", "celery_broker_url")
     @classmethod
-    def _check_password(cls, value: SecretStr) -> SecretStr:
-        """Refuse what would be read as a host or a path, and then be shown as one."""
+    def _check_url(cls, value: SecretStr) -> SecretStr:
+        """Refuse a password that would be read as a host or a path, and then be shown as one; and a wrong port."""
         url = value.get_secret_value()
         try:
             inside = url.startswith(("redis://", "rediss://")) and (
                 "@" in url.partition("://")[2].partition("/")[2] or "#" in url
             )
-            if inside or (url and urlsplit(url).port == -1):
+            if inside or (url and urlsplit(url).port == 0):
                 raise ValueError  # noqa: TRY301 - one message for all ways to be wrong
         except ValueError:
             msg = "in user and password write / as %2F, @ as %40, # as %23, ? as %3F; port 1 to 65535"
@@ -200,14 +200,11 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url", "governor_redis_url")
     @classmethod
-    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+    def _check_scheme(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
-        try:
-            if url and (not url.startswith(("redis://", "rediss://", "unix://")) or urlsplit(url).port == 0):
-                raise ValueError  # noqa: TRY301 - one message for all ways to be wrong
-        except ValueError:
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
             msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path, port 1 to 65535"
-            raise ValueError(msg) from None
+            raise ValueError(msg)
         return value
 
     @model_validator(mode="after")

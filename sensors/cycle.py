@@ -220,7 +220,6 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
                 other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
                 return dg.SensorResult(skip_reason=f"{NOT_DUE} for {wait_sec:.0f} s", cursor=json.dumps(counts))
             seen = look(store)
-            other_holder(store, storage_id(context.instance))
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
@@ -228,9 +227,6 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         due = [one for one in cycles_of(settings, now) if wait_sec <= 0 or one.symbols[0] in given_up]
         requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy)
         counts["late"] += len(reasons)
-        if not requests:
-            told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
-            return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
         try:
             other = other_holder(
                 store,
@@ -245,6 +241,9 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"announcing the cycle failed: {error}", cursor=json.dumps(counts))
         if other:
             return dg.SensorResult(skip_reason=f"standing by: {other} has taken over", cursor=json.dumps(counts))
+        if not requests:
+            told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
+            return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
         if wait_sec <= 0:
             counts["requested"] = now
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(counts))
