@@ -6,6 +6,7 @@ a tick starts a few milliseconds late, and a daemon killed while it launched a r
 """
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -153,9 +154,9 @@ class Cycle:
 
 
 def cycles_of(settings: Settings, now_epoch: float) -> list[Cycle]:
-    """Name the cycles that begin now, one per shard."""
-    blocks = shards(settings.symbols, settings.shards)
-    return [Cycle(shard, block, f"c{int(now_epoch)}") for shard, block in enumerate(blocks)]
+    """Name the cycles that begin now, one per shard; no other stack's cycle has the same id, whatever its clock says."""
+    cycle_id = f"c{int(now_epoch)}-{secrets.token_hex(3)}"
+    return [Cycle(shard, block, cycle_id) for shard, block in enumerate(shards(settings.symbols, settings.shards))]
 
 
 def requests_for(
@@ -208,12 +209,12 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, **json.loads(context.cursor or "{}")}
         now = store.clock().timestamp()
-        running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
-        counts["ended"] += len(ended)
-        busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=json.dumps(counts))
+                return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=context.cursor)
+            running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
+            counts["ended"] += len(ended)
+            busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
             store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
             wait_sec = due_in_sec(counts["requested"], now, settings.publish_interval_sec)
             if wait_sec > 0 and not ended:

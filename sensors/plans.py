@@ -61,10 +61,10 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
         description="Every 5 s: decide the plans that wait.",
     )
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=f"standing by: {other} decides")
+            running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
             waiting = waiting_plans(store)
         except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"read failed: {error}")

@@ -71,12 +71,12 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         description=f"Every {interval_sec} s, after a cycle: judge every proof over all symbols.",
     )
     def proofs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        running, _ = still_running(context.instance, PROOFS_JOB_NAME, store.clock(), context.log)
-        if running:
-            return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return _skip(context, f"standing by: {other} runs the loop")
+            running, _ = still_running(context.instance, PROOFS_JOB_NAME, store.clock(), context.log)
+            if running:
+                return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
         except (RedisUnavailableError, redis.ResponseError) as error:
             return _skip(context, f"read failed: {error}")

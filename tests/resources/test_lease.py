@@ -15,7 +15,9 @@ from resources.dagster_internals import storage_id
 from resources.launcher import celery_arguments, keep_apart
 from resources.lease import LEASE_SEC, OvertakenError, other_holder, owner, require_newest, standing_by
 from resources.settings import load_settings
-from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
+from sensors.cycle import CYCLE_JOB_NAME, cycle_tags, cycles_of
+from sensors.plans import PLANS_JOB_NAME
+from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import hash_of, real_closes, run_cycle, write_candles, write_position
 
 
@@ -66,6 +68,25 @@ def test_only_the_holder_requests_anything(two) -> None:
             assert owner(first.settings, storage_id(one)) in result.skip_reason.skip_message
         newest = first.client.hgetall(first.keys.of("newest_cycles"))
     assert newest == {symbol.encode(): request.tags["quantum/cycle_id"].encode() for symbol in first.settings.symbols}
+
+
+@pytest.mark.parametrize(("sensor", "job"), [("cycle", CYCLE_JOB_NAME), ("plans", PLANS_JOB_NAME), ("proofs", PROOFS_JOB_NAME)])
+def test_a_stand_by_on_the_same_storage_whose_clock_is_ahead_fails_no_run_of_the_holder(two, sensor, job) -> None:
+    """To its clock every run of the other one is overdue."""
+    first, second = two
+    with dg.instance_for_test() as instance:
+        other_holder(first, storage_id(instance))
+        run = instance.create_run_for_job(assemble(first).resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
+        second.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=3600)
+        result = tick(second, instance, sensor)
+        assert "standing by" in result.skip_reason.skip_message
+        assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.STARTED
+
+
+def test_cycles_of_two_stacks_never_have_the_same_id(two) -> None:
+    """Two clocks in the same second: the mark of the newest cycle must tell them apart."""
+    first, second = two
+    assert cycles_of(first.settings, 1e9)[0].cycle_id != cycles_of(second.settings, 1e9)[0].cycle_id
 
 
 def test_a_dagster_dev_beside_the_stack_stands_by_although_its_settings_are_the_same(store) -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from definitions import assemble
+from resources.io_manager import CYCLE_ID_TAG
 from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, Request, Seen, Skip, cycle_tags, decide_cycle, due_in_sec
 from sensors.overdue import UNFINISHED, overdue
 from tests.conftest import START
@@ -72,7 +73,9 @@ def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store) -> None:
     assert sensor.minimum_interval_seconds < 5  # the daemon's own step
     with dg.instance_for_test() as instance:
         (request,) = tick(store, instance).run_requests
-    assert request.tags == cycle_tags(SYMBOLS, f"c{int(store.clock().timestamp())}")
+    cycle_id = request.tags[CYCLE_ID_TAG]
+    assert cycle_id.startswith(f"c{int(store.clock().timestamp())}-")
+    assert request.tags == cycle_tags(SYMBOLS, cycle_id)
     assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
 
 
