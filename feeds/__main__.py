@@ -107,7 +107,13 @@ class Feed:
         done.skew_sec = (before + time.time()) / 2 - exchange_ms / 1000
         if abs(done.skew_sec) > SKEW_WARN_SEC:
             log.warning("our clock is %+.1f s from the exchange's; candles are closed when its own says so", done.skew_sec)
-        await asyncio.gather(*(self._bring_up(symbol, exchange_ms, done) for symbol in self.symbols))
+        asked = [asyncio.create_task(self._bring_up(symbol, exchange_ms, done)) for symbol in self.symbols]
+        try:
+            await asyncio.gather(*asked)
+        finally:  # without Redis the others are of no use
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         if not done.failed:
             self.slowdowns = 0
         done.took_sec = time.monotonic() - began
@@ -183,6 +189,13 @@ class Feed:
                 self.asked[symbol][one] += 1  # told once
                 log.warning("%s: the exchange has no candle of %s; the gap stays a gap", symbol, one)
 
+    def name_what_is_empty(self) -> list[str]:
+        """Say of which symbols there is nothing at all; a gap as wide as the history is no history."""
+        empty = [symbol for symbol, candles in self.known.items() if not candles]
+        for symbol in empty:
+            log.error("%s: the exchange has not a single candle", symbol)
+        return empty
+
     def _slow_down(self) -> None:
         asked = self.exchange.retry_after_sec()
         self.slowdowns += time.monotonic() >= self.slower_until  # once per pause, not per answer
@@ -248,7 +261,7 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
         _tell(done, feed, as_json=as_json)
         rounds += 1
         if once and (rounds > PATIENCE or not (done.missing or done.failed)):
-            return EXIT_FAILED if done.failed or done.missing or unknown else 0
+            return EXIT_FAILED if done.failed or done.missing or unknown or feed.name_what_is_empty() else 0
         await asyncio.sleep(RETRY_SEC if done.failed or done.missing else _until_next_close(settings, done.skew_sec))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -58,22 +59,25 @@ class Exchange:
 
     async def load(self, symbols: Sequence[str]) -> dict[str, list[str]]:
         """Learn the exchange's markets; give those wanted symbols that it does not have, each with similar ones."""
-        await self.client.load_markets()
-        ids = {
-            str(market["id"]): str(market["symbol"])
-            for market in self.client.markets.values()
-            if market.get("active") is not False and (market.get("spot") if self.market == "spot" else market.get("linear"))
-        }
+        with _understood():
+            await self.client.load_markets()
+            ids = {
+                str(market["id"]): str(market["symbol"])
+                for market in self.client.markets.values()
+                if market.get("active") is not False and (market.get("spot") if self.market == "spot" else market.get("linear"))
+            }
         self.markets = {symbol: ids[symbol] for symbol in symbols if symbol in ids}
         return {symbol: difflib.get_close_matches(symbol, ids, n=3) for symbol in symbols if symbol not in ids}
 
     async def time_ms(self) -> int:
         """Ask for the exchange's own time."""
-        return int(await self.client.fetch_time())
+        with _understood():
+            return int(await self.client.fetch_time())
 
     async def candles(self, symbol: str, timeframe: str, since_ms: int, count: int) -> list[list[Any]]:
         """Ask for candles from a time on, oldest first."""
-        return list(await self.client.fetch_ohlcv(self.markets[symbol], timeframe, since_ms, count))
+        with _understood():
+            return list(await self.client.fetch_ohlcv(self.markets[symbol], timeframe, since_ms, count))
 
     def retry_after_sec(self) -> float | None:
         """Give what the exchange last asked to wait."""
@@ -84,6 +88,16 @@ class Exchange:
     async def close(self) -> None:
         """Close its connections."""
         await self.client.close()
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Make an answer in which the library stumbles (a row that is null) one that could not be understood."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        msg = f"{type(error).__name__}: {error}"
+        raise ccxt.BadResponse(msg) from error
 
 
 def _moved(urls: Any, to: str) -> Any:

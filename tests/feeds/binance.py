@@ -24,7 +24,7 @@ def market(symbol: str, status: str = "TRADING") -> dict[str, Any]:
         "symbol": symbol, "pair": symbol, "contractType": "PERPETUAL", "deliveryDate": 4133404800000, "onboardDate": 1569398400000,
         "status": status, "baseAsset": base, "quoteAsset": "USDT", "marginAsset": "USDT", "pricePrecision": 2, "quantityPrecision": 3,
         "baseAssetPrecision": 8, "quotePrecision": 8, "underlyingType": "COIN", "filters": limits,
-        "orderTypes": ["LIMIT", "MARKET"], "timeInForce": ["GTC"],
+        "orderTypes": ["LIMIT", "MARKET"], "timeInForce": ["GTC"], "isSpotTradingAllowed": True, "permissions": ["SPOT"],
     }  # fmt: skip
 
 
@@ -93,7 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble:
             self._answer({"code": -1003, "msg": "told to"}, trouble)
         elif parts.path.endswith("/exchangeInfo"):
-            self._answer({"serverTime": server.now_ms(), "symbols": [market(*one) for one in server.symbols.items()]})
+            markets = [market(*one) for one in server.symbols.items()]
+            if not parts.path.startswith("/fapi"):  # the spot's description of the same names
+                markets = [{name: one for name, one in each.items() if name != "contractType"} for each in markets]
+            self._answer({"serverTime": server.now_ms(), "symbols": markets})
         elif parts.path.endswith("/time"):
             self._answer({"serverTime": server.now_ms()})
         elif parts.path.endswith("/klines"):

@@ -22,6 +22,7 @@ from tests.servers import valkey
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-feed" / "bin" / "python"
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+IN_FLIGHT = 4  # requests at a time, as the feed has it
 COUNT = 330  # MARKETSTATE_WINDOW_SIZE and the margin
 
 
@@ -233,6 +234,71 @@ def test_an_unknown_and_a_delisted_symbol_are_named_and_the_others_go_on(server,
     assert "BTCUSD: the exchange has no such active market; similar: BTCUSDT" in err
     assert "ETHUSDT: the exchange has no such active market" in err
     assert holes(store, "BTCUSDT") == []
+
+
+@pytest.mark.slow
+def test_a_pause_holds_also_for_what_was_about_to_be_asked(server, store) -> None:
+    """Requests during a ban make it longer."""
+    names = [f"X{number}USDT" for number in range(12)]
+    server.symbols = dict.fromkeys(names, "TRADING")
+    server.headers = {"Retry-After": "3"}
+    moments = []
+
+    def trouble(path: str) -> int | None:
+        if "klines" in path:
+            moments.append(time.monotonic())
+            return 429 if len(moments) == 3 else None
+        return None
+
+    server.trouble = trouble
+    code, _, err = once(server, RedisStore(store.settings.model_copy(update={"symbols": tuple(names)})))
+    assert code == 0, err
+    since = [moment - moments[2] for moment in moments[3:]]
+    assert len([sec for sec in since if sec < 3]) <= IN_FLIGHT - 1  # those were on their way
+    assert all(sec < 0.5 or sec >= 3 for sec in since)
+
+
+@pytest.mark.slow
+def test_a_market_without_a_candle_is_no_success(server, store) -> None:
+    server.alter = lambda symbol, rows: [] if symbol == "ETHUSDT" else rows
+    code, _, err = once(server, store)
+    assert code == 1
+    assert "ETHUSDT: the exchange has not a single candle" in err
+    assert holes(store, "BTCUSDT") == []
+
+
+@pytest.mark.slow
+def test_an_answer_that_makes_the_library_stumble_costs_only_its_symbol(server, store) -> None:
+    server.alter = lambda symbol, rows: {"a": 1} if symbol == "BTCUSDT" else [rows[0], None, *rows[1:]]
+    code, rounds, err = once(server, store)
+    assert code == 1, err
+    assert rounds[-1]["failed"].keys() == {"BTCUSDT"}
+    assert holes(store, "ETHUSDT") == []
+
+
+@pytest.mark.slow
+def test_a_candle_that_comes_late_is_waited_for(server, store) -> None:
+    newest, answers = server.now_ms() // MINUTE_MS * MINUTE_MS - MINUTE_MS, Counter()
+
+    def alter(symbol: str, rows: list) -> list:
+        answers[symbol] += 1
+        return [row for row in rows if row[0] < newest] if answers[symbol] < 3 else rows
+
+    server.alter = alter
+    code, _, err = once(server, store)
+    assert code == 0, err
+    assert all(newest in written(store, symbol) for symbol in SYMBOLS)
+
+
+@pytest.mark.slow
+def test_the_spot_market_is_asked_for_when_it_is_wanted_and_the_perpetual_otherwise(server, store) -> None:
+    """Both have the same ids."""
+    for market, path in (("future", "/fapi/v1/klines"), ("spot", "/api/v3/klines")):
+        server.asked.clear()
+        code, _, err = once(server, store, "--market", market, "--take-over")
+        assert code == 0, err
+        assert [one for one in server.asked if one.endswith("klines")] == [path]
+        assert {body["feed"] for body in written(store, "BTCUSDT").values()} == {f"binance:{market}:1m"}
 
 
 @pytest.mark.slow
