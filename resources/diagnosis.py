@@ -12,16 +12,20 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import redis
 from packaging.requirements import Requirement
 from pydantic import SecretStr
 
-from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_assets.contracts.tables import PUBLISHED
-from resources.candles import CandleReader
+from quantum_assets.kernels.risk_guard import EQUITY_STALE, assess
+from resources.candles import CandleReader, Candles
+from resources.guards import read_account
 from resources.lease import standing_by
-from resources.redis_store import RedisStore, RedisUnavailableError, texts
+from resources.positions import PositionReader
+from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
 
 Level = Literal["ok", "warn", "fail"]
@@ -31,6 +35,7 @@ SKEW_WARN_SEC, SKEW_MAX_SEC = 1.0, 5.0  # beyond the second, data of other hosts
 DISK_MIN_GB = 2.0  # below, the event log of the coming hours has no room
 UI_PORT = 3000
 NAMED_MAX = 5
+HASHES = ("counts_published", "counts_decided", "counts_ran", "newest_cycles")
 ENVIRONMENT_FILE = Path("/etc/quantum/quantum.env")
 # A command for each kind of key that needs the right to write and changes nothing; a key of another kind answers WRONGTYPE.
 HARMLESS = {
@@ -228,6 +233,11 @@ def _broker(store: RedisStore) -> Iterator[Finding]:
     if url == store.settings.url:
         yield Finding("broker", "ok", "the same Redis")
         return
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        yield Finding(
+            "broker", "warn", f"{url.partition(':')[0]}: not examined", "only Redis is tried here, and only Redis is tested"
+        )
+        return
     broker = RedisStore(store.settings.model_copy(update={"redis_url": SecretStr(url)}))
     try:
         (reply,) = broker.run("being examined", [("PING",)])
@@ -279,6 +289,9 @@ def _published(store: RedisStore) -> Iterator[Finding]:
         if reading.state is State.FAILED
     ]
     bad += [f"{key}: {reply}" for key, reply in _streams(store) if "WRONGTYPE" in str(reply)]
+    hashes = [store.keys.of(name) for name in HASHES]
+    replies = store.run("looking at hashes", [("HLEN", key) for key in hashes])
+    bad += [f"{key}: {reply}" for key, reply in zip(hashes, replies, strict=True) if isinstance(reply, Exception)]
     if bad:
         told = "another program writes there: find it, then delete or rename the key"
         yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_some(bad)}", told)
@@ -294,13 +307,26 @@ def _streams(store: RedisStore) -> Iterator[tuple[str, Any]]:
 def _inputs(store: RedisStore) -> Iterator[Finding]:
     symbols = store.settings.symbols
     if store.settings.marketstate_source == "candles":
-        bad = [f"{one.symbol}: {one.reason}" for one in CandleReader(store).read(symbols) if one.value is None]
+        troubles = {one.symbol: _candle_trouble(one, store) for one in CandleReader(store).read(symbols)}
+        bad = [f"{symbol}: {trouble}" for symbol, trouble in troubles.items() if trouble]
         yield _input("candles", bad, len(symbols), "start the program that writes them (docs/keys.md has the format)")
-    bad = [f"{one.symbol}: {one.reason}" for one in store.read_raw("raw_position", symbols) if one.state is State.FAILED]
-    yield _input("positions", bad, len(symbols), "another program has written something else there")
-    (equity,) = store.run("reading equity", [("HGETALL", store.keys.of("equity"))])
-    known = not isinstance(equity, Exception) and "equity" in texts(equity)
-    yield _input("equity", [] if known else ["missing: no plan that opens anything is permitted"], 1, "start its writer")
+    bad = [f"{one.symbol}: {one.reason}" for one in PositionReader(store).read(symbols) if one.state is State.FAILED]
+    yield _input("positions", bad, len(symbols), "correct its writer: docs/keys.md has what it must write")
+    account = read_account(store)
+    assessment = assess(account.account)
+    bad = [account.seen[name] for name in assessment.unusable]
+    if not bad and not assessment.equity_fresh:
+        bad = [next((one.reason for one in assessment.triggered if one.guard == EQUITY_STALE), "not fresh")]
+    yield _input("account", bad, len(account.seen), "start or correct its writer: no plan that opens anything is permitted")
+
+
+def _candle_trouble(reading: Reading[Candles], store: RedisStore) -> str:
+    if reading.value is None:
+        return reading.reason
+    times = reading.value.open_time_ms
+    gaps = np.diff(times[times > 0]) / 1000
+    usual, expected = float(np.median(gaps)) if len(gaps) else 0.0, store.settings.candle_interval_sec
+    return f"one every {usual:g} s, CANDLE_INTERVAL_SEC={expected}" if usual and usual != expected else ""
 
 
 def _input(what: str, bad: Sequence[str], count: int, remedy: str) -> Finding:

@@ -17,7 +17,8 @@ P29, P32 = "p29_shadow", "p32_eff"  # names operators know
 
 def allocation_families(look: Look) -> Iterator[Metric]:
     """Give what only the first port shows: the shadow proposer of allocation targets."""
-    yield _counter(f"{P29}_loops", "Evaluations of allocation targets.", {(): look.published.get("loops", 0.0)})
+    if look.published is not None:
+        yield _counter(f"{P29}_loops", "Evaluations of allocation targets.", {(): look.published.get("loops", 0.0)})
     proposed = _by_label(look.published, "proposed")
     yield _counter(f"{P29}_proposed", "Targets proposed, by reason.", proposed, "reason")
     for name, fields in (("multiplier", "multiplier"), ("confidence", "eff_confidence"), ("score", "eff_score")):
@@ -61,14 +62,16 @@ def common_families(look: Look) -> Iterator[Metric]:
 
 
 def _cycles(look: Look) -> Iterator[Metric]:
+    ran = look.ran or {}
     family = HistogramMetricFamily("quantum_cycle_seconds", "Cycles: waiting, running, total.", labels=["part"])
     for part in PARTS_OF_A_CYCLE:
         total, buckets = 0.0, []
         for limit in (*BUCKETS_SEC, "+Inf"):
-            total += look.ran.get(f"bucket:{part}:{limit}", 0.0)
+            total += ran.get(f"bucket:{part}:{limit}", 0.0)
             buckets.append((str(limit), total))
-        family.add_metric([part], buckets=buckets, sum_value=look.ran.get(f"sum:{part}", 0.0))
-    yield family
+        family.add_metric([part], buckets=buckets, sum_value=ran.get(f"sum:{part}", 0.0))
+    if look.ran is not None:
+        yield family
     if look.cycle_gap_sec is not None:
         yield _gauge("quantum_cycle_gap_seconds", "Between the ends of the last two cycles.", {(): look.cycle_gap_sec})
 
@@ -78,9 +81,9 @@ def _numbers(rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[tuple[s
     return {labels: float(number) for labels, number in found.items() if number is not None}
 
 
-def _by_label(counts: Mapping[str, float], kind: str) -> dict[tuple[str, ...], float]:
+def _by_label(counts: Mapping[str, float] | None, kind: str) -> dict[tuple[str, ...], float]:
     found: defaultdict[tuple[str, ...], float] = defaultdict(float)
-    for name, number in counts.items():
+    for name, number in (counts or {}).items():
         first, *labels = name.split(":")
         if first == kind:
             found[tuple(labels)] += number

@@ -74,7 +74,7 @@ class Look:
     allocations, permits
         Rows by symbol: multiplier, score and confidence; efficiency factor and permits in the windows.
     published, decided, ran
-        Counts, by field of their hash.
+        Counts, by field of their hash; ``None`` when they cannot be read.
     beats
         Seconds since each part was heard of, the watcher and the queues of shards included.
     switches
@@ -93,9 +93,9 @@ class Look:
     proofs: Sequence[StoredProof] = ()
     allocations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     permits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    published: Mapping[str, float] = field(default_factory=dict)
-    decided: Mapping[str, float] = field(default_factory=dict)
-    ran: Mapping[str, float] = field(default_factory=dict)
+    published: Mapping[str, float] | None = None
+    decided: Mapping[str, float] | None = None
+    ran: Mapping[str, float] | None = None
     beats: Mapping[str, float] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
     plans_waiting: int | None = None
@@ -173,11 +173,11 @@ class Collector:
         return True
 
 
-def counts_in(store: RedisStore, key: str) -> dict[str, float]:
-    """Read one hash of counts; fields that are none are left out, and so is a key that holds something else."""
+def counts_in(store: RedisStore, key: str) -> dict[str, float] | None:
+    """Read one hash of counts; fields that are none are left out. ``None`` when something else stands there: that is not 0."""
     (reply,) = store.run("reading counts", [("HGETALL", store.keys.of(key))])
     if isinstance(reply, Exception):
-        return {}
+        return None
     found = {name: number_or_none(text) for name, text in texts(reply).items() if not name.startswith("_")}
     return {name: number for name, number in found.items() if number is not None}
 

@@ -26,6 +26,12 @@ SLOWER_THAN = (  # what is renewed less often than it is believed would be stale
     ("publish_interval_sec", "proposal_max_age_sec"),
     ("marketstate_publish_interval", "marketstate_max_age_sec"),
 )
+RENAMED = {  # kinds of keys that operators may rename
+    "market_state": "MARKETSTATE_PREFIX",
+    "risk_proposal": "RISKPROPOSAL_PREFIX",
+    "harvest_proposal": "HARVEST_PREFIX",
+    "stream_market_state": "STREAM_NAME",
+}
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -214,6 +220,11 @@ class Settings(BaseSettings):
         if doubled:
             msg = f"MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME: one key for {', '.join(doubled)}"
             raise ValueError(msg)
+        for name, variable in RENAMED.items():
+            covered = [other for other, template in templates.items() if other != name and _cover(templates[name], template)]
+            if covered:  # who may write the one kind of key could write the other, too
+                msg = f"{variable}: keys like {templates[name]} could be keys of {', '.join(covered)}"
+                raise ValueError(msg)
         for every, limit in SLOWER_THAN:
             if getattr(self, every) >= getattr(self, limit):
                 msg = f"{every.upper()}={getattr(self, every)} must be less than {limit.upper()}={getattr(self, limit)}"
@@ -323,6 +334,12 @@ class SecretFiles(PydanticBaseSettingsSource):
         """Read all of them."""
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _cover(one: str, other: str) -> bool:
+    """Tell whether a key of one template could be one of the other."""
+    (head, hole, _), (other_head, other_hole, _) = one.partition("{"), other.partition("{")
+    return bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
 
 
 def _server(url: str) -> tuple[str | None, int | None, str]:

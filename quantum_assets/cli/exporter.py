@@ -26,6 +26,7 @@ from resources.redis_store import RedisStore
 from resources.settings import load_settings
 
 CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
+PATIENCE_SEC = 8.0  # so long a scrape waits for a look; Prometheus itself gives up after 10 s
 
 log = logging.getLogger("quantum.exporter")
 
@@ -72,6 +73,13 @@ def exporter(host: str, *, once: bool) -> None:
             server.server_close()
 
 
+class LookHangsError(RuntimeError):
+    """The look under way does not come to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(f"The look under way has not ended within {PATIENCE_SEC:g} s; Redis or Dagster's storage hangs.")
+
+
 class Looks:
     """The newest look, not older than CACHED_SEC; who asks meanwhile waits for the one under way.
 
@@ -89,11 +97,22 @@ class Looks:
         self._newest: tuple[float, Look] | None = None
 
     def newest(self) -> Look:
-        """Give it."""
-        with self._lock:
+        """Give it.
+
+        Raises
+        ------
+        LookHangsError
+            See there.
+        """
+        if not self._lock.acquire(timeout=PATIENCE_SEC):
+            raise LookHangsError
+        try:
             if self._newest is None or self.clock() - self._newest[0] >= CACHED_SEC:
-                self._newest = self.clock(), self.look()
+                look = self.look()
+                self._newest = self.clock(), look  # who waited for it gets it, however long it took
             return self._newest[1]
+        finally:
+            self._lock.release()
 
 
 class MetricsServer(ThreadingHTTPServer):
@@ -110,11 +129,18 @@ class _Handler(Answers):
     server: MetricsServer
 
     def do_GET(self) -> None:  # noqa: N802 - the base class's name
-        if self.path == "/healthz":
-            look = self.server.looks.newest()
-            told = {"redis_up": look.redis_up, "dagster_up": look.dagster_up, "look_sec": round(look.took_sec, 3)}
-            self.answer(json.dumps(told).encode(), JSON)
-        elif self.path.partition("?")[0] == "/metrics":
-            self.answer(text_of(self.server.looks.newest(), self.server.port), CONTENT_TYPE_LATEST)
-        else:
+        path = self.path.partition("?")[0]
+        if path not in ("/healthz", "/metrics"):
             self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            look = self.server.looks.newest()
+        except LookHangsError as error:
+            self.answer(json.dumps({"error": str(error)}).encode(), JSON, HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        if path == "/metrics":  # also without Redis: that it is away is a metric
+            self.answer(text_of(look, self.server.port), CONTENT_TYPE_LATEST)
+            return
+        told = {"redis_up": look.redis_up, "dagster_up": look.dagster_up, "look_sec": round(look.took_sec, 3)}
+        well = look.redis_up and look.dagster_up
+        self.answer(json.dumps(told).encode(), JSON, HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE)

@@ -13,7 +13,7 @@ from resources import diagnosis
 from resources.lease import other_holder
 from resources.redis_store import RedisStore
 from tests.servers import valkey
-from tests.world import real_closes, write_candles, write_equity
+from tests.world import real_closes, write_candles, write_equity, write_position
 
 SECRET = "plantedpassword"  # noqa: S105 - what must not be printed
 
@@ -53,13 +53,26 @@ def test_where_nothing_is_wrong_it_finds_nothing(examine) -> None:
     assert run() == {}
 
 
+def keep_every_fifth(store) -> None:
+    """Leave candles of five minutes where those of one are expected."""
+    key = store.keys.of("candles_history", "BTCUSDT")
+    kept = store.client.zrange(key, 0, -1)[::-5]
+    store.client.zrem(key, *(set(store.client.zrange(key, 0, -1)) - set(kept)))
+
+
 TROUBLES = [
+    ("candles", keep_every_fifth, "BTCUSDT: one every 300 s, CANDLE_INTERVAL_SEC=60", 0),
     ("our keys", lambda store: store.client.hset(store.keys.of(MARKET_STATE.key, "BTCUSDT"), "sigma", "abc"), "BTCUSDT", 1),
     ("our keys", lambda store: store.client.set(store.keys.of(RISK_PROPOSAL.key, "ETHUSDT"), "x"), "ETHUSDT", 1),
     ("our keys", lambda store: store.client.set(store.keys.of("stream_market_state"), "x"), "stream:marketstate", 1),
     ("candles", lambda store: store.client.delete(store.keys.of("candles_history", "SOLUSDT")), "SOLUSDT: candles_missing", 0),
     ("positions", lambda store: store.client.set(store.keys.of("raw_position", "SOLUSDT"), "x"), "SOLUSDT", 0),
-    ("equity", lambda store: store.client.delete(store.keys.of("equity")), "missing", 0),
+    ("positions", lambda store: write_position(store, "SOLUSDT", entry_price="-1"), "entry_price=-1", 0),
+    ("account", lambda store: store.client.delete(store.keys.of("equity")), "no equity", 0),
+    ("account", lambda store: store.client.hset(store.keys.of("equity"), "equity", "nan"), "equity is 'nan'", 0),
+    ("account", lambda store: store.client.hset(store.keys.of("equity"), "last_update_ts", "1700000000"), "age=", 0),
+    ("account", lambda store: store.client.set(store.keys.of("consecutive_losses"), "-1"), "consecutive_losses: '-1'", 0),
+    ("our keys", lambda store: store.client.set(store.keys.of("counts_ran"), "x"), "quantum:metrics:ran", 1),
     ("file modes", lambda store: store.settings.quantum_home.chmod(0o755), "open to everybody", 1),
     ("eviction", lambda store: store.client.config_set("maxmemory-policy", "allkeys-lru"), "allkeys-lru", 1),
 ]
@@ -131,6 +144,31 @@ def test_a_broker_that_is_away_is_no_reason_to_be_silent_about_the_rest(examine)
     _, run = examine
     found = run(1, CELERY_BROKER_URL=f"redis://:{SECRET}@127.0.0.1:1")
     assert "CELERY_BROKER_URL" in found["broker"]["seen"] + found["broker"]["remedy"]
+
+
+def test_a_broker_of_another_kind_is_named_and_not_examined(examine) -> None:
+    _, run = examine
+    assert run(CELERY_BROKER_URL=f"amqp://quantum:{SECRET}@127.0.0.1:1/")["broker"]["seen"] == "amqp: not examined"
+
+
+def test_a_replica_is_found_before_the_first_cycle(examine) -> None:
+    """It answers every question, and takes nothing."""
+    store, run = examine
+    with valkey() as server:
+        other = RedisStore(store.settings.model_copy(update={"redis_url": type(store.settings.redis_url)(server.connection_url)}))
+        other.client.replicaof("127.0.0.1", store.client.get_connection_kwargs()["port"])
+        found = run(1, REDIS_URL=server.connection_url)
+    assert {"rights of quantum-proposals", "rights of quantum-governor"} <= found.keys()
+
+
+def test_a_user_that_may_run_no_script_is_found_before_the_first_cycle(examine) -> None:
+    store, run = examine
+    store.client.execute_command("ACL", "SETUSER", "plain", "on", f">{SECRET}", "~*", "&*", "+@all", "-eval")
+    try:
+        found = run(1, REDIS_URL=store.settings.url.replace("redis://", f"redis://plain:{SECRET}@"))
+    finally:
+        store.client.execute_command("ACL", "DELUSER", "plain")
+    assert "by a script" in found["rights of quantum-proposals"]["seen"]
 
 
 def test_without_redis_it_says_so_within_its_bounds(examine) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
@@ -30,7 +31,7 @@ from quantum_assets.cli.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_assets.contracts.tables import ALLOCATION_TARGET
 from resources.exposition import families, text_of
 from resources.home import open_instance
-from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, counts_in, fold_decisions, fold_runs
+from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from sensors.cycle import CYCLE_JOB_NAME
@@ -198,6 +199,51 @@ def test_what_is_stale_is_named_and_what_cannot_be_read_has_no_value(world) -> N
     store.client.hset(*multiplier, was)
     assert value(text, "quantum_asset_ill", asset="risk_proposal", symbol="BTCUSDT", condition="stale") == 1
     assert value(text, "p29_shadow_multiplier", symbol="ETHUSDT") is None
+
+
+def test_counts_that_cannot_be_read_are_not_shown_as_none(world) -> None:
+    """A counter that falls to 0 and comes back is a thousand events to whoever computes a rate."""
+    store, instance = world
+    for key, shown in (("counts_published", "p29_shadow_loops_total"), ("counts_ran", "quantum_cycle_seconds_count")):
+        name = store.keys.of(key)
+        assert any(family == shown for family, _ in samples(both(store, instance)[0]))
+        store.client.rename(name, "aside")
+        store.client.set(name, "x")
+        assert not any(family == shown for family, _ in samples(both(store, instance)[0]))
+        store.client.rename("aside", name)
+
+
+def test_a_look_that_hangs_is_answered_and_holds_nobody(monkeypatch) -> None:
+    monkeypatch.setattr("quantum_assets.cli.exporter.PATIENCE_SEC", 0.1)
+    let_go = threading.Event()
+    looks = Looks(lambda: let_go.wait() and Look(0.0, 0.0, redis_up=False, dagster_up=True))
+    server = MetricsServer("127.0.0.1", 0, "governor", looks)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=looks.newest, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for path in ("/healthz", "/metrics"):
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            page(address + path)
+    let_go.set()
+    assert value(page(f"{address}/metrics"), "quantum_redis_up") == 0
+    with pytest.raises(urllib.error.HTTPError, match="503") as told:
+        page(f"{address}/healthz")
+    assert json.loads(told.value.read())["redis_up"] is False
+    server.shutdown()
+    server.server_close()
+
+
+def test_who_waited_for_a_slow_look_gets_that_one() -> None:
+    """Else those who wait would each look again, one after the other."""
+    now = 0.0
+
+    def look() -> float:
+        nonlocal now
+        now += 5.0
+        return now
+
+    looks = Looks(look, clock=lambda: now)
+    assert [looks.newest(), looks.newest()] == [5.0, 5.0]
 
 
 def test_scrapes_of_both_ports_share_one_look() -> None:

@@ -102,6 +102,10 @@ def test_an_address_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatc
         ("MARKETSTATE_PREFIX", "quantum:allocation:target"),
         ("RISKPROPOSAL_PREFIX", "quantum:harvest:proposal"),
         ("STREAM_NAME", "quantum:stream:apply.plan"),
+        ("MARKETSTATE_PREFIX", "quantum"),
+        ("HARVEST_PREFIX", "quantum:state"),
+        ("MARKETSTATE_PREFIX", "quantum:permit:mine"),
+        ("STREAM_NAME", "quantum:permit:mine"),
     ],
 )
 def test_a_prefix_that_would_write_into_another_key_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
