@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 
 from quantum_assets.cli import EXIT_FAILED
-from resources.settings import load_settings
+from resources.settings import Settings, load_settings
 
 PARTS = {
     "code": "the server of the code location; daemon and webserver wait for it",
     "worker": "executes runs; as many machines as there are shards, or more",
-    "daemon": "asks the sensors; one, a second one stands by",
+    "daemon": "asks the sensors; one, a second one waits for its end",
     "webserver": "the user interface; as many as wanted",
     "watch": "watches and alerts; one",
 }
@@ -61,9 +62,24 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
     process = build[part]()
     if part != "watch" and subprocess.run([sys.executable, "-m", "resources.home"], check=False).returncode:
         sys.exit(EXIT_FAILED)
+    if part == "daemon":
+        _stand_by(settings)
     if process.after:
         wait_for_socket(process.after)
     os.execv(process.command[0], process.command)  # noqa: S606 - becomes the process it was asked to be
+
+
+def _stand_by(settings: Settings) -> None:
+    from resources.dagster_internals import storage_id
+    from resources.home import open_instance
+    from resources.lease import wait_while_another_host_holds_it
+    from resources.redis_store import RedisStore
+
+    with open_instance(settings) as instance:
+        storage = storage_id(instance)
+    store = RedisStore(settings)
+    wait_while_another_host_holds_it(store, storage, partial(click.echo, err=True))
+    store.client.close()
 
 
 def _chosen(queues: str | None, shards: int) -> list[str]:
