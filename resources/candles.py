@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -62,11 +63,10 @@ DECODING = (*MALFORMED, ArithmeticError, AttributeError, RecursionError)  # what
 # ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time, ARGV[4] 1 when scores are wanted;
 #         ARGV[5..] the types accepted for each key, comma-separated
 # returns {} when no key exists; {complaint} when the first one that exists has a type that is not accepted for it, or is too
-#         large; else {key, type, members joined by the separator, how many, scores by commas (sorted set only),
+#         large; else {key, type, lists of members as they were fetched, how many in all, scores by commas (sorted set only),
 #         members in the key}
-# One joined text instead of a reply per member: decoding 300 replies per symbol would cost more than all the rest. Nothing is
-# done per member: in Lua that costs more than the rest, too.
-SEPARATOR = b"\t\t ,"  # white space to JSON
+# The lists go out as they are: joining 300 members takes the client 10 us, and Lua 400 us in which the server does nothing else.
+SEPARATOR = b"\t\t ,"  # white space to JSON; joins the members, so that they are decoded, and compared, at once
 NEWEST_LUA = """
 local wanted, limit, chunk = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 1, #KEYS do
@@ -76,23 +76,23 @@ for i = 1, #KEYS do
     if not string.find(',' .. ARGV[i + 4] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
     if kind == 'string' then
       if redis.call('STRLEN', key) > limit then return large end
-      return {key, kind, redis.call('GET', key), 1, '', 1}
+      return {key, kind, {{redis.call('GET', key)}}, 1, '', 1}
     end
-    local list, joined, bytes, n = kind == 'list', {}, 0, 0
+    local list, chunks, bytes, n = kind == 'list', {}, 0, 0
     local count = redis.call(list and 'LLEN' or 'ZCARD', key)
     local first = math.max(count - wanted, 0)
     for from = first, count - 1, chunk do
       local members = redis.call(list and 'LRANGE' or 'ZRANGE', key, from, math.min(from + chunk, count) - 1)
-      local text = table.concat(members, '\\t\\t ,')
-      joined[#joined + 1], bytes, n = text, bytes + #text, n + #members
+      for j = 1, #members do bytes = bytes + #members[j] end
       if bytes > limit then return large end
+      chunks[#chunks + 1], n = members, n + #members
     end
     local scores = {}
     if not list and ARGV[4] == '1' then
       local flat = redis.call('ZRANGE', key, first, count - 1, 'WITHSCORES')
       for j = 2, #flat, 2 do scores[j / 2] = flat[j] end
     end
-    return {key, kind, table.concat(joined, '\\t\\t ,'), n, table.concat(scores, ','), count}
+    return {key, kind, chunks, n, table.concat(scores, ','), count}
   end
 end
 return {}
@@ -307,12 +307,12 @@ class CandleReader:
             options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed))
             commands.append(("EVAL_RO", NEWEST_LUA, len(keys), *keys, *options, *types))
         if len(commands) <= BATCH_SYMBOLS:
-            yield from self.store.run("reading candles", commands)
+            yield from map(_joined, self.store.run("reading candles", commands))
             return
         batches = [commands[start : start + BATCH_SYMBOLS] for start in range(0, len(commands), BATCH_SYMBOLS)]
         with ThreadPoolExecutor(1) as pool:  # the server works on the next batch while this one is parsed
             for replies in pool.map(partial(self.store.run, "reading candles"), batches):
-                yield from replies
+                yield from map(_joined, replies)
 
     def _decode(self, name: tuple[str, int], reply: Any, window: int) -> Candles | None:
         if isinstance(reply, Exception):
@@ -376,6 +376,13 @@ class CandleReader:
         # Candle i closes at i intervals, so that the newest one is closed.
         open_time_ms = np.arange(last_index - window, last_index, dtype=np.int64) * (self.interval_sec * 1000)
         return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * self.interval_sec)
+
+
+def _joined(reply: Any) -> Any:
+    """Join the members in a reply of the script to one text."""
+    if isinstance(reply, list) and len(reply) > 1:
+        reply[2] = SEPARATOR.join(chain.from_iterable(reply[2]))
+    return reply
 
 
 def _members(key: str, joined: bytes, count: int) -> list[Any]:

@@ -6,9 +6,11 @@ a tick starts a few milliseconds late, and a daemon killed while it launched a r
 """
 
 import json
+import math
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
 import redis
@@ -28,6 +30,7 @@ CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
 NOT_DUE = "not due"
+Noted = Mapping[str, tuple[int, float]]
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
 FAST_FAMILY = (
     "position",
@@ -61,11 +64,14 @@ class Seen:
         Newest candle that state knows.
     newest_candle
         Newest candle there is, as far as one can be read.
+    candles_since
+        Since when the newest candles of the symbol's shard are known; before a tick has dated them, they are news.
     """
 
     evaluated: float | None = None
     used_candle: float | None = None
     newest_candle: float | None = None
+    candles_since: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,15 @@ class Skip:
     """Start nothing, and why."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One cycle of one shard."""
+
+    shard: int
+    symbols: Sequence[str]
+    cycle_id: str
 
 
 def decide_cycle(
@@ -113,7 +128,9 @@ def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
 def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float) -> bool:
     if seen.evaluated is None or seen.used_candle is None or now_epoch - seen.evaluated >= interval_sec:
         return True
-    return seen.newest_candle is not None and seen.newest_candle > seen.used_candle
+    # A state that a candle changes too little to be published goes on naming the one before: what counts is when it was judged.
+    new_candle = seen.newest_candle is not None and seen.newest_candle > seen.used_candle
+    return new_candle and seen.evaluated < seen.candles_since
 
 
 def look(store: RedisStore) -> dict[str, Seen]:
@@ -133,6 +150,38 @@ def look(store: RedisStore) -> dict[str, Seen]:
     return found
 
 
+def date_candles(
+    seen: Mapping[str, Seen], cycles: Sequence[Cycle], noted: Noted, now_epoch: float
+) -> tuple[dict[str, Seen], dict[str, tuple[int, float]]]:
+    """Say since when the newest candles of each shard are known.
+
+    Parameters
+    ----------
+    seen
+        What the tick saw, by symbol.
+    cycles
+        One per shard.
+    noted
+        First symbol of a shard to a digest of its newest candles and when they were first seen, as the last tick noted them.
+    now_epoch
+        Time of the tick, epoch seconds.
+
+    Returns
+    -------
+    seen, noted
+        Both with the time.
+    """
+    dated: dict[str, Seen] = {}
+    now_noted: dict[str, tuple[int, float]] = {}
+    for one in cycles:
+        digest = zlib.crc32(repr([seen[symbol].newest_candle for symbol in one.symbols]).encode())
+        known, since = noted.get(one.symbols[0], (None, 0.0))
+        since = since if known == digest else now_epoch
+        now_noted[one.symbols[0]] = digest, since
+        dated |= {symbol: replace(seen[symbol], candles_since=since) for symbol in one.symbols}
+    return dated, now_noted
+
+
 def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) -> dict[str, str]:
     """Give the tags of a run of the loop: its symbols, our own asset events, one id for everything it writes."""
     return {
@@ -142,15 +191,6 @@ def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) 
         CYCLE_ID_TAG: cycle_id,
         **({QUEUE_TAG: queue} if queue is not None else {}),
     }
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """One cycle of one shard."""
-
-    shard: int
-    symbols: Sequence[str]
-    cycle_id: str
 
 
 def cycles_of(settings: Settings, now_epoch: float) -> list[Cycle]:
@@ -207,7 +247,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, **json.loads(context.cursor or "{}")}
+        counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, "candles": {}, **json.loads(context.cursor or "{}")}
         now = store.clock().timestamp()
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
@@ -224,8 +264,10 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
+        cycles = cycles_of(settings, now)
+        seen, counts["candles"] = date_candles(seen, cycles, counts["candles"], now)
         given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once; the other shards keep their cadence
-        due = [one for one in cycles_of(settings, now) if wait_sec <= 0 or one.symbols[0] in given_up]
+        due = [one for one in cycles if wait_sec <= 0 or one.symbols[0] in given_up]
         requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy)
         counts["late"] += len(reasons)
         try:

@@ -21,6 +21,13 @@ DUE = [
     ("never evaluated", Seen(None, None, NOW), ALL),
     ("just evaluated, no new candle", Seen(NOW - 10, NOW - 30, NOW - 30), FAST_FAMILY),
     ("a new candle", Seen(NOW - 10, NOW - 30, NOW - 1), ALL),
+    ("a new candle first seen since", Seen(NOW - 10, NOW - 30, NOW - 1, candles_since=NOW), ALL),
+    (
+        "a new candle that was judged and changed too little",
+        Seen(NOW - 10, NOW - 30, NOW - 15, candles_since=NOW - 11),
+        FAST_FAMILY,
+    ),
+    ("a new candle whose evaluation failed", Seen(NOW - 20, NOW - 30, NOW - 15, candles_since=NOW - 11), ALL),
     ("its interval has passed", Seen(NOW - 60, NOW - 70, NOW - 70), ALL),
     ("its interval has nearly passed and the next tick would be too late", Seen(NOW - 58, NOW - 70, NOW - 70), ALL),
     ("its interval has not passed", Seen(NOW - 57, NOW - 70, NOW - 70), FAST_FAMILY),
@@ -91,6 +98,29 @@ def test_after_a_cycle_only_the_fast_family_is_requested(store) -> None:
         write_candles(store, "ETHUSDT", real_closes("ETHUSDT"))
         (request,) = tick(store, instance).run_requests
         assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
+
+
+def test_a_candle_that_changes_nothing_worth_publishing_is_judged_once(store) -> None:
+    """In a calm market every cycle would compute the market state of all symbols, because one of them was not published."""
+    closes = {symbol: real_closes(symbol) for symbol in SYMBOLS}
+    for symbol in SYMBOLS:
+        write_candles(store, symbol, closes[symbol])
+    with dg.instance_for_test() as instance:
+        run_cycle(store, instance)
+        used = store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp")
+        store.clock.advance(10)
+        cursor = tick(store, instance).cursor
+        for symbol in SYMBOLS:  # the same closes once more, a moment newer
+            write_candles(store, symbol, closes[symbol])
+        store.clock.advance(10)
+        result = tick(store, instance, cursor)
+        assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(ALL)
+        store.client.delete(store.keys.of("newest_cycles"))  # this run stands for the one just requested
+        run_cycle(store, instance)
+        assert store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp") == used
+        store.clock.advance(10)
+        result = tick(store, instance, result.cursor)
+        assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(FAST_FAMILY)
 
 
 def test_a_failed_read_skips_with_its_reason_and_is_counted(make_store) -> None:
