@@ -119,6 +119,14 @@ def decide_cycle(
     return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
+def first_requested(shard: int, now: float, interval_sec: float) -> float:
+    """Say when a shard is to count as last requested that never was: every other one half an interval ago.
+
+    So they begin in turns, and what all of them need (Redis, the database, here and there a core) is asked for evenly.
+    """
+    return now - interval_sec / 2 if shard % 2 else 0.0
+
+
 def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
     """Give the seconds until the next cycle may be requested; a clock that was set back since is no reason to wait."""
     since = now - requested
@@ -133,15 +141,14 @@ def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float) -> bool
     return new_candle and seen.evaluated < seen.candles_since
 
 
-def look(store: RedisStore) -> dict[str, Seen]:
-    """Read what the decision needs, for all symbols at once.
+def look(store: RedisStore, symbols: Sequence[str]) -> dict[str, Seen]:
+    """Read what the decision needs, for all these symbols at once.
 
     Raises
     ------
     RedisUnavailableError
         The server is away.
     """
-    symbols = store.settings.symbols
     found = {}
     for state, candles in zip(store.read(MARKET_STATE, symbols), CandleReader(store).read(symbols, window=1), strict=True):
         row = state.value or {}
@@ -160,7 +167,7 @@ def date_candles(
     seen
         What the tick saw, by symbol.
     cycles
-        One per shard.
+        One per shard that is looked at.
     noted
         First symbol of a shard to a digest of its newest candles and when they were first seen, as the last tick noted them.
     now_epoch
@@ -172,7 +179,7 @@ def date_candles(
         Both with the time.
     """
     dated: dict[str, Seen] = {}
-    now_noted: dict[str, tuple[int, float]] = {}
+    now_noted = dict(noted)
     for one in cycles:
         digest = zlib.crc32(repr([seen[symbol].newest_candle for symbol in one.symbols]).encode())
         known, since = noted.get(one.symbols[0], (None, 0.0))
@@ -247,8 +254,12 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        counts = {"late": 0, "failed_reads": 0, "ended": 0, "requested": 0.0, "candles": {}, **json.loads(context.cursor or "{}")}
-        now = store.clock().timestamp()
+        counts = {"late": 0, "failed_reads": 0, "ended": 0, "shards": {}, "candles": {}, **json.loads(context.cursor or "{}")}
+        now, interval_sec = store.clock().timestamp(), settings.publish_interval_sec
+        cycles = cycles_of(settings, now)
+        counts["shards"] = requested = {
+            one.symbols[0]: counts["shards"].get(one.symbols[0], first_requested(one.shard, now, interval_sec)) for one in cycles
+        }
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=context.cursor)
@@ -256,18 +267,17 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             counts["ended"] += len(ended)
             busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
             store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
-            wait_sec = due_in_sec(counts["requested"], now, settings.publish_interval_sec)
-            if wait_sec > 0 and not ended:
+            wait_sec = {shard: due_in_sec(at, now, interval_sec) for shard, at in requested.items()}
+            given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once, and not asked for later than otherwise
+            due = [one for one in cycles if wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
+            if not due:
                 other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
-                return dg.SensorResult(skip_reason=f"{NOT_DUE} for {wait_sec:.0f} s", cursor=json.dumps(counts))
-            seen = look(store)
+                return dg.SensorResult(skip_reason=f"{NOT_DUE} for {min(wait_sec.values()):.0f} s", cursor=json.dumps(counts))
+            seen = look(store, [symbol for one in due for symbol in one.symbols])
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        cycles = cycles_of(settings, now)
-        seen, counts["candles"] = date_candles(seen, cycles, counts["candles"], now)
-        given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once; the other shards keep their cadence
-        due = [one for one in cycles if wait_sec <= 0 or one.symbols[0] in given_up]
+        seen, counts["candles"] = date_candles(seen, due, counts["candles"], now)
         requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy)
         counts["late"] += len(reasons)
         try:
@@ -287,8 +297,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         if not requests:
             told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
             return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
-        if wait_sec <= 0:
-            counts["requested"] = now
+        requested |= {shard: now for request in requests if wait_sec[shard := request.tags[RANGE_TAGS[0]]] <= 0}
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(counts))
 
     return cycle

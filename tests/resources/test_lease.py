@@ -145,7 +145,7 @@ def test_a_tick_that_cannot_look_leaves_the_lease_to_a_stand_by(two, monkeypatch
     first, second = two
     with dg.instance_for_test() as one, dg.instance_for_test() as another:
         with monkeypatch.context() as broken:
-            broken.setattr("sensors.cycle.look", lambda _: 1 / 0)
+            broken.setattr("sensors.cycle.look", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 tick(first, one)
         assert not first.client.exists(first.keys.of("lease"))
@@ -228,12 +228,12 @@ def test_only_the_shard_that_was_given_up_is_requested_before_its_time(make_stor
         job = definitions.resolve_job_def(CYCLE_JOB_NAME)
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("CCUSDT", "DDUSDT"), "c0"))
         store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
-        cursor = json.dumps({"requested": store.clock().timestamp() - 5})
+        cursor = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 5)})
         context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
         result = definitions.resolve_sensor_def("cycle")(context)
     (request,) = result.run_requests
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
-    assert json.loads(result.cursor)["requested"] == json.loads(cursor)["requested"]
+    assert json.loads(result.cursor)["shards"] == json.loads(cursor)["shards"]
     assert store.client.hkeys(store.keys.of("newest_cycles")) == [b"CCUSDT", b"DDUSDT"]
 
 

@@ -167,10 +167,29 @@ def test_each_shard_has_its_own_run_queue_and_lateness(make_store) -> None:
         job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("AAUSDT", "BBUSDT"), "c1"))
         store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
-        (request,) = tick(store, instance).run_requests
+        asked_before = json.dumps({"shards": {"AAUSDT": 0.0, "CCUSDT": 0.0}})
+        (request,) = (result := tick(store, instance, asked_before)).run_requests
+        store.clock.advance(5)
+        instance.report_run_failed(instance.get_run_by_id(run.run_id))
+        (late,) = tick(store, instance, result.cursor).run_requests
+    assert late.tags["dagster/asset_partition_range_start"] == "AAUSDT"  # at the next tick: it does not wait for a whole cycle
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
     assert request.tags["dagster/asset_partition_range_end"] == "DDUSDT"
     assert request.tags["dagster-celery/queue"] == "quantum-1"
+
+
+def test_shards_begin_in_turns_and_each_keeps_its_ten_seconds(make_store) -> None:
+    """All of them at one moment would want the same cores, the same database and the same Redis."""
+    store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=4)
+    begun, cursor = [], None
+    with dg.instance_for_test() as instance:
+        for _ in range(5):
+            result = tick(store, instance, cursor)
+            begun.append([request.tags["dagster/asset_partition_range_start"] for request in result.run_requests or ()])
+            cursor = result.cursor
+            store.clock.advance(5)
+    one, other = ["AAUSDT", "CCUSDT"], ["BBUSDT", "DDUSDT"]
+    assert begun == [one, other, one, other, one]
 
 
 def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store) -> None:
@@ -181,5 +200,5 @@ def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store) -> None:
         job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
         store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
-        cursor = json.dumps({"requested": store.clock().timestamp() - 1})
+        cursor = json.dumps({"shards": {"BTCUSDT": store.clock().timestamp() - 1}})
         assert len(tick(store, instance, cursor).run_requests) == 1
