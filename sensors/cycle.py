@@ -124,7 +124,13 @@ def first_requested(shard: int, now: float, interval_sec: float) -> float:
 
     So they begin in turns, and what all of them need (Redis, the database, here and there a core) is asked for evenly.
     """
-    return now - interval_sec / 2 if shard % 2 else 0.0
+    return now - interval_sec / 2 if shard % 2 else now - interval_sec
+
+
+def in_its_turn(requested: float, now: float, interval_sec: float) -> float:
+    """Say when a shard requested now is to count as requested: a late one goes back to its turn, or all would end up in one."""
+    behind_sec = (now - requested) % interval_sec
+    return now - behind_sec if TICK_SLACK_SEC < behind_sec < interval_sec - TICK_SLACK_SEC else now
 
 
 def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
@@ -297,7 +303,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         if not requests:
             told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
             return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
-        requested |= {shard: now for request in requests if wait_sec[shard := request.tags[RANGE_TAGS[0]]] <= 0}
+        begun = [shard for request in requests if wait_sec[shard := request.tags[RANGE_TAGS[0]]] <= 0]
+        requested |= {shard: in_its_turn(requested[shard], now, interval_sec) for shard in begun}
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(counts))
 
     return cycle

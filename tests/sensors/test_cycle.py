@@ -8,7 +8,18 @@ import pytest
 
 from definitions import assemble
 from resources.io_manager import CYCLE_ID_TAG
-from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, Request, Seen, Skip, cycle_tags, decide_cycle, due_in_sec
+from sensors.cycle import (
+    CYCLE_JOB_NAME,
+    FAST_FAMILY,
+    SLOW_FAMILY,
+    Request,
+    Seen,
+    Skip,
+    cycle_tags,
+    decide_cycle,
+    due_in_sec,
+    in_its_turn,
+)
 from sensors.overdue import UNFINISHED, overdue
 from tests.conftest import START
 from tests.world import real_closes, run_cycle, write_candles
@@ -57,6 +68,14 @@ def test_nothing_is_requested_while_the_previous_cycle_runs() -> None:
 def test_a_cycle_is_due_ten_seconds_after_the_last_request_whatever_the_daemon_thinks(since_sec, due) -> None:
     """A restarted daemon counts its unfinished tick as a new one; and a clock set back must not stop the loop for an hour."""
     assert (due_in_sec(1e9, 1e9 + since_sec, 10) <= 0) is due
+
+
+@pytest.mark.parametrize(
+    ("since_sec", "counts_as"), [(9.8, 0), (10, 0), (11.9, 0), (15, -5), (13, -3), (20.1, 0), (47, -7), (-3600, 0), (-3597, -3)]
+)
+def test_a_late_shard_goes_back_to_its_turn(since_sec, counts_as) -> None:
+    """Whatever happened meanwhile: shards that drift into one turn want the same cores at once."""
+    assert in_its_turn(1e9 - since_sec, 1e9, 10) - 1e9 == pytest.approx(counts_as)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +186,13 @@ def test_each_shard_has_its_own_run_queue_and_lateness(make_store) -> None:
         job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("AAUSDT", "BBUSDT"), "c1"))
         store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
-        asked_before = json.dumps({"shards": {"AAUSDT": 0.0, "CCUSDT": 0.0}})
+        asked_before = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 10)})
         (request,) = (result := tick(store, instance, asked_before)).run_requests
         store.clock.advance(5)
         instance.report_run_failed(instance.get_run_by_id(run.run_id))
-        (late,) = tick(store, instance, result.cursor).run_requests
+        (late,) = (result := tick(store, instance, result.cursor)).run_requests
+        store.clock.advance(5)
+        assert len(tick(store, instance, result.cursor).run_requests) == 2  # both in their turn again
     assert late.tags["dagster/asset_partition_range_start"] == "AAUSDT"  # at the next tick: it does not wait for a whole cycle
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
     assert request.tags["dagster/asset_partition_range_end"] == "DDUSDT"
