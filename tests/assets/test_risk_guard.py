@@ -234,7 +234,8 @@ def test_with_shards_the_account_is_judged_in_the_first_run_only(make_store) -> 
     store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT", shards=3)
     definitions = assemble(store)
     with dg.instance_for_test() as instance:
-        context = dg.build_sensor_context(instance=instance, definitions=definitions)
+        cursor = json.dumps({"shards": dict.fromkeys(store.settings.symbols, 0)})  # all of them are due
+        context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
         requests = definitions.resolve_sensor_def("cycle")(context).run_requests
     assert [ASSET in request.asset_selection for request in requests] == [True, False, False]
     assert all(dg.AssetKey("governor_permit") in request.asset_selection for request in requests)

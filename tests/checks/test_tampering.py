@@ -622,6 +622,7 @@ def test_in_plan_mode_every_proof_holds_too(proven: Proven) -> None:
     assert proven.red() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.title)
 def test_exactly_the_right_proof_goes_red(proven: Proven, tampering: Tampering) -> None:
     """A check that cannot fail is a bug, and one that fails for everything says nothing."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import RISK_GUARD
@@ -139,6 +140,7 @@ def test_malformed_efficiency_only_makes_hints_neutral(make_store: Callable[...,
     assert {row["eff_reason"] for row in rows} <= {"redis_error", "missing_eff"}
 
 
+@pytest.mark.slow
 def test_malformed_equity_opens_nothing(make_store: Callable[..., RedisStore]) -> None:
     """An account whose equity is unknown has no room for risk."""
     rng, store = np.random.default_rng(4), make_store()

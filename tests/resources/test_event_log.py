@@ -305,6 +305,7 @@ def test_a_watcher_hears_of_an_event_of_another_process(ours: BatchedSqliteEvent
     ours.dispose()
 
 
+@pytest.mark.slow
 def test_several_processes_can_create_the_log_at_once(tmp_path: Path) -> None:
     """The whole stack starts on an empty folder at the same moment."""
     line = "log.store_event(materialized('r', 0.0, MARKET, 'AAA'))"
@@ -335,6 +336,7 @@ def test_a_forked_child_writes_on_connections_of_its_own(tmp_path: Path) -> None
     run_python(lines, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_all_of_a_batch_or_nothing(tmp_path: Path) -> None:
     """A cycle of which half the symbols are recorded would look like a cycle of half the symbols."""
     storage = BatchedSqliteEventLogStorage(str(tmp_path))

@@ -255,6 +255,7 @@ def test_a_call_can_be_bounded(instance: dg.DagsterInstance) -> None:
     assert run_ids(instance) == {"old2", "old3", "old4", "new"}, "oldest first"
 
 
+@pytest.mark.slow
 def test_the_loop_goes_on_while_it_is_pruned(instance: dg.DagsterInstance) -> None:
     """Neither writer may fail, and the loop's events are all there."""
     for number in range(60):
@@ -281,6 +282,7 @@ def test_the_loop_goes_on_while_it_is_pruned(instance: dg.DagsterInstance) -> No
     assert all(len(instance.all_logs(name)) == 3 for name in stored)
 
 
+@pytest.mark.slow
 def test_the_file_stops_growing_and_gives_space_back(instance: dg.DagsterInstance) -> None:
     """Three days of a loop that makes a run every half hour, pruned every six hours: flat after the first day."""
     sizes: list[int] = []
@@ -310,6 +312,7 @@ def log_of(instance: dg.DagsterInstance) -> BatchedSqliteEventLogStorage:
     return log
 
 
+@pytest.mark.slow
 def test_a_log_too_large_keeps_less(instance: dg.DagsterInstance) -> None:
     """Hundreds of symbols write 90 GB a day: the disk must not fill up because the day is not over."""
     for number in range(48):

@@ -95,6 +95,7 @@ stack.supervisor(listed, Path(sys.argv[1])).start()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_together_all_come_back(tmp_path: Path) -> None:
     """One once stayed dead: a dead process's child held its pipe, whose number was listened to when another's new pipe got it."""
     rng = np.random.default_rng(3)

@@ -65,6 +65,7 @@ def worker(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         process.terminate()
 
 
+@pytest.mark.slow
 def test_a_child_over_its_memory_limit_is_replaced_aloud(worker: Worker) -> None:
     """A leak of some megabytes a day must not end in the kernel's choice of a victim."""
     before = worker.children()
