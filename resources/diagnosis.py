@@ -207,7 +207,7 @@ def _server(store: RedisStore) -> Iterator[Finding]:
     if info.get("aof_enabled") == "1":
         yield Finding("persistence", "ok", "append-only file")
     else:
-        told = "appendonly yes: without it a restart forgets peaks, stops, guards, the kill switch and today's limits"
+        told = "CONFIG SET appendonly yes, then in its file: a restart forgets stops, guards, the kill switch and today's limits"
         yield Finding("persistence", "warn", "no append-only file", told)
     policy = info.get("maxmemory_policy", "?")
     if policy != "noeviction":

@@ -54,15 +54,15 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "stream_plans": (PLANNER, PROPOSALS, GOVERNOR),
 }
 
-READS = "-@all +@read +@connection -@dangerous -@scripting +info +eval_ro"
+READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro"
 # A script's keys are announced as written, whatever it does with them: a selector lets it name any, and each command in it is
 # still judged by itself. So the governor's script reads the kill switch, and cannot clear it.
-_CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info"
+_CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info +time"
 WRITES = f"{_CHANGES} +eval_ro"
 SCRIPTS = "(-@all +eval ~*)"
 # Workers are told to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is granted
 # by the letter only: hence all channels. We use no others.
-BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +script|exists +time"
+BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +script|exists"
 
 
 def acl(keys: Keys) -> str:

@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WRITERS, acl
 from quantum_assets.contracts.tables import Keys
+from resources.diagnosis import diagnose
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.switches import arm, kill
@@ -92,11 +93,18 @@ def test_nobody_gets_in_before_the_operator_has_given_passwords(tmp_path: Path) 
                 client.ping()
 
 
+def test_the_doctor_finds_no_fault_with_the_shipped_users(server: Server) -> None:
+    """What it asks must be allowed to whom it runs as."""
+    addresses = {"redis_url": url_of(PROPOSALS, server.port), "governor_redis_url": url_of(GOVERNOR, server.port)}
+    found = {one.what: one for one in diagnose(load_settings(**addresses, celery_broker_url=url_of(BROKER, server.port)))}
+    of_redis = ("redis", "clock", "broker", f"rights of {PROPOSALS}", f"rights of {GOVERNOR}", "stacks", "our keys")
+    assert {name: found[name].seen for name in of_redis if found[name].level != "ok"} == {}
+
+
 def test_the_documented_commands_give_every_user_a_password_of_its_own(tmp_path: Path) -> None:
     """The guide is what an operator types; its first block is run here as it stands, in another folder."""
     guide = (ACL_FILE.parents[2] / "docs" / "security.md").read_text()
     (tmp_path / "redis").mkdir()
-    (tmp_path / "quantum" / "secrets").mkdir(parents=True)
     block = guide.split("```sh\n")[1].split("```")[0]
     script = block.replace("/etc/", f"{tmp_path}/").replace(" -o redis -g redis", "")
     subprocess.run(["bash", "-euc", script], cwd=ACL_FILE.parents[2], check=True)
