@@ -1,7 +1,6 @@
 """Real servers for the tests, each on its own free port, and a clock that only moves when told to."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import redis
 
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
-from tests.servers import free_port, valkey
+from tests.servers import free_port, need, valkey
 
 START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISABLE_TELEMETRY")
@@ -51,9 +50,7 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis 7 of our own; CI installs the program."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.fail("redis-server is not installed: apt-get install redis-server")
+    program = need("redis-server")
     port = free_port()
     folder = tmp_path_factory.mktemp("redis")
     arguments = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]

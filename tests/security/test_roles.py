@@ -17,7 +17,7 @@ from resources.diagnosis import diagnose
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.switches import arm, kill
-from tests.servers import ACL_FILE, as_user, server_of, url_of, with_passwords
+from tests.servers import ACL_FILE, as_user, need, server_of, url_of, with_passwords
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 
 ROLES = [line.split()[1] for line in ACL_FILE.read_text().splitlines() if line.startswith("user quantum-")]
@@ -107,6 +107,7 @@ def test_the_documented_commands_give_every_user_a_password_of_its_own(tmp_path:
     (tmp_path / "redis").mkdir()
     block = guide.split("```sh\n")[1].split("```")[0]
     script = block.replace("/etc/", f"{tmp_path}/").replace(" -o redis -g redis", "")
+    need("openssl")
     subprocess.run(["bash", "-euc", script], cwd=ACL_FILE.parents[2], check=True)
     urls = {file.stem: file.read_text().strip() for file in (tmp_path / "quantum" / "secrets").iterdir()}
     assert {f"quantum-{name}" for name in urls} == set(ROLES)
