@@ -26,7 +26,7 @@ from resources.guards import read_account
 from resources.lease import standing_by
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import Settings
+from resources.settings import REDIS_SCHEMES, Settings
 
 Level = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "quantum-risk-pipeline"
@@ -233,7 +233,7 @@ def _broker(store: RedisStore) -> Iterator[Finding]:
     if url == store.settings.url:
         yield Finding("broker", "ok", "the same Redis")
         return
-    if not url.startswith(("redis://", "rediss://", "unix://")):
+    if not url.startswith(REDIS_SCHEMES):
         yield Finding(
             "broker", "warn", f"{url.partition(':')[0]}: not examined", "only Redis is tried here, and only Redis is tested"
         )
@@ -288,10 +288,7 @@ def _published(store: RedisStore) -> Iterator[Finding]:
         for reading in store.read(table, table.subjects(store.settings.symbols))
         if reading.state is State.FAILED
     ]
-    bad += [f"{key}: {reply}" for key, reply in _streams(store) if "WRONGTYPE" in str(reply)]
-    hashes = [store.keys.of(name) for name in HASHES]
-    replies = store.run("looking at hashes", [("HLEN", key) for key in hashes])
-    bad += [f"{key}: {reply}" for key, reply in zip(hashes, replies, strict=True) if isinstance(reply, Exception)]
+    bad += [f"{key}: {reply}" for key, reply in _lengths(store) if isinstance(reply, Exception)]
     if bad:
         told = "another program writes there: find it, then delete or rename the key"
         yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_some(bad)}", told)
@@ -299,9 +296,11 @@ def _published(store: RedisStore) -> Iterator[Finding]:
         yield Finding("our keys", "ok", "nothing of another writer")
 
 
-def _streams(store: RedisStore) -> Iterator[tuple[str, Any]]:
-    keys = [store.keys.of(name) for name in WRITERS if name.startswith("stream_")]
-    yield from zip(keys, store.run("looking at streams", [("XLEN", key) for key in keys]), strict=True)
+def _lengths(store: RedisStore) -> Iterator[tuple[str, Any]]:
+    """Ask every stream, and every hash that is no table, for its length: what is something else refuses."""
+    streams = [name for name in WRITERS if name.startswith("stream_")]
+    asked = [("XLEN", store.keys.of(name)) for name in streams] + [("HLEN", store.keys.of(name)) for name in HASHES]
+    yield from zip((key for _, key in asked), store.run("looking at lengths", asked), strict=True)
 
 
 def _inputs(store: RedisStore) -> Iterator[Finding]:

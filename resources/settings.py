@@ -26,6 +26,7 @@ SLOWER_THAN = (  # what is renewed less often than it is believed would be stale
     ("publish_interval_sec", "proposal_max_age_sec"),
     ("marketstate_publish_interval", "marketstate_max_age_sec"),
 )
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 RENAMED = {  # kinds of keys that operators may rename
     "market_state": "MARKETSTATE_PREFIX",
     "risk_proposal": "RISKPROPOSAL_PREFIX",
@@ -208,7 +209,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_scheme(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
-        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        if url and not url.startswith(REDIS_SCHEMES):
             msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path, port 1 to 65535"
             raise ValueError(msg)
         return value
@@ -216,10 +217,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
         templates = self.keys.templates()
-        doubled = sorted(name for name, template in templates.items() if list(templates.values()).count(template) > 1)
-        if doubled:
-            msg = f"MARKETSTATE_PREFIX, RISKPROPOSAL_PREFIX, HARVEST_PREFIX, STREAM_NAME: one key for {', '.join(doubled)}"
-            raise ValueError(msg)
         for name, variable in RENAMED.items():
             covered = [other for other, template in templates.items() if other != name and _cover(templates[name], template)]
             if covered:  # who may write the one kind of key could write the other, too
@@ -339,7 +336,7 @@ class SecretFiles(PydanticBaseSettingsSource):
 def _cover(one: str, other: str) -> bool:
     """Tell whether a key of one template could be one of the other."""
     (head, hole, _), (other_head, other_hole, _) = one.partition("{"), other.partition("{")
-    return bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
+    return one == other or bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
 
 
 def _server(url: str) -> tuple[str | None, int | None, str]:

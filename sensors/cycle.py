@@ -10,7 +10,7 @@ import math
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import dagster as dg
 import redis
@@ -30,7 +30,7 @@ CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
 NOT_DUE = "not due"
-Noted = Mapping[str, tuple[int, float]]
+Noted = Mapping[str, tuple[int, float]]  # first symbol of a shard to a digest of its newest candles, and when it was first seen
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
 FAST_FAMILY = (
     "position",
@@ -64,14 +64,11 @@ class Seen:
         Newest candle that state knows.
     newest_candle
         Newest candle there is, as far as one can be read.
-    candles_since
-        Since when the newest candles of the symbol's shard are known; before a tick has dated them, they are news.
     """
 
     evaluated: float | None = None
     used_candle: float | None = None
     newest_candle: float | None = None
-    candles_since: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,12 @@ class Cycle:
 
 
 def decide_cycle(
-    seen: Sequence[Seen], *, now_epoch: float, market_state_interval_sec: float, unfinished: str | None
+    seen: Sequence[Seen],
+    *,
+    now_epoch: float,
+    market_state_interval_sec: float,
+    unfinished: str | None,
+    candles_since: float = math.inf,
 ) -> Request | Skip:
     """Decide whether the symbols of one shard are due, and for which assets.
 
@@ -112,10 +114,13 @@ def decide_cycle(
         MARKETSTATE_PUBLISH_INTERVAL.
     unfinished
         Id of a cycle of this shard that has not finished.
+    candles_since
+        Since when the newest candles of the shard are known, epoch seconds; as long as nobody has dated them, they are news.
     """
     if unfinished is not None:
         return Skip(f"late: the previous cycle (run {unfinished}) is still running")
-    due = any(_market_state_due(one, now_epoch, market_state_interval_sec - TICK_SLACK_SEC) for one in seen)
+    interval_sec = market_state_interval_sec - TICK_SLACK_SEC
+    due = any(_market_state_due(one, now_epoch, interval_sec, candles_since) for one in seen)
     return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
@@ -139,12 +144,12 @@ def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
     return interval_sec - TICK_SLACK_SEC - since if since >= 0 else 0.0
 
 
-def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float) -> bool:
+def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float, candles_since: float) -> bool:
     if seen.evaluated is None or seen.used_candle is None or now_epoch - seen.evaluated >= interval_sec:
         return True
     # A state that a candle changes too little to be published goes on naming the one before: what counts is when it was judged.
     new_candle = seen.newest_candle is not None and seen.newest_candle > seen.used_candle
-    return new_candle and seen.evaluated < seen.candles_since
+    return new_candle and seen.evaluated < candles_since
 
 
 def look(store: RedisStore, symbols: Sequence[str]) -> dict[str, Seen]:
@@ -163,10 +168,8 @@ def look(store: RedisStore, symbols: Sequence[str]) -> dict[str, Seen]:
     return found
 
 
-def date_candles(
-    seen: Mapping[str, Seen], cycles: Sequence[Cycle], noted: Noted, now_epoch: float
-) -> tuple[dict[str, Seen], dict[str, tuple[int, float]]]:
-    """Say since when the newest candles of each shard are known.
+def date_candles(seen: Mapping[str, Seen], cycles: Sequence[Cycle], noted: Noted, now_epoch: float) -> Noted:
+    """Note since when the newest candles of each shard are known.
 
     Parameters
     ----------
@@ -175,24 +178,16 @@ def date_candles(
     cycles
         One per shard that is looked at.
     noted
-        First symbol of a shard to a digest of its newest candles and when they were first seen, as the last tick noted them.
+        What the last tick noted; shards that are not looked at keep it.
     now_epoch
         Time of the tick, epoch seconds.
-
-    Returns
-    -------
-    seen, noted
-        Both with the time.
     """
-    dated: dict[str, Seen] = {}
-    now_noted = dict(noted)
+    dated = {}
     for one in cycles:
         digest = zlib.crc32(repr([seen[symbol].newest_candle for symbol in one.symbols]).encode())
         known, since = noted.get(one.symbols[0], (None, 0.0))
-        since = since if known == digest else now_epoch
-        now_noted[one.symbols[0]] = digest, since
-        dated |= {symbol: replace(seen[symbol], candles_since=since) for symbol in one.symbols}
-    return dated, now_noted
+        dated[one.symbols[0]] = digest, since if known == digest else now_epoch
+    return {**noted, **dated}
 
 
 def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) -> dict[str, str]:
@@ -213,7 +208,13 @@ def cycles_of(settings: Settings, now_epoch: float) -> list[Cycle]:
 
 
 def requests_for(
-    cycles: Sequence[Cycle], seen: Mapping[str, Seen], settings: Settings, *, now_epoch: float, busy: Mapping[str | None, str]
+    cycles: Sequence[Cycle],
+    seen: Mapping[str, Seen],
+    settings: Settings,
+    *,
+    now_epoch: float,
+    busy: Mapping[str | None, str],
+    noted: Noted,
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Request each cycle whose shard is not busy, and say why the others are not requested.
 
@@ -229,6 +230,8 @@ def requests_for(
         Time of the tick, epoch seconds.
     busy
         First symbol of a shard to the id of its run that has not finished.
+    noted
+        Newest candles, as this tick has dated them.
     """
     requests, reasons = [], []
     for one in cycles:
@@ -237,6 +240,7 @@ def requests_for(
             now_epoch=now_epoch,
             market_state_interval_sec=settings.marketstate_publish_interval,
             unfinished=busy.get(one.symbols[0]),
+            candles_since=noted[one.symbols[0]][1],
         )
         if isinstance(decision, Skip):
             reasons.append(decision.reason)
@@ -283,8 +287,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        seen, counts["candles"] = date_candles(seen, due, counts["candles"], now)
-        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy)
+        counts["candles"] = noted = date_candles(seen, due, counts["candles"], now)
+        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy, noted=noted)
         counts["late"] += len(reasons)
         try:
             other = other_holder(

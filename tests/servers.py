@@ -49,19 +49,8 @@ def server_of(program: str, folder: Path, *options: str) -> Iterator[int]:
     options = tuple(str(port) if one == "PORT" else one for one in options)
     config = [one for one in options if one.endswith(".conf")]
     rest = [one for one in options if one not in config]
-    command = [
-        need(PROGRAMS[program]),
-        *config,
-        *plain,
-        "--bind",
-        "127.0.0.1",
-        "127.0.0.2",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-        *rest,
-    ]
+    path = need(PROGRAMS[program])
+    command = [path, *config, *plain, "--bind", "127.0.0.1", "127.0.0.2", "--save", "", "--dir", str(folder), *rest]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10

@@ -32,13 +32,6 @@ DUE = [
     ("never evaluated", Seen(None, None, NOW), ALL),
     ("just evaluated, no new candle", Seen(NOW - 10, NOW - 30, NOW - 30), FAST_FAMILY),
     ("a new candle", Seen(NOW - 10, NOW - 30, NOW - 1), ALL),
-    ("a new candle first seen since", Seen(NOW - 10, NOW - 30, NOW - 1, candles_since=NOW), ALL),
-    (
-        "a new candle that was judged and changed too little",
-        Seen(NOW - 10, NOW - 30, NOW - 15, candles_since=NOW - 11),
-        FAST_FAMILY,
-    ),
-    ("a new candle whose evaluation failed", Seen(NOW - 20, NOW - 30, NOW - 15, candles_since=NOW - 11), ALL),
     ("its interval has passed", Seen(NOW - 60, NOW - 70, NOW - 70), ALL),
     ("its interval has nearly passed and the next tick would be too late", Seen(NOW - 58, NOW - 70, NOW - 70), ALL),
     ("its interval has not passed", Seen(NOW - 57, NOW - 70, NOW - 70), FAST_FAMILY),
@@ -51,6 +44,23 @@ def test_market_state_is_due_on_a_new_candle_or_after_its_interval(seen, assets)
     """And the ten-second family always."""
     quiet = Seen(NOW - 10, NOW - 30, NOW - 30)
     decision = decide_cycle([quiet, seen], now_epoch=NOW, market_state_interval_sec=60, unfinished=None)
+    assert decision == Request(assets)
+
+
+NEWS = [
+    ("a new candle first seen since", Seen(NOW - 10, NOW - 30, NOW - 1), NOW, ALL),
+    ("a new candle that was judged and changed too little", Seen(NOW - 10, NOW - 30, NOW - 15), NOW - 11, FAST_FAMILY),
+    ("a new candle whose evaluation failed", Seen(NOW - 20, NOW - 30, NOW - 15), NOW - 11, ALL),
+]
+
+
+@pytest.mark.parametrize(("seen", "candles_since", "assets"), [row[1:] for row in NEWS], ids=[row[0] for row in NEWS])
+def test_a_candle_is_news_until_it_was_judged(seen, candles_since, assets) -> None:
+    """Whether it changed the published state or not."""
+    quiet = Seen(NOW - 10, NOW - 30, NOW - 30)
+    decision = decide_cycle(
+        [quiet, seen], now_epoch=NOW, market_state_interval_sec=60, unfinished=None, candles_since=candles_since
+    )
     assert decision == Request(assets)
 
 
