@@ -81,7 +81,7 @@ def governor_permit(
         outcome = "permit" if one.granted else f"block {one.reason}"
         context.log.info(f"plan {one.plan.plan_id} {one.plan.symbol} {one.plan.action}: {outcome}")
     if of_the_loop(context.run):  # the last step of a cycle of the loop
-        _leave_a_sign_of_life(store)
+        _leave_a_sign_of_life(store, symbols)
     others = sorted({one.plan.symbol for one in decided if one.plan.symbol} - set(symbols))
     if others:  # their plans waited in the same stream; their rows say so, though this run is not theirs
         rows = state_frame(governor, others, decided).iter_rows(named=True)
@@ -89,8 +89,8 @@ def governor_permit(
     return state_frame(governor, symbols, decided)
 
 
-def _leave_a_sign_of_life(store: RedisStore) -> None:
-    now, cycles = store.clock().timestamp(), store.keys.of("cycles")
+def _leave_a_sign_of_life(store: RedisStore, symbols: Sequence[str]) -> None:
+    now, cycles = store.clock().timestamp(), store.keys.of("cycles", symbols[0])
     store.run(
         "leaving a sign of life",
         [("SET", store.keys.of("heartbeat", "cycle"), now), ("LPUSH", cycles, now), ("LTRIM", cycles, 0, CYCLES_KEPT - 1)],

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 from quantum_assets.freshness import WELL
-from resources.metrics import BUCKETS_SEC, PARTS_OF_A_CYCLE, Look
+from resources.metrics import BUCKETS_SEC, FINISHED, PARTS_OF_A_CYCLE, Look
 
 P29, P32 = "p29_shadow", "p32_eff"  # names operators know
 
@@ -33,6 +33,11 @@ def governor_families(look: Look) -> Iterator[Metric]:
     yield _gauge(f"{P32}_factor", "Hinted size factor.", _numbers(look.permits, "eff_factor"), "symbol")
     yield _counter("quantum_govern_allow", "Permits granted.", _by_label(decided, "allow"), "symbol")
     yield _counter("quantum_govern_block", "Plans refused, by the first gate.", _by_label(decided, "block"), "symbol", "reason")
+    if decided is not None:
+        errors = sum(
+            number for field, number in decided.items() if field.startswith("block:") and field.endswith(":evaluation_error")
+        )
+        yield _counter("quantum_govern_errors", "Plans refused because an input could not be read.", {(): errors})
     for name, column in (("hour", "permits_hour"), ("5min", "permits_5min")):
         permits = _numbers(look.permits, column)
         yield _gauge(f"quantum_govern_exec_count_{name}", "Permits of the symbol in the window.", permits, "symbol")
@@ -53,7 +58,11 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield from _cycles(look)
     for name, what in (("published", "publications"), ("unchanged", "suppressions"), ("failed", "failures")):
         yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", _by_label(look.published, name), "asset")
-    yield _counter("quantum_runs", "Runs that have ended.", _by_label(look.ran, "run"), "job_name", "status")
+    if look.ran is not None:
+        ran = {("cycle", status.value): 0.0 for status in FINISHED} | _by_label(
+            look.ran, "run"
+        )  # 0: a first one is an increase, too
+        yield _counter("quantum_runs", "Runs that have ended.", ran, "job_name", "status")
     proofs = {(one.title,): float(one.passed) for one in look.proofs}
     yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
     switches = {(name,): float(stands) for name, stands in look.switches.items()}
@@ -73,8 +82,9 @@ def _cycles(look: Look) -> Iterator[Metric]:
         family.add_metric([part], buckets=buckets, sum_value=ran.get(f"sum:{part}", 0.0))
     if look.ran is not None:
         yield family
-    if look.cycle_gap_sec is not None:
-        yield _gauge("quantum_cycle_gap_seconds", "Between the ends of the last two cycles.", {(): look.cycle_gap_sec})
+    gaps = {(shard,): gap for shard, gap in look.cycle_gaps_sec.items()}
+    yield _gauge("quantum_cycle_gap_seconds", "Between the ends of the last two cycles, or since the last one.", gaps, "shard")
+    yield _gauge("quantum_cycle_interval_seconds", "PUBLISH_INTERVAL_SEC.", {(): float(look.interval_sec)})
 
 
 def _numbers(rows: Mapping[str, Mapping[str, Any]], column: str) -> dict[tuple[str, ...], float]:

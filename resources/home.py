@@ -1,13 +1,17 @@
 """The instance folder (QUANTUM_HOME): Dagster's storage and configuration, the embedded server's data and address.
 
-``python -m resources.home`` creates the storage: before several processes race to do it, and without keeping Dagster in the
-memory of the one that only watches them.
+``python -m resources.home`` creates the storage, waiting for the database where it is one: before several processes race to do
+it, and without keeping Dagster in the memory of the one that only watches them.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 EVENT_BATCH_SIZE = 1000  # Dagster reads it in every process; without it each materialization is a transaction of its own
+STORAGE_AGAIN_SEC = 2
 _TEMPLATE = Path(__file__).resolve().parent.parent / "dagster.yaml"
 
 
@@ -74,5 +79,20 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(home))
 
 
+def wait_for_instance(settings: Settings, say: Callable[[str], object]) -> dg.DagsterInstance:
+    """Open the instance as soon as its database answers; say so as long as it does not.
+
+    A service manager gives up a process that ends time and again, and would not start it when the database is back.
+    """
+    from dagster_postgres.utils import DagsterPostgresException
+
+    while True:
+        try:
+            return open_instance(settings)
+        except DagsterPostgresException as error:  # after some ten seconds of tries, each with its reason in the log
+            say(f"Dagster's storage does not answer ({error}). Start PostgreSQL, or mend DAGSTER_POSTGRES_URL; asked again.")
+            time.sleep(STORAGE_AGAIN_SEC)
+
+
 if __name__ == "__main__":
-    open_instance(load_settings()).dispose()
+    wait_for_instance(load_settings(), partial(print, file=sys.stderr, flush=True)).dispose()

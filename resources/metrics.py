@@ -8,11 +8,13 @@ crash anywhere counts nothing twice, and two exporters do not either. Formatting
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import dagster as dg
@@ -21,6 +23,7 @@ from quantum_assets.contracts.tables import ALLOCATION_TARGET, GOVERNOR_STATE
 from quantum_assets.freshness import Limits, StoredProof, Vital, evaluate
 from quantum_assets.kernels.governor import GATE_OF
 from quantum_assets.kernels.risk_guard import GUARDS
+from quantum_assets.symbols import shards
 from resources.decisions import INVALID
 from resources.foreign import number_or_none
 from resources.guards import read_guards
@@ -76,13 +79,16 @@ class Look:
     published, decided, ran
         Counts, by field of their hash; ``None`` when they cannot be read.
     beats
-        Seconds since each part was heard of, the watcher and the queues of shards included.
+        Seconds since each part was heard of, the watcher and the queues of shards included; infinite for one that never was, or
+        so long ago that its sign has lapsed.
     switches
         ``killed``, ``disarmed`` and each guard, 0 or 1.
     plans_waiting
         Plans nobody has decided; ``None`` when nobody knows.
-    cycle_gap_sec
-        Between the ends of the last two cycles.
+    cycle_gaps_sec
+        By number of the shard: between the ends of its last two cycles, or since the last one where that is longer.
+    interval_sec
+        PUBLISH_INTERVAL_SEC.
     """
 
     at: float
@@ -99,7 +105,8 @@ class Look:
     beats: Mapping[str, float] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
     plans_waiting: int | None = None
-    cycle_gap_sec: float | None = None
+    cycle_gaps_sec: Mapping[str, float] = field(default_factory=dict)
+    interval_sec: int = 0
 
 
 class Collector:
@@ -110,10 +117,10 @@ class Collector:
     store
         Redis.
     instance
-        Dagster's records.
+        Dagster's records; ``None`` as long as their storage could not be opened.
     """
 
-    def __init__(self, store: RedisStore, instance: dg.DagsterInstance) -> None:
+    def __init__(self, store: RedisStore, instance: dg.DagsterInstance | None) -> None:
         self.store, self.instance = store, instance
         self.signs = VitalSignsReader(store, SHOWN)
 
@@ -121,7 +128,7 @@ class Collector:
         """Look once; neither Redis nor Dagster being away is an error here."""
         began, now = time.monotonic(), self.store.clock().timestamp()
         try:
-            dagster_up = fold_runs(self.store, self.instance, now)
+            dagster_up = self.instance is not None and fold_runs(self.store, self.instance, now)
             seen = self._see(now)
         except RedisUnavailableError:
             return Look(now, time.monotonic() - began, redis_up=False, dagster_up=self._dagster_answers())
@@ -131,9 +138,9 @@ class Collector:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
         parts = heartbeat_parts(store.settings.shards)
-        names = [*(("GET", of("heartbeat", part)) for part in parts), ("LRANGE", of("cycles"), 0, 1)]
-        *beats, cycles = store.run("reading heartbeats", names)
-        ends = [number_or_none(one.decode(errors="replace")) for one in cycles] if isinstance(cycles, list) else []
+        firsts = [block[0] for block in shards(store.settings.symbols, store.settings.shards)]
+        beats = store.run("reading heartbeats", [("GET", of("heartbeat", part)) for part in parts])
+        ends = store.run("reading cycles", [("LRANGE", of("cycles", first), 0, 1) for first in firsts])
         signs = self.signs.read()
         evaluation = evaluate(signs, Limits.of(store.settings), now)
         allocations, permits = ({one.symbol: one.numbers[asset] for one in signs.symbols} for asset in SHOWN)
@@ -151,26 +158,36 @@ class Collector:
                 name: counts_in(store, key)
                 for name, key in (("published", "counts_published"), ("decided", "counts_decided"), ("ran", "counts_ran"))
             },
-            "beats": {
-                part: now - epoch
-                for part, beat in zip(parts, beats, strict=True)
-                if isinstance(beat, bytes) and (epoch := number_or_none(beat.decode(errors="replace"))) is not None
-            },
+            "beats": {part: now - _epoch(beat) for part, beat in zip(parts, beats, strict=True)},
             "switches": {
                 "killed": switches.killed,
                 "disarmed": switches.disarmed,
                 **{guard: guard in guards.live for guard in GUARDS},
             },
             "plans_waiting": waiting,
-            "cycle_gap_sec": ends[0] - ends[1] if len(ends) > 1 and ends[0] is not None and ends[1] is not None else None,
+            "cycle_gaps_sec": {str(shard): _gap_sec(reply, now) for shard, reply in enumerate(ends)},
+            "interval_sec": store.settings.publish_interval_sec,
         }
 
     def _dagster_answers(self) -> bool:
+        if self.instance is None:
+            return False
         try:
             self.instance.get_run_records(limit=1)
         except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
             return False
         return True
+
+
+def _epoch(reply: Any) -> float:
+    """Read a time; what is missing or none was endlessly long ago, so that who waits for it is told."""
+    epoch = number_or_none(reply.decode(errors="replace")) if isinstance(reply, bytes) else None
+    return -math.inf if epoch is None else epoch
+
+
+def _gap_sec(reply: Any, now: float) -> float:
+    ends = [now, *map(_epoch, reply if isinstance(reply, list) and reply else (None,))]
+    return max(after - before for after, before in pairwise(ends))
 
 
 def counts_in(store: RedisStore, key: str) -> dict[str, float] | None:

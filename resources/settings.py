@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")  # last of the "before" validators, because pydantic runs them in reverse order
     @classmethod
     def _strip_comment(cls, value: Any) -> Any:
-        return _COMMENT.sub("", value).strip() if isinstance(value, str) else value
+        return _uncommented(value) if isinstance(value, str) else value
 
     @field_validator("redis_url", "governor_redis_url", "celery_broker_url")
     @classmethod
@@ -243,8 +243,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read explicit values first, then the environment; no files but those it names."""
-        return init_settings, env_settings, SecretFiles(settings_cls)
+        """Read explicit values first, then secrets in files, then the environment; no other files."""
+        return init_settings, SecretFiles(settings_cls), env_settings
 
     @property
     def url(self) -> str:
@@ -304,33 +304,42 @@ class Settings(BaseSettings):
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads a secret from the file named by ``<NAME>_FILE``: a credential of systemd, a mounted secret."""
+    """Reads a secret from a file: the one named by ``<NAME>_FILE``, or the credential ``<name>`` that systemd hands over."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Read one field's file, if the environment names one.
+        """Read one field's file, if there is one.
 
         Raises
         ------
         SettingsError
-            It cannot be read, or the secret is also given in the environment itself.
+            It cannot be read, or the secret is given in another way, too.
         """
-        variable = f"{field_name.upper()}_FILE"
-        path = os.environ.get(variable, "").strip()
-        if not path or "Secret" not in str(field.annotation):
+        if "Secret" not in str(field.annotation):
             return None, field_name, False
-        if os.environ.get(field_name.upper()):
-            msg = f"  {variable}: {field_name.upper()} is set, too; accepted: one of them"
+        variable = f"{field_name.upper()}_FILE"
+        credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / field_name
+        given = {one: _uncommented(os.environ.get(one, "")) for one in (field_name.upper(), variable)}
+        given[f"credential {field_name}"] = str(credential) if credential.is_absolute() and credential.exists() else ""
+        ways = [way for way, text in given.items() if text]
+        if len(ways) > 1:
+            msg = f"  {' and '.join(ways)} are all given; accepted: one of them"
             raise SettingsError(_WRONG.format(1) + msg)
+        if not ways or ways == [field_name.upper()]:
+            return None, field_name, False
         try:
-            return Path(path).read_text().strip(), field_name, False
+            return Path(given[ways[0]]).read_text().strip(), field_name, False
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"  {variable}={path!r} cannot be read: {error}"
+            msg = f"  {ways[0]}={given[ways[0]]!r} cannot be read: {error}"
             raise SettingsError(_WRONG.format(1) + msg) from None
 
     def __call__(self) -> dict[str, Any]:
         """Read all of them."""
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _uncommented(text: str) -> str:
+    return _COMMENT.sub("", text).strip()
 
 
 def _cover(one: str, other: str) -> bool:

@@ -34,6 +34,7 @@ from quantum_assets.contracts.tables import (
 )
 from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
+from quantum_assets.symbols import shards
 from resources.candles import CandleReader, Candles
 from resources.launcher import heartbeat_parts
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
@@ -282,12 +283,14 @@ class Evidence:
         return evaluate(VitalSignsReader(self.store).read(), Limits.of(self.settings), self.now)
 
     @cached_property
-    def cycles(self) -> list[float]:
-        """When the last cycles ended, epoch s, newest first."""
-        (reply,) = self.store.run("reading cycles", [("LRANGE", self.keys.of("cycles"), 0, -1)])
-        if isinstance(reply, Exception):
-            raise UnreadableKeyError(self.keys.of("cycles"), "a list of times", reply)
-        return [float(text) for text in reply]
+    def cycles(self) -> list[list[float]]:
+        """When the last cycles of each shard ended, epoch s, newest first."""
+        keys = [self.keys.of("cycles", block[0]) for block in shards(self.settings.symbols, self.settings.shards)]
+        replies = self.store.run("reading cycles", [("LRANGE", key, 0, -1) for key in keys])
+        for key, reply in zip(keys, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise UnreadableKeyError(key, "a list of times", reply)
+        return [[float(text) for text in reply] for reply in replies]
 
     @cached_property
     def materializations(self) -> Mapping[str, list[tuple[float, str]]]:

@@ -102,14 +102,17 @@ def no_synthetic_position(evidence: Evidence) -> Finding:
 
 
 def cadence(evidence: Evidence) -> Finding:
-    """Cycles follow each other at the interval of the settings."""
-    ends = [evidence.now, *evidence.cycles]
-    gaps = [after - before for after, before in pairwise(ends)]
+    """Cycles of each shard follow each other at the interval of the settings."""
     limit = LATE_FACTOR * evidence.settings.publish_interval_sec + 1  # a cycle does not always take equally long
-    failing = {f"{number} cycles ago": f"{gap:.1f} s" for number, gap in enumerate(gaps) if gap > limit}
-    if not gaps:
-        failing["cycles"] = "none has ever ended"
-    return Finding(f"longest of the last {len(gaps)} gaps {max(gaps, default=0):.1f} s", f"<= {limit:.0f} s", len(gaps), failing)
+    found, failing = [], {}
+    for shard, ends in enumerate(evidence.cycles):
+        gaps = [after - before for after, before in pairwise([evidence.now, *ends])]
+        failing |= {f"shard {shard}, {ago} cycles ago": f"{gap:.1f} s" for ago, gap in enumerate(gaps) if gap > limit}
+        if not gaps:
+            failing[f"shard {shard}"] = "no cycle has ever ended"
+        found += gaps
+    observed = f"longest of the last {len(found)} gaps {max(found, default=0):.1f} s"
+    return Finding(observed, f"<= {limit:.0f} s", len(found), failing)
 
 
 def one_cycle(evidence: Evidence) -> Finding:

@@ -19,11 +19,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from quantum_assets.cli import EXIT_FAILED
 from quantum_assets.cli.answers import JSON, Answers
 from resources.exposition import text_of
-from resources.home import open_instance
+from resources.home import open_instance, wait_for_instance
 from resources.logs import log_to_stderr
 from resources.metrics import Collector, Look
 from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from resources.settings import Settings, load_settings
 
 CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
 PATIENCE_SEC = 8.0  # so long a scrape waits for a look; Prometheus itself gives up after 10 s
@@ -45,32 +45,38 @@ def exporter(host: str, *, once: bool) -> None:
     Exit codes: 0 stopped as asked; 1 a port is taken; 2 wrong settings.
     """
     settings = load_settings()
-    with open_instance(settings) as instance:
-        looks = Looks(Collector(RedisStore(settings), instance).look)
-        gc.freeze()  # Dagster's modules are searched for garbage no more: 0.2 s of a scrape, now and then
-        if once:
+    collector = Collector(RedisStore(settings), None)
+    looks = Looks(collector.look)
+    if once:
+        with open_instance(settings) as collector.instance:
             for name in ("allocation", "governor"):
                 click.echo(text_of(looks.newest(), name).decode(), nl=False)
-            return
-        log_to_stderr(settings.log_level)
-        ports = {"allocation": settings.exporter_allocation_port, "governor": settings.exporter_governor_port}
-        servers = []
-        for name, port in ports.items():
-            try:
-                servers.append(MetricsServer(host, port, name, looks))
-            except OSError as error:
-                click.echo(f"Port {port} cannot be used ({error.strerror}). Does another exporter run?", err=True)
-                sys.exit(EXIT_FAILED)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        for server in servers:
-            log.info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
-            threading.Thread(target=server.serve_forever, daemon=True, name=server.port).start()
-        stop.wait()
-        for server in servers:
-            server.shutdown()
-            server.server_close()
+        return
+    log_to_stderr(settings.log_level)
+    ports = {"allocation": settings.exporter_allocation_port, "governor": settings.exporter_governor_port}
+    servers = []
+    for name, port in ports.items():
+        try:
+            servers.append(MetricsServer(host, port, name, looks))
+        except OSError as error:
+            click.echo(f"Port {port} cannot be used ({error.strerror}). Does another exporter run?", err=True)
+            sys.exit(EXIT_FAILED)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_open, args=(collector, settings), daemon=True).start()  # meanwhile quantum_dagster_up is 0
+    for server in servers:
+        log.info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
+        threading.Thread(target=server.serve_forever, daemon=True, name=server.port).start()
+    stop.wait()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def _open(collector: Collector, settings: Settings) -> None:
+    collector.instance = wait_for_instance(settings, log.warning)
+    gc.freeze()  # Dagster's modules are searched for garbage no more: 0.2 s of a scrape, now and then
 
 
 class LookHangsError(RuntimeError):

@@ -81,7 +81,7 @@ _ALSO = {
     "lease": "the stack whose sensors run the loop, host:instance folder:boot:storage (string, 15 s, renewed every 5 s)",
     "lease_rival": "another stack that stood by of late (string, 60 s)",
     "newest_cycles": "symbol to its newest cycle; an older one publishes nothing (hash)",
-    "cycles": "when the last cycles ended, epoch s, newest first (list)",
+    "cycles": "when the last cycles of the shard that begins with this symbol ended, epoch s, newest first (list)",
     "proofs": "last verdict of every proof, JSON, and `_run` (hash)",
     "proofs_by_symbol": "what Dagster was last told of each asset and symbol (hash)",
     "single_cycle": "how `quantum once` went when the proofs last tried it (string, 600 s)",

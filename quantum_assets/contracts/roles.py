@@ -18,7 +18,7 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 #   disarmed, disarm, governor_errors   the governor disarms itself, only an operator ends that
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
 #   stream_plans                        an intent becomes a plan (INTENT_MODE=plan); the governor reads through a consumer group
-#   alerts_active, stream_alerts, heartbeat, cycles   `quantum up` runs the watcher under the address of the proposals
+#   alerts_active, stream_alerts        `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published                    is added to with each publication
 WRITERS: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +40,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
         (GOVERNOR,),
     ),
     **dict.fromkeys(("disarmed", "disarm", "governor_errors", "stream_governor_events"), (GOVERNOR, OPERATOR)),
-    **dict.fromkeys(("alerts_active", "stream_alerts", "heartbeat", "cycles"), (PROPOSALS, WATCH)),
+    **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),
+    **dict.fromkeys(("alerts_active", "stream_alerts"), (PROPOSALS, WATCH)),
     **dict.fromkeys(
         ("raw_position", "stream_execution", "stream_execution_result", "equity", "daily_pnl", "consecutive_losses"), (EXECUTOR,)
     ),
@@ -78,6 +79,8 @@ def acl(keys: Keys) -> str:
 
 def _rights(role: str, keys: Keys) -> str:
     written = [pattern(keys, name) for name, writers in WRITERS.items() if role in writers]
+    if role == WATCH:
+        written.append(keys.of("heartbeat", "watch"))  # its own sign of life, and nobody else's: who is dead must look dead
     if role == FEED:
         return " ".join((*(f"~{one}" for one in written), WRITES, SCRIPTS))
     every = (pattern(keys, name) for name in WRITERS)

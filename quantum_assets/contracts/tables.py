@@ -128,7 +128,7 @@ class Keys:
             "candles_json": "quantum:candles:{symbol}:1m",
             # watching
             "heartbeat": "quantum:heartbeat:{symbol}",  # {symbol} is the part: worker, daemon, cycle, watch
-            "cycles": "quantum:heartbeat:cycles",
+            "cycles": "quantum:heartbeat:cycles:{symbol}",  # {symbol} is the first one of a shard
             "lease": "quantum:lease",
             "lease_rival": "quantum:lease:rival",
             "newest_cycles": "quantum:lease:cycles",

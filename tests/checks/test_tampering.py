@@ -417,7 +417,7 @@ def replay_them(world: Proven) -> None:
 
 
 def skipped_cycle(world: Proven) -> None:
-    key, now = world.store.keys.of("cycles"), world.store.clock().timestamp()
+    key, now = world.store.keys.of("cycles", world.store.settings.symbols[0]), world.store.clock().timestamp()
     world.store.client.delete(key)
     world.store.client.rpush(key, now - 1, now - 11, now - 60)
 
@@ -503,7 +503,7 @@ TAMPERINGS = (
     Tampering("risk_proposal/distances", lambda w: w.forge_row(RISK_PROPOSAL, stop_dist_pct=0.001)),
     Tampering("risk_proposal/p_trend_truthful", lose_the_trend),
     Tampering("risk_proposal/no_synthetic_position", lambda w: w.forge(RISK_PROPOSAL, position_source="synthetic")),
-    Tampering("risk_proposal/cadence", skipped_cycle, named="2 cycles ago"),
+    Tampering("risk_proposal/cadence", skipped_cycle, named="shard 0, 2 cycles ago"),
     Tampering("risk_proposal/one_cycle", break_once, named="quantum once"),
     Tampering("harvest_proposal/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/harvest.py", "import redis"), named="quantum_assets.kernels.harvest"),
     Tampering("harvest_proposal/market_state_present", unreadable_state, NO_STATE),

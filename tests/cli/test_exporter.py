@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -94,6 +95,7 @@ def test_a_scrape_shows_what_was_published_decided_and_how_old_it_is(world) -> N
     assert value(governor, "p32_eff_apply_total", action="NONE", reason="ok") == 1
     assert value(governor, "p32_eff_factor", symbol="BTCUSDT") == 1
     assert value(governor, "quantum_govern_block_total", symbol="BTCUSDT", reason="invalid_plan") == 1
+    assert value(governor, "quantum_govern_errors_total") == 0
     assert value(governor, "quantum_govern_exec_count_hour", symbol="BTCUSDT") == 1
     assert value(governor, "quantum_govern_exec_count_5min", symbol="BTCUSDT") == 1
     for text in (allocation, governor):
@@ -102,6 +104,8 @@ def test_a_scrape_shows_what_was_published_decided_and_how_old_it_is(world) -> N
         assert value(text, "quantum_publications_total", asset="market_state") == 3
         assert value(text, "quantum_suppressions_total", asset="market_state") == 3
         assert value(text, "quantum_switch", switch="killed") == 0
+        assert value(text, "quantum_runs_total", job_name="cycle", status="FAILURE") == 0  # so that a first one is an increase
+        assert value(text, "quantum_heartbeat_age_seconds", part="watch") == math.inf  # never heard of: longer than any limit
         assert value(text, "quantum_plans_waiting") == 0
 
 
@@ -199,6 +203,25 @@ def test_what_is_stale_is_named_and_what_cannot_be_read_has_no_value(world) -> N
     store.client.hset(*multiplier, was)
     assert value(text, "quantum_asset_ill", asset="risk_proposal", symbol="BTCUSDT", condition="stale") == 1
     assert value(text, "p29_shadow_multiplier", symbol="ETHUSDT") is None
+
+
+def test_the_cadence_is_told_for_each_shard(world) -> None:
+    """The cycles of the others would fill the gaps of a shard that has none."""
+    store, instance = world
+    sharded = RedisStore(store.settings.model_copy(update={"shards": 3}), store.clock)
+    now = store.clock().timestamp()
+    for symbol, ends in zip(SYMBOLS, ((1, 11), (40, 50), ()), strict=True):
+        key = store.keys.of("cycles", symbol)
+        store.client.delete(key)
+        for ago in ends:
+            store.client.rpush(key, now - ago)
+    _, text = both(sharded, instance)
+    told = [value(text, "quantum_cycle_gap_seconds", shard=str(shard)) for shard in range(3)]
+    assert told == [pytest.approx(10), pytest.approx(40), math.inf]
+    store.client.set(store.keys.of("cycles", "SOLUSDT"), "none")
+    store.client.rpush(store.keys.of("cycles", "BTCUSDT"), "none")
+    _, text = both(sharded, instance)
+    assert value(text, "quantum_cycle_gap_seconds", shard="2") == math.inf
 
 
 def test_counts_that_cannot_be_read_are_not_shown_as_none(world) -> None:

@@ -119,7 +119,11 @@ def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """The environment of a process is read more easily than a credential of systemd."""
     file = tmp_path / "redis_url"
     file.write_text("redis://user:a%23b@127.0.0.1:6399/0\n")
-    monkeypatch.setenv("REDIS_URL_FILE", str(file))
+    monkeypatch.setenv("REDIS_URL_FILE", f"{file} # of the proposals")
+    monkeypatch.setenv("REDIS_URL", " # it stands in a file")
+    assert load_settings().url == "redis://user:a%23b@127.0.0.1:6399/0"
+    monkeypatch.delenv("REDIS_URL_FILE")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))  # of systemd's LoadCredential=redis_url:...
     assert load_settings().url == "redis://user:a%23b@127.0.0.1:6399/0"
     alerts = tmp_path / "alerts"
     alerts.write_text("json://one, json://two")
@@ -134,9 +138,16 @@ def test_a_secret_file_that_cannot_be_used_stops_everything(monkeypatch: pytest.
         load_settings()
     (tmp_path / "missing").write_text("redis://127.0.0.1")
     monkeypatch.setenv("REDIS_URL", "redis://planted@127.0.0.1")
-    with pytest.raises(SettingsError, match="REDIS_URL is set, too") as caught:
+    with pytest.raises(SettingsError, match="REDIS_URL and REDIS_URL_FILE are all given") as caught:
         load_settings()
     assert "planted" not in str(caught.value)
+    (tmp_path / "redis_url").write_text("redis://127.0.0.1")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("REDIS_URL_FILE")
+    with pytest.raises(SettingsError, match="REDIS_URL and credential redis_url are all given"):
+        load_settings()
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "missing"))
     monkeypatch.delenv("REDIS_URL")
     (tmp_path / "missing").write_text("no address")
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:

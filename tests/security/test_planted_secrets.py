@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of, shipped_config, url_of, with_passwords
+from tests.stack.test_units import UNITS
+from tests.stack.test_units import unit as read_unit
 from tests.stack.test_up import family, wait_for
 from tests.world import (
     SAMPLE,
@@ -32,6 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ALERT_TOKEN, POSTGRES_PASSWORD = "planted-a1e7-token", "planted-9057-gres"
 PLANTED = re.compile("planted-[0-9a-f]{4}|" + "|".join(one.encode().hex() for one in (PASSWORD, ALERT_TOKEN, POSTGRES_PASSWORD)))
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+PARTS_AS_UNITS = ("code", "daemon", "worker", "webserver", "watch", "exporter")
 RUNS = "{runsOrError{... on Runs{results{runId status tags{key value} runConfigYaml}}} instance{info runLauncher{name}}}"
 EVENTS = "query E($id: ID!){logsForRun(runId: $id, limit: 1000){... on EventConnection{events{__typename ... on MessageEvent{message}}}}}"
 
@@ -40,8 +44,7 @@ class Stack(NamedTuple):
     """A running stack and what it said."""
 
     home: Path
-    port: int
-    watch_port: int
+    ports: tuple[int, int, int]
     redis_port: int
     ca: Path
     admin: RedisStore
@@ -52,14 +55,13 @@ class Stack(NamedTuple):
     def quantum(self, role: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one command under one role's address."""
         environment = {**self.environment, "REDIS_URL": url_of(role, self.redis_port, "rediss"), **variables}
-        environment.pop("REDIS_URL_FILE", None)
         command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/")
 
     def ask(self, query: str, **variables: str) -> str:
         """Ask the user interface's GraphQL."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[0]}/graphql", body, {"Content-Type": "application/json"})
         return urllib.request.urlopen(request, timeout=30).read().decode()  # noqa: S310 - our own server
 
 
@@ -73,39 +75,61 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> I
     with engine.connect() as conn:
         conn.execute(db.text(f"CREATE ROLE planted LOGIN PASSWORD '{POSTGRES_PASSWORD}'"))
         conn.execute(db.text("CREATE DATABASE planted OWNER planted"))
-    port, watch_port = free_port(), free_port()
+    port, watch_port, metrics_port = free_port(), free_port(), free_port()
     with server_of("redis", folder, *shipped_config(folder)) as redis_port:
-        proposals = folder / "proposals.url"
-        proposals.write_text(url_of(PROPOSALS, redis_port, "rediss") + "\n")
+        for role in (PROPOSALS, GOVERNOR, BROKER, READER, WATCH):
+            (folder / f"{role.removeprefix('quantum-')}.url").write_text(url_of(role, redis_port, "rediss") + "\n")
         postgres = postgres_server.replace("quantum@", f"planted:{POSTGRES_PASSWORD}@").replace("+psycopg2", "") + "/planted"
         environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME")},
             "QUANTUM_HOME": str(home / "q"),
-            "REDIS_URL_FILE": str(proposals),
-            "GOVERNOR_REDIS_URL": url_of(GOVERNOR, redis_port, "rediss"),
-            "CELERY_BROKER_URL": url_of(BROKER, redis_port, "rediss"),
             "REDIS_CA_FILE": str(ca),
             "DAGSTER_POSTGRES_URL": postgres,
             "ALERT_URLS": f"json://user:{ALERT_TOKEN}@127.0.0.1:{free_port()}/{ALERT_TOKEN}",
             "INTENT_MODE": "plan",
             "LOG_LEVEL": "DEBUG",
             "WATCH_PORT": str(watch_port),
+            "EXPORTER_ALLOCATION_PORT": str(free_port()),
+            "EXPORTER_GOVERNOR_PORT": str(metrics_port),
         }
         (home / "q").mkdir()
         (home / "q" / "dagster.yaml").write_text((ACL_FILE.parents[1] / "postgres" / "dagster.yaml").read_text())
         admin = RedisStore(load_settings(redis_url=url_of(ADMIN, redis_port, "rediss"), redis_ca_file=str(ca)))
         write_world(admin)
-        said = home / "up.log"
+        said = home / "units.log"
+        processes = []
         with said.open("wb") as log:
-            command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(port)]
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd="/", start_new_session=True)
+            for unit in PARTS_AS_UNITS:
+                command, credentials = as_systemd_would(unit, folder, port)
+                variables = {**environment, "CREDENTIALS_DIRECTORY": str(credentials)}
+                processes.append(
+                    subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd="/", start_new_session=True)
+                )
+        governing = {
+            "GOVERNOR_REDIS_URL": url_of(GOVERNOR, redis_port, "rediss"),
+            "CELERY_BROKER_URL": url_of(BROKER, redis_port, "rediss"),
+        }
         try:
-            yield Stack(home, port, watch_port, redis_port, ca, admin, postgres, said, environment)
+            yield Stack(home, (port, watch_port, metrics_port), redis_port, ca, admin, postgres, said, environment | governing)
         finally:
-            process.terminate()
-            process.wait(30)
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(30)
             for child in family(home):
                 child.kill()
+
+
+def as_systemd_would(unit: str, secrets: Path, port: int) -> tuple[list[str], Path]:
+    """Give the command of a shipped unit, and a folder with the credentials its shipped drop-in asks for, and no others."""
+    options = read_unit(UNITS / f"quantum-{unit}.service")["Service"]["ExecStart"].split()[1:]
+    told = (UNITS / "users" / f"quantum-{unit}.service.d" / "redis-user.conf").read_text()
+    credentials = secrets / unit
+    credentials.mkdir()
+    for name, file in re.findall(r"^LoadCredential=(\w+):/etc/quantum/secrets/(\S+)$", told, re.MULTILINE):
+        shutil.copy(secrets / file, credentials / name)
+    arguments = [str(port) if one == "3000" else one for one in options if not one.startswith("$")]
+    return [sys.executable, "-m", "quantum_assets.cli", *arguments], credentials
 
 
 def everything_in(server: redis.Redis) -> Iterator[str]:
@@ -125,7 +149,7 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
     wait_for("the workers", lambda: server.exists("quantum:heartbeat:worker") == 1, 60)
     wait_for("the first proofs of the loop", lambda: server.hget("quantum:proofs", "_run") is not None, 200)
     wait_for("a permit or block under the governor's user", lambda: server.exists("quantum:stream:governor.events") == 1)
-    wait_for("the loop's own signs of life", lambda: server.llen("quantum:heartbeat:cycles") > 2)
+    wait_for("the loop's own signs of life", lambda: server.llen("quantum:heartbeat:cycles:BTCUSDT") > 2)
     write_plan(running.admin, "plan-of-the-trial", "BTCUSDT")
     write_world(running.admin)
     report = tmp_path / "evidence.html"
@@ -176,8 +200,10 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
         outputs[f"graphql events {run['runId']}"] = running.ask(EVENTS, id=run["runId"])
     outputs["graphql error"] = graphql_error(running)
     for path in ("/", "/server_info", "/dagit_info"):
-        outputs[path] = fetch(f"http://127.0.0.1:{running.port}{path}")
-    outputs["/healthz"] = fetch(f"http://127.0.0.1:{running.watch_port}/healthz")
+        outputs[path] = fetch(f"http://127.0.0.1:{running.ports[0]}{path}")
+    for port, path in zip(running.ports[1:], ("/healthz", "/metrics"), strict=True):
+        outputs[path] = fetch(f"http://127.0.0.1:{port}{path}")
+    assert "quantum_dagster_up 1.0" in outputs["/metrics"]
     outputs["report"] = report.read_text()
     outputs["titles"] = "\n".join(f"{one.name()} {' '.join(one.cmdline())}" for one in family(running.home))
     outputs["redis"] = "\n".join(everything_in(server))

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WRITERS, acl
+from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
 from quantum_assets.contracts.tables import Keys
 from resources.diagnosis import diagnose
 from resources.redis_store import RedisStore
@@ -119,6 +119,19 @@ def test_the_documented_commands_give_every_user_a_password_of_its_own(tmp_path:
                 assert client.ping()
 
 
+def test_the_watcher_signs_for_itself_only(server: Server) -> None:
+    """Who could sign for a dead part could hide that it is dead."""
+    with as_user(WATCH, server.port) as watch:
+        own, others, cycles = replies(
+            watch,
+            [("SET", f"quantum:heartbeat:{part}", 1, "EX", 60) for part in ("watch", "worker")]
+            + [("LPUSH", "quantum:heartbeat:cycles:BTCUSDT", 1)],
+        )
+    assert own is True
+    assert refused(others)
+    assert refused(cycles)
+
+
 def test_what_decides_and_what_proposes_are_apart() -> None:
     """The table of writers is the one place where this could be given away by mistake, so its core is said a second time here."""
     deciding = {
@@ -194,7 +207,7 @@ def test_a_reader_reads_everything_and_the_feed_and_the_broker_only_their_own(se
         assert replies(reader, [("GET", key) for key in keys]) == [None] * len(keys)
         assert refused(replies(feed, [("GET", Keys().of("permit", "p-1"))])[0])
         assert replies(broker, [("LPUSH", "quantum:celery:quantum", "x")]) == [1]
-        assert refused(replies(broker, [("LPUSH", "quantum:heartbeat:cycles", "x")])[0])
+        assert refused(replies(broker, [("LPUSH", "quantum:heartbeat:cycles:BTCUSDT", "x")])[0])
         assert refused(replies(broker, [("GET", "quantum:kill")])[0])
 
 

@@ -12,6 +12,8 @@ import yaml
 from quantum_assets.cli import cli
 from quantum_assets.cli.serve import PARTS
 from resources.launcher import queues as all_queues
+from resources.settings import Settings
+from tests.servers import ACL_FILE
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
@@ -51,13 +53,24 @@ def test_a_unit_starts_a_command_there_is_restarts_and_is_bounded(path: Path) ->
     assert section["EnvironmentFile"] == f"/etc/quantum/{'feed' if feed else 'quantum'}.env"
 
 
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_a_unit_can_be_given_the_addresses_it_needs_and_no_others(path: Path) -> None:
+    """That these are enough is shown by the whole stack under them, in tests/security/test_planted_secrets.py."""
+    told = (UNITS / "users" / f"{path.name}.d" / "redis-user.conf").read_text()
+    given = dict(re.findall(r"^LoadCredential=(\w+):/etc/quantum/secrets/(\w+)\.url$", told, re.MULTILINE))
+    assert given.keys() <= Settings.model_fields.keys()
+    assert {f"quantum-{role}" for role in given.values()} <= set(re.findall(r"^user (\S+)", ACL_FILE.read_text(), re.MULTILINE))
+    assert ("governor_redis_url" in given) is (path.stem == "quantum-worker")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
 def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Path) -> None:
     """Its own judgement, and its own measure of exposure."""
     if shutil.which("systemd-analyze") is None:
         pytest.fail("systemd-analyze is not installed: apt-get install systemd")
-    for one in UNITS.iterdir():
+    shutil.copytree(UNITS / "users", tmp_path, dirs_exist_ok=True)
+    for one in UNITS.glob("quantum*.*"):
         text = (
             one.read_text()
             .replace("/opt/quantum/bin/quantum", "/usr/bin/env")
