@@ -90,7 +90,7 @@ def test_systemd_itself_finds_no_fault_and_no_open_door(path: Path, tmp_path: Pa
 
 
 def test_the_compose_file_runs_every_process_with_commands_there_are() -> None:
-    """No engine for containers runs where this was built: that it parses and asks for what exists is what can be known."""
+    """What can be known without an engine for containers: that it parses and asks for what exists."""
     compose = yaml.safe_load((UNITS.parent / "compose" / "compose.yml").read_text())
     ours = {name: one for name, one in compose["services"].items() if one["image"] == "quantum"}
     served = set()
