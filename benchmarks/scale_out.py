@@ -271,7 +271,13 @@ class Trial:
         self.reader = Reader(self.store)
         self.reader.start()
         stack.callback(self.reader.stopped.set)
-        subprocess.run([sys.executable, "-m", "resources.home"], env=self.environment(home), check=True, cwd=PROJECT)
+        subprocess.run(
+            [sys.executable, "-m", "resources.home"],
+            stdout=subprocess.DEVNULL,
+            env=self.environment(home),
+            check=True,
+            cwd=PROJECT,
+        )
         self.instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
         pool = stack.enter_context(ThreadPoolExecutor(1))
         moving = pool.submit(self.world.run)

@@ -1,7 +1,7 @@
 """The instance folder (QUANTUM_HOME): Dagster's storage and configuration, the embedded server's data and address.
 
-``python -m resources.home`` creates the storage, waiting for the database where it is one: before several processes race to do
-it, and without keeping Dagster in the memory of the one that only watches them.
+``python -m resources.home`` creates the storage, waiting for the database where it is one, and prints its identity: before
+several processes race to do it, and without keeping Dagster in the memory of the one that only watches them.
 """
 
 from __future__ import annotations
@@ -95,4 +95,7 @@ def wait_for_instance(settings: Settings, say: Callable[[str], object]) -> dg.Da
 
 
 if __name__ == "__main__":
-    wait_for_instance(load_settings(), partial(print, file=sys.stderr, flush=True)).dispose()
+    from resources.dagster_internals import storage_id
+
+    with wait_for_instance(load_settings(), partial(print, file=sys.stderr, flush=True)) as opened:
+        print(storage_id(opened))  # noqa: T201 - for who started this

@@ -9,8 +9,7 @@ wakes.
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
 
 LEASE_SEC = 15  # three ticks of the sensor daemon: a stack that dies is replaced within 20 s, one that restarts keeps its lease
-LOOK_AGAIN_SEC = 2.0
 RIVAL_SEC = 60  # so long a stack that stood by is told of; the pack looks every minute
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual machine from its original
 
@@ -98,33 +96,17 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     return "" if holder == ours else holder
 
 
-def wait_while_another_host_holds_it(store: RedisStore, storage: str, say: Callable[[str], object]) -> None:
-    """Wait until no other host that shares our Dagster storage runs the loop; say who does.
+def other_host(store: RedisStore, storage: str) -> str:
+    """Name the other host that shares our Dagster storage and runs the loop; empty when there is none, or nobody can tell.
 
-    For a sensor daemon about to start. Dagster keeps the time of the last tick in its storage: of two daemons on one storage each
-    takes ticks from the other. On storages of their own both may tick, and the sensors stand by.
-
-    Parameters
-    ----------
-    store
-        Where the lease is. When it cannot be read this does not wait: the sensors say why, and request nothing.
-    storage
-        Identity of our Dagster storage.
-    say
-        Called with each new holder.
+    Dagster keeps the time of the last tick in its storage: of two daemons on one storage each takes ticks from the other. On
+    storages of their own both may tick, and the sensors stand by.
     """
-    told = ""
-    while True:
-        try:
-            holder = other_holder(store, storage, renew=False)
-        except (RedisUnavailableError, redis.ResponseError):
-            return
-        if not holder.endswith(f":{storage[:8]}"):
-            return
-        if holder != told:
-            say(f"standing by: {holder} runs the loop on the same storage; this starts when its lease has lapsed")
-            told = holder
-        time.sleep(LOOK_AGAIN_SEC)
+    try:
+        holder = other_holder(store, storage, renew=False)
+    except (RedisUnavailableError, redis.ResponseError):
+        return ""  # the sensors say why, and request nothing
+    return holder if holder.endswith(f":{storage[:8]}") else ""
 
 
 def require_newest(store: RedisStore, symbols: Sequence[str], cycle_id: str) -> None:

@@ -104,7 +104,8 @@ def no_synthetic_position(evidence: Evidence) -> Finding:
 def cadence(evidence: Evidence) -> Finding:
     """Cycles of each shard follow each other at the interval of the settings."""
     limit = LATE_FACTOR * evidence.settings.publish_interval_sec + 1  # a cycle does not always take equally long
-    found, failing = [], {}
+    found: list[float] = []
+    failing: dict[str, str] = {}
     for shard, ends in enumerate(evidence.cycles):
         gaps = [after - before for after, before in pairwise([evidence.now, *ends])]
         failing |= {f"shard {shard}, {ago} cycles ago": f"{gap:.1f} s" for ago, gap in enumerate(gaps) if gap > limit}

@@ -26,6 +26,7 @@ from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
 
 CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
+GARBAGE_LOOKED_FOR_EVERY = 50_000  # allocations
 PATIENCE_SEC = 8.0  # so long a scrape waits for a look; Prometheus itself gives up after 10 s
 
 log = logging.getLogger("quantum.exporter")
@@ -77,6 +78,7 @@ def exporter(host: str, *, once: bool) -> None:
 def _open(collector: Collector, settings: Settings) -> None:
     collector.instance = wait_for_instance(settings, log.warning)
     gc.freeze()  # Dagster's modules are searched for garbage no more: 0.2 s of a scrape, now and then
+    gc.set_threshold(GARBAGE_LOOKED_FOR_EVERY)  # and a look's own, which has no cycles, less often: a tenth of it
 
 
 class LookHangsError(RuntimeError):

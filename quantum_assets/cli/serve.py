@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from quantum_assets.cli import EXIT_FAILED
 from resources.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from resources.stack import Process
+
+LOOK_AGAIN_SEC = 2.0
+ENDS_WITHIN_SEC = 10  # less than the service manager allows
 PARTS = {
     "code": "the server of the code location; daemon and webserver wait for it",
     "worker": "executes runs; as many machines as there are shards, or more",
@@ -39,7 +47,8 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
     quantum serve webserver --port 3001 --read-only
 
     QUANTUM_HOME must be the same for all processes of a machine; machines share REDIS_URL and, by QUANTUM_HOME/dagster.yaml, a
-    PostgreSQL. The process takes the place of this command: SIGTERM stops it. Exit codes: its own; 2 wrong settings.
+    PostgreSQL. SIGTERM stops it. A daemon stands by while another host runs the loop on the same PostgreSQL. Exit codes: the
+    process's own; 2 wrong settings.
     """
     if part is None:
         for name, what in PARTS.items():
@@ -60,26 +69,50 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
         "watch": stack.watch,
     }
     process = build[part]()
-    if part != "watch" and subprocess.run([sys.executable, "-m", "resources.home"], check=False).returncode:
-        sys.exit(EXIT_FAILED)
+    storage = ""
+    if part != "watch":
+        prepared = subprocess.run([sys.executable, "-m", "resources.home"], check=False, stdout=subprocess.PIPE, text=True)
+        if prepared.returncode:
+            sys.exit(EXIT_FAILED)
+        storage = prepared.stdout.strip()
     if part == "daemon":
-        _stand_by(settings)
+        sys.exit(_run_or_stand_by(process, settings, storage))
     if process.after:
         wait_for_socket(process.after)
     os.execv(process.command[0], process.command)  # noqa: S606 - becomes the process it was asked to be
 
 
-def _stand_by(settings: Settings) -> None:
-    from resources.dagster_internals import storage_id
-    from resources.home import open_instance
-    from resources.lease import wait_while_another_host_holds_it
+def _run_or_stand_by(process: Process, settings: Settings, storage: str) -> int:
+    """Run the process while no other host of the same storage runs the loop; give its exit code when it ends by itself."""
+    from resources.lease import other_host
     from resources.redis_store import RedisStore
 
-    with open_instance(settings) as instance:
-        storage = storage_id(instance)
     store = RedisStore(settings)
-    wait_while_another_host_holds_it(store, storage, partial(click.echo, err=True))
-    store.client.close()
+    command = [sys.executable, "-m", "resources.tether", str(os.getpid()), "--after", process.after, *process.command]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    while True:
+        told = ""
+        while holder := other_host(store, storage):
+            if holder != told:
+                click.echo(f"standing by: {holder} runs the loop on the same storage, until its lease lapses", err=True)
+                told = holder
+            time.sleep(LOOK_AGAIN_SEC)
+        child = subprocess.Popen(command)
+        try:
+            while not (holder := other_host(store, storage)):
+                with suppress(subprocess.TimeoutExpired):
+                    return child.wait(LOOK_AGAIN_SEC)
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(ENDS_WITHIN_SEC)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _chosen(queues: str | None, shards: int) -> list[str]:

@@ -63,7 +63,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         click.echo(str(error), err=True)
         sys.exit(EXIT_FAILED)
     redis_port = _embedded(settings)
-    if subprocess.run([sys.executable, "-m", "resources.home"], check=False).returncode:
+    if subprocess.run([sys.executable, "-m", "resources.home"], check=False, stdout=subprocess.DEVNULL).returncode:
         sys.exit(EXIT_FAILED)
     _announce_later(port)
     feed = ("--dir", str(replay_dir.resolve()), *(("--examples",) if examples else ())) if replay_dir is not None else ()
