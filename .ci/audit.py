@@ -1,12 +1,19 @@
 """Audit the locked packages for known vulnerabilities, and say so loudly when they could not be: pip-audit itself passes then.
 
+Some package indexes answer for projects and not for single releases, which pip-audit asks for. A project's page has the
+advisories of its newest release: a package that is locked at that one is audited by it.
+
 ``python .ci/audit.py requirements.lock ...``; exit code 1 for findings, 0 else.
 """
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +26,38 @@ def judge(dependencies: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     skipped = [one["name"] for one in dependencies if "skip_reason" in one]
     lines = [f"{len(dependencies)} packages, {len(dependencies) - len(skipped)} audited, {len(found)} findings", *found]
     if skipped:
-        lines.append(f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit.")
+        lines.append(f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit:")
+        lines.append(", ".join(skipped))
     return int(bool(found)), "\n".join(lines)
+
+
+def project_page(name: str) -> Mapping[str, Any]:
+    """Ask the package index for a project: ``info.version`` is its newest release, ``vulnerabilities`` are that one's.
+
+    Raises
+    ------
+    OSError, ValueError
+        It does not answer, or not so.
+    """
+    with urllib.request.urlopen(f"https://pypi.org/pypi/{name}/json", timeout=30) as answer:
+        page: Mapping[str, Any] = json.loads(answer.read())
+        return page
+
+
+def ask_again(
+    one: Mapping[str, Any], locked: Mapping[str, str], page_of: Callable[[str], Mapping[str, Any]] = project_page
+) -> Mapping[str, Any]:
+    """Judge a package that was skipped by its project's page, if it is locked at the newest release."""
+    name = one["name"]
+    if "skip_reason" not in one or name not in locked:
+        return one
+    try:
+        page = page_of(name)
+        if page["info"]["version"] != locked[name]:
+            return one
+        return {"name": name, "version": locked[name], "vulns": [{"id": vuln["id"]} for vuln in page["vulnerabilities"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return one
 
 
 def main(locks: Sequence[str]) -> int:
@@ -28,8 +65,11 @@ def main(locks: Sequence[str]) -> int:
     worst = 0
     for lock in locks:
         asked = subprocess.run([sys.executable, *PIP_AUDIT, "--requirement", lock], capture_output=True, text=True, check=False)
+        locked = dict(re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", Path(lock).read_text(), re.MULTILINE))
         try:
-            code, text = judge(json.loads(asked.stdout)["dependencies"])
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(partial(ask_again, locked=locked), json.loads(asked.stdout)["dependencies"]))
+            code, text = judge(answers)
         except ValueError:  # nothing but complaints
             code, text = 0, f"NOT AUDITED at all: {asked.stderr.strip()[-500:]}"
         sys.stdout.write(f"{Path(lock).name}: {text}\n")
