@@ -123,9 +123,11 @@ def _chosen(queues: str | None, shards: int) -> list[str]:
     click.BadParameter
         One does not exist with these SHARDS.
     """
-    from resources.launcher import queues as all_queues
-
     chosen = [name.strip() for name in (queues or "").split(",") if name.strip()]
+    if not chosen:
+        return []
+    from resources.launcher import queues as all_queues  # with Dagster, which the others need not keep in memory
+
     known = all_queues(shards)
     if unknown := [name for name in chosen if name not in known]:
         msg = f"no such queue: {', '.join(unknown)}. With SHARDS={shards} there are {', '.join(known)}."
