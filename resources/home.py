@@ -69,14 +69,29 @@ def lock_home(home: Path) -> IO[str]:
     return lock
 
 
+class StorageUnavailableError(RuntimeError):
+    """The database that keeps Dagster's storage does not answer."""
+
+
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the product's Dagster instance, creating its storage on first use."""
+    """Open the product's Dagster instance, creating its storage on first use.
+
+    Raises
+    ------
+    StorageUnavailableError
+        Its database does not answer, after some ten seconds of tries, each with its reason in the log.
+    """
     import dagster as dg
+    from dagster_postgres.utils import DagsterPostgresException
 
     home = prepare_home(settings)
     with (home / "storage.lock").open("a") as lock:  # two processes creating the storage at once would stamp its version twice
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return dg.DagsterInstance.from_config(str(home))
+        try:
+            return dg.DagsterInstance.from_config(str(home))
+        except DagsterPostgresException as error:
+            msg = f"Dagster's storage does not answer ({error}). Start PostgreSQL, or mend DAGSTER_POSTGRES_URL."
+            raise StorageUnavailableError(msg) from error
 
 
 def wait_for_instance(settings: Settings, say: Callable[[str], object]) -> dg.DagsterInstance:
@@ -84,13 +99,11 @@ def wait_for_instance(settings: Settings, say: Callable[[str], object]) -> dg.Da
 
     A service manager gives up a process that ends time and again, and would not start it when the database is back.
     """
-    from dagster_postgres.utils import DagsterPostgresException
-
     while True:
         try:
             return open_instance(settings)
-        except DagsterPostgresException as error:  # after some ten seconds of tries, each with its reason in the log
-            say(f"Dagster's storage does not answer ({error}). Start PostgreSQL, or mend DAGSTER_POSTGRES_URL; asked again.")
+        except StorageUnavailableError as error:
+            say(f"{error} Asked again.")
             time.sleep(STORAGE_AGAIN_SEC)
 
 

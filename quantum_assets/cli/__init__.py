@@ -1,7 +1,7 @@
 """The command ``quantum``: one module per command; a command parses, calls and prints.
 
-Exit codes, everywhere: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure (Redis away). JSON goes to stdout and only with
-``--json``; logs and progress go to stderr.
+Exit codes, everywhere: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure (Redis or Dagster's database away). JSON goes to
+stdout and only with ``--json``; logs and progress go to stderr.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
     from quantum_assets.contracts.reading import printable
+    from resources.home import StorageUnavailableError
     from resources.redis_store import RedisUnavailableError
 
     try:
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SettingsError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)
-    except RedisUnavailableError as error:
+    except (RedisUnavailableError, StorageUnavailableError) as error:
         click.echo(printable(error), err=True)
         sys.exit(EXIT_INFRASTRUCTURE)
 

@@ -52,6 +52,9 @@ def test_whoever_starts_before_its_database_waits_for_it_and_says_so(tmp_path: P
             assert any(waiting in line for line in exporter.stderr)
             status, told = health(port)
             assert (status, told["redis_up"], told["dagster_up"]) == (HTTPStatus.SERVICE_UNAVAILABLE, True, False)
+            command = [sys.executable, "-m", "quantum_assets.cli", "prove"]
+            asked = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+            assert (asked.returncode, waiting in asked.stderr, "Traceback" in asked.stderr) == (3, True, False)
             proxy.cut_after = None
             assert home.wait(60) == 0
             deadline = time.monotonic() + 60
