@@ -38,6 +38,7 @@ from quantum_assets.symbols import shards
 from resources.candles import CandleReader, Candles
 from resources.launcher import heartbeat_parts
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
+from resources.settings import load_settings
 from resources.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
@@ -343,7 +344,9 @@ class Evidence:
     def _try_single_cycle(self) -> SingleCycle:
         once = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", self.symbols[0]]
         command = [sys.executable, "-m", "resources.tether", str(os.getpid()), *once]  # it must not outlive a killed worker
-        environment = {**os.environ, "REDIS_URL": self.settings.url, "QUANTUM_HOME": str(self.settings.quantum_home)}
+        environment = {**os.environ, "QUANTUM_HOME": str(self.settings.quantum_home)}
+        if load_settings().url != self.settings.url:  # else it stands in the environment, in a file or a credential already
+            environment["REDIS_URL"] = self.settings.url
         try:
             done = subprocess.run(
                 command, cwd="/", env=environment, capture_output=True, text=True, timeout=SINGLE_CYCLE_WITHIN_SEC, check=False
