@@ -36,6 +36,7 @@ COMMANDS = {  # name -> module, attribute; imported when used, so that --help an
     "replay": ("quantum_assets.cli.replay", "replay"),
     "calc": ("quantum_assets.cli.calc", "calc"),
     "regime": ("quantum_assets.cli.regime", "regime"),
+    "settings": ("quantum_assets.cli.settings", "settings"),
     "keys": ("quantum_assets.cli.keys", "keys"),
 }
 

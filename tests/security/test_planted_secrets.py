@@ -167,6 +167,8 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
     say(PROPOSALS, "once", "--json")
     say(PROPOSALS, "prove", "--report", str(report), "--json", codes={0, 1})
     say(READER, "status")
+    say(READER, "settings")
+    say(READER, "settings", "--json")
     say(READER, "status", "--json")
     say(READER, "permits", "--json")
     say(READER, "explain", "plan-of-the-trial", "--json", codes={0, 1})
