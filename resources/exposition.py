@@ -34,9 +34,7 @@ def governor_families(look: Look) -> Iterator[Metric]:
     yield _counter("quantum_govern_allow", "Permits granted.", _by_label(decided, "allow"), "symbol")
     yield _counter("quantum_govern_block", "Plans refused, by the first gate.", _by_label(decided, "block"), "symbol", "reason")
     if decided is not None:
-        errors = sum(
-            number for field, number in decided.items() if field.startswith("block:") and field.endswith(":evaluation_error")
-        )
+        errors = sum(number for (_, reason), number in _by_label(decided, "block").items() if reason == "evaluation_error")
         yield _counter("quantum_govern_errors", "Plans refused because an input could not be read.", {(): errors})
     for name, column in (("hour", "permits_hour"), ("5min", "permits_5min")):
         permits = _numbers(look.permits, column)
@@ -59,10 +57,8 @@ def common_families(look: Look) -> Iterator[Metric]:
     for name, what in (("published", "publications"), ("unchanged", "suppressions"), ("failed", "failures")):
         yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", _by_label(look.published, name), "asset")
     if look.ran is not None:
-        ran = {("cycle", status.value): 0.0 for status in FINISHED} | _by_label(
-            look.ran, "run"
-        )  # 0: a first one is an increase, too
-        yield _counter("quantum_runs", "Runs that have ended.", ran, "job_name", "status")
+        none_yet = {("cycle", status.value): 0.0 for status in FINISHED}  # so that a first one is an increase, too
+        yield _counter("quantum_runs", "Runs that have ended.", none_yet | _by_label(look.ran, "run"), "job_name", "status")
     proofs = {(one.title,): float(one.passed) for one in look.proofs}
     yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
     switches = {(name,): float(stands) for name, stands in look.switches.items()}

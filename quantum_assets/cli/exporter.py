@@ -23,7 +23,7 @@ from resources.home import open_instance, wait_for_instance
 from resources.logs import log_to_stderr
 from resources.metrics import Collector, Look
 from resources.redis_store import RedisStore
-from resources.settings import Settings, load_settings
+from resources.settings import load_settings
 
 CACHED_SEC = 1.0  # scrapes of both ports, and of several servers, share one look
 GARBAGE_LOOKED_FOR_EVERY = 50_000  # allocations
@@ -65,7 +65,8 @@ def exporter(host: str, *, once: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=_open, args=(collector, settings), daemon=True).start()  # meanwhile quantum_dagster_up is 0
+    failures: list[Exception] = []
+    threading.Thread(target=_open_storage, args=(collector, failures, stop), daemon=True).start()
     for server in servers:
         log.info("metrics of %s on http://%s:%d/metrics", server.port, host, server.server_port)
         threading.Thread(target=server.serve_forever, daemon=True, name=server.port).start()
@@ -73,10 +74,17 @@ def exporter(host: str, *, once: bool) -> None:
     for server in servers:
         server.shutdown()
         server.server_close()
+    if failures:
+        raise failures[0]
 
 
-def _open(collector: Collector, settings: Settings) -> None:
-    collector.instance = wait_for_instance(settings, log.warning)
+def _open_storage(collector: Collector, failures: list[Exception], stop: threading.Event) -> None:
+    """Open Dagster's storage as soon as it answers; until then quantum_dagster_up is 0."""
+    try:
+        collector.instance = wait_for_instance(collector.store.settings, log.warning)
+    except Exception as failure:  # noqa: BLE001 - a wrong configuration: in a thread nobody would hear of it
+        failures.append(failure)
+        stop.set()
     gc.freeze()  # Dagster's modules are searched for garbage no more: 0.2 s of a scrape, now and then
     gc.set_threshold(GARBAGE_LOOKED_FOR_EVERY)  # and a look's own, which has no cycles, less often: a tenth of it
 
