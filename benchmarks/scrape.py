@@ -62,11 +62,11 @@ def measure(*, short: bool) -> dict[str, Any]:
 
 
 def wait_for(port: int) -> None:
-    """Wait until a port answers."""
+    """Wait until a port answers and its storage is open."""
     deadline = time.monotonic() + WAIT_SEC
     while True:
         try:
-            scrape(port)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise
