@@ -590,7 +590,7 @@ TAMPERINGS = (
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "import feeds.history"), named="resources.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
-    Tampering("governor_permit/queues_served", cut_a_host_off, named="quantum-1"),
+    Tampering("governor_permit/queues_served", cut_a_host_off, named="quantum-1", also=frozenset({"risk_proposal/cadence"})),
     Tampering("governor_permit/single_stack", start_a_second_stack, named="second stack"),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
