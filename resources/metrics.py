@@ -139,8 +139,9 @@ class Collector:
         fold_decisions(store)
         parts = heartbeat_parts(store.settings.shards)
         firsts = [block[0] for block in shards(store.settings.symbols, store.settings.shards)]
-        beats = store.run("reading heartbeats", [("GET", of("heartbeat", part)) for part in parts])
-        ends = store.run("reading cycles", [("LRANGE", of("cycles", first), 0, 1) for first in firsts])
+        asked = [("GET", of("heartbeat", part)) for part in parts]
+        replies = store.run("reading heartbeats", [*asked, *(("LRANGE", of("cycles", first), 0, 1) for first in firsts)])
+        beats, ends = replies[: len(parts)], replies[len(parts) :]
         signs = self.signs.read()
         evaluation = evaluate(signs, Limits.of(store.settings), now)
         allocations, permits = ({one.symbol: one.numbers[asset] for one in signs.symbols} for asset in SHOWN)
