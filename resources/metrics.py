@@ -182,7 +182,7 @@ class Collector:
 
 def _epoch(reply: Any) -> float:
     """Read a time; what is missing or none was endlessly long ago, so that who waits for it is told."""
-    epoch = number_or_none(reply.decode(errors="replace")) if isinstance(reply, bytes) else None
+    epoch = number_or_none(reply) if isinstance(reply, bytes) else None
     return -math.inf if epoch is None else epoch
 
 

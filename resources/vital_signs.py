@@ -49,6 +49,7 @@ class VitalSignsReader:
         self.store, self.shown = store, shown or {}
         patient = store.settings.model_copy(update={"candle_stale_margin_sec": ANY_AGE_SEC})
         self.candles = CandleReader(RedisStore(patient, store.clock, store.client))
+        self._commands = self._one_read()
 
     def read(self) -> VitalSigns:
         """Read them once.
@@ -58,14 +59,8 @@ class VitalSignsReader:
         RedisUnavailableError
             The server is away.
         """
-        of, symbols = self.store.keys.of, self.store.settings.symbols
-        commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
-        commands.append(("HGETALL", of("proofs")))
-        for symbol in symbols:
-            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
-            commands.append(("EXISTS", of("base_target", symbol)))
-            commands += [("HMGET", of(table.key, symbol), CLOCK, *self.shown.get(table.asset, ())) for table in CLOCKED]
-        replies = self.store.run("reading vital signs", commands)
+        symbols = self.store.settings.symbols
+        replies = self.store.run("reading vital signs", self._commands)
         first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
         heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
         proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
@@ -75,6 +70,16 @@ class VitalSignsReader:
             for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
         ]
         return VitalSigns(signs, heartbeats, proofs, finished)
+
+    def _one_read(self) -> list[tuple[Any, ...]]:
+        of = self.store.keys.of
+        commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
+        commands.append(("HGETALL", of("proofs")))
+        for symbol in self.store.settings.symbols:
+            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
+            commands.append(("EXISTS", of("base_target", symbol)))
+            commands += [("HMGET", of(table.key, symbol), CLOCK, *self.shown.get(table.asset, ())) for table in CLOCKED]
+        return commands
 
     def _candles(self) -> Mapping[str, Sign]:
         """Tell when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
@@ -104,11 +109,7 @@ def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None, s
 def _numbers(names: Sequence[str], reply: Reply) -> dict[str, float]:
     """Read numbers; what is missing or no number is left out."""
     found = zip(names, () if isinstance(reply, Exception) else reply[1:], strict=False)
-    return {
-        name: number
-        for name, text in found
-        if text is not None and (number := number_or_none(text.decode(errors="replace"))) is not None
-    }
+    return {name: number for name, text in found if text is not None and (number := number_or_none(text)) is not None}
 
 
 def _position(reply: Reply) -> tuple[bool | None, Sign]:
@@ -127,7 +128,7 @@ def _sign(reply: Reply) -> Sign:
         return Sign()
     if isinstance(reply, Exception):
         return Sign(trouble=str(reply))
-    epoch = number_or_none(reply.decode(errors="replace"))
+    epoch = number_or_none(reply)
     if epoch is not None and not 0 <= epoch < EPOCH_MAX:
         epoch = None
     return Sign(trouble=f"{_shown(reply)} is no time") if epoch is None else Sign(epoch)

@@ -66,6 +66,15 @@ def test_the_age_of_old_candles_is_told_not_hidden(filled, clock):
     assert filled.clock().timestamp() - signs.clocks[CANDLES].epoch == pytest.approx(10_000, abs=0.01)
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_time_is_plain_decimal_digits(filled, grouped):
+    """Digit groups and digits of other scripts are numbers to Python, and to no other program that reads the key."""
+    now = int(filled.clock().timestamp())
+    text = f"{now:_}" if grouped else str(now).translate({ord("0") + digit: ord("\u0660") + digit for digit in range(10)})
+    filled.client.hset(filled.keys.of("market_state", SYMBOL), "last_update_epoch", text)
+    assert conditions(filled)["market_state"] is Condition.UNREADABLE
+
+
 @pytest.mark.parametrize("key", [*HASHES[:3], *HASHES[4:], "position"])
 def test_a_key_of_another_type_is_unreadable_and_only_that(filled, key):
     """One damaged key must not blind the watcher to the rest."""
