@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -41,6 +44,22 @@ def prepare_home(settings: Settings) -> Path:
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
     return home
+
+
+def name_of(home: Path) -> str:
+    """Name an instance folder for good: whoever asks first gives it a name, every process that has the folder knows it by that.
+
+    Not by its host's name: of two containers that share the folder each has a name of its own.
+    """
+    path = home / "name"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = home / f"name.{secrets.token_hex(4)}"  # not by the process: in containers all of them are number 1
+        draft.write_text(f"{socket.gethostname()}-{secrets.token_hex(4)}")
+        with suppress(FileExistsError):
+            os.link(draft, path)  # whole, or not at all
+        draft.unlink()
+    return path.read_text()
 
 
 class HomeInUseError(RuntimeError):

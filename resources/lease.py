@@ -8,13 +8,13 @@ wakes.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import redis
 
+from resources.home import name_of
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
 
@@ -54,7 +54,8 @@ def owner(settings: Settings, storage: str) -> str:
     Also for a `dagster dev` beside it, which has the same instance folder in its settings and another storage.
     """
     boot = _BOOT_ID.read_text()[:8] if _BOOT_ID.exists() else ""
-    return f"{socket.gethostname()}:{settings.quantum_home.resolve()}:{boot}:{storage[:8]}"
+    home = settings.quantum_home.resolve()
+    return f"{name_of(home)}:{home}:{boot}:{storage[:8]}"
 
 
 def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | None = None, *, renew: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -40,7 +41,11 @@ HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
 COUNTS = ("permits_hour", "permits_5min", "day_total", "permits_hour_after", "permits_5min_after", "day_total_after")
 ERROR_MAX = 200  # characters of an error on record
+DECIDED_WITHIN_SEC = 10.0  # of being taken; what was judged by older evidence, because its host hung, is judged again
 ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
+DECIDED, LATE = 1, 2  # what the script answers first; 0: decided before
+
+log = logging.getLogger("quantum.plans")
 
 # KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol (list of epoch s, newest
 #         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream; only for plans that open risk KEYS[7] kill
@@ -51,10 +56,12 @@ ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
 #         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream, ARGV[12] reason of a gate after the
 #         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event
 #         (flat), limits and switches (their reasons, in order), gates (number by reason), ARGV[14] 0 to refuse a plan although
-#         its marker or the counts of its symbol are of another type, else 1
-# returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}, or {0, reason or
-#         empty} of the decision that was made before, the reason only if it was this very entry's; raises, having written
-#         nothing, when a key is of another type or holds something else than numbers
+#         its marker or the counts of its symbol are of another type, else 1, ARGV[15] when the plan was taken, by the server's
+#         clock, epoch s, ARGV[16] age of that with which it may still be granted
+# returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}; {0, reason or empty}
+#         of the decision that was made before, the reason only if it was this very entry's; {2}, having written nothing, when it
+#         would be granted by older evidence; raises, having written nothing, when a key is of another type or holds something
+#         else than numbers
 DECIDE_LUA = """
 local wanted = {'string', nil, nil, 'list', 'string', 'stream', 'string'}  -- permit and block are replaced, a guard is any key
 local kinds = {}
@@ -101,6 +108,8 @@ if reason == '' then
   elseif not amount or not (day + amount <= tonumber(ARGV[7])) then reason = said.limits[3]
   else reason = ARGV[12] end
 end
+local time = redis.call('TIME')
+if reason == '' and not (time[1] + time[2] / 1e6 - ARGV[15] <= tonumber(ARGV[16])) then return {2} end
 local hour_after, burst_after, today_after = hour, burst, today
 if reason == '' then  -- a script that fails half-way is not undone: counts first, the permit last
   today_after = redis.call('INCRBYFLOAT', KEYS[5], ARGV[8])
@@ -142,6 +151,8 @@ class Plan:
         Size in base units (absolute) and price in quote units, ``None`` when not given.
     source
         What the plan says of itself, e.g. ``example``.
+    taken_at
+        When it was taken from the stream to be judged, epoch s, by the server's clock.
     """
 
     entry_id: str
@@ -155,6 +166,7 @@ class Plan:
     price: float | None = None
     invalid: str = ""
     source: str = ""
+    taken_at: float = 0.0
 
     @property
     def written_at(self) -> float:
@@ -223,10 +235,11 @@ def waiting_plans(store: RedisStore) -> Waiting:
 
 
 def _as_text(row: Any) -> dict[str, str]:
-    return {
-        (name.decode() if isinstance(name, bytes) else str(name)): value.decode() if isinstance(value, bytes) else str(value)
-        for name, value in pairs(row).items()
-    }
+    return {_text(name): _text(value) for name, value in pairs(row).items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 class PlanQueue:
@@ -246,22 +259,24 @@ class PlanQueue:
 
     def take(self) -> list[Plan]:
         """Take over what a dead governor left undecided, then everything new, oldest first."""
-        taken, new = self._ask()
+        time, taken, new = self._ask()
         if isinstance(new, Exception) and "NOGROUP" in str(new):
             self.store.run("creating the plan group", [("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM")])
-            taken, new = self._ask()
+            time, taken, new = self._ask()
         if isinstance(taken, Exception) and "NOGROUP" in str(taken):
             taken = (b"0-0", ())  # another governor made the group between the two questions: nobody has left anything yet
-        for reply in (taken, new):
+        for reply in (time, taken, new):
             if isinstance(reply, Exception):
                 raise UnreadableKeyError(self.stream, "a stream of plans", reply)
         entries = [*taken[1], *(entry for _, rows in (new or ()) for entry in rows)]
-        return [parse_plan(entry_id.decode(), fields) for entry_id, fields in entries if fields]
+        taken_at = int(time[0]) + int(time[1]) / 1e6
+        return [replace(parse_plan(entry_id.decode(), fields), taken_at=taken_at) for entry_id, fields in entries if fields]
 
     def _ask(self) -> list[Any]:
         return self.store.run(
             "reading plans",
             [
+                ("TIME",),
                 ("XAUTOCLAIM", self.stream, GROUP, self.consumer, RECLAIM_IDLE_MS, "0-0", "COUNT", PLANS_READ_MAX),
                 ("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", PLANS_READ_MAX, "STREAMS", self.stream, ">"),
             ],
@@ -276,7 +291,8 @@ class PlanQueue:
         Returns
         -------
         list
-            The decision as it was recorded, ``None`` for a plan that was decided before and stays as it was.
+            The decision as it was recorded, ``None`` for a plan that was decided before and stays as it was, and for one whose
+            permit would rest on evidence older than DECIDED_WITHIN_SEC: that one stays pending and is judged again.
         """
         now = self.store.clock()
         replies = self.store.run("recording decisions", [self._command_or_refusal(one, cycle_id, now) for one in decisions])
@@ -288,13 +304,18 @@ class PlanQueue:
             for row, reply in zip(failed, self.store.run("refusing what cannot be counted", commands), strict=True):
                 replies[row] = reply
         broken = [reply for reply in replies if isinstance(reply, Exception)]
-        both = [(one, reply) for one, reply in zip(decisions, replies, strict=True) if not isinstance(reply, Exception)]
+        late = [one for one, reply in zip(decisions, replies, strict=True) if reply == [LATE]]
+        for one in late:
+            log.warning("plan %s was judged more than %g s ago and is judged again", one.plan.plan_id, DECIDED_WITHIN_SEC)
+        both = [
+            (one, reply) for one, reply in zip(decisions, replies, strict=True) if isinstance(reply, list) and one not in late
+        ]
         self._disarm_if_due([(one.plan.plan_id, reply[1].decode()) for one, reply in both])
         self.acknowledge([one.plan for one, _ in both])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
         return [
-            replace(one, reason=reply[1].decode(), counts=_counts(reply[2:])) if reply[0] else None
+            replace(one, reason=reply[1].decode(), counts=_counts(reply[2:])) if reply[0] == DECIDED else None
             for one, reply in zip(decisions, replies, strict=True)
         ]
 
@@ -377,6 +398,8 @@ class PlanQueue:
             decision.reason_beyond,
             orjson.dumps(said),
             int(counted),
+            repr(plan.taken_at),
+            DECIDED_WITHIN_SEC,
         )
 
     @staticmethod

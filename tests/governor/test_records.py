@@ -1,7 +1,9 @@
 """Every decision says what it was judged by, and why; and from that record alone it is made again."""
 
 import json
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -265,6 +267,36 @@ def test_what_is_thrown_while_a_plan_is_judged_still_counts(desk: Desk, monkeypa
     desk.decide()
     assert [desk.outcome("open"), desk.outcome("close")] == [reason, ""]
     assert decided_again(only(desk, "open")) == reason
+
+
+@pytest.mark.parametrize("action", ["OPEN", "CLOSE"])
+def test_nothing_is_granted_by_evidence_that_grew_old_while_its_host_hung(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """A machine that was suspended between judging and granting wakes with yesterday's evidence; it judges again."""
+    true, hangs_sec = governor_permit.judge, [0.6, 0.0]
+
+    def hung(*arguments: Any) -> Any:
+        decisions = true(*arguments)
+        time.sleep(hangs_sec.pop(0))
+        return decisions
+
+    monkeypatch.setattr(governor_permit, "judge", hung)
+    monkeypatch.setattr(plans, "DECIDED_WITHIN_SEC", 0.5)
+    monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
+    desk.plan("p1", SYMBOL, action)
+    desk.decide()
+    assert look_up(desk.store, "p1").events == ()
+    assert plans.waiting_plans(desk.store).count == 1
+    desk.decide()
+    assert only(desk, "p1")["granted"] == "1"
+
+
+def test_a_group_of_any_name_beside_ours_hides_no_plan(desk: Desk) -> None:
+    """Names in Redis are bytes; whoever may write plans may also name a group."""
+    desk.plan("p1", SYMBOL)
+    desk.store.client.xgroup_create(desk.store.keys.of("stream_plans"), b"\xff", "0")
+    assert plans.waiting_plans(desk.store).count == 1
 
 
 def test_a_guard_that_lapsed_still_stands_while_its_condition_was_last_found_to_hold(desk: Desk) -> None:

@@ -101,6 +101,16 @@ def test_the_daemon_of_a_second_host_on_the_same_storage_waits_for_the_end_of_th
     assert other_host(second, "one") == owner(first.settings, "one")
 
 
+def test_containers_that_share_an_instance_folder_are_one_stack(two, monkeypatch) -> None:
+    """Each has a host name of its own; the daemon must not take the lease of its own code server for another host's."""
+    first, second = two
+    other_holder(first, "one")
+    for stack in two:
+        monkeypatch.setattr("socket.gethostname", lambda: "daemon")
+        owner.cache_clear()
+        assert bool(other_host(stack, "one")) == (stack is second)
+
+
 def test_cycles_of_two_stacks_never_have_the_same_id(two) -> None:
     """Two clocks in the same second: the mark of the newest cycle must tell them apart."""
     first, second = two
