@@ -30,6 +30,7 @@ PATIENCE = 3  # so often a missing candle is asked for; then the exchange has no
 SKEW_WARN_SEC = 2.0
 BACKOFF_SEC, BACKOFF_MAX_SEC = 2.0, 120.0
 NAMED_MAX = 5  # symbols named in one line
+LISTED_AGAIN_SEC = 120.0  # symbols the exchange did not have are looked for again: it may have been under maintenance
 RETRY_SEC = 5.0  # after a round that failed as a whole
 UNITS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 14400: "4h", 86400: "1d"}
 EXIT_FAILED, EXIT_USAGE, EXIT_INFRASTRUCTURE = 1, 2, 3
@@ -209,6 +210,41 @@ class Feed:
             await asyncio.sleep(wait)
 
 
+class Listing:
+    """Which of the wanted symbols the exchange has; those it does not have are looked for again.
+
+    Parameters
+    ----------
+    exchange
+        Whose ``markets`` are kept up to date.
+    wanted
+        Symbols.
+    """
+
+    def __init__(self, exchange: Exchange, wanted: Sequence[str]) -> None:
+        self.exchange, self.wanted = exchange, wanted
+        self.unknown: Mapping[str, Sequence[str]] = dict.fromkeys(wanted, ())
+        self._looked_at = -LISTED_AGAIN_SEC
+
+    async def look(self, *, patient: bool) -> bool:
+        """Look when it is due; tell whether there is a market at all, if patient not before there is one."""
+        while self.unknown:
+            wait = self._looked_at + LISTED_AGAIN_SEC - time.monotonic()
+            if wait > 0 and self.exchange.markets:
+                break
+            await asyncio.sleep(wait)
+            if self.exchange.markets:
+                self._looked_at = time.monotonic()  # candles of the others do not wait for a look that fails
+            self.unknown = await self.exchange.load(self.wanted)
+            self._looked_at = time.monotonic()
+            for symbol, near in self.unknown.items():
+                similar = f"; similar: {', '.join(near)}" if near else ""
+                log.error("%s: the exchange has no such active market%s", symbol, similar)
+            if not patient:
+                break
+        return bool(self.exchange.markets)
+
+
 async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as_json: bool, take_over: bool) -> int:
     """Feed until told to stop, or once; give the exit code."""
     exchange = Exchange(*names)
@@ -230,18 +266,14 @@ async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as
 
 async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: bool, take_over: bool) -> int:
     store = RedisStore(settings)
+    listing = Listing(exchange, settings.symbols)
     feed: Feed | None = None
     rounds = 0
     while True:
         try:
-            if feed is None:
-                unknown = await exchange.load(settings.symbols)
-                for symbol, near in unknown.items():
-                    log.error(
-                        "%s: the exchange has no such active market%s", symbol, f"; similar: {', '.join(near)}" if near else ""
-                    )
-                if not exchange.markets:
-                    return EXIT_FAILED
+            if not await listing.look(patient=not once):
+                return EXIT_FAILED
+            if feed is None or set(feed.symbols) != set(exchange.markets):
                 feed = Feed(exchange, store, list(exchange.markets), take_over=take_over)
             done = await feed.round()
         except RedisUnavailableError as error:
@@ -261,7 +293,7 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
         _tell(done, feed, as_json=as_json)
         rounds += 1
         if once and (rounds > PATIENCE or not (done.missing or done.failed)):
-            return EXIT_FAILED if done.failed or done.missing or unknown or feed.name_what_is_empty() else 0
+            return EXIT_FAILED if done.failed or done.missing or listing.unknown or feed.name_what_is_empty() else 0
         await asyncio.sleep(RETRY_SEC if done.failed or done.missing else _until_next_close(settings, done.skew_sec))
 
 

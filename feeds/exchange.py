@@ -60,7 +60,7 @@ class Exchange:
     async def load(self, symbols: Sequence[str]) -> dict[str, list[str]]:
         """Learn the exchange's markets; give those wanted symbols that it does not have, each with similar ones."""
         with _understood():
-            await self.client.load_markets()
+            await self.client.load_markets(reload=True)
             ids = {
                 str(market["id"]): str(market["symbol"])
                 for market in self.client.markets.values()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,9 @@ def store() -> Iterator[RedisStore]:
         yield RedisStore(load_settings(redis_url=one.connection_url, symbols=",".join(SYMBOLS)))
 
 
-def start(server: FakeExchange, store: RedisStore, *options: str, url: str = "") -> subprocess.Popen[str]:
+def start(
+    server: FakeExchange, store: RedisStore, *options: str, url: str = "", program: Sequence[str] = ("-m", "feeds")
+) -> subprocess.Popen[str]:
     if not PYTHON.exists():
         pytest.fail("the feed's environment is missing: make feed")
     environment = {
@@ -46,14 +48,14 @@ def start(server: FakeExchange, store: RedisStore, *options: str, url: str = "")
         "REDIS_URL": url or store.settings.url,
         "SYMBOLS": ",".join(store.settings.symbols),
     }
-    command = [str(PYTHON), "-m", "feeds", "--url", server.url, "--json", *options]
+    command = [str(PYTHON), *program, "--url", server.url, "--json", *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @contextmanager
-def feeding(server: FakeExchange, store: RedisStore) -> Iterator[subprocess.Popen[str]]:
+def feeding(server: FakeExchange, store: RedisStore, **more: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """Run the feed, and stop it also when the test fails."""
-    process = start(server, store)
+    process = start(server, store, **more)
     try:
         yield process
     finally:
@@ -234,6 +236,20 @@ def test_an_unknown_and_a_delisted_symbol_are_named_and_the_others_go_on(server,
     assert "BTCUSD: the exchange has no such active market; similar: BTCUSDT" in err
     assert "ETHUSDT: the exchange has no such active market" in err
     assert holes(store, "BTCUSDT") == []
+
+
+@pytest.mark.slow
+def test_markets_that_come_back_from_maintenance_or_are_listed_are_fed(server, store) -> None:
+    """A process that gave up would be started five times, and then no more."""
+    impatient = ("-c", "import feeds.__main__ as feeds; feeds.LISTED_AGAIN_SEC = 1.0; feeds.feed()")
+    server.symbols |= dict.fromkeys(SYMBOLS, "SETTLING")
+    with feeding(server, store, program=impatient) as process:
+        time.sleep(5)
+        assert process.poll() is None
+        for symbol in SYMBOLS:
+            server.symbols[symbol] = "TRADING"
+            wait_for(lambda symbol=symbol: written(store, symbol) != {}, 90)
+            assert holes(store, symbol) == []
 
 
 @pytest.mark.slow
