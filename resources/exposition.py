@@ -20,8 +20,7 @@ def allocation_families(look: Look) -> Iterator[Metric]:
     """Give what only the first port shows: the shadow proposer of allocation targets."""
     if look.published is not None:
         yield _counter(f"{P29}_loops", "Evaluations of allocation targets.", {(): look.published.get("loops", 0.0)})
-    proposed = _by_label(look.published, "proposed")
-    yield _counter(f"{P29}_proposed", "Targets proposed, by reason.", proposed, "reason")
+    yield _counter(f"{P29}_proposed", "Targets proposed, by reason.", _by_label(look.published, "proposed"), "reason")
     for name, fields in (("multiplier", "multiplier"), ("confidence", "eff_confidence"), ("score", "eff_score")):
         yield _gauge(f"{P29}_{name}", f"Last {name} of the proposed target.", _numbers(look.allocations, fields), "symbol")
 
@@ -34,7 +33,7 @@ def governor_families(look: Look) -> Iterator[Metric]:
     yield _counter("quantum_govern_allow", "Permits granted.", _by_label(decided, "allow"), "symbol")
     yield _counter("quantum_govern_block", "Plans refused, by the first gate.", _by_label(decided, "block"), "symbol", "reason")
     if decided is not None:
-        errors = sum(number for (_, reason), number in _by_label(decided, "block").items() if reason == "evaluation_error")
+        errors = sum(number for labels, number in _by_label(decided, "block").items() if labels[1:] == ("evaluation_error",))
         yield _counter("quantum_govern_errors", "Plans refused because an input could not be read.", {(): errors})
     for name, column in (("hour", "permits_hour"), ("5min", "permits_5min")):
         permits = _numbers(look.permits, column)
@@ -98,17 +97,18 @@ def _by_label(counts: Mapping[str, float] | None, kind: str) -> dict[tuple[str, 
 
 
 def _gauge(name: str, text: str, samples: Mapping[Any, float], *labels: str) -> Metric:
-    return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
+    return _filled(GaugeMetricFamily(name, text, labels=labels), samples, len(labels))
 
 
 def _counter(name: str, text: str, samples: Mapping[Any, float], *labels: str) -> Metric:
-    return _filled(CounterMetricFamily(name, text, labels=labels), samples)
+    return _filled(CounterMetricFamily(name, text, labels=labels), samples, len(labels))
 
 
-def _filled(family: Any, samples: Mapping[Any, float]) -> Metric:
-    """Add samples, whose keys are tuples of label values."""
+def _filled(family: Any, samples: Mapping[Any, float], count: int) -> Metric:
+    """Add samples, whose keys are tuples of label values; a count from Redis with other labels than ours is none of ours."""
     for labels, number in samples.items():
-        family.add_metric(list(labels), number)
+        if len(labels) == count:
+            family.add_metric(labels, number)
     return family  # type: ignore[no-any-return]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import dagster as dg
 
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import ALLOCATION_TARGET, GOVERNOR_STATE
 from quantum_assets.freshness import Limits, StoredProof, Vital, evaluate
 from quantum_assets.kernels.governor import GATE_OF
@@ -131,7 +132,8 @@ class Collector:
             dagster_up = self.instance is not None and fold_runs(self.store, self.instance, now)
             seen = self._see(now)
         except RedisUnavailableError:
-            return Look(now, time.monotonic() - began, redis_up=False, dagster_up=self._dagster_answers())
+            answers = self.instance is not None and dagster_answers(self.instance)
+            return Look(now, time.monotonic() - began, redis_up=False, dagster_up=answers)
         return Look(now, time.monotonic() - began, redis_up=True, dagster_up=dagster_up, **seen)
 
     def _see(self, now: float) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class Collector:
                 name: counts_in(store, key)
                 for name, key in (("published", "counts_published"), ("decided", "counts_decided"), ("ran", "counts_ran"))
             },
-            "beats": {part: now - _epoch(beat) for part, beat in zip(parts, beats, strict=True)},
+            "beats": {part: _age_sec(beat, now) for part, beat in zip(parts, beats, strict=True)},
             "switches": {
                 "killed": switches.killed,
                 "disarmed": switches.disarmed,
@@ -170,20 +172,17 @@ class Collector:
             "interval_sec": store.settings.publish_interval_sec,
         }
 
-    def _dagster_answers(self) -> bool:
-        if self.instance is None:
-            return False
-        try:
-            self.instance.get_run_records(limit=1)
-        except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
-            return False
-        return True
-
 
 def _epoch(reply: Any) -> float:
     """Read a time; what is missing or none was endlessly long ago, so that who waits for it is told."""
     epoch = number_or_none(reply) if isinstance(reply, bytes) else None
     return -math.inf if epoch is None else epoch
+
+
+def _age_sec(reply: Any, now: float) -> float:
+    """Tell how old a sign of life is; one from the future is none."""
+    age = now - _epoch(reply)
+    return age if age >= -CLOCK_SKEW_SEC else math.inf
 
 
 def _gap_sec(reply: Any, now: float) -> float:
@@ -259,11 +258,12 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
     key = store.keys.of("counts_ran")
     (reply,) = store.run("reading a cursor", [("HMGET", key, CURSOR, RECENT)])
     if isinstance(reply, Exception):
-        return True
+        return dagster_answers(instance)
     before = reply[0].decode(errors="replace") if reply[0] is not None else ""
     recent: dict[str, float] = _recent(reply[1])
     since = number_or_none(before)
-    since = now if since is None else min(since, now)  # a clock that was ahead must not end the counting
+    first = since is None or since > now + OVERLAP_SEC  # or our clock was ahead: what ended by it is noted, and not counted
+    since = now if since is None else min(since, now)
     wanted = dg.RunsFilter(
         statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
     )
@@ -271,15 +271,24 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
         records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=RUNS_AT_ONCE + len(recent))
     except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
         return False
-    new = [one for one in records if one.dagster_run.run_id not in recent] if before else []
+    new = [] if first else [one for one in records if one.dagster_run.run_id not in recent]
     counts: Counter[str] = Counter()
     for record in new:
         counts.update(_ran(record))
-    cursor = max([since, *(one.update_timestamp.timestamp() for one in records)])
+    cursor = min(max([since, *(one.update_timestamp.timestamp() for one in records)]), now)  # a worker's clock may be ahead
     recent |= {one.dagster_run.run_id: one.update_timestamp.timestamp() for one in records}
     kept = {run_id: at for run_id, at in recent.items() if at >= cursor - 2 * OVERLAP_SEC}
-    if new or not before:
+    if new or first:
         _fold(store, key, before, repr(cursor), json.dumps(kept), counts)
+    return True
+
+
+def dagster_answers(instance: dg.DagsterInstance) -> bool:
+    """Ask Dagster's storage for anything."""
+    try:
+        instance.get_run_records(limit=1)
+    except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
+        return False
     return True
 
 

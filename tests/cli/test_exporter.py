@@ -15,7 +15,7 @@ import urllib.request
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.storage.runs.schema import RunsTable
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -183,6 +184,39 @@ def test_runs_are_counted_once_with_how_long_they_took(store) -> None:
         assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
 
 
+@pytest.mark.parametrize("whose", ["of the workers", "of all"])
+def test_runs_are_counted_once_while_a_clock_is_ahead_and_when_it_is_set_right(store, whose) -> None:
+    """Runs of a time that is yet to come are seen at every look until it has come."""
+    start, ahead_sec, ended = time.time(), 600, 0
+    with dg.instance_for_test() as instance:
+        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+        for sec in range(0, 900, 20):
+            wrong = 100 <= sec < 300
+            now = start + sec + ahead_sec * (wrong and whose == "of all")
+            if sec not in (0, 300):  # what ends between two looks while a clock is set may be lost
+                run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+                instance.report_run_failed(run)
+                stamp = datetime.fromtimestamp(start + sec + ahead_sec * wrong, UTC).replace(tzinfo=None)
+                with instance.run_storage.connect() as connection:
+                    connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(update_timestamp=stamp))
+                ended += 1
+            fold_runs(store, instance, now)
+        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == ended
+
+
+def test_counts_that_are_none_of_ours_and_beats_from_the_future_blind_no_scrape(world) -> None:
+    store, instance = world
+    name, beat = store.keys.of("counts_decided"), store.keys.of("heartbeat", "daemon")
+    was = store.client.get(beat)
+    store.client.hset(name, mapping={"block:BTCUSDT": 1, "block": 1, "allow:a:b:c": 1, "eff": 2})
+    store.client.set(beat, store.clock().timestamp() + 3600)
+    _, text = both(store, instance)
+    store.client.hdel(name, "block:BTCUSDT", "block", "allow:a:b:c", "eff")
+    store.client.set(beat, was or 0)
+    assert value(text, "quantum_govern_allow_total", symbol="BTCUSDT") == 1
+    assert value(text, "quantum_heartbeat_age_seconds", part="daemon") == math.inf
+
+
 def test_without_redis_a_scrape_answers_and_shows_nothing_old() -> None:
     gone = RedisStore(load_settings(redis_url="redis://127.0.0.1:1"))
     with dg.instance_for_test() as instance:
@@ -233,6 +267,8 @@ def test_counts_that_cannot_be_read_are_not_shown_as_none(world) -> None:
         store.client.rename(name, "aside")
         store.client.set(name, "x")
         assert not any(family == shown for family, _ in samples(both(store, instance)[0]))
+        gone = SimpleNamespace(get_run_records=lambda *_, **__: 1 / 0)
+        assert value(both(store, gone)[0], "quantum_dagster_up") == 0  # whatever else is wrong
         store.client.rename("aside", name)
 
 
