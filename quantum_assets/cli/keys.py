@@ -78,7 +78,7 @@ _ALSO = {
     "`eff:<action>:<reason>`; and its place in the stream of events (hash)",
     "counts_ran": "runs that have ended and how long cycles took, counted by the exporter: `run:<job>:<status>`, "
     "`bucket:<part>:<limit>`, `sum:<part>`; and its place in Dagster's records (hash)",
-    "lease": "the stack whose sensors run the loop, host:instance folder:boot:storage (string, 15 s, renewed every 5 s)",
+    "lease": "the stack whose sensors run the loop, name:instance folder:boot:storage (string, 15 s, renewed every 5 s)",
     "lease_rival": "another stack that stood by of late (string, 60 s)",
     "newest_cycles": "symbol to its newest cycle; an older one publishes nothing (hash)",
     "cycles": "when the last cycles of the shard that begins with this symbol ended, epoch s, newest first (list)",

@@ -17,7 +17,6 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 # What is written by two of our own roles, and why:
 #   disarmed, disarm, governor_errors   the governor disarms itself, only an operator ends that
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
-#   stream_plans                        an intent becomes a plan (INTENT_MODE=plan); the governor reads through a consumer group
 #   alerts_active, stream_alerts        `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published                    is added to with each publication
@@ -52,8 +51,10 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "kill": (OPERATOR,),
     "permit": (GOVERNOR, EXECUTOR),  # whoever uses a permit marks it as consumed
     "capital_efficiency": (PLANNER, PROPOSALS),  # EFFICIENCY_MODE=enforce makes it ours
-    "stream_plans": (PLANNER, PROPOSALS, GOVERNOR),
+    "stream_plans": (GOVERNOR,),  # which reads through a consumer group
 }
+# Who may add entries to a stream, and take none away: a plan is asked for by planners, and by our intents (INTENT_MODE=plan).
+ADDERS: Mapping[str, tuple[str, ...]] = {"stream_plans": (PLANNER, PROPOSALS)}
 
 READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro"
 # A script's keys are announced as written, whatever it does with them: a selector lets it name any, and each command in it is
@@ -61,6 +62,7 @@ READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro"
 _CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info +time"
 WRITES = f"{_CHANGES} +eval_ro"
 SCRIPTS = "(-@all +eval ~*)"
+ADDS = "(-@all +xadd ~{})"
 # Workers are told to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is granted
 # by the letter only: hence all channels. We use no others.
 BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +script|exists"
@@ -86,7 +88,8 @@ def _rights(role: str, keys: Keys) -> str:
     every = (pattern(keys, name) for name in WRITERS)
     read = ["quantum:*", *sorted({one for one in every if not one.startswith("quantum:")})]
     granted = (*(f"%R~{one}" for one in read), *(f"~{one}" for one in written))  # both rights: half of two is none to INCRBYFLOAT
-    return " ".join((*granted, *((WRITES, SCRIPTS) if written else (READS,))))
+    added = [ADDS.format(pattern(keys, name)) for name, adders in ADDERS.items() if role in adders]
+    return " ".join((*granted, *((WRITES, SCRIPTS) if written else (READS,)), *added))
 
 
 def pattern(keys: Keys, name: str) -> str:

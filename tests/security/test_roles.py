@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
+from quantum_assets.contracts.roles import ADDERS, ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
 from quantum_assets.contracts.tables import Keys
 from resources.diagnosis import diagnose
 from resources.redis_store import RedisStore
@@ -24,6 +24,7 @@ ROLES = [line.split()[1] for line in ACL_FILE.read_text().splitlines() if line.s
 HOLES = {"permit": "p-1", "block": "p-1", "seen_plan": "p-1", "heartbeat": "worker", "guard_active": "DRAWDOWN"}
 HARMLESS = {"info"}  # of the commands that Redis calls dangerous: figures of the server
 DELETES = "return redis.call('DEL', KEYS[1])"
+ADDS = "return redis.call('XADD', KEYS[1], '*', 'field', 'x')"
 WRITES_OF_ALL_KINDS: tuple[tuple[Any, ...], ...] = (
     ("SET", "KEY", "x"),
     ("SETEX", "KEY", 10, "x"),
@@ -45,6 +46,7 @@ WRITES_OF_ALL_KINDS: tuple[tuple[Any, ...], ...] = (
     ("RENAME", "KEY", "KEY"),
     ("COPY", "KEY", "KEY"),
     ("EVAL", DELETES, 1, "KEY"),
+    ("EVAL", ADDS, 1, "KEY"),
     ("DEL", "KEY"),
     ("UNLINK", "KEY"),
 )
@@ -167,6 +169,9 @@ def test_a_role_writes_its_own_keys_and_no_others(server: Server, role: str) -> 
             if role in writers:
                 unwanted = [one for one, reply in zip(WRITES_OF_ALL_KINDS, found, strict=True) if refused(reply)]
                 assert unwanted == [], key
+            elif role in ADDERS.get(name, ()):
+                done = [one[:2] for one, reply in zip(WRITES_OF_ALL_KINDS, found, strict=True) if not refused(reply)]
+                assert done == [("XADD", "KEY"), ("EVAL", ADDS)], key
             else:
                 assert [one for one, reply in zip(WRITES_OF_ALL_KINDS, found, strict=True) if not refused(reply)] == [], key
                 assert server.admin.get(key) == b"1", key
