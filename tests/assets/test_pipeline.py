@@ -330,6 +330,7 @@ def test_the_history_of_a_number_is_kept_as_metadata(world, instance) -> None:
     assert json.dumps(metadata["published_because"].value) == '"first"'
 
 
+@pytest.mark.slow
 def test_random_prices_of_many_symbols_go_through_in_one_run(make_store, instance) -> None:
     """Rows are symbols: nothing in the line counts on three of them."""
     store = make_store(symbols=",".join(f"S{number}USDT" for number in range(40)))

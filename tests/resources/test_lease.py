@@ -29,7 +29,7 @@ from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import hash_of, real_closes, run_cycle, write_candles, write_position
 
 
-@pytest.fixture(params=["valkey_url", "redis_url"])
+@pytest.fixture(params=["valkey_url", pytest.param("redis_url", marks=pytest.mark.slow)])
 def server_url(request: pytest.FixtureRequest) -> str:
     """Both servers: the lease is their script."""
     return request.getfixturevalue(request.param)
