@@ -1,15 +1,18 @@
 """Real servers for the tests, each on its own free port, and a clock that only moves when told to."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import redis
 
+from resources.home import EVENT_BATCH_SIZE, open_instance
 from resources.redis_store import RedisStore
 from resources.settings import Settings, load_settings
 from tests.servers import free_port, need, valkey
@@ -69,6 +72,26 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"redis://127.0.0.1:{port}"
     process.terminate()
     process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def _new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An instance folder whose storage is made: making it takes longer than most tests."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_HOME", str(home))
+        open_instance(load_settings(quantum_home=home)).dispose()
+    return home
+
+
+@pytest.fixture
+def instance(_new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """The product's Dagster instance in a folder of its own."""
+    home = shutil.copytree(_new_home, tmp_path / "home")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
+    with open_instance(load_settings(quantum_home=home)) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -105,6 +105,12 @@ def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error
     )
 
 
+def recorded(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> list[tuple[str, str | None]]:
+    """Name what a run recorded as materialized, asset and symbol: in the instance, whichever way it took there."""
+    events = [one.event_log_entry.dagster_event for one in instance.get_records_for_run(result.run_id).records]
+    return [(one.asset_key.path[-1], one.partition) for one in events if one is not None and one.is_step_materialization]
+
+
 def materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
     """Name the symbols of which the instance knows a materialization."""
     return set(instance.get_materialized_partitions(dg.AssetKey(asset)))

@@ -15,6 +15,7 @@ from tests.world import (
     materialized,
     random_closes,
     real_closes,
+    recorded,
     run_cycle,
     write_candles,
     write_efficiency,
@@ -26,13 +27,6 @@ from tests.world import (
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 ASSETS = tuple(PUBLISHED_TABLES)
-
-
-@pytest.fixture
-def instance():
-    """A Dagster instance of its own."""
-    with dg.instance_for_test() as fresh:
-        yield fresh
 
 
 @pytest.fixture
@@ -115,12 +109,7 @@ def test_too_few_candles_and_a_nan_are_named_and_leave_the_healthy_symbol_alone(
     assert hash_of(world, "market_state", "BTCUSDT") == before["BTCUSDT"]
     assert hash_of(world, "market_state", "ETHUSDT") == before["ETHUSDT"]
     assert hash_of(world, "market_state", "SOLUSDT")["sigma"] == before["SOLUSDT"]["sigma"]
-    in_run = [
-        event.materialization.partition
-        for event in result.all_events
-        if event.is_step_materialization and event.asset_key == dg.AssetKey("market_state")
-    ]
-    assert in_run == ["SOLUSDT"]
+    assert [symbol for asset, symbol in recorded(instance, result) if asset == "market_state"] == ["SOLUSDT"]
 
 
 def test_an_unchanged_value_is_refreshed_but_neither_published_nor_materialized(world, instance) -> None:
@@ -137,7 +126,7 @@ def test_an_unchanged_value_is_refreshed_but_neither_published_nor_materialized(
     assert second["computed_at_utc"] > first["computed_at_utc"]
     assert world.client.xlen("quantum:stream:marketstate") == entries
     quiet = {"market_state", "risk_proposal", "harvest_proposal"}
-    assert not [event for event in result.all_events if event.is_step_materialization and event.asset_key.path[-1] in quiet]
+    assert {asset for asset, _ in recorded(instance, result)} & quiet == set()
 
 
 def test_an_unchanged_value_is_published_again_after_a_minute(world, instance) -> None:
@@ -330,7 +319,6 @@ def test_the_history_of_a_number_is_kept_as_metadata(world, instance) -> None:
     assert json.dumps(metadata["published_because"].value) == '"first"'
 
 
-@pytest.mark.slow
 def test_random_prices_of_many_symbols_go_through_in_one_run(make_store, instance) -> None:
     """Rows are symbols: nothing in the line counts on three of them."""
     store = make_store(symbols=",".join(f"S{number}USDT" for number in range(40)))

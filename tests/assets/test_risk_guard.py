@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import dagster as dg
-import pytest
 
 from definitions import assemble
 from quantum_assets.contracts.schema import COMMON
@@ -15,18 +14,11 @@ from resources.guards import enforce, read_account
 from resources.home import open_instance
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
-from tests.world import QUIET, hash_of, materialized, real_closes, run_cycle, write_candles, write_equity
+from tests.world import QUIET, hash_of, materialized, real_closes, recorded, run_cycle, write_candles, write_equity
 
 GUARD = "quantum:risk:guard_active:"
 EVENTS = "quantum:stream:risk.events"
 ASSET = dg.AssetKey("risk_guard")
-
-
-@pytest.fixture
-def instance():
-    """A Dagster instance of its own."""
-    with dg.instance_for_test() as fresh:
-        yield fresh
 
 
 def state(store: RedisStore) -> dict[str, str]:
@@ -37,8 +29,8 @@ def events(store: RedisStore) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in store.client.xrange(EVENTS)]
 
 
-def materializations(result: dg.ExecuteInProcessResult) -> list[str | None]:
-    return [event.partition for event in result.all_events if event.is_step_materialization and event.asset_key == ASSET]
+def materializations(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> list[str | None]:
+    return [partition for asset, partition in recorded(instance, result) if asset == ASSET.path[-1]]
 
 
 def test_one_account_is_judged_once_in_a_cycle_of_many_symbols(store, instance) -> None:
@@ -48,7 +40,7 @@ def test_one_account_is_judged_once_in_a_cycle_of_many_symbols(store, instance) 
         write_candles(store, symbol, real_closes(symbol))
     result = run_cycle(store, instance)
     assert result.success
-    assert materializations(result) == [None]
+    assert materializations(instance, result) == [None]
     assert instance.get_latest_materialization_event(ASSET) is not None
     assert materialized(instance, "risk_guard") == set()
     assert materialized(instance, "governor_permit") == set(store.settings.symbols)
@@ -81,29 +73,29 @@ def test_it_is_materialized_alone_without_a_partition(store, instance) -> None:
     write_equity(store)
     job = assemble(store).resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[ASSET], run_config=QUIET)
-    assert materializations(result) == [None]
+    assert materializations(instance, result) == [None]
     assert state(store)["status"] == "ok"
 
 
 def test_a_materialization_only_when_guards_or_errors_change_or_after_a_minute(store, instance, clock) -> None:
     """Freshness goes on, the history stays short."""
     write_equity(store)
-    assert len(materializations(run_cycle(store, instance))) == 1
+    assert len(materializations(instance, run_cycle(store, instance))) == 1
     clock.advance(10)
     write_equity(store, equity=9_900.0)
-    assert materializations(run_cycle(store, instance)) == []
+    assert materializations(instance, run_cycle(store, instance)) == []
     told = state(store)
     assert (told["last_update_epoch"], told["equity"]) == (str(int(clock.now.timestamp())), "9900.0")
     clock.advance(10)
     store.client.set("quantum:risk:consecutive_losses", 3)
-    assert len(materializations(run_cycle(store, instance))) == 1  # a guard
+    assert len(materializations(instance, run_cycle(store, instance))) == 1  # a guard
     clock.advance(10)
     store.client.hdel("quantum:equity:current", "peak")
-    assert len(materializations(run_cycle(store, instance))) == 1  # an error
+    assert len(materializations(instance, run_cycle(store, instance))) == 1  # an error
     clock.advance(10)
-    assert materializations(run_cycle(store, instance)) == []
+    assert materializations(instance, run_cycle(store, instance)) == []
     clock.advance(60)
-    assert len(materializations(run_cycle(store, instance))) == 1
+    assert len(materializations(instance, run_cycle(store, instance))) == 1
 
 
 def test_an_emergency_is_announced_as_the_specification_writes_it(store, instance, clock) -> None:

@@ -431,13 +431,6 @@ def test_a_plan_says_what_the_governor_needs(make_store, risk, harvest, action) 
     assert plans(store)[0]["side"] == "SELL"
 
 
-@pytest.fixture
-def instance():
-    """A Dagster instance of its own."""
-    with dg.instance_for_test() as fresh:
-        yield fresh
-
-
 def live_world(store: RedisStore, **labels: str) -> RedisStore:
     """Real closes of a trend, and one position far enough in profit for a quarter of it to be taken."""
     closes = real_closes("SOLUSDT", 400)

@@ -101,9 +101,7 @@ def test_an_unreachable_server_exits_with_3_and_is_named(live: RedisStore) -> No
     assert "127.0.0.1:1" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "cut_after", [pytest.param(9_000, marks=pytest.mark.slow), 20_000, pytest.param(30_000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("cut_after", [9_000, 20_000, 30_000])
 def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: RedisStore, cut_after: int) -> None:
     """Whatever was published is whole; the rest is missing."""
     from definitions import PUBLISHED_TABLES

@@ -94,7 +94,6 @@ def test_malformed_plans_are_blocked_by_name_and_acknowledged(store: RedisStore)
 NAMED = ("evaluation_error", "stale_market_state", "disarmed", "kill_score_critical_non_close", "daily_limit_exceeded")
 
 
-@pytest.mark.slow
 def test_malformed_positions_open_nothing(make_store: Callable[..., RedisStore]) -> None:
     """A position nobody can read is neither none nor any."""
     rng = np.random.default_rng(2)

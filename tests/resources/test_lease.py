@@ -29,7 +29,7 @@ from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import hash_of, real_closes, run_cycle, write_candles, write_position
 
 
-@pytest.fixture(params=["valkey_url", pytest.param("redis_url", marks=pytest.mark.slow)])
+@pytest.fixture(params=["valkey_url", "redis_url"])
 def server_url(request: pytest.FixtureRequest) -> str:
     """Both servers: the lease is their script."""
     return request.getfixturevalue(request.param)
@@ -79,16 +79,15 @@ def test_only_the_holder_requests_anything(two) -> None:
 
 
 @pytest.mark.parametrize(("sensor", "job"), [("cycle", CYCLE_JOB_NAME), ("plans", PLANS_JOB_NAME), ("proofs", PROOFS_JOB_NAME)])
-def test_a_stand_by_on_the_same_storage_whose_clock_is_ahead_fails_no_run_of_the_holder(two, sensor, job) -> None:
+def test_a_stand_by_on_the_same_storage_whose_clock_is_ahead_fails_no_run_of_the_holder(two, sensor, job, instance) -> None:
     """To its clock every run of the other one is overdue."""
     first, second = two
-    with dg.instance_for_test() as instance:
-        other_holder(first, storage_id(instance))
-        run = instance.create_run_for_job(assemble(first).resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
-        second.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=3600)
-        result = tick(second, instance, sensor)
-        assert "standing by" in result.skip_reason.skip_message
-        assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.STARTED
+    other_holder(first, storage_id(instance))
+    run = instance.create_run_for_job(assemble(first).resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
+    second.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=3600)
+    result = tick(second, instance, sensor)
+    assert "standing by" in result.skip_reason.skip_message
+    assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.STARTED
 
 
 def test_the_daemon_of_a_second_host_on_the_same_storage_waits_for_the_end_of_the_lease(two) -> None:
@@ -123,12 +122,11 @@ def test_a_dagster_dev_beside_the_stack_stands_by_although_its_settings_are_the_
     assert other_holder(store, "two") == owner(store.settings, "one")
 
 
-def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two) -> None:
+def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two, instance) -> None:
     """It would hide that the one that holds the lease has hung."""
     first, second = two
     other_holder(first, "one")
-    with dg.instance_for_test() as instance:
-        tick(second, instance)
+    tick(second, instance)
     assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
 
 
@@ -167,30 +165,28 @@ def test_a_second_stack_is_told_of_until_it_is_gone(two) -> None:
     assert standing_by(first) == ()  # it is the only one now
 
 
-def test_nobody_takes_over_while_the_lease_cannot_be_read(two) -> None:
+def test_nobody_takes_over_while_the_lease_cannot_be_read(two, instance) -> None:
     """Unknown means no: what stands there is somebody's."""
     first, _ = two
     first.client.hset(first.keys.of("lease"), "a", "b")
     with pytest.raises(redis.ResponseError):
         other_holder(first, "one")
-    with dg.instance_for_test() as instance:
-        result = tick(first, instance)
+    result = tick(first, instance)
     assert not result.run_requests
     assert "WRONGTYPE" in result.skip_reason.skip_message
 
 
-def test_an_overtaken_cycle_publishes_nothing(store, clock) -> None:
+def test_an_overtaken_cycle_publishes_nothing(store, clock, instance) -> None:
     """Its worker hung, or was cut off, while a newer cycle ran; what it still has in hand is old."""
     for symbol in store.settings.symbols:
         write_candles(store, symbol, real_closes(symbol))
         write_position(store, symbol)
-    with dg.instance_for_test() as instance:
-        assert run_cycle(store, instance).success
-        before = hash_of(store, MARKET_STATE.key, "BTCUSDT")
-        entries = store.client.xlen(store.keys.of("stream_market_state"))
-        clock.advance(70)
-        store.client.hset(store.keys.of("newest_cycles"), "BTCUSDT", "c-newer")
-        run = run_cycle(store, instance, raise_on_error=False)
+    assert run_cycle(store, instance).success
+    before = hash_of(store, MARKET_STATE.key, "BTCUSDT")
+    entries = store.client.xlen(store.keys.of("stream_market_state"))
+    clock.advance(70)
+    store.client.hset(store.keys.of("newest_cycles"), "BTCUSDT", "c-newer")
+    run = run_cycle(store, instance, raise_on_error=False)
     assert not run.success
     assert "overtaken by c-newer" in str([event.event_specific_data for event in run.all_events if event.is_step_failure])
     assert hash_of(store, MARKET_STATE.key, "BTCUSDT") == before
@@ -207,34 +203,32 @@ def test_the_newest_cycle_of_each_symbol_and_one_nobody_announced_may_publish(st
         require_newest(store, ["BTCUSDT", "ETHUSDT"], "c1")
 
 
-def test_a_stack_with_other_symbols_overtakes_the_runs_it_shares_symbols_with(make_store, clock) -> None:
+def test_a_stack_with_other_symbols_overtakes_the_runs_it_shares_symbols_with(make_store, clock, instance) -> None:
     """Two stacks by mistake are seldom set up alike; the first symbol of a shard would tell nothing."""
     hung, other = (make_store(symbols=names) for names in ("AAUSDT,BBUSDT,CCUSDT", "BBUSDT"))
-    with dg.instance_for_test() as instance:
-        (request,) = tick(hung, instance).run_requests
-        for symbol in hung.settings.symbols:
-            write_candles(hung, symbol, real_closes("BTCUSDT"))
-            write_position(hung, symbol)
-        clock.advance(1)
-        hung.client.delete(hung.keys.of("lease"))  # it lapsed while the first stack hung
-        assert tick(other, instance).run_requests
-        job = assemble(hung).resolve_job_def(CYCLE_JOB_NAME)
-        run = job.execute_in_process(instance=instance, tags=request.tags, raise_on_error=False)
+    (request,) = tick(hung, instance).run_requests
+    for symbol in hung.settings.symbols:
+        write_candles(hung, symbol, real_closes("BTCUSDT"))
+        write_position(hung, symbol)
+    clock.advance(1)
+    hung.client.delete(hung.keys.of("lease"))  # it lapsed while the first stack hung
+    assert tick(other, instance).run_requests
+    job = assemble(hung).resolve_job_def(CYCLE_JOB_NAME)
+    run = job.execute_in_process(instance=instance, tags=request.tags, raise_on_error=False)
     assert not run.success
     assert not hung.client.exists(hung.keys.of("stream_market_state"))
 
 
-def test_only_the_shard_that_was_given_up_is_requested_before_its_time(make_store) -> None:
+def test_only_the_shard_that_was_given_up_is_requested_before_its_time(make_store, instance) -> None:
     """One host is cut off: its shard is asked for again, the others keep their ten seconds."""
     store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=2)
     definitions = assemble(store)
-    with dg.instance_for_test() as instance:
-        job = definitions.resolve_job_def(CYCLE_JOB_NAME)
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("CCUSDT", "DDUSDT"), "c0"))
-        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
-        cursor = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 5)})
-        context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
-        result = definitions.resolve_sensor_def("cycle")(context)
+    job = definitions.resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("CCUSDT", "DDUSDT"), "c0"))
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+    cursor = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 5)})
+    context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+    result = definitions.resolve_sensor_def("cycle")(context)
     (request,) = result.run_requests
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
     assert json.loads(result.cursor)["shards"] == json.loads(cursor)["shards"]

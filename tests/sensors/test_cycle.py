@@ -102,62 +102,58 @@ def tick(store, instance, cursor=None):
     return definitions.resolve_sensor_def("cycle")(context)
 
 
-def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store) -> None:
+def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store, instance) -> None:
     """Nobody must remember to switch the loop on."""
     sensor = assemble(store).resolve_sensor_def("cycle")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds < 5  # the daemon's own step
-    with dg.instance_for_test() as instance:
-        (request,) = tick(store, instance).run_requests
+    (request,) = tick(store, instance).run_requests
     cycle_id = request.tags[CYCLE_ID_TAG]
     assert cycle_id.startswith(f"c{int(store.clock().timestamp())}-")
     assert request.tags == cycle_tags(SYMBOLS, cycle_id)
     assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
 
 
-def test_after_a_cycle_only_the_fast_family_is_requested(store) -> None:
+def test_after_a_cycle_only_the_fast_family_is_requested(store, instance) -> None:
     """The market state of a minute is not computed six times."""
     for symbol in SYMBOLS:
         write_candles(store, symbol, real_closes(symbol))
-    with dg.instance_for_test() as instance:
-        run_cycle(store, instance)
-        store.clock.advance(10)
-        (request,) = tick(store, instance).run_requests
-        assert {key.to_user_string() for key in request.asset_selection} == set(FAST_FAMILY)
-        write_candles(store, "ETHUSDT", real_closes("ETHUSDT"))
-        (request,) = tick(store, instance).run_requests
-        assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
+    run_cycle(store, instance)
+    store.clock.advance(10)
+    (request,) = tick(store, instance).run_requests
+    assert {key.to_user_string() for key in request.asset_selection} == set(FAST_FAMILY)
+    write_candles(store, "ETHUSDT", real_closes("ETHUSDT"))
+    (request,) = tick(store, instance).run_requests
+    assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
 
 
-def test_a_candle_that_changes_nothing_worth_publishing_is_judged_once(store) -> None:
+def test_a_candle_that_changes_nothing_worth_publishing_is_judged_once(store, instance) -> None:
     """In a calm market every cycle would compute the market state of all symbols, because one of them was not published."""
     closes = {symbol: real_closes(symbol) for symbol in SYMBOLS}
     for symbol in SYMBOLS:
         write_candles(store, symbol, closes[symbol])
-    with dg.instance_for_test() as instance:
-        run_cycle(store, instance)
-        used = store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp")
-        store.clock.advance(10)
-        cursor = tick(store, instance).cursor
-        for symbol in SYMBOLS:  # the same closes once more, a moment newer
-            write_candles(store, symbol, closes[symbol])
-        store.clock.advance(10)
-        result = tick(store, instance, cursor)
-        assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(ALL)
-        store.client.delete(store.keys.of("newest_cycles"))  # this run stands for the one just requested
-        run_cycle(store, instance)
-        assert store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp") == used
-        store.clock.advance(10)
-        result = tick(store, instance, result.cursor)
-        assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(FAST_FAMILY)
+    run_cycle(store, instance)
+    used = store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp")
+    store.clock.advance(10)
+    cursor = tick(store, instance).cursor
+    for symbol in SYMBOLS:  # the same closes once more, a moment newer
+        write_candles(store, symbol, closes[symbol])
+    store.clock.advance(10)
+    result = tick(store, instance, cursor)
+    assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(ALL)
+    store.client.delete(store.keys.of("newest_cycles"))  # this run stands for the one just requested
+    run_cycle(store, instance)
+    assert store.client.hget(store.keys.of("market_state", "ETHUSDT"), "ts_timestamp") == used
+    store.clock.advance(10)
+    result = tick(store, instance, result.cursor)
+    assert {key.to_user_string() for key in result.run_requests[0].asset_selection} == set(FAST_FAMILY)
 
 
-def test_a_failed_read_skips_with_its_reason_and_is_counted(make_store) -> None:
+def test_a_failed_read_skips_with_its_reason_and_is_counted(make_store, instance) -> None:
     """It must never look like "nothing to do"."""
     store = make_store()
     gone = make_store(redis_url="redis://127.0.0.1:1")
-    with dg.instance_for_test() as instance:
-        result = tick(gone, instance)
+    result = tick(gone, instance)
     assert "read failed" in result.skip_reason.skip_message
     assert "127.0.0.1:1" in result.skip_reason.skip_message
     assert '"failed_reads": 1' in result.cursor
@@ -165,71 +161,66 @@ def test_a_failed_read_skips_with_its_reason_and_is_counted(make_store) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(set(UNFINISHED) - {dg.DagsterRunStatus.QUEUED}, key=str))  # queued needs a remote job
-def test_the_sensor_is_late_for_every_state_of_an_unfinished_run(store, status) -> None:
+def test_the_sensor_is_late_for_every_state_of_an_unfinished_run(store, status, instance) -> None:
     """A run that has not started is as unfinished as one that has."""
-    with dg.instance_for_test() as instance:
-        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-        run = instance.create_run_for_job(job, status=status, tags=cycle_tags(SYMBOLS, "c1"))
-        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
-        result = tick(store, instance)
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=status, tags=cycle_tags(SYMBOLS, "c1"))
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
+    result = tick(store, instance)
     assert result.run_requests == []
     assert "late" in result.skip_reason.skip_message
     assert '"late": 1' in result.cursor
 
 
-def test_a_run_that_never_finishes_is_failed_and_the_loop_goes_on(store) -> None:
+def test_a_run_that_never_finishes_is_failed_and_the_loop_goes_on(store, instance) -> None:
     """Nothing in Dagster does this by itself."""
-    with dg.instance_for_test() as instance:
-        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
-        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
-        result = tick(store, instance)
-        assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+    result = tick(store, instance)
+    assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
     assert len(result.run_requests) == 1
     assert '"ended": 1' in result.cursor
 
 
-def test_each_shard_has_its_own_run_queue_and_lateness(make_store) -> None:
+def test_each_shard_has_its_own_run_queue_and_lateness(make_store, instance) -> None:
     """One lost worker must not stop the symbols of the others."""
     store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=2)
-    with dg.instance_for_test() as instance:
-        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("AAUSDT", "BBUSDT"), "c1"))
-        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
-        asked_before = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 10)})
-        (request,) = (result := tick(store, instance, asked_before)).run_requests
-        store.clock.advance(5)
-        instance.report_run_failed(instance.get_run_by_id(run.run_id))
-        (late,) = (result := tick(store, instance, result.cursor)).run_requests
-        store.clock.advance(5)
-        assert len(tick(store, instance, result.cursor).run_requests) == 2  # both in their turn again
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(("AAUSDT", "BBUSDT"), "c1"))
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=5)
+    asked_before = json.dumps({"shards": dict.fromkeys(("AAUSDT", "CCUSDT"), store.clock().timestamp() - 10)})
+    (request,) = (result := tick(store, instance, asked_before)).run_requests
+    store.clock.advance(5)
+    instance.report_run_failed(instance.get_run_by_id(run.run_id))
+    (late,) = (result := tick(store, instance, result.cursor)).run_requests
+    store.clock.advance(5)
+    assert len(tick(store, instance, result.cursor).run_requests) == 2  # both in their turn again
     assert late.tags["dagster/asset_partition_range_start"] == "AAUSDT"  # at the next tick: it does not wait for a whole cycle
     assert request.tags["dagster/asset_partition_range_start"] == "CCUSDT"
     assert request.tags["dagster/asset_partition_range_end"] == "DDUSDT"
     assert request.tags["dagster-celery/queue"] == "quantum-1"
 
 
-def test_shards_begin_in_turns_and_each_keeps_its_ten_seconds(make_store) -> None:
+def test_shards_begin_in_turns_and_each_keeps_its_ten_seconds(make_store, instance) -> None:
     """All of them at one moment would want the same cores, the same database and the same Redis."""
     store = make_store(symbols="AAUSDT,BBUSDT,CCUSDT,DDUSDT", shards=4)
     begun, cursor = [], None
-    with dg.instance_for_test() as instance:
-        for _ in range(5):
-            result = tick(store, instance, cursor)
-            begun.append([request.tags["dagster/asset_partition_range_start"] for request in result.run_requests or ()])
-            cursor = result.cursor
-            store.clock.advance(5)
+    for _ in range(5):
+        result = tick(store, instance, cursor)
+        begun.append([request.tags["dagster/asset_partition_range_start"] for request in result.run_requests or ()])
+        cursor = result.cursor
+        store.clock.advance(5)
     one, other = ["AAUSDT", "CCUSDT"], ["BBUSDT", "DDUSDT"]
     assert begun == [one, other, one, other, one]
 
 
-def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store) -> None:
+def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store, instance) -> None:
     """Five seconds of a stale stop are five seconds too many."""
-    with dg.instance_for_test() as instance:
-        first = tick(store, instance)
-        assert "not due" in tick(store, instance, first.cursor).skip_reason.skip_message
-        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
-        store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
-        cursor = json.dumps({"shards": {"BTCUSDT": store.clock().timestamp() - 1}})
-        assert len(tick(store, instance, cursor).run_requests) == 1
+    first = tick(store, instance)
+    assert "not due" in tick(store, instance, first.cursor).skip_reason.skip_message
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=cycle_tags(SYMBOLS, "c1"))
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
+    cursor = json.dumps({"shards": {"BTCUSDT": store.clock().timestamp() - 1}})
+    assert len(tick(store, instance, cursor).run_requests) == 1

@@ -49,12 +49,11 @@ def test_a_key_of_another_type_is_an_error_not_an_empty_stream(store) -> None:
         waiting_plans(store)
 
 
-def test_the_sensor_requests_a_run_for_a_waiting_plan(store) -> None:
+def test_the_sensor_requests_a_run_for_a_waiting_plan(store, instance) -> None:
     """From the stream to a run request."""
     write_plan(store, "p1", "ETHUSDT")
     definitions = assemble(store)
-    with dg.instance_for_test() as instance:
-        (request,) = definitions.resolve_sensor_def("plans")(
-            dg.build_sensor_context(instance=instance, definitions=definitions)
-        ).run_requests
+    (request,) = definitions.resolve_sensor_def("plans")(
+        dg.build_sensor_context(instance=instance, definitions=definitions)
+    ).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == "ETHUSDT"
