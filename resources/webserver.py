@@ -23,6 +23,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -32,15 +33,23 @@ from quantum_assets.incidents import PACK_INTERVALS
 from resources.redis_store import connect
 from resources.settings import load_settings
 
+STRIP_PATH = "/strip"
+RENEWED_EVERY_SEC, HEIGHT_PX = 10, 24
+# A document of its own, which renews itself without a script: the page around it is loaded once and stays open for days.
 STRIP = (
-    '<div style="position:fixed;top:0;left:50%;transform:translateX(-50%);z-index:9999;padding:3px 18px;max-width:60%;'
-    "background:{colour};color:#fff;border-radius:0 0 8px 8px;font:600 12px/1.5 system-ui,sans-serif;text-align:center;"
-    'pointer-events:none">{text}</div>'
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="{every}"><title>alerts</title>'
+    '<body title="{text}" style="margin:0;padding:0 12px;background:{colour};color:#fff;text-align:center;overflow:hidden;'
+    'white-space:nowrap;text-overflow:ellipsis;font:600 12px/{height}px system-ui,sans-serif">{text}</body></html>'
+)
+STRIP_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+FRAME = (  # Dagster's page is as high as the window: it goes on below the strip
+    "<style>body{{padding-top:{height}px}}#root{{height:calc(100vh - {height}px)!important}}</style>"
+    '<iframe src="{path}" title="alerts" style="position:fixed;top:0;left:0;width:100%;height:{height}px;border:0"></iframe>'
 )
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code
-AMBER, RED = "#7a4b00", "#a11212"
+AMBER, RED, GREEN = "#7a4b00", "#a11212", "#1d5c34"
 TEXT_MAX = 300  # characters of what comes from Redis
 
 
@@ -140,6 +149,18 @@ def _host(url: str) -> str | None:
         return None
 
 
+def strip() -> str:
+    """Write the strip: what is wrong, what is played, or that no alert stands, and when that was looked up."""
+    colour, text = banner()
+    said = f"{text or 'no alert'} ({time.strftime('%H:%M:%S', time.gmtime())} UTC)"
+    return STRIP.format(colour=colour if text else GREEN, text=html.escape(said), every=RENEWED_EVERY_SEC, height=HEIGHT_PX)
+
+
+def strip_endpoint(_: Request) -> HTMLResponse:
+    """Serve the strip."""
+    return HTMLResponse(strip(), headers={"Content-Security-Policy": STRIP_CSP, "Cache-Control": "no-store"})
+
+
 class BannerWebserver(DagsterWebserver[Any, Any]):
     """Serves the user interface with the strip, to its own pages."""
 
@@ -151,14 +172,17 @@ class BannerWebserver(DagsterWebserver[Any, Any]):
         """Let the page show no pictures of other servers: Markdown in a description could count who looks."""
         return f"{super().make_csp_header(nonce).strip().rstrip(';')}; img-src 'self' data: blob:; frame-ancestors 'none'"
 
+    def build_routes(self) -> list[Any]:
+        """Serve the strip beside Dagster's own pages."""
+        return [Route(f"{self._app_path_prefix}{STRIP_PATH}", strip_endpoint), *super().build_routes()]  # type: ignore[no-untyped-call]
+
     def index_html_endpoint(self, request: Request) -> HTMLResponse:
-        """Serve the page, with the strip when there is something to say."""
+        """Serve the page with the strip on top."""
         page: Any = super().index_html_endpoint(request)
-        colour, text = banner()
-        if not text or not isinstance(page, HTMLResponse):
+        if not isinstance(page, HTMLResponse):
             return page  # type: ignore[no-any-return]
-        strip = STRIP.format(colour=colour, text=html.escape(text)).encode()
-        body = bytes(page.body).replace(b"</body>", strip + b"</body>", 1)
+        frame = FRAME.format(path=f"{self._app_path_prefix}{STRIP_PATH}", height=HEIGHT_PX).encode()
+        body = bytes(page.body).replace(b"</body>", frame + b"</body>", 1)
         headers = {name: value for name, value in page.headers.items() if name != "content-length"}
         return HTMLResponse(body, headers=headers)
 

@@ -11,7 +11,7 @@ from tests.browser.test_ui import desk, forged_target
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDE: dict[str, Any] = {"viewport": {"width": 1560, "height": 785}, "device_scale_factor": 1.5}
-TALL = {"width": 1560, "height": 1040}
+TALL = {"width": 1560, "height": 1120}
 PAGES = {
     "lineage": "/assets/governor_permit?view=lineage&lineageScope=upstream&lineageDepth=5",
     "partition": "/assets/risk_proposal?view=partitions&partition=ETHUSDT",
@@ -23,7 +23,7 @@ def main() -> None:
     """Take them."""
     with tempfile.TemporaryDirectory(prefix="quantum-pictures-") as folder, desk(Path(folder), **WIDE) as front:
         front.open("/")
-        front.page.get_by_text("Hide navigation").click()  # the strip with the label of the data would hide names of assets
+        front.page.get_by_text("Hide navigation").click()  # more room for the graph
         for name, path in PAGES.items():
             front.page.set_viewport_size(TALL if name == "lineage" else WIDE["viewport"])
             front.open(path)

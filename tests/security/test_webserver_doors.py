@@ -162,7 +162,8 @@ def test_the_proxy_asks_for_a_password_and_passes_everything_on(proxied: tuple[i
         page = answer.read()
         connection.close()
         assert answer.status == expected
-        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"  # the strip is a frame; Dagster's own pages allow nobody
+        assert ("frame-ancestors 'none'" in answer.headers.get("Content-Security-Policy", "")) == (expected == 200)
         assert "max-age" in answer.headers["Strict-Transport-Security"]
         assert (b"Dagster" in page or b"dagster" in page) == (expected == 200)
         assert graphql(connect(), "{version}", **headers)[0] == expected
@@ -208,12 +209,40 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
                      "/assets/governor_permit?view=events", f"/runs/{run.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
             page.goto(f"http://127.0.0.1:{port}{path}", wait_until="domcontentloaded")
             page.wait_for_timeout(3_000)  # the page fetches and renders by itself
-            seen += page.inner_text("body")
-            assert page.evaluate("window.pwned") is None, path
+            for frame in page.frames:  # the strip is one
+                seen += frame.inner_text("body")
+                assert frame.evaluate("window.pwned") is None, path
         browser.close()
     for place in ("data", "strip"):
         assert f"{place} {hostile[:20]}".lower() in seen.lower()  # it was there to be run
     assert [url for url in asked if not url.startswith((f"http://127.0.0.1:{port}", "data:", "blob:"))] == []
+
+
+def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store: Any, tmp_path: Path) -> None:
+    """Dagster's page is loaded once; what it said of alerts then must not stand for days."""
+    from playwright.sync_api import expect, sync_playwright
+
+    from tests.browser.test_ui import ARGUMENTS, CHROMIUM
+
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    store = make_store()
+    store.client.set(store.keys.of("alerts_active"), "[]")
+    with webserver(tmp_path, REDIS_URL=store.settings.url) as port, sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
+        strip = page.frame_locator("iframe[title=alerts]").locator("body")
+        expect(strip).to_contain_text("no alert (")
+        green = strip.evaluate("body => getComputedStyle(body).backgroundColor")
+        navigation = page.get_by_role("link", name="Runs")
+        expect(navigation).to_be_visible()
+        heights = page.evaluate("['#root', 'html'].map(one => document.querySelector(one).getBoundingClientRect().bottom)")
+        assert heights == [page.viewport_size["height"]] * 2  # nothing below the window
+        assert page.locator("#root").bounding_box()["y"] >= page.locator("iframe").bounding_box()["height"]
+        store.client.set(store.keys.of("alerts_active"), json.dumps([{"title": "worker is silent"}]))
+        expect(strip).to_contain_text("worker is silent", timeout=20_000)
+        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") != green
+        browser.close()
 
 
 def upgraded(connection: HTTPSConnection, headers: dict[str, Any]) -> int:
