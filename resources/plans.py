@@ -308,7 +308,7 @@ class PlanQueue:
         for one in late:
             log.warning("plan %s was judged more than %g s ago and is judged again", one.plan.plan_id, DECIDED_WITHIN_SEC)
         both = [
-            (one, reply) for one, reply in zip(decisions, replies, strict=True) if isinstance(reply, list) and one not in late
+            (one, reply) for one, reply in zip(decisions, replies, strict=True) if isinstance(reply, list) and reply != [LATE]
         ]
         self._disarm_if_due([(one.plan.plan_id, reply[1].decode()) for one, reply in both])
         self.acknowledge([one.plan for one, _ in both])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import secrets
 import time
 from collections.abc import Collection
 from typing import Any
@@ -33,15 +34,35 @@ from quantum_assets.incidents import PACK_INTERVALS
 from resources.redis_store import connect
 from resources.settings import load_settings
 
+AMBER, RED, GREEN = "#7a4b00", "#a11212", "#1d5c34"
 STRIP_PATH = "/strip"
 RENEWED_EVERY_SEC, HEIGHT_PX = 10, 24
-# A document of its own, which renews itself without a script: the page around it is loaded once and stays open for days.
+# A document of its own that renews itself: the page around it is loaded once and stays open for days. Not by a `refresh`, which
+# would end with the first answer that fails.
+RENEWS = """
+setInterval(async () => {
+  try {
+    const answer = await fetch(location.href, {cache: "no-store"});
+    if (!answer.ok) throw answer.status;
+    document.body.replaceWith(new DOMParser().parseFromString(await answer.text(), "text/html").body);
+  } catch (why) {
+    document.body.style.background = "RED";
+    if (!document.body.dataset.since) {
+      document.body.dataset.since = new Date().toISOString().slice(11, 19);
+      document.body.title = document.body.textContent =
+        `this page's server does not answer since ${document.body.dataset.since} UTC: nothing here is up to date`;
+    }
+  }
+}, EVERY_MS);
+""".replace("RED", RED).replace("EVERY_MS", str(RENEWED_EVERY_SEC * 1000))
 STRIP = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="{every}"><title>alerts</title>'
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>alerts</title><script nonce="{nonce}">{script}</script>'
     '<body title="{text}" style="margin:0;padding:0 12px;background:{colour};color:#fff;text-align:center;overflow:hidden;'
     'white-space:nowrap;text-overflow:ellipsis;font:600 12px/{height}px system-ui,sans-serif">{text}</body></html>'
 )
-STRIP_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+STRIP_CSP = (
+    "default-src 'none'; script-src 'nonce-{nonce}'; connect-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+)
 FRAME = (  # Dagster's page is as high as the window: it goes on below the strip
     "<style>body{{padding-top:{height}px}}#root{{height:calc(100vh - {height}px)!important}}</style>"
     '<iframe src="{path}" title="alerts" style="position:fixed;top:0;left:0;width:100%;height:{height}px;border:0"></iframe>'
@@ -49,7 +70,6 @@ FRAME = (  # Dagster's page is as high as the window: it goes on below the strip
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code
-AMBER, RED, GREEN = "#7a4b00", "#a11212", "#1d5c34"
 TEXT_MAX = 300  # characters of what comes from Redis
 
 
@@ -149,16 +169,18 @@ def _host(url: str) -> str | None:
         return None
 
 
-def strip() -> str:
+def strip(nonce: str) -> str:
     """Write the strip: what is wrong, what is played, or that no alert stands, and when that was looked up."""
     colour, text = banner()
-    said = f"{text or 'no alert'} ({time.strftime('%H:%M:%S', time.gmtime())} UTC)"
-    return STRIP.format(colour=colour if text else GREEN, text=html.escape(said), every=RENEWED_EVERY_SEC, height=HEIGHT_PX)
+    said = html.escape(f"{text or 'no alert'} ({time.strftime('%H:%M:%S', time.gmtime())} UTC)")
+    return STRIP.format(colour=colour if text else GREEN, text=said, height=HEIGHT_PX, nonce=nonce, script=RENEWS)
 
 
 def strip_endpoint(_: Request) -> HTMLResponse:
     """Serve the strip."""
-    return HTMLResponse(strip(), headers={"Content-Security-Policy": STRIP_CSP, "Cache-Control": "no-store"})
+    nonce = secrets.token_hex(16)
+    headers = {"Content-Security-Policy": STRIP_CSP.format(nonce=nonce), "Cache-Control": "no-store"}
+    return HTMLResponse(strip(nonce), headers=headers)
 
 
 class BannerWebserver(DagsterWebserver[Any, Any]):

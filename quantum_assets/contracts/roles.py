@@ -73,7 +73,9 @@ def acl(keys: Keys) -> str:
 
     Every user is off and has no password until the operator gives it one. Such a file takes no comments.
     """
-    users = {"default": "-@all"}
+    # Nobody is `default`: it is off and has no password. But it is under its rights that Redis repeats the transactions of its
+    # append-only file when it starts: every script's writes, and the kill switch, would be gone after a restart without them.
+    users = {"default": "~* &* +@all"}
     users |= {role: _rights(role, keys) for role in (PROPOSALS, GOVERNOR, OPERATOR, READER, WATCH, FEED, PLANNER, EXECUTOR)}
     users |= {BROKER: BROKER_RIGHTS, ADMIN: "~* &* +@all"}
     return "".join(f"user {name} off resetpass resetkeys resetchannels {rights}\n" for name, rights in users.items())

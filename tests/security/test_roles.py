@@ -134,6 +134,29 @@ def test_the_watcher_signs_for_itself_only(server: Server) -> None:
     assert refused(cycles)
 
 
+@pytest.mark.parametrize("program", ["redis", "valkey"])
+def test_what_was_written_under_the_shipped_users_outlives_a_restart_of_the_server(program: str, tmp_path: Path) -> None:
+    """A server repeats transactions of its append-only file under the rights of `default`, and drops what those do not allow."""
+    users = with_passwords(tmp_path)
+    options = ("--aclfile", str(users), "--appendonly", "yes")
+    with server_of(program, tmp_path, *options) as port:
+        store = RedisStore(load_settings(redis_url=url_of(OPERATOR, port)))
+        kill(store, reason="wrong prices", by="test")
+        with as_user(PROPOSALS, port) as proposals, proposals.pipeline(transaction=True) as pipe:
+            pipe.hset("quantum:position:tracked:BTCUSDT", "peak_price", 1).hset(
+                "quantum:marketstate:BTCUSDT", "sigma", 1
+            ).execute()
+        with as_user(GOVERNOR, port) as governor:
+            script = "redis.call('LPUSH', KEYS[1], 1) redis.call('SET', KEYS[2], 1)"
+            governor.eval(script, 2, "quantum:governor:exec:BTCUSDT", "quantum:governor:seen:p1")
+        with as_user(ADMIN, port) as admin:
+            before = sorted(admin.keys("*"))
+    with server_of(program, tmp_path, *options) as port, as_user(ADMIN, port) as admin:
+        assert sorted(admin.keys("*")) == before
+        assert len(before) >= 6
+        assert b"quantum:kill" in before
+
+
 def test_what_decides_and_what_proposes_are_apart() -> None:
     """The table of writers is the one place where this could be given away by mistake, so its core is said a second time here."""
     deciding = {

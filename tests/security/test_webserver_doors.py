@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ REFUSED = ("UnauthorizedError", "not authorized", "does not have permission")
 
 
 @contextmanager
-def webserver(home: Path, *arguments: str, **variables: str) -> Iterator[int]:
+def webserver(home: Path, *arguments: str, port: int = 0, **variables: str) -> Iterator[int]:
     """Run the product's webserver; it needs no workers to answer."""
-    port = free_port()
+    port = port or free_port()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     environment = {
         "PATH": os.environ["PATH"],
@@ -227,7 +227,9 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     store = make_store()
     store.client.set(store.keys.of("alerts_active"), "[]")
-    with webserver(tmp_path, REDIS_URL=store.settings.url) as port, sync_playwright() as player:
+    port = free_port()
+    with ExitStack() as stack, sync_playwright() as player:
+        stack.enter_context(webserver(tmp_path, port=port, REDIS_URL=store.settings.url))
         browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
@@ -241,7 +243,15 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
         assert page.locator("#root").bounding_box()["y"] >= page.locator("iframe").bounding_box()["height"]
         store.client.set(store.keys.of("alerts_active"), json.dumps([{"title": "worker is silent"}]))
         expect(strip).to_contain_text("worker is silent", timeout=20_000)
-        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") != green
+        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
+        store.client.set(store.keys.of("alerts_active"), "[]")
+        expect(strip).to_contain_text("no alert (", timeout=20_000)
+        stack.close()
+        expect(strip).to_contain_text("does not answer", timeout=20_000)
+        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
+        with webserver(tmp_path, port=port, REDIS_URL=store.settings.url):
+            expect(strip).to_contain_text("no alert (", timeout=20_000)
+            assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == green
         browser.close()
 
 
