@@ -473,7 +473,7 @@ def _part_trouble(alert: str, beat: Vital, now: float) -> Trouble:
         since=_since([beat], now),
         limit=f"{beat.limit_sec:g} s",
         likely=likely,
-        look="quantum status, and what `quantum up` prints of that process",
+        look="quantum status, and what `quantum up` prints of that process, or the journal of its unit",
     )
 
 

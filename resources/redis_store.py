@@ -40,7 +40,8 @@ UNFIT = (  # the server's trouble, not a key's
     redis.exceptions.ClusterDownError,
 )
 # The same, and what has no class of its own, as a script reports it. A WRONGTYPE is about one key, whatever that key is called.
-_UNFIT_IN_SCRIPT = re.compile(r"^(?!WRONGTYPE).*\b(READONLY|OOM|MISCONF|NOPERM|NOREPLICAS|BUSY|TRYAGAIN)\b", re.DOTALL)
+_NO_RIGHT = r"NOPERM|The user executing the script can't|ACL failure in script"  # Redis 7.0 has words of its own inside a script
+_UNFIT_IN_SCRIPT = re.compile(rf"^(?!WRONGTYPE).*\b(READONLY|OOM|MISCONF|NOREPLICAS|BUSY|TRYAGAIN|{_NO_RIGHT})\b", re.DOTALL)
 SEND_BYTES = 64 * 1024  # commands are sent as soon as so much has come together, and the server starts on them
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
 
@@ -86,7 +87,7 @@ class RedisUnavailableError(RuntimeError):
 def _remedy(address: str, cause: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(cause):
         return "REDIS_CA_FILE must name the certificate that signed the server's, and REDIS_URL a host that stands in it."
-    if isinstance(cause, redis.exceptions.NoPermissionError) or "NOPERM" in str(cause):
+    if isinstance(cause, redis.exceptions.NoPermissionError) or re.search(_NO_RIGHT, str(cause)):
         return "The user of that address may not do this: docs/security.md says which role needs which address."
     told = "Check that the server runs and that REDIS_URL points to it."
     return f"{told} If it wants certificates of its clients: REDIS_CERT_FILE, REDIS_KEY_FILE." if "rediss://" in address else told

@@ -60,7 +60,7 @@ def _heard_of(evidence: Evidence, limits: Mapping[str, int]) -> Finding:
         age = evidence.heartbeats.get(part)
         if age is None or not -CLOCK_SKEW_SEC <= age <= limit:
             failing[part] = "never heard of" if age is None else f"silent for {age:.0f} s, limit {limit} s"
-    told = ", ".join(f"{part} {evidence.heartbeats[part]:.0f} s ago" for part in limits if part in evidence.heartbeats)
+    told = ", ".join(f"{part} {max(evidence.heartbeats[part], 0):.0f} s ago" for part in limits if part in evidence.heartbeats)
     return Finding(
         told or "nothing was ever heard", ", ".join(f"{part} {limit} s" for part, limit in limits.items()), len(limits), failing
     )

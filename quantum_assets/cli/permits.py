@@ -42,11 +42,13 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
     switches, guards, stream = read_switches(store), read_guards(store), store.keys.of("stream_governor_events")
     (reply,) = store.run("reading decisions", [("XREVRANGE", stream, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN)])
     unreadable = f"{stream}: {reply}" if isinstance(reply, Exception) else ""
-    decisions = last_decisions([] if unreadable else reply, symbol=symbol, count=count)
+    events = [] if unreadable else reply
+    decisions, killed = last_decisions(events, symbol=symbol, count=count), last_kill(events) if switches.killed else {}
     if as_json:
         standing = {"guards": [{"guard_type": one, **guards.said[one]} for one in guards.live], "guard_trouble": guards.trouble}
         told = {
             "kill": switches.killed,
+            "killed": killed,
             "disarmed": switches.disarmed,
             "disarm": dict(switches.disarm),
             "switch_trouble": switches.trouble,
@@ -56,7 +58,7 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(told, indent=2))
         return
-    for line in standing_lines(switches, guards):
+    for line in standing_lines(switches, killed, guards):
         click.echo(printable(line))
     if unreadable:
         click.echo(printable(f"The decisions cannot be read: {unreadable}"), err=True)
@@ -106,9 +108,31 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
     return [one for whose in sorted(found) for one in found[whose]]
 
 
-def standing_lines(switches: Switches, guards: GuardReading) -> list[str]:
+def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
+    """Find who set the kill switch that stands, why and when, among the governor's events, newest first.
+
+    Returns
+    -------
+    dict
+        by, reason, at; empty when it was set without a record, by another program.
+    """
+    from quantum_assets.incidents import moment_text
+    from resources.redis_store import texts
+
+    for entry_id, raw in entries:
+        fields = texts(raw)
+        if fields.get("event") == "ARMED":
+            break
+        if fields.get("event") == "KILL":
+            at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
+            return {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
+    return {}
+
+
+def standing_lines(switches: Switches, killed: Mapping[str, str], guards: GuardReading) -> list[str]:
     """Say what stands against openings, and how it ends."""
-    lines = [f"kill switch: {'SET' if switches.killed else 'not set'}"]
+    who = f"since {killed['at']}, by {killed['by']}: {killed['reason']}" if killed else "without a record of who and why"
+    lines = [f"kill switch: {f'SET {who}' if switches.killed else 'not set'}"]
     since = f" since {switches.disarm.get('at', '?')}: {switches.disarm.get('cause', '?')}" if switches.disarm else ""
     lines.append(f"governor:    {f'DISARMED{since}' if switches.disarmed else 'armed'}")
     if switches.killed or switches.disarmed:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -141,12 +142,12 @@ def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> 
 def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     """The most frequent answer to "why is nothing opened?"."""
     decide(live)
-    quantum(live, "kill", "--reason", "r")
+    quantum(live, "kill", "--reason", "wrong prices")
     guard = {"reason": "DRAWDOWN drawdown=9.0% > 8.0%", "expires_at": "2026-01-22T13:00:00+00:00"}
     live.client.set("quantum:risk:guard_active:DRAWDOWN", json.dumps(guard))
     shown = quantum(live, "permits").stdout
     top = shown.partition("Decisions")[0]
-    assert "kill switch: SET" in top
+    assert re.search("kill switch: SET since .*, by .*: wrong prices", top)
     assert "DISARMED" in top
     assert "burst_limit_exceeded" in top
     assert "DRAWDOWN drawdown=9.0% > 8.0%, until 2026-01-22T13:00:00+00:00" in top
@@ -155,6 +156,9 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     assert "\x1b[2J" not in shown
     told = json.loads(quantum(live, "permits", "--json").stdout)
     assert (told["kill"], told["guards"][0]["guard_type"]) == (True, "DRAWDOWN")
+    assert told["killed"]["reason"] == "wrong prices"
+    live.client.delete("quantum:stream:governor.events")
+    assert "kill switch: SET without a record" in quantum(live, "permits").stdout
     assert told["disarm"]["cause"] == "burst_limit_exceeded: plan p2"
 
 
