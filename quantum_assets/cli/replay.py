@@ -47,7 +47,11 @@ class _Recording:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--symbol", help="Symbol of the file; default: from its name, BTCUSDT_1m.csv is BTCUSDT.")
 @click.option(
-    "--speed", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Times faster than real time; 0: all at once."
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="After a first window, so many times faster than real time; 0: all at once.",
 )
 @click.option("--keep-time", is_flag=True, help="Keep the recorded times instead of letting the last candle end now.")
 @click.option("--overwrite", is_flag=True, help="Replace candles that are not a replay's, too.")
@@ -163,15 +167,16 @@ def _write(store: RedisStore, frames: dict[str, pl.DataFrame], *, keep_time: boo
 
 
 def _play(store: RedisStore, recordings: list[_Recording], speed: float, *, keep_time: bool, overwrite: bool) -> None:
-    """Write one candle after the other; each time the whole window, so that the newest candle is always now."""
+    """Write a window at once, then one candle after the other; each time all of them, so that the newest candle is always now."""
     pause_sec = store.settings.candle_interval_sec / speed
     steps = max(one.frame.height for one in recordings)
+    first = min(store.settings.marketstate_window_size, steps)  # with fewer there is no market state
     due = time.monotonic()
     with Progress(console=Console(stderr=True)) as progress:
-        for shown in progress.track(range(1, steps + 1), description="replay"):
+        for shown in progress.track(range(first, steps + 1), description="replay"):
             frames = {one.symbol: one.frame.head(shown) for one in recordings}
             # Only the first write may find candles of another writer; after it they are ours.
-            _write(store, frames, keep_time=keep_time, overwrite=overwrite and shown == 1)
+            _write(store, frames, keep_time=keep_time, overwrite=overwrite and shown == first)
             due += pause_sec
             time.sleep(max(0.0, due - time.monotonic()) if shown < steps else 0.0)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from quantum_assets.cli import main
+from quantum_assets.cli import replay as replay_command
 from resources.candles import CandleReader
 from resources.redis_store import RedisStore
 from tests.world import SAMPLE, write_candles
@@ -82,13 +83,20 @@ def test_malformed_rows_are_named_by_line_and_counted(live, tmp_path, capsys):
     assert live.client.zcard("quantum:history:ohlcv:BTCUSDT:1m") == 3
 
 
-def test_played_candle_by_candle_the_newest_is_always_now(live, tmp_path):
-    """A consumer that checks freshness must be satisfied at every moment of the replay."""
-    path = tmp_path / "BTCUSDT_1m.csv"
-    path.write_text(rows(12))
+def test_played_candle_by_candle_the_newest_is_always_now(live, tmp_path, monkeypatch):
+    """A consumer that checks freshness must be satisfied at every moment of the replay, and have a window from the first."""
+    path, window = tmp_path / "BTCUSDT_1m.csv", live.settings.marketstate_window_size
+    path.write_text(rows(window + 12))
+    written, true = [], replay_command._write
+
+    def write(store, frames, **how):
+        true(store, frames, **how)
+        written.append(store.client.zcard("quantum:history:ohlcv:BTCUSDT:1m"))
+
+    monkeypatch.setattr(replay_command, "_write", write)
     assert run(path, "--speed", 6000) == 0  # 10 ms a candle
+    assert written == list(range(window, window + 13))
     candles = CandleReader(live).read(["BTCUSDT"])[0].value
-    assert len(candles.close) == 12
     assert live.clock().timestamp() - candles.newest_epoch_sec == pytest.approx(0, abs=2)
 
 
