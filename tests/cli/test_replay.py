@@ -32,7 +32,7 @@ def run(*arguments: object) -> int:
 
 
 def rows(count: int) -> str:
-    lines = [f"2025-08-05 {minute // 60:02d}:{minute % 60:02d}:00,100,101,99,{100 + minute / 100},1" for minute in range(count)]
+    lines = [f"2025-08-05 {minute // 60:02d}:{minute % 60:02d}:00,100,101,99,{100 + minute / 1000},1" for minute in range(count)]
     return "\n".join([HEADER, *lines, ""])
 
 
