@@ -267,8 +267,9 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
     wanted = dg.RunsFilter(
         statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
     )
+    limit = None if first else RUNS_AT_ONCE + len(recent)  # what is noted must be all there is
     try:
-        records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=RUNS_AT_ONCE + len(recent))
+        records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=limit)
     except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
         return False
     new = [] if first else [one for one in records if one.dagster_run.run_id not in recent]
