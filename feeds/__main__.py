@@ -10,8 +10,9 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import click
 
@@ -35,6 +36,7 @@ RETRY_SEC = 5.0  # after a round that failed as a whole
 UNITS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 14400: "4h", 86400: "1d"}
 EXIT_FAILED, EXIT_USAGE, EXIT_INFRASTRUCTURE = 1, 2, 3
 
+Answer = TypeVar("Answer")
 log = logging.getLogger("quantum.feed")
 
 
@@ -61,13 +63,45 @@ class Round:
         }
 
 
+class Pace:
+    """When the exchange may be asked again, after it has said: slower.
+
+    Parameters
+    ----------
+    exchange
+        Which said so.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.slower_until, self.slowdowns = 0.0, 0
+
+    async def ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask as soon as that is allowed; a refusal slows down whatever is asked next."""
+        while (wait := self.slower_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        try:
+            return await question()
+        except RateLimited:
+            self._slow_down()
+            raise
+
+    def _slow_down(self) -> None:
+        asked = self.exchange.retry_after_sec()
+        self.slowdowns += time.monotonic() >= self.slower_until  # once per pause, not per answer
+        pause = asked if asked is not None else min(BACKOFF_SEC * 2 ** min(self.slowdowns, 6), BACKOFF_MAX_SEC)
+        pause *= 1 + random.random() / 4  # noqa: S311 - so that several feeds do not come back at once
+        self.slower_until = max(self.slower_until, time.monotonic() + pause)
+        log.warning("the exchange asks for fewer requests: none for %.0f s", pause)
+
+
 class Feed:
     """Keeps the history of some symbols whole.
 
     Parameters
     ----------
-    exchange
-        Where candles come from.
+    pace
+        When candles may be asked for, and of which exchange.
     store
         Where they go.
     symbols
@@ -76,8 +110,9 @@ class Feed:
         Replace another writer's candles instead of leaving them alone.
     """
 
-    def __init__(self, exchange: Exchange, store: RedisStore, symbols: Sequence[str], *, take_over: bool = False) -> None:
-        self.exchange, self.store, self.symbols, self.take_over = exchange, store, symbols, take_over
+    def __init__(self, pace: Pace, store: RedisStore, symbols: Sequence[str], *, take_over: bool = False) -> None:
+        self.pace, self.store, self.symbols, self.take_over = pace, store, symbols, take_over
+        self.exchange = exchange = pace.exchange
         settings = store.settings
         self.interval_ms = settings.candle_interval_sec * 1000
         self.timeframe = UNITS[settings.candle_interval_sec]
@@ -87,7 +122,6 @@ class Feed:
         self.known: dict[str, dict[int, Candle]] = {}
         self.asked: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.overlapped: dict[str, int] = {}  # symbol to the newest candle at which the ones before it were asked for again
-        self.slower_until, self.slowdowns = 0.0, 0
 
     async def round(self) -> Round:
         """Bring every symbol up to the exchange's last closed candle.
@@ -102,10 +136,7 @@ class Feed:
         began, done = time.monotonic(), Round()
         if not self.known:
             self.known = known_candles(self.store, self.symbols, self.label)
-        await self._pause()
-        before = time.time()
-        exchange_ms = await self.exchange.time_ms()
-        done.skew_sec = (before + time.time()) / 2 - exchange_ms / 1000
+        done.skew_sec, exchange_ms = await self.pace.ask(self._skew)
         if abs(done.skew_sec) > SKEW_WARN_SEC:
             log.warning("our clock is %+.1f s from the exchange's; candles are closed when its own says so", done.skew_sec)
         asked = [asyncio.create_task(self._bring_up(symbol, exchange_ms, done)) for symbol in self.symbols]
@@ -116,9 +147,14 @@ class Feed:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         if not done.failed:
-            self.slowdowns = 0
+            self.pace.slowdowns = 0
         done.took_sec = time.monotonic() - began
         return done
+
+    async def _skew(self) -> tuple[float, int]:
+        before = time.time()
+        exchange_ms = await self.exchange.time_ms()
+        return (before + time.time()) / 2 - exchange_ms / 1000, exchange_ms
 
     async def _bring_up(self, symbol: str, exchange_ms: int, done: Round) -> None:
         known = self.known[symbol]
@@ -149,12 +185,7 @@ class Feed:
 
     async def _ask(self, symbol: str, first: int, count: int) -> list[list[object]]:
         async with self.gate:  # what waits in the library's own throttle would be sent although the exchange asks for a pause
-            await self._pause()
-            try:
-                return await self.exchange.candles(symbol, self.timeframe, first, count)
-            except RateLimited:
-                self._slow_down()
-                raise
+            return await self.pace.ask(lambda: self.exchange.candles(symbol, self.timeframe, first, count))
 
     def _write(self, symbol: str, new: Mapping[int, Candle], since_ms: int, done: Round) -> None:
         known = self.known[symbol]
@@ -197,32 +228,20 @@ class Feed:
             log.error("%s: the exchange has not a single candle", symbol)
         return empty
 
-    def _slow_down(self) -> None:
-        asked = self.exchange.retry_after_sec()
-        self.slowdowns += time.monotonic() >= self.slower_until  # once per pause, not per answer
-        pause = asked if asked is not None else min(BACKOFF_SEC * 2 ** min(self.slowdowns, 6), BACKOFF_MAX_SEC)
-        pause *= 1 + random.random() / 4  # noqa: S311 - so that several feeds do not come back at once
-        self.slower_until = max(self.slower_until, time.monotonic() + pause)
-        log.warning("the exchange asks for fewer requests: none for %.0f s", pause)
-
-    async def _pause(self) -> None:
-        while (wait := self.slower_until - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
-
 
 class Listing:
     """Which of the wanted symbols the exchange has; those it does not have are looked for again.
 
     Parameters
     ----------
-    exchange
-        Whose ``markets`` are kept up to date.
+    pace
+        When it may be asked, and which exchange: its ``markets`` are kept up to date.
     wanted
         Symbols.
     """
 
-    def __init__(self, exchange: Exchange, wanted: Sequence[str]) -> None:
-        self.exchange, self.wanted = exchange, wanted
+    def __init__(self, pace: Pace, wanted: Sequence[str]) -> None:
+        self.pace, self.exchange, self.wanted = pace, pace.exchange, wanted
         self.unknown: Mapping[str, Sequence[str]] = dict.fromkeys(wanted, ())
         self._looked_at = -LISTED_AGAIN_SEC
 
@@ -235,7 +254,7 @@ class Listing:
             await asyncio.sleep(wait)
             if self.exchange.markets:
                 self._looked_at = time.monotonic()  # candles of the others do not wait for a look that fails
-            self.unknown = await self.exchange.load(self.wanted)
+            self.unknown = await self.pace.ask(lambda: self.exchange.load(self.wanted))
             self._looked_at = time.monotonic()
             for symbol, near in self.unknown.items():
                 similar = f"; similar: {', '.join(near)}" if near else ""
@@ -266,7 +285,8 @@ async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as
 
 async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: bool, take_over: bool) -> int:
     store = RedisStore(settings)
-    listing = Listing(exchange, settings.symbols)
+    pace = Pace(exchange)
+    listing = Listing(pace, settings.symbols)
     feed: Feed | None = None
     rounds = 0
     while True:
@@ -274,7 +294,7 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
             if not await listing.look(patient=not once):
                 return EXIT_FAILED
             if feed is None or set(feed.symbols) != set(exchange.markets):
-                feed = Feed(exchange, store, list(exchange.markets), take_over=take_over)
+                feed = Feed(pace, store, list(exchange.markets), take_over=take_over)
             done = await feed.round()
         except RedisUnavailableError as error:
             log.error("%s", error)  # noqa: TRY400 - the text says it all
