@@ -36,13 +36,13 @@ from resources.settings import load_settings
 
 AMBER, RED, GREEN = "#7a4b00", "#a11212", "#1d5c34"
 STRIP_PATH = "/strip"
-RENEWED_EVERY_SEC, HEIGHT_PX = 10, 24
+RENEWED_EVERY_SEC, ANSWERS_WITHIN_SEC, HEIGHT_PX = 10, 8, 24
 # A document of its own that renews itself: the page around it is loaded once and stays open for days. Not by a `refresh`, which
 # would end with the first answer that fails.
 RENEWS = """
 setInterval(async () => {
   try {
-    const answer = await fetch(location.href, {cache: "no-store"});
+    const answer = await fetch(location.href, {cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS)});
     if (!answer.ok) throw answer.status;
     document.body.replaceWith(new DOMParser().parseFromString(await answer.text(), "text/html").body);
   } catch (why) {
@@ -54,7 +54,9 @@ setInterval(async () => {
     }
   }
 }, EVERY_MS);
-""".replace("RED", RED).replace("EVERY_MS", str(RENEWED_EVERY_SEC * 1000))
+"""
+for name, value in {"RED": RED, "EVERY_MS": RENEWED_EVERY_SEC * 1000, "TIMEOUT_MS": ANSWERS_WITHIN_SEC * 1000}.items():
+    RENEWS = RENEWS.replace(name, str(value))
 STRIP = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>alerts</title><script nonce="{nonce}">{script}</script>'
     '<body title="{text}" style="margin:0;padding:0 12px;background:{colour};color:#fff;text-align:center;overflow:hidden;'

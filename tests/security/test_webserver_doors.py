@@ -246,6 +246,11 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
         assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
         store.client.set(store.keys.of("alerts_active"), "[]")
         expect(strip).to_contain_text("no alert (", timeout=20_000)
+        (server,) = (one for one in psutil.Process().children(recursive=True) if "resources.webserver" in one.cmdline())
+        server.suspend()  # it takes connections, and answers none
+        expect(strip).to_contain_text("does not answer", timeout=30_000)
+        server.resume()
+        expect(strip).to_contain_text("no alert (", timeout=20_000)
         stack.close()
         expect(strip).to_contain_text("does not answer", timeout=20_000)
         assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
