@@ -55,15 +55,17 @@ def name_of(home: Path) -> str:
     if not path.exists():
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = home / f"name.{secrets.token_hex(4)}"  # not by the process: in containers all of them are number 1
-        draft.write_text(f"{socket.gethostname()}-{secrets.token_hex(4)}")
-        with suppress(FileExistsError):
-            os.link(draft, path)  # whole, or not at all
-        draft.unlink()
-    return path.read_text()
+        try:
+            draft.write_text(f"{socket.gethostname()}-{secrets.token_hex(4)}")
+            with suppress(FileExistsError):
+                os.link(draft, path)  # whole, or not at all
+        finally:
+            draft.unlink(missing_ok=True)
+    return f"{path.read_text()}-{path.stat().st_ino}"  # a copy of the folder is another one
 
 
 class HomeInUseError(RuntimeError):
-    """Another stack runs on the same instance folder; two would delete each other's sockets."""
+    """Another loop runs on the same instance folder; two would delete each other's sockets and share a lease."""
 
 
 def lock_home(home: Path) -> IO[str]:
@@ -80,7 +82,8 @@ def lock_home(home: Path) -> IO[str]:
     except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip()
-        msg = f"{home} is used by another `quantum up` (process {holder}). Stop it, or set QUANTUM_HOME to another folder."
+        by = f"another `quantum up` or `quantum serve daemon` (process {holder})"
+        msg = f"{home} is used by {by}. Stop it, or set QUANTUM_HOME to another folder."
         raise HomeInUseError(msg) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))

@@ -1,6 +1,7 @@
 """One stack runs the loop, and an overtaken cycle publishes nothing."""
 
 import json
+import shutil
 import time
 from datetime import timedelta
 
@@ -108,6 +109,20 @@ def test_containers_that_share_an_instance_folder_are_one_stack(two, monkeypatch
         monkeypatch.setattr("socket.gethostname", lambda: "daemon")
         owner.cache_clear()
         assert bool(other_host(stack, "one")) == (stack is second)
+
+
+def test_a_copy_of_an_instance_folder_on_the_same_machine_is_another_stack(tmp_path) -> None:
+    """Two containers have one kernel, and a volume that was copied keeps its path."""
+    home, kept = tmp_path / "q", tmp_path / "kept"
+    home.mkdir()
+    settings = load_settings(quantum_home=home)
+    first = owner(settings, "one")
+    owner.cache_clear()
+    assert owner(settings, "one") == first
+    home.rename(kept)
+    shutil.copytree(kept, home)
+    owner.cache_clear()
+    assert owner(settings, "one") != first
 
 
 def test_cycles_of_two_stacks_never_have_the_same_id(two) -> None:

@@ -79,6 +79,8 @@ def test_a_stand_by_takes_over_and_the_first_host_stands_by_when_it_returns(
         second = Host(tmp_path / "second", server.connection_url, postgres, stack)
         wait_for("the second to stand by", lambda: second.stands_by() == 1)
         assert (first.daemons(), second.daemons()) == (1, 0)
+        assert first.serve("daemon").wait(30) == 1  # one more on the same folder
+        assert "is used by another" in first.said.read_text()
         first.signal(signal.SIGSTOP)
         wait_for("the second to take over", lambda: "/second/" in holder())
         first.signal(signal.SIGCONT)
