@@ -12,6 +12,7 @@ from prometheus_client.utils import floatToGoString
 
 from quantum_assets.freshness import WELL
 from resources.metrics import BUCKETS_SEC, FINISHED, PARTS_OF_A_CYCLE, Look
+from resources.vital_signs import CLOCKED
 
 P29, P32 = "p29_shadow", "p32_eff"  # names operators know
 
@@ -54,10 +55,11 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _gauge("quantum_heartbeat_age_seconds", "Since a part was heard of.", {(k,): v for k, v in look.beats.items()}, "part")
     yield from _cycles(look)
     for name, what in (("published", "publications"), ("unchanged", "suppressions"), ("failed", "failures")):
-        yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", _by_label(look.published, name), "asset")
+        none_yet = {} if look.published is None else {(table.asset,): 0.0 for table in CLOCKED}  # so that a stop is seen
+        yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", none_yet | _by_label(look.published, name), "asset")
     if look.ran is not None:
-        none_yet = {("cycle", status.value): 0.0 for status in FINISHED}  # so that a first one is an increase, too
-        yield _counter("quantum_runs", "Runs that have ended.", none_yet | _by_label(look.ran, "run"), "job_name", "status")
+        no_run = {("cycle", status.value): 0.0 for status in FINISHED}  # so that a first one is an increase, too
+        yield _counter("quantum_runs", "Runs that have ended.", no_run | _by_label(look.ran, "run"), "job_name", "status")
     proofs = {(one.title,): float(one.passed) for one in look.proofs}
     yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
     switches = {(name,): float(stands) for name, stands in look.switches.items()}

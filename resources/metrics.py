@@ -129,7 +129,7 @@ class Collector:
         """Look once; neither Redis nor Dagster being away is an error here."""
         began, now = time.monotonic(), self.store.clock().timestamp()
         try:
-            dagster_up = self.instance is not None and fold_runs(self.store, self.instance, now)
+            dagster_up = self.instance is not None and fold_runs(self.store, self.instance, _server_time(self.store))
             seen = self._see(now)
         except RedisUnavailableError:
             answers = self.instance is not None and dagster_answers(self.instance)
@@ -173,6 +173,11 @@ class Collector:
         }
 
 
+def _server_time(store: RedisStore) -> float:
+    (reply,) = store.run("asking for the time", [("TIME",)])
+    return store.clock().timestamp() if isinstance(reply, Exception) else float(reply[0])
+
+
 def _epoch(reply: Any) -> float:
     """Read a time; what is missing or none was endlessly long ago, so that who waits for it is told."""
     epoch = number_or_none(reply) if isinstance(reply, bytes) else None
@@ -186,8 +191,10 @@ def _age_sec(reply: Any, now: float) -> float:
 
 
 def _gap_sec(reply: Any, now: float) -> float:
-    ends = [now, *map(_epoch, reply if isinstance(reply, list) and reply else (None,))]
-    return max(after - before for after, before in pairwise(ends))
+    ends = reply if isinstance(reply, list) and reply else [None]
+    if _age_sec(ends[0], now) == math.inf:
+        return math.inf
+    return max(after - before for after, before in pairwise([now, *map(_epoch, ends)]))
 
 
 def counts_in(store: RedisStore, key: str) -> dict[str, float] | None:
@@ -248,7 +255,7 @@ def block_reason(reason: str) -> str:
 def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bool:
     """Count the runs that have ended since the last time, and how long cycles took; tell whether Dagster answered.
 
-    Runs that ended before the first time are not counted.
+    Runs that ended before the first time are not counted. Now is by a clock that all exporters have in common, epoch s.
 
     Raises
     ------

@@ -204,6 +204,35 @@ def test_runs_are_counted_once_while_a_clock_is_ahead_and_when_it_is_set_right(s
         assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == ended
 
 
+def test_two_exporters_of_different_clocks_lose_no_run(store) -> None:
+    """The one behind would take what has ended for what is yet to come, and the other would find it noted."""
+    right, behind = RedisStore(store.settings, Clock()), RedisStore(store.settings, Clock())
+    right.clock.now = datetime.now(UTC)
+    behind.clock.now = right.clock.now - timedelta(seconds=90)
+    with dg.instance_for_test() as instance:
+        exporters = [Collector(one, instance) for one in (right, behind)]
+        for collector in exporters:
+            collector.look()
+        for _ in range(5):
+            instance.add_run(dg.DagsterRun(job_name=CYCLE_JOB_NAME, status=dg.DagsterRunStatus.FAILURE))
+            for collector in reversed(exporters):
+                collector.look()
+        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 5
+
+
+def test_a_last_cycle_from_the_future_is_none(store) -> None:
+    """Else a shard whose clock was set right and that died would look well until then."""
+    now = store.clock().timestamp()
+    ends = store.keys.of("cycles", store.settings.symbols[0])
+    for end in (now - 20, now - 10):
+        store.client.lpush(ends, end)
+    with dg.instance_for_test() as instance:
+        assert Collector(store, instance).look().cycle_gaps_sec == {"0": 10.0}
+        for end in (now + 3590, now + 3600):
+            store.client.lpush(ends, end)
+        assert Collector(store, instance).look().cycle_gaps_sec == {"0": math.inf}
+
+
 def test_counts_that_are_none_of_ours_and_beats_from_the_future_blind_no_scrape(world) -> None:
     store, instance = world
     name, beat = store.keys.of("counts_decided"), store.keys.of("heartbeat", "daemon")
@@ -334,7 +363,7 @@ def test_every_alert_has_tests_and_asks_only_for_what_is_exported(world) -> None
     rules = alert_rules()
     tested = [test["alert_rule_test"][0] for test in yaml.safe_load((RULES / "alerts_test.yml").read_text())["tests"]]
     for name in rules:
-        assert [bool(one["exp_alerts"]) for one in tested if one["alertname"] == name] == [True, False], name
+        assert {bool(one["exp_alerts"]) for one in tested if one["alertname"] == name} == {True, False}, name
     store, instance = world
     write_plan(store, "p9", "BTCUSDT", "CLOSE", qty="nan")
     exported = {family for text in both(store, instance) for family in re.findall(r"^# TYPE (\S+)", text.decode(), re.MULTILINE)}
