@@ -109,24 +109,25 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
 
 
 def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
-    """Find who set the kill switch that stands, why and when, among the governor's events, newest first.
+    """Find who first set the kill switch since it was last armed, why and when, among the governor's events, newest first.
 
     Returns
     -------
     dict
-        by, reason, at; empty when it was set without a record, by another program.
+        by, reason, at; empty when there is no record of it: another program set it, or the record is no longer kept.
     """
     from quantum_assets.incidents import moment_text
     from resources.redis_store import texts
 
+    found: dict[str, str] = {}
     for entry_id, raw in entries:
         fields = texts(raw)
         if fields.get("event") == "ARMED":
             break
         if fields.get("event") == "KILL":
             at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
-            return {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
-    return {}
+            found = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
+    return found
 
 
 def standing_lines(switches: Switches, killed: Mapping[str, str], guards: GuardReading) -> list[str]:

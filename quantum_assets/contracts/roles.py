@@ -53,7 +53,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "capital_efficiency": (PLANNER, PROPOSALS),  # EFFICIENCY_MODE=enforce makes it ours
     "stream_plans": (GOVERNOR,),  # which reads through a consumer group
 }
-# Who may add entries to a stream, and take none away: a plan is asked for by planners, and by our intents (INTENT_MODE=plan).
+# Who may only add entries to a stream: a plan is asked for by planners, and by our intents (INTENT_MODE=plan). A list of users
+# cannot forbid XADD's own MAXLEN, which takes entries away (docs/threat-model.md).
 ADDERS: Mapping[str, tuple[str, ...]] = {"stream_plans": (PLANNER, PROPOSALS)}
 
 READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro"

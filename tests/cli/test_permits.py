@@ -143,6 +143,7 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     """The most frequent answer to "why is nothing opened?"."""
     decide(live)
     quantum(live, "kill", "--reason", "wrong prices")
+    quantum(live, "kill", "--reason", "so it is")
     guard = {"reason": "DRAWDOWN drawdown=9.0% > 8.0%", "expires_at": "2026-01-22T13:00:00+00:00"}
     live.client.set("quantum:risk:guard_active:DRAWDOWN", json.dumps(guard))
     shown = quantum(live, "permits").stdout
