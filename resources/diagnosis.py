@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,7 @@ SKEW_WARN_SEC, SKEW_MAX_SEC = 1.0, 5.0  # beyond the second, data of other hosts
 DISK_MIN_GB = 2.0  # below, the event log of the coming hours has no room
 UI_PORT = 3000
 NAMED_MAX = 5
+ALIKE = 0.85  # of a name to a setting's; DAGSTER_HOME is none, GOV_MAX_EXECS_PER_HOUR one
 HASHES = ("counts_published", "counts_decided", "counts_ran", "newest_cycles")
 ENVIRONMENT_FILE = Path("/etc/quantum/quantum.env")
 # A command for each kind of key that needs the right to write and changes nothing; a key of another kind answers WRONGTYPE.
@@ -68,7 +70,7 @@ class Finding:
 
 def diagnose(settings: Settings) -> Iterator[Finding]:
     """Look at everything, the machine first, then Redis; without Redis the rest is left out."""
-    for look in (_versions, _user, _modes, _disk, _ports, _chosen):
+    for look in (_versions, _user, _modes, _disk, _ports, _names, _chosen):
         yield from look(settings)
     store = RedisStore(settings)
     try:
@@ -161,6 +163,16 @@ def _in_use(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _names(_: Settings) -> Iterator[Finding]:
+    """Find settings whose name was misspelt: their defaults hold, and nobody is told."""
+    known = [name for field in Settings.model_fields for name in (field.upper(), f"{field.upper()}_FILE")]
+    near = {name: get_close_matches(name, known, 1, ALIKE) for name in sorted(os.environ.keys() - set(known))}
+    if meant := {name: found[0] for name, found in near.items() if found}:
+        yield Finding("names of settings", "warn", f"unknown: {', '.join(meant)}", f"did you mean {', '.join(meant.values())}?")
+    else:
+        yield Finding("names of settings", "ok", "none that looks like one and is none")
 
 
 def _chosen(settings: Settings) -> Iterator[Finding]:

@@ -106,6 +106,14 @@ def test_settings_that_have_no_place_in_production_are_named(examine) -> None:
     assert "ALERT_URLS" in run(ALERT_URLS="", ALLOW_SYNTHETIC="false")["settings"]["seen"]
 
 
+def test_a_setting_whose_name_is_misspelt_is_named(examine) -> None:
+    """A limit that is not in force is none."""
+    _, run = examine
+    found = run(GOV_MAX_EXECS_PER_HOUR="1", DAGSTER_POSTGRES_URL="x", HOSTNAME="x")
+    assert found.keys() == {"names of settings"}
+    assert found["names of settings"]["remedy"] == "did you mean GOV_MAX_EXEC_PER_HOUR?"
+
+
 def test_a_user_without_the_right_to_write_is_found_before_the_first_cycle(examine) -> None:
     store, run = examine
     store.client.execute_command(
