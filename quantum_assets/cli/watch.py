@@ -137,9 +137,9 @@ class Watcher:
             self.say(message)
         incidents = _summary(self.ledger.active.values(), now)
         status = "blind" if evaluation is None else "alerting" if incidents else "ok"
-        self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
         if evaluation is not None:
             self._leave_word(now, incidents)
+        self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
 
     def report(self) -> tuple[dict[str, Any], bool]:
         """Tell how the watcher is, and whether it is alive."""
