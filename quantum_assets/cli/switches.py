@@ -23,7 +23,7 @@ T = TypeVar("T")
 @click.option("--name", help="Who; default: the login name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
 def kill(reason: str, name: str | None, *, as_json: bool) -> None:
-    """Set the kill switch: from now on no plan that opens risk gets a permit. Plans that reduce risk still pass.
+    """Set the kill switch: from now on no plan that opens risk gets a permit. Plans that reduce risk pass, within their limits.
 
     \b
     quantum kill --reason "exchange reports wrong prices"
@@ -43,7 +43,7 @@ def kill(reason: str, name: str | None, *, as_json: bool) -> None:
     else:
         click.echo(
             f"The kill switch {store.keys.of('kill')} is set{'' if outcome.changed else ', as it was before'}. "
-            "No plan that opens risk gets a permit; plans that reduce it still pass."
+            "No plan that opens risk gets a permit; plans that reduce it pass, within their limits."
         )
         click.echo('Undo: quantum arm --name "YOUR NAME" --reason "WHY"')
     if outcome.unrecorded:

@@ -1,6 +1,7 @@
 """The systemd units: they cover the stack, say what our commands understand, and are shut."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -61,6 +62,45 @@ def test_a_unit_can_be_given_the_addresses_it_needs_and_no_others(path: Path) ->
     assert given.keys() <= Settings.model_fields.keys()
     assert {f"quantum-{role}" for role in given.values()} <= set(re.findall(r"^user (\S+)", ACL_FILE.read_text(), re.MULTILINE))
     assert ("governor_redis_url" in given) is (path.stem == "quantum-worker")
+
+
+@pytest.mark.parametrize(
+    ("command", "addresses"),
+    [
+        (["kill", "--reason", "two words"], {"redis_url": "operator.url"}),
+        (["arm"], {"redis_url": "operator.url"}),
+        (["alerts", "test"], {"redis_url": "watch.url", "alert_urls": "alert.urls"}),
+        (["replay", "a.csv"], {"redis_url": "feed.url"}),
+        ([], {"redis_url": "proposals.url", "governor_redis_url": "governor.url", "celery_broker_url": "broker.url"}),
+    ],
+)
+def test_a_command_on_a_host_of_units_gets_the_addresses_it_needs_and_no_others(
+    tmp_path: Path, command: list[str], addresses: dict[str, str]
+) -> None:
+    """What it asks of systemd."""
+    secrets, asked = tmp_path / "secrets", tmp_path / "systemd-run"
+    asked.write_text('#!/bin/sh\nfor one in "$@"; do echo "$one"; done\n')
+    asked.chmod(0o755)
+    script = (UNITS / "quantum").read_text().replace("/etc/quantum/secrets", str(secrets))
+
+    def run() -> list[str]:
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["sh", "-c", script, "quantum", *command], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    def given(told: list[str]) -> dict[str, str]:
+        return dict(re.findall(rf"^--property=LoadCredential=(\w+):{secrets}/(\S+)$", "\n".join(told), re.MULTILINE))
+
+    assert given(run()) == {}  # a Redis without users
+    secrets.mkdir()
+    for name in (*re.findall(r"^user quantum-(\S+)", ACL_FILE.read_text(), re.MULTILINE), "alert"):
+        (secrets / f"{name}.url{'s' if name == 'alert' else ''}").touch()
+    told = run()
+    assert given(told) == addresses
+    assert given(told).keys() <= Settings.model_fields.keys()
+    assert told[-1 - len(command) :] == ["/opt/quantum/bin/quantum", *command]
 
 
 @pytest.mark.slow
