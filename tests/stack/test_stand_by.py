@@ -52,8 +52,8 @@ class Host:
         return sum("dagster._daemon" in " ".join(one.cmdline()) for one in family(self.folder))
 
     def stands_by(self) -> int:
-        """Count how often it said so."""
-        return self.said.read_text().count("standing by: ")
+        """Count how often it said so; the sensors of a daemon that still runs say it, too."""
+        return sum(line.startswith("standing by: ") for line in self.said.read_text().splitlines())
 
     def signal(self, what: signal.Signals) -> None:
         """Send a signal to all its processes: a virtual machine that is frozen, or goes on."""
