@@ -26,7 +26,7 @@ from resources.candles import CandleReader, Candles
 from resources.guards import read_account
 from resources.lease import standing_by
 from resources.positions import PositionReader
-from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.redis_store import RedisStore, RedisUnavailableError, epoch_of
 from resources.settings import REDIS_SCHEMES, Settings
 
 Level = Literal["ok", "warn", "fail"]
@@ -235,7 +235,7 @@ def _clock(store: RedisStore) -> Iterator[Finding]:
     if isinstance(reply, Exception):
         yield Finding("clock", "warn", str(reply), "allow TIME to this user")
         return
-    skew = store.clock().timestamp() - (int(reply[0]) + int(reply[1]) / 1e6)
+    skew = store.clock().timestamp() - epoch_of(reply)
     level: Level = "fail" if abs(skew) > SKEW_MAX_SEC else "warn" if abs(skew) > SKEW_WARN_SEC else "ok"
     remedy = "" if level == "ok" else "synchronise both hosts (chrony, systemd-timesyncd)"
     yield Finding("clock", level, f"{skew:+.2f} s against Redis", remedy)

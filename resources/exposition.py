@@ -54,8 +54,8 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _gauge("quantum_asset_ill", "1 for what is stale, missing, unreadable or ahead.", ill, "asset", "symbol", "condition")
     yield _gauge("quantum_heartbeat_age_seconds", "Since a part was heard of.", {(k,): v for k, v in look.beats.items()}, "part")
     yield from _cycles(look)
+    none_yet = {} if look.published is None else {(table.asset,): 0.0 for table in CLOCKED}  # so that a stop is seen
     for name, what in (("published", "publications"), ("unchanged", "suppressions"), ("failed", "failures")):
-        none_yet = {} if look.published is None else {(table.asset,): 0.0 for table in CLOCKED}  # so that a stop is seen
         yield _counter(f"quantum_{what}", f"Symbols {name}, per evaluation.", none_yet | _by_label(look.published, name), "asset")
     if look.ran is not None:
         no_run = {("cycle", status.value): 0.0 for status in FINISHED}  # so that a first one is an increase, too

@@ -30,7 +30,7 @@ from resources.foreign import number_or_none
 from resources.guards import read_guards
 from resources.launcher import heartbeat_parts
 from resources.plans import waiting_plans
-from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, flat, texts
+from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, epoch_of, flat, texts
 from resources.switches import read_switches
 from resources.vital_signs import VitalSignsReader
 
@@ -175,7 +175,7 @@ class Collector:
 
 def _server_time(store: RedisStore) -> float:
     (reply,) = store.run("asking for the time", [("TIME",)])
-    return store.clock().timestamp() if isinstance(reply, Exception) else float(reply[0])
+    return store.clock().timestamp() if isinstance(reply, Exception) else epoch_of(reply)
 
 
 def _epoch(reply: Any) -> float:

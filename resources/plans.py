@@ -20,7 +20,7 @@ from quantum_assets.kernels.governor import BURST, COUNTED, ERROR, GATE_OF, KILL
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
 from resources.guards import utc_date
-from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs, texts
+from resources.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, pairs, texts
 from resources.settings import Settings
 from resources.switches import disarm
 
@@ -269,7 +269,7 @@ class PlanQueue:
             if isinstance(reply, Exception):
                 raise UnreadableKeyError(self.stream, "a stream of plans", reply)
         entries = [*taken[1], *(entry for _, rows in (new or ()) for entry in rows)]
-        taken_at = int(time[0]) + int(time[1]) / 1e6
+        taken_at = epoch_of(time)
         return [replace(parse_plan(entry_id.decode(), fields), taken_at=taken_at) for entry_id, fields in entries if fields]
 
     def _ask(self) -> list[Any]:

@@ -464,6 +464,11 @@ def _raise_if_unfit(replies: Sequence[Any]) -> None:
             raise reply
 
 
+def epoch_of(time_reply: Sequence[bytes]) -> float:
+    """Read the answer to TIME: the server's clock, epoch s."""
+    return int(time_reply[0]) + int(time_reply[1]) / 1e6
+
+
 def flat(mapping: Mapping[str, str]) -> list[str]:
     """Lay fields and values out as the arguments of a command."""
     return [part for pair in mapping.items() for part in pair]

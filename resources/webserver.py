@@ -54,9 +54,8 @@ setInterval(async () => {
     }
   }
 }, EVERY_MS);
-"""
-for name, value in {"RED": RED, "EVERY_MS": RENEWED_EVERY_SEC * 1000, "TIMEOUT_MS": ANSWERS_WITHIN_SEC * 1000}.items():
-    RENEWS = RENEWS.replace(name, str(value))
+""".replace("RED", RED)
+RENEWS = RENEWS.replace("EVERY_MS", str(RENEWED_EVERY_SEC * 1000)).replace("TIMEOUT_MS", str(ANSWERS_WITHIN_SEC * 1000))
 STRIP = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>alerts</title><script nonce="{nonce}">{script}</script>'
     '<body title="{text}" style="margin:0;padding:0 12px;background:{colour};color:#fff;text-align:center;overflow:hidden;'

@@ -77,7 +77,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
     from quantum_assets.contracts.reading import printable
-    from resources.home import StorageUnavailableError
+    from resources.home import HomeInUseError, StorageUnavailableError
     from resources.redis_store import RedisUnavailableError
 
     try:
@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
     except SettingsError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_USAGE)
+    except HomeInUseError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_FAILED)
     except (RedisUnavailableError, StorageUnavailableError) as error:
         click.echo(printable(error), err=True)
         sys.exit(EXIT_INFRASTRUCTURE)

@@ -56,7 +56,7 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
         return
     settings = load_settings()
     from resources import stack
-    from resources.home import HomeInUseError, lock_home, prepare_home
+    from resources.home import lock_home, prepare_home
     from resources.tether import wait_for_socket
 
     home = prepare_home(settings)
@@ -76,12 +76,7 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
             sys.exit(EXIT_FAILED)
         storage = prepared.stdout.strip()
     if part == "daemon":
-        try:
-            lock = lock_home(home)
-        except HomeInUseError as error:
-            click.echo(str(error), err=True)
-            sys.exit(EXIT_FAILED)
-        with lock:
+        with lock_home(home):
             sys.exit(_run_or_stand_by(process, settings, storage))
     if process.after:
         wait_for_socket(process.after)

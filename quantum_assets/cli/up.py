@@ -54,14 +54,10 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         sys.exit(EXIT_FAILED)
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
-    from resources.home import HomeInUseError, lock_home, prepare_home
+    from resources.home import lock_home, prepare_home
     from resources.stack import processes, supervisor
 
-    try:
-        lock = lock_home(prepare_home(settings))
-    except HomeInUseError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_FAILED)
+    lock = lock_home(prepare_home(settings))
     redis_port = _embedded(settings)
     if subprocess.run([sys.executable, "-m", "resources.home"], check=False, stdout=subprocess.DEVNULL).returncode:
         sys.exit(EXIT_FAILED)
