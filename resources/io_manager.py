@@ -23,6 +23,7 @@ from resources.calc_only import require_calc_only
 from resources.counts import count_publications
 from resources.dagster_internals import materialize, take_over_asset_events
 from resources.event_log import Made
+from resources.failures import record_failures
 from resources.lease import require_newest
 from resources.redis_store import Publication, RedisStore
 
@@ -123,6 +124,8 @@ class RedisIOManager(dg.IOManager):
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
         }
         count_publications(self.store, table.asset, outcomes, rows, len(failures))
+        if ONCE_TAG not in tags:  # under other settings, perhaps: what the deployment shows is not changed by it
+            record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
         self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
         published = [outcome for outcome in outcomes if outcome.published]

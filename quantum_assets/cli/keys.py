@@ -72,6 +72,8 @@ _ALSO = {
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
     "queue's workers too (string)",
+    "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since and at (epoch "
+    "s), cycle_id (hash)",
     "counts_published": "what became of symbols so far, `<published|unchanged|failed>:<asset>`, `proposed:<reason>`, "
     "`loops`: counts (hash)",
     "counts_decided": "the governor's decisions, counted by the exporter: `allow:<symbol>`, `block:<symbol>:<reason>`, "

@@ -135,6 +135,7 @@ class Keys:
             "proofs": "quantum:proofs",
             "proofs_by_symbol": "quantum:proofs:by_symbol",
             "single_cycle": "quantum:proofs:single_cycle",
+            "failures": "quantum:failures:{symbol}",  # {symbol} is the asset
             "alerts_active": "quantum:alerts:active",
             "stream_alerts": "quantum:stream:alerts",
             # counts of the exporter

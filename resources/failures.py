@@ -1,0 +1,137 @@
+"""What cannot be computed right now, per asset and symbol, with the reason: one hash per asset, kept by who publishes.
+
+A run that fails for some symbols succeeds for the others: neither its status nor the old hash of a failing symbol says that
+something is wrong. Status, pages and alerts read it here. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from resources.redis_store import RedisStore, flat, pairs
+
+REASON_CHARS_MAX = 500
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One symbol that an asset could not be computed for.
+
+    Attributes
+    ----------
+    symbol
+        The symbol.
+    why
+        The reason in full: a code, optionally followed by ``: detail``.
+    since, at
+        When it began with this code, and when it was last evaluated; epoch s.
+    cycle_id
+        Cycle in which it began.
+    """
+
+    symbol: str
+    why: str
+    since: float
+    at: float
+    cycle_id: str
+
+    @property
+    def code(self) -> str:
+        """The machine-readable part of the reason; ages and values beside it change in every cycle."""
+        return self.why.partition(":")[0]
+
+
+class Changes(NamedTuple):
+    """What one evaluation changed: failures that are new or have another code, and symbols that have recovered."""
+
+    begun: list[Failure]
+    recovered: list[str]
+
+
+def record_failures(
+    store: RedisStore, asset: str, evaluated: Sequence[str], failures: Mapping[str, str], cycle_id: str
+) -> Changes:
+    """Replace what is recorded of the evaluated symbols; others keep what another shard recorded.
+
+    Parameters
+    ----------
+    store
+        Where it is kept.
+    asset
+        The asset that was evaluated.
+    evaluated
+        Symbols of this run.
+    failures
+        Symbol to reason, of those that failed.
+    cycle_id
+        Cycle of the run.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    key = store.keys.of("failures", asset)
+    (reply,) = store.run("reading failures", [("HGETALL", key)])
+    known = {} if isinstance(reply, Exception) else _decoded(pairs(reply))
+    now = store.clock().timestamp()
+    begun: list[Failure] = []
+    current: dict[str, str] = {}
+    for symbol, reason in failures.items():
+        failure = Failure(symbol, reason[:REASON_CHARS_MAX], now, now, cycle_id)
+        before = known.get(symbol)
+        if before is not None and before.code == failure.code:
+            failure = Failure(symbol, failure.why, before.since, now, before.cycle_id)
+        else:
+            begun.append(failure)
+        current[symbol] = json.dumps(asdict(failure), separators=(",", ":"))
+    recovered = [symbol for symbol in evaluated if symbol in known and symbol not in failures]
+    commands: list[tuple[object, ...]] = []
+    if isinstance(reply, Exception):  # not a hash of ours: nobody else writes here
+        commands.append(("DEL", key))
+    if current:
+        commands.append(("HSET", key, *flat(current)))
+    if recovered:
+        commands.append(("HDEL", key, *recovered))
+    if commands:
+        store.run("recording failures", commands)
+    return Changes(begun, recovered)
+
+
+def read_failures(store: RedisStore, assets: Sequence[str]) -> dict[str, dict[str, Failure]]:
+    """Read what cannot be computed, by asset and symbol, in one round trip.
+
+    An entry says when it was last evaluated (``at``): of a cycle that has stopped, it says no more than that.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    replies = store.run("reading failures", [("HGETALL", store.keys.of("failures", asset)) for asset in assets])
+    return {
+        asset: {} if isinstance(reply, Exception) else _decoded(pairs(reply))
+        for asset, reply in zip(assets, replies, strict=True)
+    }
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, Failure]:
+    """Decode the entries; one that is none of ours is left out, and replaced by the next evaluation."""
+    failures = {}
+    for name, text in fields.items():
+        try:
+            values = json.loads(text)
+            failure = Failure(
+                symbol=name.decode(),
+                why=str(values["why"]),
+                since=float(values["since"]),
+                at=float(values["at"]),
+                cycle_id=str(values["cycle_id"]),
+            )
+        except (ValueError, TypeError, KeyError):
+            continue
+        failures[failure.symbol] = failure
+    return failures
