@@ -72,7 +72,7 @@ _ALSO = {
     "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
     "queue's workers too (string)",
-    "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since and at (epoch "
+    "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since, at (epoch "
     "s), cycle_id (hash)",
     "counts_published": "what became of symbols so far, `<published|unchanged|failed>:<asset>`, `proposed:<reason>`, "
     "`loops`: counts (hash)",
