@@ -21,6 +21,7 @@ from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
 from quantum_assets.trade_intent import trade_intent
+from resources.dagster_internals import dismiss_welcome
 from resources.intents import IntentIOManager
 from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
@@ -117,4 +118,5 @@ def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
     }
 
 
+dismiss_welcome()
 defs = build_defs()

@@ -22,6 +22,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.context.output import OutputContext
+from dagster._core.nux import get_has_seen_nux, set_nux_seen
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
 
@@ -40,6 +41,15 @@ def storage_id(instance: dg.DagsterInstance) -> str:
     if root not in _storage_ids:
         _storage_ids[root] = cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
     return _storage_ids[root]
+
+
+def dismiss_welcome() -> None:
+    """Keep Dagster's newsletter dialog from a page that ``dagster dev`` opens where no dagster.yaml of ours turns it off.
+
+    It is what a click on "close" does: a file in DAGSTER_HOME, or in the user's own ``~/.dagster``.
+    """
+    if os.environ.get("DAGSTER_IS_DEV_CLI") and not get_has_seen_nux():  # type: ignore[no-untyped-call]
+        set_nux_seen()  # type: ignore[no-untyped-call]
 
 
 def take_over_asset_events(context: OutputContext) -> None:

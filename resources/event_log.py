@@ -50,6 +50,7 @@ from dagster._core.storage.event_log.sqlite.consolidated_sqlite_event_log import
     SQLITE_EVENT_LOG_FILENAME,
     ConsolidatedSqliteEventLogStorage,
 )
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
 from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_postgres.event_log.event_log import PostgresEventLogStorage
@@ -75,6 +76,7 @@ SUPERSEDED_BY = {
     "ASSET_MATERIALIZATION_PLANNED": ("ASSET_MATERIALIZATION_PLANNED", "ASSET_MATERIALIZATION"),
     "FRESHNESS_STATE_CHANGE": ("FRESHNESS_STATE_CHANGE",),
 }
+AnyEventLog = SqlEventLogStorage  # Dagster's own event logs, and ours
 RUN_STATUS_TYPES = frozenset(kind.value for kind in EVENT_TYPE_TO_PIPELINE_RUN_STATUS)
 
 _events = SqlEventLogStorageTable.c
@@ -367,6 +369,31 @@ class BatchedEventLogStorage(SqlEventLogStorage):
         int
             Bytes given back; 0 when there is nothing more to give, or when the database is busy with something better.
         """
+
+
+def runs_with_latest(log: SqlEventLogStorage) -> set[str]:
+    """Name the runs to which a latest materialization, observation or check result belongs, in any of Dagster's event logs.
+
+    Stock storages delete a run as a whole only, so that these runs stay.
+    """
+    newest = db.select(db.func.max(_events.id))
+    newest = newest.where(_events.asset_key.is_not(None), _events.dagster_event_type.in_([*SUPERSEDED_BY]))
+    newest = newest.group_by(_events.asset_key, _events.partition, _events.dagster_event_type)
+    checked = db.select(db.func.max(_checks.id)).group_by(_checks.asset_key, _checks.check_name, _checks.partition)
+    done = [status.value for status in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES]
+    completed = checked.where(_checks.execution_status.in_(done))
+    with log.index_connection() as conn:
+        runs = set(conn.scalars(db.select(_events.run_id).where(_events.id.in_(newest))))
+        for latest in (checked, completed):
+            runs.update(conn.scalars(db.select(_checks.run_id).where(_checks.id.in_(latest))))
+    return runs
+
+
+def delete_shard(log: SqlEventLogStorage, run_id: str) -> None:
+    """Delete the file in which stock SQLite keeps the events of one run; deleting the run leaves it, empty."""
+    if isinstance(log, SqliteEventLogStorage):
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{log.path_for_shard(run_id)}{suffix}").unlink(missing_ok=True)
 
 
 def _is_asset_event(event: EventLogEntry) -> bool:

@@ -26,10 +26,17 @@ if TYPE_CHECKING:
 EVENT_BATCH_SIZE = 1000  # Dagster reads it in every process; without it each materialization is a transaction of its own
 STORAGE_AGAIN_SEC = 2
 _TEMPLATE = Path(__file__).resolve().parent.parent / "dagster.yaml"
+WARM_LAUNCHER = """
+run_launcher:  # persistent, pre-imported workers: a fresh interpreter per run costs several seconds
+  module: resources.launcher
+  class: WarmRunLauncher
+"""
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Create the instance folder with the product's dagster.yaml; a file that is there is the operator's and stays.
+    """Create the instance folder with the product's dagster.yaml and the launcher of the warm workers.
+
+    A file that is there is the operator's and stays.
 
     Returns
     -------
@@ -40,7 +47,7 @@ def prepare_home(settings: Settings) -> Path:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     target = home / "dagster.yaml"
     if not target.exists():
-        target.write_text(_TEMPLATE.read_text())
+        target.write_text(_TEMPLATE.read_text() + WARM_LAUNCHER)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
     return home
@@ -82,7 +89,7 @@ def lock_home(home: Path) -> IO[str]:
     except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip()
-        by = f"another `quantum up` or `quantum serve daemon` (process {holder})"
+        by = f"another `quantum up`, `quantum serve daemon` or `quantum example` (process {holder})"
         msg = f"{home} is used by {by}. Stop it, or set QUANTUM_HOME to another folder."
         raise HomeInUseError(msg) from None
     lock.truncate(0)

@@ -86,6 +86,11 @@ def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
         app.conf[options] = {**app.conf[options], "global_keyprefix": f"{KEY_PREFIX}{storage_id(instance)[:8]}:"}
 
 
+def has_warm_workers(instance: dg.DagsterInstance) -> bool:
+    """Whether runs go to warm workers; with another launcher, as plain ``dagster dev`` has, each run starts an interpreter."""
+    return isinstance(instance.run_launcher, WarmRunLauncher)
+
+
 class WarmRunLauncher(CeleryRunLauncher):
     """Dagster's Celery run launcher, configured by the product's settings instead of a second copy of them."""
 

@@ -4,6 +4,9 @@ Every asset and partition keeps its latest materialization and observation, and 
 age, so that the user interface never shows a live asset as never materialized. A run to which one of these belongs keeps its
 record and its status events; of all others nothing stays. How rows are found and deleted is in ``resources/event_log.py``;
 when to prune is decided by the caller.
+
+Dagster's own event logs, which plain ``dagster dev`` uses where no dagster.yaml of ours is, delete a run as a whole only: there a
+run with a latest of its kind stays as it is, and so do old check results and events without a run.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ from resources.event_log import (
     RUN_STATUS_TYPES,
     RUNLESS,
     SUPERSEDED_BY,
+    AnyEventLog,
     BatchedEventLogStorage,
     LatestChecks,
     StoredEvent,
     chunks,
+    delete_shard,
+    runs_with_latest,
 )
 
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -83,7 +89,7 @@ def prune(
     Parameters
     ----------
     instance
-        An instance with one of this product's event logs.
+        An instance with one of this product's event logs, or one of Dagster's own.
     older_than
         Aware UTC time; runs whose last change is before it are old.
     job_name
@@ -98,9 +104,17 @@ def prune(
     Raises
     ------
     RetentionError
-        The instance stores its events elsewhere.
+        The instance stores its events in no SQL database.
     """
-    pruning = _Pruning(instance, _log_of(instance), older_than, pause_sec, job_name)
+    log = instance.event_log_storage
+    if not isinstance(log, AnyEventLog):
+        msg = f"{type(log).__name__} cannot be pruned: configure an event log of resources.event_log in dagster.yaml"
+        raise RetentionError(msg)
+    pruning: _Pruning | _WholeRuns
+    if isinstance(log, BatchedEventLogStorage):
+        pruning = _Pruning(instance, log, older_than, pause_sec, job_name)
+    else:
+        pruning = _WholeRuns(instance, log, older_than, pause_sec, job_name)
     seen = 0
     complete = True
     for run_ids in pruning.old_runs(batch_runs):
@@ -110,16 +124,18 @@ def prune(
         if max_runs is not None and seen >= max_runs:
             complete = False
             break
-    pruning.prune_checks()
+    if isinstance(pruning, _Pruning):
+        pruning.prune_checks()
     if job_name is None:
-        pruning.prune_runless()
+        if isinstance(pruning, _Pruning):
+            pruning.prune_runless()
         pruning.prune_ticks()
     return PruneResult(
         runs=pruning.runs,
         thinned_runs=pruning.thinned,
         events=pruning.events,
         check_results=pruning.check_results,
-        freed_bytes=pruning.give_back(),
+        freed_bytes=pruning.give_back() if isinstance(pruning, _Pruning) else 0,
         complete=complete,
     )
 
@@ -135,35 +151,19 @@ def prune_to_fit(
         What was really kept (LEAST_KEPT at least), and the last result.
     """
     result = prune(instance, older_than=now - keep)
-    while keep > LEAST_KEPT and _log_of(instance).size_bytes() > max_bytes:
+    log = instance.event_log_storage
+    while isinstance(log, BatchedEventLogStorage) and keep > LEAST_KEPT and log.size_bytes() > max_bytes:
         keep = max(keep / 2, LEAST_KEPT)
         result = prune(instance, older_than=now - keep)
     return keep, result
 
 
-def _log_of(instance: dg.DagsterInstance) -> BatchedEventLogStorage:
-    log = instance.event_log_storage
-    if not isinstance(log, BatchedEventLogStorage):
-        msg = f"{type(log).__name__} cannot be pruned: configure an event log of resources.event_log in dagster.yaml"
-        raise RetentionError(msg)
-    return log
+class _OldRuns:
+    """What one call of ``prune`` does in any event log."""
 
-
-class _Pruning:
-    """One call of ``prune``."""
-
-    def __init__(
-        self,
-        instance: dg.DagsterInstance,
-        log: BatchedEventLogStorage,
-        older_than: datetime,
-        pause_sec: float,
-        job_name: str | None,
-    ) -> None:
-        self.instance, self.log, self.older_than = instance, log, older_than.astimezone(UTC)
+    def __init__(self, instance: dg.DagsterInstance, older_than: datetime, pause_sec: float, job_name: str | None) -> None:
+        self.instance, self.older_than = instance, older_than.astimezone(UTC)
         self.pause_sec, self.job_name = pause_sec, job_name
-        self.checks: LatestChecks = log.latest_checks()
-        self.newest_id = log.get_maximum_record_id() or 0  # SQLite would give this id again, and cursors would skip it
         self.runs = self.thinned = self.events = self.check_results = 0
 
     def old_runs(self, batch_runs: int) -> Iterator[list[str]]:
@@ -179,6 +179,62 @@ class _Pruning:
             kept = {record.dagster_run.run_id for record in self.instance.get_run_records(dg.RunsFilter(run_ids=batch))}
             cursor = next((run_id for run_id in reversed(batch) if run_id in kept), cursor)  # a deleted run is no cursor
 
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with its record."""
+        self.instance.delete_run(run_id)  # last: whatever is interrupted before is found again by its run
+        self.runs += 1
+        time.sleep(self.pause_sec)
+
+    def delete_files(self, run_id: str) -> None:
+        """Delete what a run left beside the databases."""
+        self.instance.compute_log_manager.delete_logs(prefix=[run_id])
+        shutil.rmtree(Path(self.instance.storage_directory()) / run_id, ignore_errors=True)  # what an operator's run left there
+
+    def prune_ticks(self) -> None:
+        """Delete old ticks of every sensor and schedule."""
+        for state in self.instance.all_instigator_state():
+            self.instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=self.older_than.timestamp())
+
+
+class _WholeRuns(_OldRuns):
+    """Prunes one of Dagster's own event logs."""
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        log: AnyEventLog,
+        older_than: datetime,
+        pause_sec: float,
+        job_name: str | None,
+    ) -> None:
+        super().__init__(instance, older_than, pause_sec, job_name)
+        self.log, self.kept = log, runs_with_latest(log)
+
+    def prune_run(self, run_id: str) -> None:
+        """Delete a run, unless something of it is the latest of its kind."""
+        if run_id in self.kept:
+            return
+        self.delete_files(run_id)
+        self.delete_run(run_id)
+        delete_shard(self.log, run_id)
+
+
+class _Pruning(_OldRuns):
+    """Prunes one of this product's event logs."""
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        log: BatchedEventLogStorage,
+        older_than: datetime,
+        pause_sec: float,
+        job_name: str | None,
+    ) -> None:
+        super().__init__(instance, older_than, pause_sec, job_name)
+        self.log = log
+        self.checks: LatestChecks = log.latest_checks()
+        self.newest_id = log.get_maximum_record_id() or 0  # SQLite would give this id again, and cursors would skip it
+
     def prune_run(self, run_id: str) -> None:
         """Delete a run, or all of it but what is the latest of its kind."""
         events = self.log.events_of_run(run_id)
@@ -186,14 +242,11 @@ class _Pruning:
         if kept:
             kept |= {event.id for event in events if event.kind in RUN_STATUS_TYPES}
         self._delete_events([event.id for event in events if event.id not in kept])
-        self.instance.compute_log_manager.delete_logs(prefix=[run_id])
-        shutil.rmtree(Path(self.instance.storage_directory()) / run_id, ignore_errors=True)  # what an operator's run left there
+        self.delete_files(run_id)
         if kept:
             self.thinned += 1
             return
-        self.instance.delete_run(run_id)  # last: whatever is interrupted before is found again by its run
-        self.runs += 1
-        time.sleep(self.pause_sec)
+        self.delete_run(run_id)
 
     def prune_runless(self) -> None:
         """Delete old events that belong to no run, such as reported materializations and freshness."""
@@ -216,11 +269,6 @@ class _Pruning:
                 self.check_results += len(doomed)
                 time.sleep(self.pause_sec)
             after_id = rows[-1]
-
-    def prune_ticks(self) -> None:
-        """Delete old ticks of every sensor and schedule."""
-        for state in self.instance.all_instigator_state():
-            self.instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=self.older_than.timestamp())
 
     def give_back(self) -> int:
         """Return free space to the file system."""

@@ -282,7 +282,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded_url_file(self) -> Path:
-        """File in which ``quantum up`` leaves the address of the embedded server."""
+        """File in which ``quantum up`` or ``quantum example`` leaves the address of the embedded server."""
         return self.quantum_home / "redis.url"
 
     @property

@@ -132,10 +132,20 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
     home = prepare_home(settings)
     listed = [code(home), worker(), daemon(home), webserver(home, port=port), watch()]
     if redis_port is not None:
-        listed.insert(0, _python("valkey", f"-m resources.embedded_server {redis_port}"))
+        listed.insert(0, valkey(redis_port))
     if feed:
-        listed.append(_python("feed", "-m resources.example_feed", *feed))
+        listed.append(example_feed(*feed))
     return listed
+
+
+def valkey(port: int) -> Process:
+    """Give the embedded server."""
+    return _python("valkey", f"-m resources.embedded_server {port}")
+
+
+def example_feed(*arguments: str) -> Process:
+    """Give the feed of examples."""
+    return _python("feed", "-m resources.example_feed", *arguments)
 
 
 def code(home: Path) -> Process:

@@ -20,11 +20,11 @@ from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards, symbols_o
 from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
-from resources.launcher import QUEUE_TAG, queue_of
+from resources.launcher import QUEUE_TAG, has_warm_workers, queue_of
 from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
-from sensors.overdue import still_running
+from sensors.overdue import SLOWER, still_running
 
 CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -261,7 +261,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         job=CYCLE_JOB,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs.",
+        description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs. "
+        f"With plain `dagster dev` it follows when the previous one has ended, about every 15 s: {SLOWER}.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "shards": {}, "candles": {}, **json.loads(context.cursor or "{}")}
@@ -276,10 +277,16 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
             counts["ended"] += len(ended)
             busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
-            store.run("leaving a sign of life", [("SET", store.keys.of("heartbeat", "daemon"), now)])
+            # Without warm workers the code server executes the runs, and it is what ticks here.
+            warm = has_warm_workers(context.instance)
+            alive = ("daemon",) if warm else ("daemon", "worker")
+            store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), now) for part in alive])
             wait_sec = {shard: due_in_sec(at, now, interval_sec) for shard, at in requested.items()}
             given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once, and not asked for later than otherwise
             due = [one for one in cycles if wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
+            if due and not warm and all(one.symbols[0] in busy for one in due):
+                other_holder(store, storage_id(context.instance))
+                return dg.SensorResult(skip_reason=f"the previous cycle still runs: {SLOWER}", cursor=json.dumps(counts))
             if not due:
                 other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
                 return dg.SensorResult(skip_reason=f"{NOT_DUE} for {min(wait_sec.values()):.0f} s", cursor=json.dumps(counts))

@@ -1,12 +1,46 @@
-"""Runs that never finish: a killed worker tells nobody, so the loop ends its runs itself and goes on."""
+"""Runs that never finish: a killed worker tells nobody, so the loop ends its runs itself and goes on.
+
+How long a run may take depends on the launcher: a warm worker takes it at once; with plain ``dagster dev`` each run starts an
+interpreter of its own, 7 to 12 s on two idle cores.
+"""
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
 
-OVERDUE_SEC = 60  # a cycle takes about a second; after a minute its worker is dead or lost
-NOT_STARTED_SEC = 8  # a worker takes a run at once; less than a cycle, so that the very next tick replaces a lost request
+from resources.launcher import has_warm_workers
+
+SLOWER = "each run starts an interpreter of its own; `quantum up` keeps warm workers and is faster"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run is given up, in seconds since it was requested.
+
+    Attributes
+    ----------
+    not_started_sec
+        As long as nothing executes it.
+    not_finished_sec
+        When something does.
+    lost
+        What is wrong with one that was not finished.
+    untaken
+        What is wrong with one that was not started.
+    """
+
+    not_started_sec: int
+    not_finished_sec: int
+    lost: str
+    untaken: str
+
+
+# A worker takes a run at once (less than a cycle: the very next tick replaces a lost request), and a cycle takes about a second.
+WARM = Limits(8, 60, "its worker is dead or lost", "no worker took it")
+# The code server itself fails a run whose process died; these limits are for what it cannot see, its own end.
+COLD = Limits(120, 300, "its process is dead or hangs", "its interpreter never came up")
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -22,7 +56,7 @@ def unfinished_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.RunR
     return list(instance.get_run_records(wanted, ascending=True))
 
 
-def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
+def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits = WARM) -> str | None:
     """Say why a run must be given up; ``None`` while it need not.
 
     Parameters
@@ -31,12 +65,14 @@ def overdue(created: datetime, now: datetime, *, started: bool) -> str | None:
         When it was requested, and the time.
     started
         Whether a worker has taken it.
+    limits
+        Of the instance's launcher.
     """
     age_sec = (now - created).total_seconds()
-    if started and age_sec > OVERDUE_SEC:
-        return f"Not finished after {OVERDUE_SEC} s: its worker is dead or lost. The loop goes on without it."
-    if not started and age_sec > NOT_STARTED_SEC:
-        return f"Not started after {NOT_STARTED_SEC} s: no worker took it. The loop goes on without it."
+    if started and age_sec > limits.not_finished_sec:
+        return f"Not finished after {limits.not_finished_sec} s: {limits.lost}. The loop goes on without it."
+    if not started and age_sec > limits.not_started_sec:
+        return f"Not started after {limits.not_started_sec} s: {limits.untaken}. The loop goes on without it."
     return None
 
 
@@ -45,10 +81,11 @@ def still_running(
 ) -> tuple[list[dg.DagsterRun], list[dg.DagsterRun]]:
     """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and those."""
     left, ended = [], []
+    limits = WARM if has_warm_workers(instance) else COLD
     for record in unfinished_runs(instance, job_name):
         run = record.dagster_run
         started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-        if (why := overdue(record.create_timestamp, now, started=started)) is None:
+        if (why := overdue(record.create_timestamp, now, started=started, limits=limits)) is None:
             left.append(run)
             continue
         log.error("run %s: %s", run.run_id, why)

@@ -8,10 +8,11 @@ import redis
 from quantum_assets.symbols import range_tags
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
 from resources.io_manager import CYCLE_TAG
+from resources.launcher import has_warm_workers
 from resources.lease import other_holder
 from resources.plans import Waiting, waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
-from sensors.overdue import still_running
+from sensors.overdue import SLOWER, still_running
 
 PLANS_JOB_NAME = "plans"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -58,9 +59,11 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
         job=PLANS_JOB,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Every 5 s: decide the plans that wait.",
+        description=f"Every 5 s: decide the plans that wait. With plain `dagster dev` each cycle decides them instead: {SLOWER}.",
     )
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        if not has_warm_workers(context.instance):
+            return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=f"standing by: {other} decides")

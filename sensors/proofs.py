@@ -8,15 +8,17 @@ import redis
 from quantum_assets.checks.pack import PROOFS
 from resources.dagster_internals import storage_id
 from resources.foreign import number_or_none
+from resources.launcher import has_warm_workers
 from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
-from sensors.overdue import still_running
+from sensors.overdue import SLOWER, still_running
 
 PROOFS_JOB_NAME = "proofs"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 JUST_ENDED_SEC = 6.0  # since a cycle: the next one is at least one tick away
 PATIENCE_SEC = 10.0  # so long a due pack waits for a cycle to end
 SLACK_SEC = 2.0  # ticks come in steps of 5 s
+COLD_INTERVAL_SEC = 300  # at least, without warm workers: the pack's interpreter takes its time from the cycle's
 
 PROOFS_JOB = dg.define_asset_job(
     PROOFS_JOB_NAME,
@@ -68,7 +70,8 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         job=PROOFS_JOB,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {interval_sec} s, after a cycle: judge every proof over all symbols.",
+        description=f"Every {interval_sec} s, after a cycle: judge every proof over all symbols. "
+        f"With plain `dagster dev` every {max(interval_sec, COLD_INTERVAL_SEC)} s: {SLOWER}.",
     )
     def proofs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
@@ -83,8 +86,9 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         now, requested = store.clock().timestamp(), number_or_none(context.cursor or "")
         ended = number_or_none(beat.decode(errors="replace")) if isinstance(beat, bytes) else None
         seen = Seen(*(None if moment is None else now - moment for moment in (requested, ended)))
-        if reason := decide_proofs(seen, interval_sec):
-            return _skip(context, reason)
+        warm = has_warm_workers(context.instance)
+        if reason := decide_proofs(seen, interval_sec if warm else max(interval_sec, COLD_INTERVAL_SEC)):
+            return _skip(context, reason if warm else f"{reason}; {SLOWER}")
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=repr(now))
 
     return proofs

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from resources.launcher import has_warm_workers
 from resources.redis_store import RedisStore
 from resources.retention import prune, prune_to_fit
 from sensors.overdue import unfinished_runs
@@ -11,6 +12,7 @@ from sensors.proofs import PROOFS_JOB_NAME
 
 RETENTION_JOB_NAME = "retention"
 EVERY_SEC = 600
+STARTED = "started"  # cursor of a sensor that has ticked before
 PROOFS_KEPT = timedelta(hours=3)  # a run of the pack is 0.6 MB, a day of them as much as the whole loop; the newest results stay
 
 
@@ -40,8 +42,10 @@ def retention_job() -> None:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Every ten minutes: delete runs older than RUN_RETENTION_HOURS.",
 )
-def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request a run, unless one is at it."""
+def retention_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Request a run, unless one is at it; without warm workers the first one leaves the start to the first cycle."""
     if unfinished_runs(context.instance, RETENTION_JOB_NAME):
-        return dg.SkipReason("the previous one is still running")
-    return dg.RunRequest(run_key=None)
+        return dg.SensorResult(skip_reason="the previous one is still running", cursor=context.cursor)
+    if context.cursor is None and not has_warm_workers(context.instance):
+        return dg.SensorResult(skip_reason="ten minutes after the start", cursor=STARTED)
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=context.cursor or STARTED)

@@ -36,7 +36,7 @@ from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
 from quantum_assets.symbols import shards
 from resources.candles import CandleReader, Candles
-from resources.launcher import heartbeat_parts
+from resources.launcher import has_warm_workers, heartbeat_parts
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.settings import load_settings
 from resources.vital_signs import VitalSignsReader
@@ -277,6 +277,11 @@ class Evidence:
         parts = heartbeat_parts(self.settings.shards)
         replies = self.store.run("reading heartbeats", [("GET", self.keys.of("heartbeat", part)) for part in parts])
         return {part: self.now - float(reply) for part, reply in zip(parts, replies, strict=True) if isinstance(reply, bytes)}
+
+    @property
+    def cold(self) -> bool:
+        """Whether each run starts an interpreter of its own, as with plain ``dagster dev``, which brings no watcher either."""
+        return self._instance is not None and not has_warm_workers(self._instance)
 
     @cached_property
     def freshness(self) -> Evaluation:

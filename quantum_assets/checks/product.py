@@ -41,7 +41,7 @@ def process_alive(evidence: Evidence) -> Finding:
         "worker": settings.worker_max_silence_sec,
         "daemon": settings.daemon_max_silence_sec,
         "cycle": settings.proposal_max_age_sec,
-        "watch": WATCH_SILENCE_SEC,
+        **({} if evidence.cold and "watch" not in evidence.heartbeats else {"watch": WATCH_SILENCE_SEC}),
     }
     return _heard_of(evidence, limits)
 

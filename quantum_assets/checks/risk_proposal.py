@@ -104,6 +104,8 @@ def no_synthetic_position(evidence: Evidence) -> Finding:
 def cadence(evidence: Evidence) -> Finding:
     """Cycles of each shard follow each other at the interval of the settings."""
     limit = LATE_FACTOR * evidence.settings.publish_interval_sec + 1  # a cycle does not always take equally long
+    if evidence.cold:  # a cycle follows when the one before has ended, and proposals are not old before this
+        limit = max(limit, evidence.settings.proposal_warn_age_sec)
     found: list[float] = []
     failing: dict[str, str] = {}
     for shard, ends in enumerate(evidence.cycles):

@@ -20,6 +20,7 @@ EXIT_INFRASTRUCTURE = 3
 
 COMMANDS = {  # name -> module, attribute; imported when used, so that --help answers at once
     "up": ("quantum_assets.cli.up", "up"),
+    "example": ("quantum_assets.cli.example", "example"),
     "serve": ("quantum_assets.cli.serve", "serve"),
     "once": ("quantum_assets.cli.once", "once"),
     "status": ("quantum_assets.cli.status", "status"),

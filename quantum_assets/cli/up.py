@@ -58,7 +58,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     from resources.stack import processes, supervisor
 
     lock = lock_home(prepare_home(settings))
-    redis_port = _embedded(settings)
+    redis_port = embedded_port(settings)
     if subprocess.run([sys.executable, "-m", "resources.home"], check=False, stdout=subprocess.DEVNULL).returncode:
         sys.exit(EXIT_FAILED)
     _announce_later(port)
@@ -74,7 +74,8 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     click.echo("Stopped.", err=True)
 
 
-def _embedded(settings: Settings) -> int | None:
+def embedded_port(settings: Settings) -> int | None:
+    """Choose and announce the port of the embedded server; ``None`` when an address was given, whose server must answer."""
     if not settings.uses_embedded_server:
         from resources.redis_store import RedisStore, RedisUnavailableError
 
