@@ -11,6 +11,7 @@ import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import dagster as dg
 import redis
@@ -24,7 +25,7 @@ from resources.launcher import QUEUE_TAG, has_warm_workers, queue_of
 from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
-from sensors.overdue import SLOWER, still_running
+from sensors.overdue import SLOWER, goes_first, still_running
 
 CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -252,6 +253,48 @@ def requests_for(
     return requests, reasons
 
 
+def alive_parts(instance: dg.DagsterInstance) -> tuple[str, ...]:
+    """Name the parts a tick proves alive: without warm workers the code server, which ticks here, also executes the runs."""
+    return ("daemon",) if has_warm_workers(instance) else ("daemon", "worker")
+
+
+def held_back(
+    instance: dg.DagsterInstance,
+    due: Sequence[Cycle],
+    busy: Mapping[str | None, str],
+    wait_sec: float,
+    *,
+    settings: Settings,
+    now: datetime,
+) -> str:
+    """Say why no cycle is requested by this tick; empty when those that are due may be.
+
+    Parameters
+    ----------
+    instance
+        Without warm workers a cycle waits for the previous one, and for any other run as long as proposals are not old.
+    due
+        Those whose interval has passed.
+    busy
+        First symbol of a shard to the id of its run that has not finished.
+    wait_sec
+        Seconds until the next one is due, negative since it is.
+    settings
+        Intervals and limits.
+    now
+        Time of the tick.
+    """
+    if not due:
+        return f"{NOT_DUE} for {wait_sec:.0f} s"
+    if has_warm_workers(instance):
+        return ""
+    if all(cycle.symbols[0] in busy for cycle in due):
+        return f"the previous cycle still runs: {SLOWER}"
+    if -wait_sec >= settings.proposal_warn_age_sec - settings.publish_interval_sec:
+        return ""
+    return goes_first(instance, CYCLE_JOB_NAME, now)
+
+
 def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
     """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC."""
     settings = store.settings
@@ -262,7 +305,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs. "
-        f"With plain `dagster dev` it follows when the previous one has ended, about every 15 s: {SLOWER}.",
+        f"With plain `dagster dev` at most every {settings.publish_interval_sec} s, when no other run is unfinished: {SLOWER}.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "shards": {}, "candles": {}, **json.loads(context.cursor or "{}")}
@@ -277,19 +320,15 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
             counts["ended"] += len(ended)
             busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
-            # Without warm workers the code server executes the runs, and it is what ticks here.
-            warm = has_warm_workers(context.instance)
-            alive = ("daemon",) if warm else ("daemon", "worker")
+            alive = alive_parts(context.instance)
             store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), now) for part in alive])
             wait_sec = {shard: due_in_sec(at, now, interval_sec) for shard, at in requested.items()}
             given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once, and not asked for later than otherwise
             due = [one for one in cycles if wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
-            if due and not warm and all(one.symbols[0] in busy for one in due):
-                other_holder(store, storage_id(context.instance))
-                return dg.SensorResult(skip_reason=f"the previous cycle still runs: {SLOWER}", cursor=json.dumps(counts))
-            if not due:
+            next_sec = min(wait_sec.values())
+            if reason := held_back(context.instance, due, busy, next_sec, settings=settings, now=store.clock()):
                 other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
-                return dg.SensorResult(skip_reason=f"{NOT_DUE} for {min(wait_sec.values()):.0f} s", cursor=json.dumps(counts))
+                return dg.SensorResult(skip_reason=reason, cursor=json.dumps(counts))
             seen = look(store, [symbol for one in due for symbol in one.symbols])
         except (RedisUnavailableError, redis.ResponseError) as error:
             counts["failed_reads"] += 1

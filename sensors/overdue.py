@@ -6,7 +6,7 @@ interpreter of its own, 7 to 12 s on two idle cores.
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -40,7 +40,7 @@ class Limits:
 # A worker takes a run at once (less than a cycle: the very next tick replaces a lost request), and a cycle takes about a second.
 WARM = Limits(8, 60, "its worker is dead or lost", "no worker took it")
 # The code server itself fails a run whose process died; these limits are for what it cannot see, its own end.
-COLD = Limits(120, 300, "its process is dead or hangs", "its interpreter never came up")
+COLD = Limits(120, 180, "its process is dead or hangs", "its interpreter never came up")
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -54,6 +54,19 @@ def unfinished_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.RunR
     """List the runs of one job that have not finished, oldest first."""
     wanted = dg.RunsFilter(job_name=job_name, statuses=list(UNFINISHED))
     return list(instance.get_run_records(wanted, ascending=True))
+
+
+def goes_first(instance: dg.DagsterInstance, job_name: str, now: datetime) -> str:
+    """Name an unfinished run of another job; empty when there is none.
+
+    Interpreters that start at the same time on two cores take minutes: without warm workers our own runs wait for each other,
+    and for what somebody has clicked.
+    """
+    since = now - timedelta(seconds=COLD.not_finished_sec)  # an older one may be a leftover of a stopped ``dagster dev``
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED), created_after=since)):
+        if run.job_name != job_name:
+            return f"run {run.run_id} goes first: {SLOWER}"
+    return ""
 
 
 def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits = WARM) -> str | None:

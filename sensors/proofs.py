@@ -11,7 +11,7 @@ from resources.foreign import number_or_none
 from resources.launcher import has_warm_workers
 from resources.lease import other_holder
 from resources.redis_store import RedisStore, RedisUnavailableError
-from sensors.overdue import SLOWER, still_running
+from sensors.overdue import SLOWER, goes_first, still_running
 
 PROOFS_JOB_NAME = "proofs"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -89,6 +89,8 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         warm = has_warm_workers(context.instance)
         if reason := decide_proofs(seen, interval_sec if warm else max(interval_sec, COLD_INTERVAL_SEC)):
             return _skip(context, reason if warm else f"{reason}; {SLOWER}")
+        if not warm and (first := goes_first(context.instance, PROOFS_JOB_NAME, store.clock())):
+            return _skip(context, first)
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=repr(now))
 
     return proofs

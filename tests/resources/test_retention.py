@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -337,8 +338,25 @@ def test_space_is_not_taken_back_while_somebody_holds_the_lock(instance: dg.Dags
 
 def test_a_foreign_event_log_is_refused_by_name() -> None:
     """Nothing may be deleted from a storage that cannot say what is the latest."""
-    with dg.instance_for_test() as stock, pytest.raises(RetentionError, match="SqliteEventLogStorage cannot be pruned"):
-        prune(stock, older_than=NOW)
+    with pytest.raises(RetentionError, match="object cannot be pruned"):
+        prune(SimpleNamespace(event_log_storage=object()), older_than=NOW)
+
+
+def test_a_stock_event_log_loses_old_runs_and_keeps_those_with_a_latest_of_their_kind() -> None:
+    """Plain `dagster dev` has no event log of ours, and its disk fills up all the same."""
+    with dg.instance_for_test() as stock:
+        run(stock, "first", NOW - 3 * DAY)
+        run(stock, "second", NOW - 2 * DAY, symbols=SYMBOLS[:1])
+        run(stock, "unfinished", NOW - 2 * DAY, symbols=SYMBOLS[:1], finishes=False)
+        run(stock, "third", NOW - 2 * DAY + timedelta(hours=1), symbols=SYMBOLS[:1])
+        result = pruned(stock)
+        assert run_ids(stock) == {"first", "unfinished", "third"}  # the first one has the latest of the other symbols
+        assert (result.runs, result.complete) == (1, True)
+        assert stock.get_materialized_partitions(MARKET) == set(SYMBOLS)
+        left = {path.name for path in Path(stock.root_directory).rglob("second*")}
+        assert left == set()
+        kept, _ = prune_to_fit(stock, now=NOW, keep=DAY, max_bytes=0)
+        assert kept == DAY  # nobody knows how large it is
 
 
 def test_only_finished_runs_are_looked_for() -> None:
