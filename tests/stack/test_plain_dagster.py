@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,7 @@ class Page(Desk):
     def execute_check(self, asset: str, check: str) -> None:
         """Execute one check from its own page, and wait on the run's page until it has succeeded."""
         self.open(f"/assets/{asset}?view=checks&checkDetail={check}")
-        self.page.get_by_role("button", name="Execute", exact=True).click()
+        self.page.get_by_role("button").filter(has_text=re.compile("^Execute$")).click()  # its name has the icon in it, too
         self.page.get_by_text("View", exact=True).click()
         expect(self.page.get_by_text("Success", exact=True).first).to_be_visible()
 
