@@ -62,11 +62,11 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
         description=f"Every 5 s: decide the plans that wait. With plain `dagster dev` each cycle decides them instead: {SLOWER}.",
     )
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        if not has_warm_workers(context.instance):
-            return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=f"standing by: {other} decides")
+            if not has_warm_workers(context.instance):
+                return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
             running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
             waiting = waiting_plans(store)
         except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:
