@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import dagster as dg
 import numpy as np
@@ -103,8 +104,8 @@ def portraits(store: RedisStore, symbols: Sequence[str]) -> list[Portrait]:
     owners=OWNERS,
     description=(
         "One symbol as a picture: its last two hours with entry, stop, target and current price; below, the regime "
-        "probabilities and sigma along them. Materialize it for a symbol and open `chart` in the metadata. Nothing is "
-        "published, and the loop does not wait for it."
+        "probabilities and sigma along them. Materialize it for a symbol and open `chart` in the metadata, to keep it. Always "
+        "current is the symbol's [page of the desk](/desk). Nothing is published, and the cycle does not wait for it."
     ),
 )
 def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> None:
@@ -123,7 +124,8 @@ def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
             drawn: dict[str, Any] = {"no_chart": portrait.candles.reason}
         else:
             drawn = {"chart": dg.MetadataValue.md(as_markdown(figure, portrait.symbol))}
-        context.add_asset_metadata({**drawn, **portrait.numbers()}, partition_key=portrait.symbol)
+        page = {"page": dg.MetadataValue.url(f"/desk/{quote(portrait.symbol, safe='')}")}
+        context.add_asset_metadata({**drawn, **page, **portrait.numbers()}, partition_key=portrait.symbol)
     if len(without) == len(context.partition_keys):
         named = "; ".join(f"{symbol}: {why}" for symbol, why in without.items())
         raise dg.Failure(description=f"There is nothing to draw. {named}. Mend the candles, then materialize again.")

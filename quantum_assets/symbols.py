@@ -10,6 +10,7 @@ import dagster as dg
 from resources.dagster_internals import RANGE_TAGS
 
 OWNERS = ["team:quant"]
+DESK = "/desk"  # page of all symbols, of the product's own web server
 ACCOUNT_ASSETS = frozenset({"equity", "risk_guard"})  # of the account as a whole, hence without partitions
 
 
@@ -35,7 +36,9 @@ def partitioned_by_symbol(
 
     def by_symbol(spec: dg.AssetSpec) -> dg.AssetSpec:
         of_account = spec.key.to_user_string() in ACCOUNT_ASSETS
-        return spec if of_account else spec.replace_attributes(partitions_def=partitions)
+        if of_account:
+            return spec
+        return spec.replace_attributes(partitions_def=partitions, metadata={**spec.metadata, "desk": dg.MetadataValue.url(DESK)})
 
     def with_badge(spec: dg.AssetSpec) -> dg.AssetSpec:
         policy = badges.get(spec.key.to_user_string())

@@ -18,6 +18,7 @@ import polars as pl
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
+from quantum_assets.display import price_text
 from quantum_assets.symbols import symbols_of
 from resources.calc_only import require_calc_only
 from resources.counts import count_publications
@@ -220,7 +221,12 @@ def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_
     numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
     words = {name: str(row[name]) for name in WORDS if row.get(name)}
     codes = {name: ",".join(row[name]) for name in ("reason_codes", "guards", "errors") if row.get(name)}
-    return {**numbers, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
+    amounts = {
+        item.name: f"{price_text(float(row[item.name]))} {item.unit}"
+        for item in table.fields
+        if item.show and row.get(item.name) is not None
+    }
+    return {**numbers, **amounts, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
 
 
 def _failure_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:

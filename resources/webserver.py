@@ -1,29 +1,33 @@
-"""Dagster's webserver with a strip that names what is wrong, check results shown until the next are due, and a shut door.
+"""Dagster's webserver with a status banner, the desk's pages, check results shown until the next are due, and a shut door.
 
-The door is shut to requests that other sites' pages make a browser send.
+Here belong doors and routes; what the pages say and how they look is in ``resources/desk*.py`` and ``resources/banner.py``. The
+door is shut to requests that other sites' pages make a browser send.
 Started as ``python -m resources.webserver ...``. Checked on dagster-webserver 1.13.27: the page is served by
 ``DagsterWebserver.index_html_endpoint``; it answers to any Host, and executes mutations that come as a GET.
 """
 
 from __future__ import annotations
 
-import html
-import json
+import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import dagster as dg
 import dagster_webserver.app
-import redis
+import orjson
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
@@ -31,77 +35,17 @@ from starlette.websockets import WebSocketClose
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.incidents import PACK_INTERVALS
-from resources.redis_store import connect
+from resources import banner, desk_pages
+from resources.desk import DeskReader, Recent
+from resources.desk_history import History, read_history
+from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
-
-AMBER, RED, GREEN = "#7a4b00", "#a11212", "#1d5c34"
-STRIP_PATH = "/strip"
-RENEWED_EVERY_SEC, ANSWERS_WITHIN_SEC, HEIGHT_PX = 10, 8, 24
-# A document of its own that renews itself: the page around it is loaded once and stays open for days. Not by a `refresh`, which
-# would end with the first answer that fails.
-RENEWS = """
-setInterval(async () => {
-  try {
-    const answer = await fetch(location.href, {cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS)});
-    if (!answer.ok) throw answer.status;
-    document.body.replaceWith(new DOMParser().parseFromString(await answer.text(), "text/html").body);
-  } catch (why) {
-    document.body.style.background = "RED";
-    if (!document.body.dataset.since) {
-      document.body.dataset.since = new Date().toISOString().slice(11, 19);
-      document.body.title = document.body.textContent =
-        `this page's server does not answer since ${document.body.dataset.since} UTC: nothing here is up to date`;
-    }
-  }
-}, EVERY_MS);
-""".replace("RED", RED)
-RENEWS = RENEWS.replace("EVERY_MS", str(RENEWED_EVERY_SEC * 1000)).replace("TIMEOUT_MS", str(ANSWERS_WITHIN_SEC * 1000))
-STRIP = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>alerts</title><script nonce="{nonce}">{script}</script>'
-    '<body title="{text}" style="margin:0;padding:0 12px;background:{colour};color:#fff;text-align:center;overflow:hidden;'
-    'white-space:nowrap;text-overflow:ellipsis;font:600 12px/{height}px system-ui,sans-serif">{text}</body></html>'
-)
-STRIP_CSP = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; connect-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
-)
-FRAME = (  # Dagster's page is as high as the window: it goes on below the strip
-    "<style>body{{padding-top:{height}px}}#root{{height:calc(100vh - {height}px)!important}}</style>"
-    '<iframe src="{path}" title="alerts" style="position:fixed;top:0;left:0;width:100%;height:{height}px;border:0"></iframe>'
-)
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code
-TEXT_MAX = 300  # characters of what comes from Redis
-
-
-def banner() -> tuple[str, str]:
-    """Read what is wrong (the watcher's active alerts) and what the feed says of its data.
-
-    Returns
-    -------
-    tuple
-        Colour and text; an empty text when all is well and live.
-    """
-    settings = load_settings()
-    try:
-        with connect(settings) as client:
-            alerts, playing = client.mget(settings.keys.of("alerts_active"), settings.keys.of("banner"))
-    except redis.RedisError:
-        return RED, f"Redis at {settings.redis_address} does not answer"
-    wrong = _titles(alerts)
-    played = playing.decode(errors="replace")[:TEXT_MAX] if isinstance(playing, bytes) else ""
-    return (RED if wrong else AMBER), " | ".join(text for text in (wrong, played) if text)
-
-
-def _titles(alerts: object) -> str:
-    """Name the active alerts; that nobody has told of any, good or bad, is an alert, and so is a text that is none of ours."""
-    if not isinstance(alerts, bytes):
-        return "the watcher has not been heard of for 30 s: nothing is alerted"
-    try:
-        return "; ".join(str(one["title"]) for one in json.loads(alerts))[:TEXT_MAX]
-    except (ValueError, TypeError, KeyError):
-        return "the list of active alerts cannot be read"
-
+DESK_FONT = re.compile(r"@font-face\s*\{font-family:Geist;[^}]*\}")  # Dagster's own, part of one of its style sheets
+DAY_SEC = 86_400
+JSON_MEDIA = "application/json"
 
 stock_targets_latest = AssetCheckExecutionRecord.targets_latest_materialization
 
@@ -170,22 +114,135 @@ def _host(url: str) -> str | None:
         return None
 
 
-def strip(nonce: str) -> str:
-    """Write the strip: what is wrong, what is played, or that no alert stands, and when that was looked up."""
-    colour, text = banner()
-    said = html.escape(f"{text or 'no alert'} ({time.strftime('%H:%M:%S', time.gmtime())} UTC)")
-    return STRIP.format(colour=colour if text else GREEN, text=said, height=HEIGHT_PX, nonce=nonce, script=RENEWS)
+class DeskPages:
+    """Answers the desk's addresses: status banner, overview, one symbol; each as a page, or as JSON for programs.
+
+    Parameters
+    ----------
+    reader
+        Reads what they show.
+    instance
+        Gives Dagster's instance, whose event log holds the path of the stop.
+    prefix
+        Path prefix of the web server.
+    """
+
+    def __init__(self, reader: DeskReader, instance: Callable[[], dg.DagsterInstance], prefix: str = "") -> None:
+        self.reader, self.instance, self.prefix = reader, instance, prefix
+        self._histories: dict[str, Recent[History]] = {}
+
+    def routes(self) -> list[Route]:
+        """Give the routes; they answer in threads, so that a slow Redis holds up nobody else."""
+        return [
+            Route(f"{self.prefix}{banner.PATH}", self.banner),
+            Route(f"{self.prefix}{desk_pages.FONT_PATH}", self.font),
+            Route(f"{self.prefix}{desk_pages.PATH}", self.overview),
+            Route(f"{self.prefix}{desk_pages.PATH}/{{symbol:path}}", self.symbol),
+        ]
+
+    def banner(self, _: Request) -> Response:
+        """Serve the status banner, also while Redis is away."""
+        try:
+            said = banner.parts(self.reader.standing())
+        except RedisUnavailableError:
+            said = banner.unreachable(self.reader.store.settings.redis_address)
+        nonce = secrets.token_hex(16)
+        return _page(banner.document(said, self.prefix, nonce), banner.CSP, nonce)
+
+    def overview(self, request: Request) -> Response:
+        """Serve all symbols."""
+        nonce = secrets.token_hex(16)
+        try:
+            standing, rows = self.reader.standing(), self.reader.rows()
+        except RedisUnavailableError as error:
+            return self._unavailable(request, error)
+        if wants_json(request):
+            return _json({"standing": standing, "symbols": rows})
+        return _page(desk_pages.overview(standing, rows, self.prefix, nonce), desk_pages.CSP, nonce)
+
+    def symbol(self, request: Request) -> Response:
+        """Serve one symbol."""
+        name = request.path_params["symbol"]
+        nonce = secrets.token_hex(16)
+        try:
+            found = self.reader.symbol(name)
+            if found is None:
+                return self._unknown(request, name)
+            history = self._history(name)
+            standing = self.reader.standing()
+        except RedisUnavailableError as error:
+            return self._unavailable(request, error)
+        if wants_json(request):
+            return _json(
+                {
+                    "standing": standing,
+                    "symbol": found.row,
+                    "stop_since": history.stop_since(found.row),
+                    "failures": found.faults.failures,
+                    "ages": [vital._asdict() for vital in found.faults.vitals],
+                    "decisions": found.decisions,
+                    "proposals": [point._asdict() for point in history.proposals],
+                }
+            )
+        return _page(desk_pages.symbol_page(found, history, standing, self.prefix, nonce), desk_pages.CSP, nonce)
+
+    def _history(self, symbol: str) -> History:
+        def read() -> History:
+            return read_history(self.reader.store, self.instance(), symbol)
+
+        return self._histories.setdefault(symbol, Recent(read)).get()
+
+    def font(self, _: Request) -> Response:
+        """Serve the font of Dagster's pages; where it cannot be found, the browser takes one of its own."""
+        return Response(_font_face(), media_type="text/css", headers={"Cache-Control": f"max-age={DAY_SEC}"})
+
+    def _unknown(self, request: Request, name: str) -> Response:
+        text = f"{name[:80]} is not among the SYMBOLS of this deployment."
+        return self._message(request, "Unknown symbol", text, HTTPStatus.NOT_FOUND)
+
+    def _unavailable(self, request: Request, error: RedisUnavailableError) -> Response:
+        return self._message(request, "Nothing is known", str(error), HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _message(self, request: Request, title: str, text: str, status: HTTPStatus) -> Response:
+        if wants_json(request):
+            return _json({"error": text}, status)
+        nonce = secrets.token_hex(16)
+        return _page(desk_pages.message_page(title, text, self.prefix, nonce), desk_pages.CSP, nonce, status)
 
 
-def strip_endpoint(_: Request) -> HTMLResponse:
-    """Serve the strip."""
-    nonce = secrets.token_hex(16)
-    headers = {"Content-Security-Policy": STRIP_CSP.format(nonce=nonce), "Cache-Control": "no-store"}
-    return HTMLResponse(strip(nonce), headers=headers)
+def wants_json(request: Request) -> bool:
+    """Tell whether a program asks: by ``?format=json``, or by a header Accept that names JSON and no page."""
+    if (wanted := request.query_params.get("format")) is not None:
+        return wanted == "json"
+    accepted = request.headers.get("accept", "")
+    return JSON_MEDIA in accepted and "text/html" not in accepted
+
+
+def _page(text: str, csp: str, nonce: str, status: int = HTTPStatus.OK) -> Response:
+    headers = {
+        "Content-Security-Policy": csp.format(nonce=nonce),
+        "Cache-Control": "no-store",
+        "Vary": "Accept",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+    }
+    return HTMLResponse(text, status, headers=headers)
+
+
+def _json(content: object, status: int = HTTPStatus.OK) -> Response:
+    headers = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+    return Response(orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), status, headers, JSON_MEDIA)
+
+
+@lru_cache(maxsize=1)
+def _font_face() -> str:
+    sheets = Path(dagster_webserver.app.__file__).parent.glob("webapp/build/_next/static/css/*.css")
+    faces = (DESK_FONT.search(sheet.read_text(errors="replace")) for sheet in sheets)
+    return next((face.group() for face in faces if face), "")
 
 
 class BannerWebserver(DagsterWebserver[Any, Any]):
-    """Serves the user interface with the strip, to its own pages."""
+    """Serves the user interface with the status banner and the desk's pages, to its own pages."""
 
     def build_middleware(self) -> list[Middleware]:
         """Shut the door to others before Dagster sees a request."""
@@ -196,16 +253,17 @@ class BannerWebserver(DagsterWebserver[Any, Any]):
         return f"{super().make_csp_header(nonce).strip().rstrip(';')}; img-src 'self' data: blob:; frame-ancestors 'none'"
 
     def build_routes(self) -> list[Any]:
-        """Serve the strip beside Dagster's own pages."""
-        return [Route(f"{self._app_path_prefix}{STRIP_PATH}", strip_endpoint), *super().build_routes()]  # type: ignore[no-untyped-call]
+        """Serve banner and desk beside Dagster's own pages."""
+        reader = DeskReader(RedisStore(load_settings()))
+        pages = DeskPages(reader, lambda: self._process_context.instance, self._app_path_prefix)
+        return [*pages.routes(), *super().build_routes()]  # type: ignore[no-untyped-call]
 
     def index_html_endpoint(self, request: Request) -> HTMLResponse:
-        """Serve the page with the strip on top."""
+        """Serve the page with the banner on top."""
         page: Any = super().index_html_endpoint(request)
         if not isinstance(page, HTMLResponse):
             return page  # type: ignore[no-any-return]
-        frame = FRAME.format(path=f"{self._app_path_prefix}{STRIP_PATH}", height=HEIGHT_PX).encode()
-        body = bytes(page.body).replace(b"</body>", frame + b"</body>", 1)
+        body = bytes(page.body).replace(b"</body>", banner.frame(self._app_path_prefix).encode() + b"</body>", 1)
         headers = {name: value for name, value in page.headers.items() if name != "content-length"}
         return HTMLResponse(body, headers=headers)
 

@@ -50,7 +50,10 @@ class Field:
     change
         Whether a change of this field alone makes a publication due.
     plot
-        Whether the number is drawn over time in the user interface.
+        Whether the number is drawn over time in the user interface, all symbols in one plot: only what can be compared across
+        symbols (ratios, R, probabilities, distances as fractions), or belongs to the account.
+    show
+        Whether the number is written as text beside a materialization: prices and amounts, which no plot may mix.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Field:
     meaning: str
     change: Change = Change.IGNORED
     plot: bool = False
+    show: bool = False
 
 
 COMMON = (
