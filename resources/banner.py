@@ -15,7 +15,7 @@ from resources.desk import Alert, Standing
 
 Level = Literal["ok", "notice", "wrong"]
 
-PATH = "/banner"
+PATH, FONT_PATH = "/banner", "/desk-font.css"
 COLOURS: dict[Level, str] = {"ok": "#1d5c34", "notice": "#7a4b00", "wrong": "#a11212"}
 RENEWED_EVERY_SEC, ANSWERS_WITHIN_SEC, HEIGHT_PX = 10, 8, 24
 TITLES_SHOWN = 3  # alerts named; the page of the desk has all
@@ -31,8 +31,7 @@ const fit = () => {
     frame.ownerDocument.documentElement.style.setProperty("--banner-height", `${Math.ceil(height)}px`);
   }
 };
-addEventListener("DOMContentLoaded", fit);
-addEventListener("resize", fit);
+for (const moment of ["DOMContentLoaded", "load", "resize"]) addEventListener(moment, fit);
 setInterval(async () => {
   try {
     const answer = await fetch(location.href, {cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS)});
@@ -51,16 +50,16 @@ setInterval(async () => {
 """
 _SCRIPT = _SCRIPT.replace("EVERY_MS", str(RENEWED_EVERY_SEC * 1000)).replace("TIMEOUT_MS", str(ANSWERS_WITHIN_SEC * 1000))
 _STYLE = f"""
-body {{ margin: 0; padding: 3px 12px; min-height: {HEIGHT_PX - 6}px; color: #fff; display: flex; flex-wrap: wrap;
-  justify-content: center; gap: 0 8px; font: 600 12px/{HEIGHT_PX - 6}px Geist, Inter, system-ui, sans-serif; }}
+body {{ margin: 0; padding: 3px 12px; min-height: {HEIGHT_PX - 6}px; color: #fff; text-align: center;
+  font: 600 12px/{HEIGHT_PX - 6}px Geist, Inter, system-ui, sans-serif; }}
 a {{ color: inherit; text-decoration: none; overflow-wrap: anywhere; }}
 a:hover, a:focus-visible {{ text-decoration: underline; }}
-a + a::before {{ content: "·"; margin-right: 8px; opacity: .6; display: inline-block; }}
-.time {{ opacity: .75; font-weight: 400; }}
+.between {{ opacity: .6; }}
+.time {{ opacity: .8; font-weight: 400; white-space: nowrap; }}
 {"".join(f"body.{level} {{ background: {colour}; }}" for level, colour in COLOURS.items())}
 """
 CSP = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}' 'self'; font-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 
@@ -119,15 +118,16 @@ def document(said: Sequence[Part], prefix: str, nonce: str) -> str:
     """
     levels = {part.level for part in said}
     level = next(one for one in ("wrong", "notice", "ok") if one in levels)
-    links = "".join(
+    links = ' <span class="between">·</span> '.join(
         f'<a target="_top" class="{part.level}" href="{html.escape(prefix)}/desk{part.link}">{html.escape(part.text)}</a>'
         for part in said
     )
     moment = time.strftime("%H:%M:%S", time.gmtime())
+    font = f'<link rel="stylesheet" href="{html.escape(prefix)}{FONT_PATH}">'
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>status banner</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>status banner</title>{font}'
         f'<style nonce="{nonce}">{_STYLE}</style><script nonce="{nonce}">{_SCRIPT}</script>'
-        f'<body class="{level}">{links}<span class="time">{moment} UTC</span></body></html>'
+        f'<body class="{level}">{links} <span class="time">{moment} UTC</span></body></html>'
     )
 
 

@@ -23,7 +23,7 @@ from resources.redis_store import RedisStore
 
 CANDLES_SHOWN = 240
 RECORDS_MAX = 400  # newest publications read: at one a minute, the usual pace, more than the hours shown
-SHORTEST_SEC = 600.0  # shown at least, however young the recording is
+SHORTEST_SEC = 180.0  # shown at least, however young the recording is
 SAME_STOP = 1e-5  # relative; prices beside a materialization are rounded
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?")
 

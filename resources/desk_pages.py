@@ -30,7 +30,7 @@ from resources.desk import HEALTHS, UNHEALTHY, Row, Standing, Symbol
 from resources.desk_chart import shares_bar
 from resources.desk_history import History
 
-PATH, FONT_PATH = "/desk", "/desk-font.css"
+PATH = "/desk"
 RENEWED_EVERY_SEC = 10
 ALERT_SYMBOLS_MAX = 12  # linked beside one alert
 LINKED_ASSETS = (
@@ -112,10 +112,10 @@ def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str
     wrong = f'<div class="cards">{_card("What is wrong", esc(row.why), [since], tone="bad")}</div>' if row.why else ""
     chart = f'<section class="card"><h2>{esc(history.note)}</h2><div class="wide">{history.chart(row, at)}</div></section>'
     stack = f'<div class="stack">{_harvest_card(row)}{_stop_card(row, history.stop_since(row), at)}{_regime_card(row)}</div>'
-    below = f"{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found)}"
+    below = f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found)}</div>'
     content = (
-        f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}<div class="pair">{chart}{stack}</div>'
-        f'<div class="cards">{below}</div>{_links(row.symbol, prefix)}</div>'
+        f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}'
+        f'<div class="pair"><div class="stack">{chart}{below}</div>{stack}</div>{_links(row.symbol, prefix)}</div>'
     )
     return _page(row.symbol, title, content, at, prefix, nonce)
 
@@ -133,7 +133,7 @@ def _page(title: str, heading: str, content: str, at: float, prefix: str, nonce:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="{root}/favicon.svg">'
-        f'<link rel="stylesheet" href="{root}{FONT_PATH}"><style nonce="{nonce}">{_STYLE}</style></head><body>'
+        f'<link rel="stylesheet" href="{root}{banner.FONT_PATH}"><style nonce="{nonce}">{_STYLE}</style></head><body>'
         f'<iframe src="{root}{banner.PATH}" title="status banner"></iframe>'
         f'<header><a href="{root}/">Dagster</a><span class="sep">/</span>{heading}'
         f'<span class="end" id="moment" data-live>as of {moment} UTC, renewed every {RENEWED_EVERY_SEC} s</span></header>'

@@ -135,7 +135,7 @@ class DeskPages:
         """Give the routes; they answer in threads, so that a slow Redis holds up nobody else."""
         return [
             Route(f"{self.prefix}{banner.PATH}", self.banner),
-            Route(f"{self.prefix}{desk_pages.FONT_PATH}", self.font),
+            Route(f"{self.prefix}{banner.FONT_PATH}", self.font),
             Route(f"{self.prefix}{desk_pages.PATH}", self.overview),
             Route(f"{self.prefix}{desk_pages.PATH}/{{symbol:path}}", self.symbol),
         ]
