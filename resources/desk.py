@@ -26,6 +26,7 @@ from quantum_assets.contracts.tables import (
 from quantum_assets.display import epoch_or_none
 from quantum_assets.freshness import CANDLES, WELL, Condition, Limits, Vital, evaluate
 from quantum_assets.kernels.columns import REGIMES
+from quantum_assets.kernels.governor import BURST
 from resources.failures import Failure, read_failures
 from resources.guards import GuardReading, read_guards
 from resources.redis_store import RedisStore
@@ -170,7 +171,7 @@ class Row:
     permits_hour, permits_5min
         Granted within the windows of the limits.
     blocked_by
-        First gate an opening would fail now, in the governor's code; empty when none before the limits.
+        First gate an opening would fail now, in the governor's code; empty when none, the daily limit aside.
     source
         Least live of the inputs.
     updated
@@ -434,7 +435,8 @@ def read_rows(store: RedisStore, symbols: Sequence[str], faults: Mapping[str, Fa
         The server is away.
     """
     readings = {table.asset: store.read(table, symbols) for table in READ}
-    blocks = opening_blocks(store, symbols) if gates else dict.fromkeys(symbols, "")
+    granted = {reading.symbol: reading.value or {} for reading in readings[GOVERNOR_STATE.asset]}
+    blocks = opening_blocks(store, symbols, granted) if gates else dict.fromkeys(symbols, "")
     rows = [
         symbol_row(
             symbol,
@@ -451,13 +453,20 @@ def _worst_first(row: Row) -> tuple[int, bool, str]:
     return HEALTHS.index(row.health), row.side is None, row.symbol
 
 
-def opening_blocks(store: RedisStore, symbols: Sequence[str]) -> dict[str, str]:
+def opening_blocks(store: RedisStore, symbols: Sequence[str], granted: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Ask the governor's own gates what would block an opening of each symbol now; nothing is decided or recorded.
+
+    Parameters
+    ----------
+    store, symbols
+        Where, and of what.
+    granted
+        Symbol to the governor's state, which counts the permits of the last hour and five minutes.
 
     Returns
     -------
     dict
-        Symbol to the first failed gate, empty when all before the limits are open. Limits depend on the plan.
+        Symbol to the first failed gate, empty when none fails. The daily limit depends on the size of a plan and is left out.
 
     Raises
     ------
@@ -468,7 +477,16 @@ def opening_blocks(store: RedisStore, symbols: Sequence[str]) -> dict[str, str]:
     from resources.plans import Plan
 
     asked = [Plan("0-0", f"desk-{symbol}", symbol, action="OPEN", decision="EXECUTE") for symbol in symbols]
-    return {decision.plan.symbol: decision.reason for decision in judge(store, asked)}
+    limits, blocks = store.settings, {}
+    for decision in judge(store, asked):
+        counts = granted.get(decision.plan.symbol, {})
+        reason = decision.reason
+        if not reason and counts.get("permits_hour", 0) >= limits.gov_max_exec_per_hour:
+            reason = "hourly_limit_exceeded"
+        elif not reason and counts.get("permits_5min", 0) >= limits.gov_max_exec_per_5min:
+            reason = BURST
+        blocks[decision.plan.symbol] = reason or decision.reason_beyond
+    return blocks
 
 
 def symbol_row(

@@ -151,7 +151,7 @@ def _steps(
 ) -> str:
     """Draw a level that holds until the next one; none of it is a gap."""
     pieces: list[list[str]] = [[]]
-    for (epoch, value), (following, _) in zip(path, [*path[1:], (until, None)], strict=True):
+    for (epoch, value), (following, _) in zip(path, [*path[1:], (until, None)], strict=False):
         if value is None or following < since:
             pieces.append([])
             continue
@@ -188,7 +188,7 @@ def _ribbon(mixes: Sequence[Mix], since: float, until: float, x: Callable[[float
     """Draw the probabilities of the regimes as a stack over time."""
     top = TOP + PRICE_HEIGHT + GAP
     drawn = [f'<rect class="empty" x="{LEFT}" y="{top}" width="{WIDTH - LEFT - RIGHT}" height="{REGIME_HEIGHT}"/>']
-    for mix, following in zip(mixes, [*mixes[1:], None], strict=True):
+    for mix, following in zip(mixes, [*mixes[1:], None], strict=False):
         end = min(following.epoch if following else until, mix.epoch + HOLD_SEC, until)
         if end < since or end <= mix.epoch:
             continue

@@ -8,6 +8,7 @@ import pytest
 
 from definitions import PUBLISHED_TABLES, assemble
 from quantum_assets.contracts.schema import COMMON
+from quantum_assets.display import price_text
 from resources.redis_store import RedisStore
 from tests.world import (
     QUIET,
@@ -199,9 +200,8 @@ def test_one_asset_for_one_symbol_materializes_alone(world, instance) -> None:
     )
     events = [event.materialization for event in result.all_events if event.is_step_materialization]
     assert [(event.asset_key.path[-1], event.partition) for event in events] == [("risk_proposal", "BTCUSDT")]
-    assert events[0].metadata["proposed_sl"].value == pytest.approx(
-        float(hash_of(world, "risk_proposal", "BTCUSDT")["proposed_sl"])
-    )
+    published = float(hash_of(world, "risk_proposal", "BTCUSDT")["proposed_sl"])
+    assert events[0].metadata["proposed_sl"].value == f"{price_text(published)} quote"  # as text: no plot mixes prices
 
 
 def test_one_symbol_that_cannot_be_computed_fails_its_run_by_name(world, instance) -> None:

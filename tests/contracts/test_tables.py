@@ -247,3 +247,12 @@ def test_stamps_are_on_every_hash() -> None:
     encoded = dict.fromkeys((field.name for field in MARKET_STATE.fields), "1")
     assert set(stamps(MARKET_STATE, "S", encoded, "c", NOW)) == {field.name for field in COMMON}
     assert Change.IGNORED in {field.change for field in COMMON}
+
+
+def test_no_plot_mixes_prices_or_amounts_of_several_symbols() -> None:
+    """Bitcoin at 97,000 and Solana at 150 in one plot say nothing; they are written as text instead."""
+    of_symbols = [field for table in TABLES if not table.of_account for field in table.fields]
+    assert [field.name for field in of_symbols if field.plot and field.unit in ("quote", "USD", "base")] == []
+    shown = {field.name for field in of_symbols if field.show}
+    assert {"proposed_sl", "proposed_tp", "entry_price", "current_price", "proposed_target"} <= shown
+    assert not [field.name for field in of_symbols if field.show and field.plot]

@@ -14,7 +14,10 @@ from click.testing import CliRunner
 
 from quantum_assets.cli import cli
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, printable
-from resources import webserver
+from resources import banner, desk_pages, webserver
+from resources.desk import DeskReader
+from resources.desk_history import History
+from resources.failures import record_failures
 from resources.launcher import celery_arguments
 from resources.logs import OneLine
 from resources.redis_store import RedisStore
@@ -111,6 +114,16 @@ def nested_deep(store: RedisStore, size: int) -> str:
     return "payload: "
 
 
+def pages_of(store: RedisStore) -> Iterator[str]:
+    """Write the banner and the pages of the desk, as a browser gets them."""
+    reader = DeskReader(store)
+    standing, rows = reader.standing(), reader.rows()
+    yield banner.document(banner.parts(standing), "", "n")
+    yield desk_pages.overview(standing, rows, "", "n")
+    for symbol in SYMBOLS:
+        yield desk_pages.symbol_page(reader.symbol(symbol), History(note="a note"), standing, "", "n")
+
+
 SLOW = pytest.mark.slow
 
 
@@ -160,7 +173,7 @@ def test_a_plan_of_ten_megabytes_is_refused_and_the_next_one_decided(world: Redi
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_is_only_text_on_every_way_out(world: RedisStore, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Terminal, JSON, log and the strip of the page: nothing that moves a cursor, forges a line or runs in a browser."""
+    """Terminal, JSON, log, status banner and pages of the desk: nothing that moves a cursor, forges a line or runs in a browser."""
     monkeypatch.setenv("REDIS_URL", world.settings.url)
     monkeypatch.setenv("QUANTUM_HOME", str(world.settings.quantum_home))
     client, of = world.client, world.keys.of
@@ -177,7 +190,9 @@ def test_hostile_text_is_only_text_on_every_way_out(world: RedisStore, monkeypat
     client.xadd(of("stream_governor_events"), {**event, "plan_id": "known", "sources": text, "timestamp_epoch": "1769083200"})
     client.set(of("guard_active", "DRAWDOWN"), json.dumps({"reason": text, "expires_at": text}))
     client.set(of("disarmed"), json.dumps({"cause": text, "at": text}))
-    client.set(of("alerts_active"), json.dumps([{"level": text, "since": 0, "title": text}]))
+    alert = {"level": text, "since": 0, "title": text, "kind": text, "severity": text, "symbols": [text]}
+    client.set(of("alerts_active"), json.dumps([alert]))
+    record_failures(world, "position", SYMBOLS, {VICTIM: text}, text)
     client.set(of("banner"), text)
     client.hset(of("market_state", VICTIM), mapping={"sigma": text, "source": text})
     client.hset(of("capital_efficiency", VICTIM), mapping={"efficiency_score": text, "capital_pressure": text})
@@ -194,9 +209,11 @@ def test_hostile_text_is_only_text_on_every_way_out(world: RedisStore, monkeypat
         assert done.exception is None or isinstance(done.exception, SystemExit), command
         assert CONTROL.findall(done.output) == [], command
         assert "\nINFO quantum forged" not in done.output
-    page = webserver.strip("n")
-    assert page.count("<script") == 1  # ours
-    assert "<img" not in page
+    for page in pages_of(world):
+        assert page.count("<script") == 1  # ours
+        assert "<img" not in page
+        assert CONTROL.findall(page.replace("\n", "")) == []
+        assert len(page) < 200_000
     record = logging.LogRecord("quantum", logging.INFO, "", 0, "published %s", (text,), None)
     line = OneLine("%(levelname)s %(message)s").format(record)
     assert "\n" not in line

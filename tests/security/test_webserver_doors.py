@@ -19,8 +19,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from resources.redis_store import RedisStore
 from tests.servers import ACL_FILE, certificates, free_port, listens
-from tests.world import QUIET, real_closes, run_cycle, write_candles, write_plan
+from tests.world import QUIET, real_closes, run_cycle, write_candles, write_plan, write_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LAUNCH = 'mutation {launchRun(executionParams: {selector: {jobName: "cycle", repositoryName: "__repository__", repositoryLocationName: "quantum"}, runConfigData: {}}) {__typename}}'
@@ -162,7 +163,7 @@ def test_the_proxy_asks_for_a_password_and_passes_everything_on(proxied: tuple[i
         page = answer.read()
         connection.close()
         assert answer.status == expected
-        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"  # the strip is a frame; Dagster's own pages allow nobody
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"  # the banner is a frame; Dagster's own pages allow nobody
         assert ("frame-ancestors 'none'" in answer.headers.get("Content-Security-Policy", "")) == (expected == 200)
         assert "max-age" in answer.headers["Strict-Transport-Security"]
         assert (b"Dagster" in page or b"dagster" in page) == (expected == 200)
@@ -175,7 +176,7 @@ def test_the_proxy_asks_for_a_password_and_passes_everything_on(proxied: tuple[i
 
 
 def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tmp_path: Path) -> None:
-    """Reasons, labels and alerts of other programs end up in metadata, tables, logs and the strip."""
+    """Reasons, labels and alerts of other programs end up in metadata, tables, logs, the banner and the desk."""
     from playwright.sync_api import sync_playwright
 
     from definitions import assemble
@@ -189,7 +190,7 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
         write_candles(store, symbol, real_closes(symbol))
     store.client.hset(store.keys.of("raw_position", "ETHUSDT"), mapping={"side": f"data {hostile}"})
     store.client.set(store.keys.of("guard_active", "DRAWDOWN"), json.dumps({"reason": hostile}))
-    store.client.set(store.keys.of("banner"), f"strip {hostile}")
+    store.client.set(store.keys.of("banner"), f"banner {hostile}")
     store.client.set(store.keys.of("alerts_active"), json.dumps([{"title": hostile}]))
     write_plan(store, "p-1", "ETHUSDT", source=hostile, action=hostile)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
@@ -206,14 +207,14 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
         page.on("request", lambda request: asked.append(request.url))
         seen = ""
         for path in ("/", "/assets/position?view=checks", "/assets/position?view=events", "/assets/risk_guard?view=checks",
-                     "/assets/governor_permit?view=events", f"/runs/{run.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
+                     "/assets/governor_permit?view=events", "/desk", "/desk/ETHUSDT", f"/runs/{run.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
             page.goto(f"http://127.0.0.1:{port}{path}", wait_until="domcontentloaded")
             page.wait_for_timeout(3_000)  # the page fetches and renders by itself
-            for frame in page.frames:  # the strip is one
+            for frame in page.frames:  # the banner is one
                 seen += frame.inner_text("body")
                 assert frame.evaluate("window.pwned") is None, path
         browser.close()
-    for place in ("data", "strip"):
+    for place in ("data", "banner"):
         assert f"{place} {hostile[:20]}".lower() in seen.lower()  # it was there to be run
     assert [url for url in asked if not url.startswith((f"http://127.0.0.1:{port}", "data:", "blob:"))] == []
 
@@ -225,38 +226,47 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
     from tests.browser.test_ui import ARGUMENTS, CHROMIUM
 
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    store = make_store()
+    store = RedisStore(make_store().settings)  # the web server's clock is the real one
+    write_world(store)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        run_cycle(store, instance)
+    for key in store.client.scan_iter():
+        store.client.persist(key)
     store.client.set(store.keys.of("alerts_active"), "[]")
     port = free_port()
+    patient = {
+        f"{name}_SEC": "3600" for name in ("PROPOSAL_MAX_AGE", "MARKETSTATE_MAX_AGE", "GOV_MAX_DATA_AGE", "CANDLE_STALE_MARGIN")
+    }
+    patient["REDIS_URL"] = store.settings.url
     with ExitStack() as stack, sync_playwright() as player:
-        stack.enter_context(webserver(tmp_path, port=port, REDIS_URL=store.settings.url))
+        stack.enter_context(webserver(tmp_path, port=port, **patient))
         browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
-        strip = page.frame_locator("iframe[title=alerts]").locator("body")
-        expect(strip).to_contain_text("no alert (")
-        green = strip.evaluate("body => getComputedStyle(body).backgroundColor")
+        banner = page.frame_locator("iframe[title='status banner']").locator("body")
+        expect(banner).to_contain_text("no alert")
+        green = banner.evaluate("body => getComputedStyle(body).backgroundColor")
         navigation = page.get_by_role("link", name="Runs")
         expect(navigation).to_be_visible()
         heights = page.evaluate("['#root', 'html'].map(one => document.querySelector(one).getBoundingClientRect().bottom)")
         assert heights == [page.viewport_size["height"]] * 2  # nothing below the window
         assert page.locator("#root").bounding_box()["y"] >= page.locator("iframe").bounding_box()["height"]
         store.client.set(store.keys.of("alerts_active"), json.dumps([{"title": "worker is silent"}]))
-        expect(strip).to_contain_text("worker is silent", timeout=20_000)
-        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
+        expect(banner).to_contain_text("worker is silent", timeout=20_000)
+        assert banner.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
         store.client.set(store.keys.of("alerts_active"), "[]")
-        expect(strip).to_contain_text("no alert (", timeout=20_000)
+        expect(banner).to_contain_text("no alert", timeout=20_000)
         (server,) = (one for one in psutil.Process().children(recursive=True) if "resources.webserver" in one.cmdline())
         server.suspend()  # it takes connections, and answers none
-        expect(strip).to_contain_text("does not answer", timeout=30_000)
+        expect(banner).to_contain_text("does not answer", timeout=30_000)
         server.resume()
-        expect(strip).to_contain_text("no alert (", timeout=20_000)
+        expect(banner).to_contain_text("no alert", timeout=20_000)
         stack.close()
-        expect(strip).to_contain_text("does not answer", timeout=20_000)
-        assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
-        with webserver(tmp_path, port=port, REDIS_URL=store.settings.url):
-            expect(strip).to_contain_text("no alert (", timeout=20_000)
-            assert strip.evaluate("body => getComputedStyle(body).backgroundColor") == green
+        expect(banner).to_contain_text("does not answer", timeout=20_000)
+        assert banner.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
+        with webserver(tmp_path, port=port, **patient):
+            expect(banner).to_contain_text("no alert", timeout=20_000)
+            assert banner.evaluate("body => getComputedStyle(body).backgroundColor") == green
         browser.close()
 
 

@@ -104,8 +104,8 @@ def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_t
     port = free_port()
     with stack(tmp_path, port) as (process, output):
         wait_for("all assets of three symbols", lambda: all_materialized(tmp_path))
-        wait_for("the page", lambda: 'src="/strip"' in page(port))
-        wait_for("its strip", lambda: "EXAMPLE DATA" in page(port, "/strip"))
+        wait_for("the page", lambda: 'src="/banner"' in page(port))
+        wait_for("its status banner", lambda: "EXAMPLE DATA" in page(port, "/banner"))
         wait_for("its address in the output", lambda: f"User interface: http://localhost:{port}" in output.read_text())
         lasting = [one for one in family(tmp_path) if "resources.example_feed" not in one.cmdline()]
         assert sum(one.memory_full_info().pss for one in lasting) / 1e6 < RESIDENT_MAX_MB

@@ -1,0 +1,294 @@
+"""What the desk sees of openings, alerts and symbols, and how its pages and the banner say it."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+
+from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_assets.governor_permit import judge
+from resources import banner, desk_pages
+from resources.desk import (
+    ALERTS_UNREADABLE,
+    WATCHER_SILENT,
+    Alert,
+    DeskReader,
+    Openings,
+    Row,
+    Standing,
+    active_alerts,
+    read_faults,
+    read_openings,
+    read_rows,
+    read_symbol,
+)
+from resources.desk_chart import Level, Mix, Point, price_chart
+from resources.desk_history import History, read_history
+from resources.failures import record_failures
+from resources.plans import Plan
+from resources.redis_store import RedisStore
+from resources.switches import arm, disarm, kill
+from resources.webserver import DeskPages
+from tests.world import run_cycle, write_world
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+AT = 1_769_083_200.0
+
+
+@pytest.fixture
+def world(store: RedisStore, instance: dg.DagsterInstance) -> RedisStore:
+    """Three symbols with a position each, after one cycle."""
+    write_world(store)
+    run_cycle(store, instance)
+    store.client.set(store.keys.of("alerts_active"), "[]")
+    return store
+
+
+def rows_of(store: RedisStore) -> dict[str, Row]:
+    return {row.symbol: row for row in read_rows(store, SYMBOLS, read_faults(store, SYMBOLS))}
+
+
+def well(**changes: object) -> Standing:
+    return Standing(**{"at": AT, "openings": Openings(), "fresh": 3, "symbols": 3, **changes})
+
+
+def test_a_healthy_symbol_shows_its_position_stop_and_state(world) -> None:
+    row = rows_of(world)["BTCUSDT"]
+    published = {name.decode(): value.decode() for name, value in world.client.hgetall("quantum:risk:proposal:BTCUSDT").items()}
+    assert (row.health, row.why, row.side, row.qty, row.blocked_by) == ("ok", "", "LONG", 2.0, "")
+    assert row.stop == float(published["proposed_sl"])  # in full precision
+    assert row.stop_distance == pytest.approx(1 - row.stop / row.price)
+    assert row.regime in ("trend", "mr", "chop")
+    assert row.action == world.client.hget("quantum:harvest:proposal:BTCUSDT", "harvest_action").decode()
+
+
+def test_the_failing_symbol_comes_first_with_its_cause_and_since_when(world, clock) -> None:
+    """A table of 566 symbols is read from above."""
+    record_failures(world, "market_state", SYMBOLS, {"SOLUSDT": "candles_stale: 430 s > 420 s"}, "c")
+    record_failures(world, "risk_proposal", SYMBOLS, {"SOLUSDT": "market_state_stale: 190 s > 180 s"}, "c")
+    first = read_rows(world, SYMBOLS, read_faults(world, SYMBOLS))[0]
+    assert (first.symbol, first.health, first.since) == ("SOLUSDT", "failed", clock.now.timestamp())
+    assert first.why == "market_state: candles_stale: 430 s > 420 s"
+    assert DeskReader(world).standing().unfresh == ("SOLUSDT",)
+
+
+def test_a_deployment_that_has_stopped_is_not_fresh(world, clock) -> None:
+    """Old hashes stand for a while and look like numbers."""
+    clock.advance(1000)
+    standing = DeskReader(world).standing()
+    assert (standing.fresh, standing.symbols) == (0, 3)
+    assert {row.health for row in rows_of(world).values()} == {"stale"}
+    assert rows_of(world)["BTCUSDT"].why.startswith("candles stale")  # the cause before what follows from it
+
+
+def test_a_crossed_stop_and_an_edited_hash_are_named(world) -> None:
+    world.client.hset("quantum:harvest:proposal:ETHUSDT", "R_net", "99")
+    assert "harvest_proposal_unreadable" in rows_of(world)["ETHUSDT"].why
+    key = "quantum:risk:proposal:BTCUSDT"
+    texts = {name.decode(): text.decode() for name, text in world.client.hgetall(key).items()} | {"sl_breached": "1"}
+    world.client.hset(key, mapping={"sl_breached": "1", "digest": RISK_PROPOSAL.digest(texts)})
+    assert rows_of(world)["BTCUSDT"].health == "stop crossed"
+
+
+def test_a_position_that_is_gone_leaves_no_stop_behind(world) -> None:
+    """Its proposals stay in Redis for a while."""
+    world.client.hset(world.keys.of(POSITION.key, "BTCUSDT"), "held", "0")
+    row = rows_of(world)["BTCUSDT"]
+    assert (row.held, row.side, row.stop, row.action) == (False, None, None, None)
+
+
+def test_what_blocks_an_opening_is_what_the_governor_says(world) -> None:
+    """A second opinion would be a second truth."""
+    kill(world, reason="prices are wrong", by="Ada")
+    judged = {one.plan.symbol: one.reason for one in judge(world, [Plan("0-0", s, s, "OPEN", "EXECUTE") for s in SYMBOLS])}
+    assert {symbol: row.blocked_by for symbol, row in rows_of(world).items()} == judged
+    assert set(judged.values()) == {"kill_switch_active"}
+    arm(world, name="Ada", reason="prices are right")
+    assert {row.blocked_by for row in rows_of(world).values()} == {""}
+
+
+def test_permits_used_up_block_openings_too(world, clock, instance) -> None:
+    now = clock.now.timestamp()
+    world.client.rpush(world.keys.of("permits_granted", "BTCUSDT"), *(now - 400 - back for back in range(3)))
+    run_cycle(world, instance)
+    rows = rows_of(world)
+    assert (rows["BTCUSDT"].blocked_by, rows["ETHUSDT"].blocked_by) == ("hourly_limit_exceeded", "")
+
+
+def test_armed_or_blocked_and_why(world, clock) -> None:
+    assert read_openings(world) == Openings()
+    kill(world, reason="prices are wrong", by="Ada")
+    disarm(world, "burst")
+    blocked = read_openings(world)
+    assert blocked.blocked == ("kill switch: prices are wrong", "governor disarmed: burst")
+    assert "by Ada: prices are wrong" in blocked.details[0]
+    arm(world, name="Ada", reason="over")
+    expires = (clock.now + timedelta(hours=1)).isoformat()
+    world.client.set(world.keys.of("guard_active", "DRAWDOWN"), json.dumps({"reason": "drawdown 12 %", "expires_at": expires}))
+    assert read_openings(world).blocked == ("risk guard DRAWDOWN",)
+    world.client.delete(world.keys.of("guard_active", "DRAWDOWN"))
+    clock.advance(1000)
+    assert read_openings(world).blocked[0].startswith("unknown: risk_guard_stale")  # unknown means no
+
+
+def test_a_silent_watcher_or_an_unreadable_list_is_an_alert() -> None:
+    """An empty list means that all is well; no list means that nobody looks."""
+    assert active_alerts(None) == [Alert(WATCHER_SILENT)]
+    for broken in (b"{", b'{"title": 1}', b"[1]", b'[{"level": "x"}]', b"3"):
+        assert active_alerts(broken) == [Alert(ALERTS_UNREADABLE)], broken
+    told = {"alert": "symbol:X", "title": "X is stale", "since": AT, "symbols": ["X"], "severity": "warn", "kind": "symbol"}
+    assert active_alerts(json.dumps([told]).encode()) == [Alert("X is stale", "warn", "symbol", AT, ("X",))]
+    assert active_alerts(b'[{"title": "old watcher"}]') == [Alert("old watcher")]
+
+
+def test_the_banner_says_how_things_stand_and_links_to_the_detail() -> None:
+    said = banner.parts(well())
+    assert [(part.level, part.text, part.link) for part in said] == [
+        ("ok", "armed", "#openings"),
+        ("ok", "3 of 3 symbols fresh", "#symbols"),
+        ("ok", "no alert", "#alerts"),
+    ]
+    text = banner.document(said, "/prefix", "n")
+    assert 'class="ok"' in text
+    assert 'href="/prefix/desk#alerts"' in text
+    played = banner.parts(well(notice="EXAMPLE DATA: replayed. The detail is long."))
+    assert (played[-1].text, played[-1].link) == ("EXAMPLE DATA: replayed", "#data")
+    assert 'body class="notice"' in banner.document(played, "", "n")
+
+
+def test_the_banner_turns_red_for_what_is_wrong() -> None:
+    blocked = banner.parts(well(openings=Openings(("kill switch: x", "risk guard DRAWDOWN"))))
+    assert blocked[0].text == "blocked: kill switch: x; and 1 more"
+    assert banner.parts(well(fresh=2, unfresh=("ETHUSDT",)))[1].text == "2 of 3 symbols fresh, not ETHUSDT"
+    alerts = tuple(Alert(f"alert {number}") for number in range(5))
+    assert banner.parts(well(alerts=alerts))[2].text == "5 alerts: alert 0; alert 1; alert 2; and 2 more"
+    for standing in (well(openings=Openings(("x",))), well(fresh=2, unfresh=("ETHUSDT",)), well(alerts=alerts)):
+        assert 'body class="wrong"' in banner.document(banner.parts(standing), "", "n")
+    assert banner.parts(well(alerts=(Alert("x", "warn"),)))[2].level == "notice"
+
+
+def test_the_stop_stands_since_it_last_moved() -> None:
+    points = [Point(AT, 100, 98, 101), Point(AT + 10, 101, 99.0000001, 102), Point(AT + 20, 101, 99, 102)]
+    row = Row("X", stop=99.0, stop_published=AT + 20)
+    assert History(proposals=points).stop_since(row) == AT + 10
+    assert History().stop_since(row) == AT + 20
+    assert History(proposals=points).stop_since(Row("X")) is None
+
+
+def test_the_path_of_the_stop_is_read_from_the_event_log(world, clock, instance) -> None:
+    """No record of its own: what was published is a materialization with its stop."""
+    clock.advance(70)
+    run_cycle(world, instance)
+    history = read_history(world, instance, "BTCUSDT")
+    row = rows_of(world)["BTCUSDT"]
+    assert len(history.proposals) == 2
+    assert history.proposals[-1].stop == pytest.approx(row.stop, rel=1e-5)
+    assert len(history.mixes) == 2
+    assert sum(history.mixes[-1][1:]) == pytest.approx(1, abs=1e-5)
+    assert len(history.prices) == 240
+
+
+def test_a_chart_shows_path_levels_and_regimes_and_survives_anything() -> None:
+    prices = [(AT + 60 * step, 100 + step % 5) for step in range(60)]
+    points = [Point(AT, 100, 98, 104), Point(AT + 600, 101, None, None), Point(AT + 1200, 102, 99, 105)]
+    levels = [Level("price", 101.0), Level("stop", 101.0001), Level("entry", 101.0)]
+    drawn = price_chart(prices, points, [Mix(AT, 0.3, 0.2, 0.5)], levels, since=AT, until=AT + 3600)
+    assert drawn.count('<polyline class="stop"') == 2  # a gap where there was none
+    assert all(word in drawn for word in ("entry 101.00", "mean-reverting"))
+    assert "nan" not in drawn
+    assert price_chart([], points, [], levels, since=AT, until=AT + 1) == ""
+    assert "<svg" in price_chart([(AT, 1e-9)], [], [], [], since=AT, until=AT + 1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Headers
+    text: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks the pages without a server."""
+
+    app: Starlette
+
+    def get(self, address: str, accept: str = "text/html", method: str = "GET") -> Answer:
+        path, _, query = address.partition("?")
+        sent: list[dict[str, Any]] = []
+
+        async def ask() -> None:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b""}
+
+            async def send(message: dict[str, Any]) -> None:
+                sent.append(message)
+
+            headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
+            scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
+            await self.app(scope, receive, send)
+
+        asyncio.run(ask())
+        body = b"".join(message.get("body", b"") for message in sent)
+        return Answer(sent[0]["status"], Headers(raw=sent[0]["headers"]), body.decode())
+
+
+def client_of(store: RedisStore, instance: dg.DagsterInstance, prefix: str = "") -> Client:
+    return Client(Starlette(routes=DeskPages(DeskReader(store), lambda: instance, prefix).routes()))
+
+
+def test_pages_for_people_and_json_for_programs_under_one_address(world, instance) -> None:
+    client = client_of(world, instance, "/q")
+    for path in ("/q/desk", "/q/desk/BTCUSDT"):
+        page = client.get(path, "text/html,application/json;q=0.9")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "'unsafe-inline'" not in page.headers["content-security-policy"]
+        assert 'href="/q/desk' in page.text
+        for answer in (client.get(path, "application/json"), client.get(f"{path}?format=json")):
+            assert answer.headers["content-type"] == "application/json"
+    row = {one["symbol"]: one for one in client.get("/q/desk?format=json").json["symbols"]}["BTCUSDT"]
+    assert repr(row["stop"]) == world.client.hget("quantum:risk:proposal:BTCUSDT", "proposed_sl").decode()  # full precision
+    assert client.get("/q/desk/BTCUSDT?format=json").json["stop_since"]
+    assert client.get("/q/banner").text.count("<script") == 1
+    assert client.get("/q/desk", method="POST").status == 405
+
+
+def test_an_unknown_symbol_and_an_absent_redis_are_said(world, instance, make_store) -> None:
+    hostile = "<script>window.pwned=1</script>"
+    unknown = client_of(world, instance).get(f"/desk/{hostile}")
+    assert unknown.status == 404
+    assert hostile not in unknown.text
+    away = client_of(make_store(redis_url="redis://127.0.0.1:1"), instance)
+    assert away.get("/desk").status == 503
+    assert "does not answer" in away.get("/banner").text
+    assert "error" in away.get("/desk?format=json").json
+
+
+def test_odd_names_are_links_that_lead_back_to_them() -> None:
+    assert desk_pages.address("", "1000PEPE/USDT:LONG") == "/desk/1000PEPE%2FUSDT%3ALONG"
+    page = desk_pages.overview(well(), [Row("A&B<i>", held=False)], "", "n")
+    assert 'href="/desk/A%26B%3Ci%3E">A&amp;B&lt;i&gt;</a>' in page
+
+
+def test_an_event_log_that_cannot_be_read_costs_the_path_only(world) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError
+
+    history = read_history(world, SimpleNamespace(fetch_materializations=fail), "BTCUSDT")
+    assert "event log cannot be read" in history.note
+    assert len(history.prices) == 240
+    found = read_symbol(world, "BTCUSDT")
+    assert "<svg" in desk_pages.symbol_page(found, history, well(at=world.clock().timestamp()), "", "n")
