@@ -19,7 +19,8 @@ LABEL_CHARS_MAX = 32  # what a writer says of itself, and is repeated
 
 def printable(text: object) -> str:
     """Give text as one line a terminal and a log can be trusted with: no escapes, no line breaks, no reversed writing."""
-    return "".join(one if one.isprintable() else "?" for one in str(text))
+    line = str(text)
+    return line if line.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 class State(enum.StrEnum):

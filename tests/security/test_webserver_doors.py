@@ -40,6 +40,8 @@ SENSORS = (
     'query {sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "quantum"})'
     "{... on Sensors{results{sensorState{id}}}}}"
 )
+AGES = ("PROPOSAL_MAX_AGE", "MARKETSTATE_MAX_AGE", "GOV_MAX_DATA_AGE", "CANDLE_STALE_MARGIN", "PROPOSAL_WARN_AGE")
+PATIENT = {f"{name}_SEC": "3000" for name in AGES}  # what stands in Redis stays fresh for as long as a test takes
 REFUSED = ("UnauthorizedError", "not authorized", "does not have permission")
 
 
@@ -234,10 +236,7 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
         store.client.persist(key)
     store.client.set(store.keys.of("alerts_active"), "[]")
     port = free_port()
-    patient = {
-        f"{name}_SEC": "3600" for name in ("PROPOSAL_MAX_AGE", "MARKETSTATE_MAX_AGE", "GOV_MAX_DATA_AGE", "CANDLE_STALE_MARGIN")
-    }
-    patient["REDIS_URL"] = store.settings.url
+    patient = {**PATIENT, "REDIS_URL": store.settings.url}
     with ExitStack() as stack, sync_playwright() as player:
         stack.enter_context(webserver(tmp_path, port=port, **patient))
         browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
