@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 import orjson
 
 from quantum_assets.contracts.reading import Reading, State, printable
+from quantum_assets.contracts.schema import Table
 from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
@@ -259,6 +260,20 @@ class Recent(Generic[T]):
             return self._value
 
 
+class _ReadOnce(RedisStore):
+    """The same server, each table read once: the gates judge what the rows show, and nothing is read twice."""
+
+    def __init__(self, store: RedisStore) -> None:
+        super().__init__(store.settings, store.clock, store.client)
+        self._read: dict[tuple[str, tuple[str, ...]], list[Reading[dict[str, Any]]]] = {}
+
+    def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
+        key = table.key, tuple(symbols)
+        if key not in self._read:
+            self._read[key] = super().read(table, symbols)
+        return self._read[key]
+
+
 class DeskReader:
     """Reads what the pages show; each of them at most once in RECENT_SEC.
 
@@ -434,6 +449,7 @@ def read_rows(store: RedisStore, symbols: Sequence[str], faults: Mapping[str, Fa
     RedisUnavailableError
         The server is away.
     """
+    store, symbols = _ReadOnce(store), sorted(symbols)  # in the order of the governor
     readings = {table.asset: store.read(table, symbols) for table in READ}
     granted = {reading.symbol: reading.value or {} for reading in readings[GOVERNOR_STATE.asset]}
     blocks = opening_blocks(store, symbols, granted) if gates else dict.fromkeys(symbols, "")
