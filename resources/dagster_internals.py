@@ -90,17 +90,25 @@ def materialize(context: OutputContext, made: Sequence[Made], *, shown: bool) ->
         )
 
 
-def check_of_partition(
-    asset: str, name: str, symbol: str, *, passed: bool, severity: dg.AssetCheckSeverity, metadata: Mapping[str, Any]
+def check_evaluation(
+    asset: str,
+    name: str,
+    *,
+    passed: bool,
+    severity: dg.AssetCheckSeverity,
+    metadata: Mapping[str, Any],
+    description: str | None = None,
+    partition: str | None = None,
 ) -> AssetCheckEvaluation:
-    """Build the result of a check for one symbol, in a run over many; Dagster's own results have no word for that."""
+    """Build the result of a check, of one symbol in a run over many, too: Dagster's own results cannot name a partition."""
     return AssetCheckEvaluation(
         asset_key=dg.AssetKey(asset),
         check_name=name,
         passed=passed,
         metadata=metadata,
         severity=severity,
-        partition=symbol,
+        description=description,
+        partition=partition,
     )
 
 

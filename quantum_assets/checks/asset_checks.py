@@ -8,7 +8,7 @@ every cycle and stops what comes after it; beside it, whatever publishes or perm
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -16,16 +16,14 @@ import dagster as dg
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
+from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
 from resources.calc_only import loaded_trading_libraries
-from resources.dagster_internals import check_of_partition
 from resources.redis_store import RedisStore, RedisUnavailableError
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
 CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered
 RECORD_UNTIL_SEC, RECORD_SEC_MIN = 30.0, 5.0  # since the pack began; at least; a run of it is given up after a minute
-SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 ASSETS = tuple(dict.fromkeys(proof.asset for proof in PROOFS if proof.per_symbol))
-SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}
 
 
 @dg.asset_check(
@@ -53,7 +51,7 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol, and waits
     pause_sec = HURRIED_LOOK_AGAIN_SEC if hurried else LOOK_AGAIN_SEC
     verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs, look_again_sec=pause_sec)
-    yield from (_result(verdict) for verdict in verdicts)
+    yield from map(result_of, verdicts)
     try:
         if len(proofs) == len(PROOFS):  # some of them, perhaps under other settings than the stack's, are nobody else's business
             store_verdicts(store, verdicts, seconds=time.monotonic() - began)
@@ -65,35 +63,6 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     context.log.info(
         f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
     )
-
-
-def _result(verdict: Verdict) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        asset_key=verdict.proof.asset,
-        check_name=verdict.proof.name,
-        severity=SEVERITIES[verdict.severity],
-        description=verdict.finding.observed,
-        metadata=_evidence_of(verdict),
-    )
-
-
-def _evidence_of(verdict: Verdict) -> dict[str, Any]:
-    finding, proof = verdict.finding, verdict.proof
-    metadata: dict[str, Any] = {
-        "observed": finding.observed,
-        "threshold": finding.threshold,
-        "judged": finding.judged,
-        "failing": len(finding.failing),
-        "claim": proof.claim,
-        "group": proof.group,
-    }
-    if finding.failing:
-        what = "symbol" if proof.per_symbol else "what"
-        records = [dg.TableRecord({what: name, "why": why}) for name, why in list(finding.failing.items())[:SHOWN]]
-        schema = dg.TableSchema(columns=[dg.TableColumn(what), dg.TableColumn("why")])
-        metadata["failing_table"] = dg.MetadataValue.table(records, schema=schema)
-    return metadata
 
 
 def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: float) -> Iterator[dg.AssetCheckEvaluation]:
@@ -122,7 +91,7 @@ def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: floa
         fields: list[str] = []
         for _, _, asset, symbol in due[chunk : chunk + CHUNK]:
             failing = found[asset][symbol]
-            yield _sound(asset, symbol, failing)
+            yield sound_of_symbol(asset, symbol, failing)
             fields += [f"{asset}/{symbol}", json.dumps([now, sorted(failing)])]
         store.run("remembering what was recorded", [("HSET", store.keys.of("proofs_by_symbol"), *fields)])
 
@@ -134,20 +103,6 @@ def _recorded(text: str) -> tuple[float, list[str] | None]:
         return float(when), list(failing)
     except (ValueError, TypeError):
         return 0.0, None
-
-
-def _sound(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:
-    whys = {title: one.finding.failing.get(symbol, one.finding.observed) for title, one in failing.items()}
-    error = any(one.severity == "ERROR" for one in failing.values())
-    metadata: dict[str, Any] = {"symbol": symbol, "failing": len(failing), **whys}
-    return check_of_partition(
-        asset,
-        SOUND,
-        symbol,
-        passed=not failing,
-        severity=SEVERITIES["ERROR" if error or not failing else "WARN"],
-        metadata=metadata,
-    )
 
 
 def sound_checks(partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetChecksDefinition]:
@@ -167,11 +122,14 @@ def _sound_check(asset: str, proofs: Sequence[Proof], partitions: dg.PartitionsD
 
     @dg.multi_asset_check(name=f"{asset}_{SOUND}", specs=[spec])
     def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[Any]:
-        symbols = list(context.partition_keys)
-        verdicts = run(lambda: Evidence(store, context.instance), proofs)
+        of_symbols = context.has_partition_key or context.has_partition_key_range
+        symbols = context.partition_keys if of_symbols else store.settings.symbols  # "Execute all" names no partition
+        verdicts = run(lambda: Evidence(store, context.instance, hurried=True), proofs)
         found = by_symbol(verdicts, store.settings.symbols)[asset]
+        if not of_symbols:
+            yield sound_of_asset(asset, verdicts)
         for symbol in symbols:
-            yield _sound(asset, symbol, found[symbol])
+            yield sound_of_symbol(asset, symbol, found[symbol])
         yield dg.Output(None, output_name=next(iter(context.op_execution_context.op_def.output_dict)))
 
     return check

@@ -1,0 +1,118 @@
+"""Verdicts as Dagster check results: what a page shows of one. Judging and deciding when to record stay out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from quantum_assets.checks.proof import SOUND, Finding, Severity, Verdict
+from resources.dagster_internals import check_evaluation
+
+SHOWN = 50  # rows of the table of failing symbols; the count is always exact
+SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}
+
+
+def severity_of(verdict: Verdict) -> Severity:
+    """How a failure is shown: what could not be evaluated has not failed, and is a warning that says why.
+
+    The stored verdict, which alerts and `quantum prove` act on, stays an error.
+    """
+    return verdict.severity if verdict.evaluated else "WARN"
+
+
+def description_of(verdict: Verdict) -> str:
+    """Say what was observed; that nothing was judged comes first."""
+    observed = verdict.finding.observed
+    if not verdict.evaluated:
+        return f"not evaluated: {observed.removeprefix('could not be evaluated: ')}"
+    return observed if verdict.finding.judged else f"nothing to judge: {observed}"
+
+
+def result_of(verdict: Verdict) -> dg.AssetCheckResult:
+    """Build the result of one proof over all symbols, for the step that checks it."""
+    proof = verdict.proof
+    return dg.AssetCheckResult(asset_key=proof.asset, check_name=proof.name, **_shown(verdict))
+
+
+def evaluation_of(verdict: Verdict) -> dg.AssetCheckEvaluation:
+    """Build the same result for a step that is no check."""
+    return check_evaluation(verdict.proof.asset, verdict.proof.name, **_shown(verdict))
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    proof = verdict.proof
+    return {
+        "passed": verdict.passed,
+        "severity": SEVERITIES[severity_of(verdict)],
+        "description": description_of(verdict),
+        "metadata": {
+            **evidence_of(verdict.finding, "symbol" if proof.per_symbol else "what"),
+            "claim": proof.claim,
+            "group": proof.group,
+        },
+    }
+
+
+def evidence_of(finding: Finding, what: str = "symbol") -> dict[str, Any]:
+    """Lay out a finding as metadata: value seen, threshold, counts, and who fails."""
+    metadata: dict[str, Any] = {
+        "observed": finding.observed,
+        "threshold": finding.threshold,
+        "judged": finding.judged,
+        "failing": len(finding.failing),
+    }
+    if finding.failing:
+        records = [dg.TableRecord({what: name, "why": why}) for name, why in list(finding.failing.items())[:SHOWN]]
+        schema = dg.TableSchema(columns=[dg.TableColumn(what), dg.TableColumn("why")])
+        metadata["failing_table"] = dg.MetadataValue.table(records, schema=schema)
+    return metadata
+
+
+def sound_of_symbol(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:
+    """Build the result of the check ``sound`` for one symbol: the proofs it fails, each with the reason."""
+    whys = {title: one.finding.failing.get(symbol, description_of(one)) for title, one in failing.items()}
+    return check_evaluation(
+        asset,
+        SOUND,
+        partition=symbol,
+        passed=not failing,
+        severity=SEVERITIES[_worst(failing.values())],
+        metadata={"symbol": symbol, "failing": len(failing), **whys},
+    )
+
+
+def sound_of_asset(asset: str, verdicts: Sequence[Verdict]) -> dg.AssetCheckEvaluation:
+    """Build the summary of the check ``sound``: the failing proofs of an asset with a link to each, the worst first."""
+    failing = sorted((one for one in verdicts if not one.passed), key=lambda one: (severity_of(one), one.proof.name))
+    lines = [
+        f"- {'warning' if severity_of(one) == 'WARN' else 'failed'}: "
+        f"[{one.proof.name}](/assets/{asset}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
+        for one in failing
+    ]
+    return check_evaluation(
+        asset,
+        SOUND,
+        passed=not failing,
+        severity=SEVERITIES[_worst(failing)],
+        description=f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"
+        + (f"; not: {', '.join(one.proof.name for one in failing)}" if failing else ""),
+        metadata={
+            "proofs": len(verdicts),
+            "failing": len(failing),
+            **({"failing_proofs": dg.MetadataValue.md("\n".join(lines))} if lines else {}),
+        },
+    )
+
+
+def _worst(verdicts: Any) -> Severity:
+    shown = [severity_of(one) for one in verdicts]
+    return "WARN" if shown and "ERROR" not in shown else "ERROR"
+
+
+def _named(verdict: Verdict) -> str:
+    names = list(verdict.finding.failing)
+    if not names:
+        return description_of(verdict)
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
