@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Literal
 
 import dagster as dg
 
 from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
-from quantum_assets.checks.asset_checks import calc_only_process, proof_pack, sound_checks
+from quantum_assets.checks.asset_checks import calc_only_process, input_checks, proof_pack, sound_checks
 from quantum_assets.contracts.tables import PUBLISHED
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_assets.governor_permit import governor_permit
@@ -83,8 +82,8 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     """
     settings, governor = store.settings, store.as_governor()
     return dg.Definitions(
-        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols, freshness_badges(settings)),
-        asset_checks=[calc_only_process, proof_pack, *sound_checks(symbol_partitions(settings.symbols))],
+        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
+        asset_checks=[calc_only_process, proof_pack, input_checks, *sound_checks(symbol_partitions(settings.symbols))],
         jobs=[CYCLE_JOB, PLANS_JOB, PROOFS_JOB, retention_job],
         sensors=[cycle_sensor(store), plans_sensor(store), proofs_sensor(store), retention_sensor],
         executor=executor,
@@ -98,24 +97,6 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
             **resources,
         },
     )
-
-
-def freshness_badges(settings: Settings) -> dict[str, dg.FreshnessPolicy]:
-    """Give the freshness policy of each asset of the loop, for its badge in the user interface.
-
-    An unchanged value is materialized again after MAX_PUBLISH_AGE_SEC only, so that these windows are wider than the limits of
-    the proofs, which know when a value was last evaluated.
-    """
-    renewed = timedelta(seconds=settings.max_publish_age_sec + 2 * settings.publish_interval_sec)
-    fast = dg.FreshnessPolicy.time_window(fail_window=2 * renewed, warn_window=renewed)
-    slow = renewed + timedelta(seconds=settings.marketstate_publish_interval)
-    ours = ("capital_efficiency",) if settings.efficiency_mode == "enforce" else ()
-    return {
-        **dict.fromkeys(
-            ("position", "risk_proposal", "harvest_proposal", "allocation_target", "risk_guard", "governor_permit", *ours), fast
-        ),
-        "market_state": dg.FreshnessPolicy.time_window(fail_window=2 * slow, warn_window=slow),
-    }
 
 
 dismiss_welcome()

@@ -18,9 +18,11 @@ def partitioned_by_symbol(
     assets: Sequence[dg.AssetsDefinition],
     external: Sequence[dg.AssetSpec],
     symbols: Sequence[str],
-    badges: Mapping[str, dg.FreshnessPolicy],
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Partition everything but the assets of the account by symbol; many symbols are one run, never one run each.
+
+    No asset has a freshness policy: Dagster's are satisfied by a materialization of any symbol, and would show an asset as fresh
+    while a symbol is dead. How old an asset is, that of its oldest symbol, is said by its check ``fresh``.
 
     Parameters
     ----------
@@ -28,9 +30,6 @@ def partitioned_by_symbol(
         Definitions and specs as their modules declare them, without partitions.
     symbols
         The partition keys, in the order of SYMBOLS.
-    badges
-        Freshness policy of an asset, by name. It colours the badge of the whole asset; which symbol is stale is told by the
-        asset's checks.
     """
     partitions = symbol_partitions(symbols)
 
@@ -40,15 +39,11 @@ def partitioned_by_symbol(
             return spec
         return spec.replace_attributes(partitions_def=partitions, metadata={**spec.metadata, "desk": dg.MetadataValue.url(DESK)})
 
-    def with_badge(spec: dg.AssetSpec) -> dg.AssetSpec:
-        policy = badges.get(spec.key.to_user_string())
-        return by_symbol(spec) if policy is None else by_symbol(spec).replace_attributes(freshness_policy=policy)
-
     def in_one_run(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
         of_account = asset.key.to_user_string() in ACCOUNT_ASSETS
         return asset if of_account else asset.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())
 
-    return [*map(by_symbol, external), *(in_one_run(asset.map_asset_specs(with_badge)) for asset in assets)]
+    return [*map(by_symbol, external), *(in_one_run(asset.map_asset_specs(by_symbol)) for asset in assets)]
 
 
 def symbol_partitions(symbols: Sequence[str]) -> dg.StaticPartitionsDefinition:

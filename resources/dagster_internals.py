@@ -19,18 +19,29 @@ from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
-from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata, DagsterEventType, StepMaterializationData
+from dagster._core.events import (
+    AssetMaterializationPlannedData,
+    AssetObservationData,
+    DagsterEvent,
+    DagsterEventBatchMetadata,
+    DagsterEventType,
+    StepMaterializationData,
+)
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.context.output import OutputContext
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.nux import get_has_seen_nux, set_nux_seen
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
-from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG
+from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG, MAX_RETRIES_TAG
+from dagster_shared.error import SerializableErrorInfo
 
 from resources.event_log import BatchedEventLogStorage, Made
 
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")  # a run's first and last partition
 DEFER_ASSET_EVENTS_TAG = EXTERNALLY_MANAGED_ASSETS_TAG
-
+FAILED_SYMBOLS_JOB = "failed_symbols"  # name of the runs that only record failures; there is no such job to launch
+NEVER_RETRIED = {MAX_RETRIES_TAG: "0"}
+MESSAGE_CHARS_MAX = 2000
 
 _storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
 
@@ -112,32 +123,124 @@ def check_evaluation(
     )
 
 
+def fail_partitions(context: OutputContext, failures: Mapping[str | None, str], tags: Mapping[str, str]) -> str:
+    """Mark partitions of the output's asset as failed, while the step's own run goes on and succeeds for the others.
+
+    Dagster calls a partition failed when its newest planned materialization belongs to a failed run and no materialization
+    follows. One such run is recorded per run that found failures, never launched; all steps of it add to the same one.
+
+    Parameters
+    ----------
+    context
+        Of the output.
+    failures
+        Partition (none for an asset of the account) to the reason.
+    tags
+        Of the run that is recorded.
+
+    Returns
+    -------
+    str
+        Id of the recorded run.
+    """
+    step, instance = context.step_context, context.step_context.instance
+    asset = context.asset_key.to_user_string()
+    run_id = str(uuid.uuid5(uuid.UUID(step.run_id), FAILED_SYMBOLS_JOB))
+    named = "; ".join(f"{partition or asset}: {why}" for partition, why in failures.items())
+    run, first = instance.get_run_by_id(run_id), False
+    if run is None:  # failed from the beginning: a process killed half-way leaves nothing that looks unfinished
+        failed = dg.DagsterRunStatus.FAILURE
+        run = instance.add_run(dg.DagsterRun(FAILED_SYMBOLS_JOB, run_id, status=failed, tags={**tags, **NEVER_RETRIED}))
+        first = True
+    entries = [
+        _step_entry(
+            context,
+            DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+            AssetMaterializationPlannedData(context.asset_key, partition),
+            f"{asset} of {partition or 'the account'} cannot be computed: {why}",
+            run,
+        )
+        for partition, why in failures.items()
+    ]
+    error = SerializableErrorInfo(f"{asset} cannot be computed: {named}\n", [], "SymbolsFailed")
+    failure = StepFailureData(error, None, ErrorSource.USER_CODE_ERROR)  # type: ignore[no-untyped-call]
+    entries.append(_step_entry(context, DagsterEventType.STEP_FAILURE, failure, f"{asset}: {len(failures)} failed.", run))
+    instance.event_log_storage.store_event_batch(entries)
+    if first:
+        instance.report_run_failed(run, f"{asset} cannot be computed: {named[:MESSAGE_CHARS_MAX]}")
+    return run_id
+
+
+def settle_partitions(context: OutputContext, partitions: Sequence[str | None]) -> None:
+    """End the failure of partitions for which nothing is due any more, hence no materialization will follow.
+
+    The run that found that plans them; when it ends without having failed they are what they were before. Dagster adds up its
+    cached status from materializations only, so that it must count anew.
+    """
+    planned = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    storage = context.step_context.instance.event_log_storage
+    storage.store_event_batch(
+        [
+            _step_entry(
+                context, planned, AssetMaterializationPlannedData(context.asset_key, partition), "Nothing is due any more."
+            )
+            for partition in partitions
+        ]
+    )
+    storage.wipe_asset_cached_status(context.asset_key)
+
+
+def observe(context: OutputContext, observations: Sequence[dg.AssetObservation]) -> None:
+    """Record observations of other assets, beside what the step's own asset is given, in one transaction."""
+    kind = DagsterEventType.ASSET_OBSERVATION
+    context.step_context.instance.event_log_storage.store_event_batch(
+        [_step_entry(context, kind, AssetObservationData(one), one.description or "Observed.") for one in observations]
+    )
+
+
+def record_checks(context: OutputContext, evaluations: Sequence[AssetCheckEvaluation]) -> None:
+    """Record results of checks that the step has judged beside its own work."""
+    kind = DagsterEventType.ASSET_CHECK_EVALUATION
+    context.step_context.instance.event_log_storage.store_event_batch(
+        [_step_entry(context, kind, one, f"Asset check {one.check_name} of {one.asset_key.path[-1]}.") for one in evaluations]
+    )
+
+
 def _materialization(context: OutputContext, one: Made) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(context.asset_key, partition=one.symbol, metadata=one.metadata)
 
 
 def _entry(context: OutputContext, one: Made) -> EventLogEntry:
     """Build the entry that Dagster's logging would have made of the event."""
-    step = context.step_context
+    data = StepMaterializationData(_materialization(context, one))
     message = f"Materialized value {context.asset_key.path[-1]}."
+    return _step_entry(context, DagsterEventType.ASSET_MATERIALIZATION, data, message)
+
+
+def _step_entry(
+    context: OutputContext, kind: DagsterEventType, data: Any, message: str, run: dg.DagsterRun | None = None
+) -> EventLogEntry:
+    """Build an event of the output's step, in its own run or in another one."""
+    step = context.step_context
+    job_name = run.job_name if run is not None else step.job_name
     event = DagsterEvent(
-        event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
-        job_name=step.job_name,
+        event_type_value=kind.value,
+        job_name=job_name,
         step_handle=step.step.handle,
         node_handle=step.step.node_handle,
         step_kind_value=step.step.kind.value,
         logging_tags=step.event_tags,
-        event_specific_data=StepMaterializationData(_materialization(context, one)),
+        event_specific_data=data,
         message=message,
         pid=os.getpid(),
     )
     return EventLogEntry(  # type: ignore[no-untyped-call]
-        level=logging.DEBUG,
+        level=logging.ERROR if kind is DagsterEventType.STEP_FAILURE else logging.DEBUG,
         user_message=message,
-        run_id=step.run_id,
+        run_id=run.run_id if run is not None else step.run_id,
         timestamp=time.time(),
         step_key=step.step.key,
-        job_name=step.job_name,
+        job_name=job_name,
         dagster_event=event,
         error_info=None,
     )

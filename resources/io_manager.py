@@ -27,6 +27,7 @@ from resources.event_log import Made
 from resources.failures import record_failures
 from resources.lease import require_newest
 from resources.redis_store import Publication, RedisStore
+from resources.shown_states import ShownStates, ShownStep
 
 CYCLE_ID_TAG = "quantum/cycle_id"
 ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
@@ -80,6 +81,7 @@ class RedisIOManager(dg.IOManager):
         self.writes = writes
         self._without: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
         self._looks: dict[str, _Look] = {}
+        self._shown = ShownStates(store)
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
@@ -125,13 +127,21 @@ class RedisIOManager(dg.IOManager):
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
         }
         count_publications(self.store, table.asset, outcomes, rows, len(failures))
+        shown: ShownStep | None = None
         if ONCE_TAG not in tags:  # under other settings, perhaps: what the deployment shows is not changed by it
             record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
+            shown = self._shown.step(context, table, cycle_id)
+            shown.judge(obj["symbol"].to_list(), failures)
         self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
         published = [outcome for outcome in outcomes if outcome.published]
         on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
-        recorded = [outcome for outcome in outcomes if outcome.published or (on_request and not outcome.error)]
+        recovered = frozenset(shown.due.recovered if shown is not None else ())  # shown as failed until they are materialized
+        recorded = [
+            outcome
+            for outcome in outcomes
+            if outcome.published or ((on_request or outcome.symbol in recovered) and not outcome.error)
+        ]
         say = context.log.info if on_request else log.info  # the loop's own lines would fill the event log
         for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
             say("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
@@ -140,6 +150,9 @@ class RedisIOManager(dg.IOManager):
             for outcome in recorded
         ]
         yield from materialize(context, made, shown=on_request)
+        run_fails = on_request and bool(failures) and not recorded
+        if shown is not None:
+            shown.record(obj, {outcome.symbol for outcome in recorded}, run_fails=run_fails)
         context.add_output_metadata(
             {
                 "evaluated": len(obj),
@@ -154,7 +167,7 @@ class RedisIOManager(dg.IOManager):
         if failures:
             named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
             context.log.warning(f"{table.asset}: {len(failures)} of {len(obj)} symbols failed: {named}")
-            if on_request and not recorded:
+            if run_fails:
                 raise dg.Failure(
                     description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",
                     metadata={"failures": _failure_table(failures)},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import dagster as dg
 import redis
 
+from quantum_assets.checks.inputs import INPUTS
 from quantum_assets.checks.pack import PROOFS
 from resources.dagster_internals import storage_id
 from resources.foreign import number_or_none
@@ -22,7 +23,9 @@ COLD_INTERVAL_SEC = 300  # at least, without warm workers: the pack's interprete
 
 PROOFS_JOB = dg.define_asset_job(
     PROOFS_JOB_NAME,
-    selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(proof.asset), proof.name) for proof in PROOFS)),
+    selection=dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(dg.AssetKey(proof.asset), proof.name) for proof in (*PROOFS, *(one.proof for one in INPUTS)))
+    ),
     description="Judge every proof over all symbols.",
 )
 

@@ -9,16 +9,19 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, run, store_verdicts
+from quantum_assets.checks.inputs import INPUTS, USABLE, usable
+from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judged, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
 from resources.calc_only import loaded_trading_libraries
 from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.shown_states import remember_checks
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
 CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered
@@ -55,6 +58,7 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     try:
         if len(proofs) == len(PROOFS):  # some of them, perhaps under other settings than the stack's, are nobody else's business
             store_verdicts(store, verdicts, seconds=time.monotonic() - began)
+            remember_checks(store, verdicts)
             until = max(began + RECORD_UNTIL_SEC, time.monotonic() + RECORD_SEC_MIN)
             yield from _changed_symbols(store, verdicts, until)
     except RedisUnavailableError as error:  # the verdicts say so themselves; Dagster still gets them
@@ -63,6 +67,20 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
     context.log.info(
         f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
     )
+
+
+@dg.multi_asset_check(
+    name="inputs",
+    specs=[dg.AssetCheckSpec(USABLE, asset=one.asset, description=f"{one.proof.claim} ({one.proof.severity})") for one in INPUTS],
+    can_subset=True,
+)
+def input_checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[dg.AssetCheckResult]:
+    """Say of the selected inputs which symbols the last cycle could not use; each cycle records it when that has changed."""
+    selected = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
+    verdicts = [judged(one.proof, lambda one=one: usable(store, one)) for one in INPUTS if one.asset in selected]  # type: ignore[misc]
+    yield from map(result_of, verdicts)
+    with suppress(RedisUnavailableError):
+        remember_checks(store, verdicts)
 
 
 def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: float) -> Iterator[dg.AssetCheckEvaluation]:

@@ -14,6 +14,7 @@ from quantum_assets.contracts.schema import ContractError, Table
 from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.freshness import CANDLES, WELL, Condition, Vital
 
+FRESH = "fresh"  # name of the check that says how old an asset is: its badge
 RELATIVE_TOLERANCE = 1e-9  # two implementations round differently in the last digits, not before
 KERNEL_LIBRARIES = frozenset({"numpy", "scipy"})
 STANDARD_IN_KERNELS = frozenset(
@@ -139,22 +140,35 @@ def fresh(asset: str) -> Proof:
     """No value is older than consumers may believe it to be."""
 
     def judge(evidence: Evidence) -> Finding:
-        things = (asset, CANDLES) if asset == MARKET_STATE.asset else (asset,)
-        vitals = [one for one in evidence.freshness.vitals if one.thing in things]
-        worn = {one.symbol: _told(one) for one in vitals if one.condition is not Condition.FRESH}
-        too_old = any(one.condition not in WELL for one in vitals)
-        oldest = max((one.age_sec for one in vitals if one.age_sec is not None and one.thing == asset), default=0.0)
-        limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(one.thing, one.limit_sec) for one in vitals}))
-        return Finding(
-            f"oldest {oldest:.0f} s",
-            f"<= {limits or 'nothing is due'}",
-            len(vitals),
-            worn,
-            "ERROR" if too_old else "WARN" if worn else None,
-        )
+        return freshness_finding(asset, evidence.freshness.vitals)
 
-    return Prover(asset)(
-        "fresh", "No value is older than its limit; a 10-second asset older than half of it is a warning.", judge
+    return Prover(asset)(FRESH, "No value is older than its limit; a 10-second asset older than half of it is a warning.", judge)
+
+
+def freshness_finding(asset: str, vitals: Iterable[Vital], judged: int | None = None) -> Finding:
+    """Find what is too old of one asset.
+
+    Parameters
+    ----------
+    asset
+        The asset; a market state is as fresh as its candles.
+    vitals
+        Of everything that is due.
+    judged
+        How many there are, where the vitals are only those of the symbols that may be old.
+    """
+    things = (asset, CANDLES) if asset == MARKET_STATE.asset else (asset,)
+    due = [one for one in vitals if one.thing in things]
+    old = {one.symbol: _told(one) for one in due if one.condition is not Condition.FRESH}
+    too_old = any(one.condition not in WELL for one in due)
+    oldest = max((one.age_sec for one in due if one.age_sec is not None and one.thing == asset), default=0.0)
+    limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(one.thing, one.limit_sec) for one in due}))
+    return Finding(
+        f"oldest {oldest:.0f} s" if due or judged is None else "none is old",
+        f"<= {limits}" if limits else "its limit" if judged is not None else "<= nothing is due",
+        len(due) if judged is None else judged,
+        old,
+        "ERROR" if too_old else "WARN" if old else None,
     )
 
 

@@ -19,7 +19,7 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
 #   alerts_active, stream_alerts        `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
-#   counts_published, failures          are written with each evaluation
+#   counts_published, failures, shown   are written with each evaluation
 WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -47,7 +47,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("attribution", "base_target"), (PLANNER,)),
     **dict.fromkeys((*CANDLE_KEYS, "banner"), (FEED,)),
     **dict.fromkeys(("counts_decided", "counts_ran"), (WATCH, PROPOSALS)),
-    **dict.fromkeys(("counts_published", "failures"), (PROPOSALS, GOVERNOR)),
+    **dict.fromkeys(("counts_published", "failures", "shown"), (PROPOSALS, GOVERNOR)),
     "kill": (OPERATOR,),
     "permit": (GOVERNOR, EXECUTOR),  # whoever uses a permit marks it as consumed
     "capital_efficiency": (PLANNER, PROPOSALS),  # EFFICIENCY_MODE=enforce makes it ours

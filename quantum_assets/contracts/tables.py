@@ -136,6 +136,7 @@ class Keys:
             "proofs_by_symbol": "quantum:proofs:by_symbol",
             "single_cycle": "quantum:proofs:single_cycle",
             "failures": "quantum:failures:{symbol}",  # {symbol} is the asset
+            "shown": "quantum:shown:{symbol}",  # {symbol} is the asset
             "alerts_active": "quantum:alerts:active",
             "stream_alerts": "quantum:stream:alerts",
             # counts of the exporter

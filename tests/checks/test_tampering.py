@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from definitions import PUBLISHED_TABLES, assemble, freshness_badges
+from definitions import assemble, defs
 from quantum_assets.checks import asset_checks, capital, market_state, reference
 from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
 from quantum_assets.checks.pack import PROOFS, run
@@ -41,6 +41,7 @@ from resources.lease import other_holder
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from resources.shown_states import ASSETS_WITH_CHECK
 from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
@@ -685,12 +686,11 @@ def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_
     assert set(first) | set(second) | set(third) == everything
 
 
-def test_every_asset_of_the_loop_has_a_badge() -> None:
-    """An asset without one looks fresh for ever."""
-    external, enforced_ = (freshness_badges(load_settings(efficiency_mode=mode)) for mode in ("external", "enforce"))
-    published = set(PUBLISHED_TABLES) - {"trade_intent"}  # materialized only when something new is intended, whenever that is
-    assert set(external) == published - {"capital_efficiency"}
-    assert set(enforced_) == published
+def test_no_asset_shows_a_freshness_policy_and_each_that_can_age_has_the_check() -> None:
+    """A policy is satisfied by any symbol's materialization: it would show an asset as fresh while a symbol is dead."""
+    checked = {proof.asset for proof in PROOFS if proof.name == "fresh"}
+    assert checked == ASSETS_WITH_CHECK
+    assert all(spec.freshness_policy is None for spec in defs.resolve_all_asset_specs())
 
 
 def test_the_list_of_proofs_is_the_one_in_docs() -> None:
