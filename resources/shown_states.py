@@ -21,7 +21,7 @@ from quantum_assets.checks.inputs import INPUTS, USABLE, Input, code_of, usable
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, Verdict
 from quantum_assets.checks.results import evaluation_of
 from quantum_assets.contracts.schema import Table
-from quantum_assets.freshness import ASSETS, Limits, evaluate
+from quantum_assets.freshness import ASSETS, Limits, Vital, evaluate
 from resources.dagster_internals import fail_partitions, observe, record_checks, settle_partitions, storage_id
 from resources.failures import read_failures
 from resources.redis_store import RedisStore, flat, pairs
@@ -89,8 +89,8 @@ def decide(
         symbol: why for symbol, why in failures.items() if _differs(shown.get(symbol), code_of(why), now, storage, spacing_sec)
     }
     over = [(symbol, shown[symbol]) for symbol in evaluated if symbol in shown and symbol not in failures]
-    recovered = [symbol for symbol, entry in over if entry.failed]
-    forgotten = [symbol for symbol, entry in over if not entry.failed and not 0 <= now - entry.at < spacing_sec]
+    recovered = tuple(symbol for symbol, entry in over if entry.failed)
+    forgotten = tuple(symbol for symbol, entry in over if not entry.failed and not 0 <= now - entry.at < spacing_sec)
     return Due(failed, recovered, forgotten)
 
 
@@ -112,7 +112,7 @@ class ShownStates:
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
-        self._signs: tuple[tuple[str, tuple[str, ...]], Any] | None = None
+        self._signs: tuple[tuple[str, tuple[str, ...]], Sequence[Vital]] | None = None
 
     def step(self, context: dg.OutputContext, table: Table, cycle_id: str) -> ShownStep:
         """Read what is shown of the asset a step has computed."""
@@ -122,10 +122,10 @@ class ShownStates:
             self.store.run("replacing what is shown", [("DEL", self.store.keys.of("shown", table.asset))])
         return ShownStep(self, context, table, cycle_id, {name.decode(errors="replace"): text for name, text in fields.items()})
 
-    def vitals_of(self, run_id: str, symbols: Sequence[str]) -> Any:
-        """Read and judge the clocks of a few symbols, once per run: those that fail are not written by its later steps."""
+    def vitals_of(self, run_id: str, symbols: Sequence[str], *, may_have_changed: bool) -> Sequence[Vital]:
+        """Read and judge the clocks of a few symbols, once per run where they have not changed since."""
         key = run_id, tuple(symbols)
-        if self._signs is None or self._signs[0] != key:
+        if self._signs is None or self._signs[0] != key or may_have_changed:
             few = self.store.settings.model_copy(update={"symbols": tuple(symbols)})
             signs = VitalSignsReader(RedisStore(few, self.store.clock, self.store.client)).read()
             self._signs = key, evaluate(signs, Limits.of(self.store.settings), self.store.clock().timestamp()).vitals
@@ -200,8 +200,11 @@ class ShownStep:
         if asset not in ASSETS_WITH_CHECK:
             return {}
         before = self.fields.get(FRESH_FIELD, state_of(None))
-        suspects = {*read_failures(self.store, [asset])[asset], *_symbols_of(before)} & set(self.store.settings.symbols)
-        vitals = self.states.vitals_of(self.context.step_context.run_id, sorted(suspects)) if suspects else []
+        failing = read_failures(self.store, [asset])[asset]
+        suspects = {*failing, *_symbols_of(before)} & set(self.store.settings.symbols)
+        written = not suspects <= set(failing)  # who fails has not been written since a step before this one read it
+        run_id = self.context.step_context.run_id
+        vitals = self.states.vitals_of(run_id, sorted(suspects), may_have_changed=written) if suspects else ()
         verdict = Verdict(fresh(asset), freshness_finding(asset, vitals, judged=len(self.store.settings.symbols)))
         if (state := state_of(verdict)) == before:
             return {}

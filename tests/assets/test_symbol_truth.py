@@ -109,7 +109,7 @@ def test_the_reason_is_in_the_run_the_partition_leads_to_step_by_step(world, ins
         for one in logs
         if one.dagster_event_type is dg.DagsterEventType.STEP_FAILURE
     }
-    assert errors["risk_proposal"].startswith("risk_proposal cannot be computed: BTCUSDT: market_state")
+    assert errors["risk_proposal"] == "risk_proposal cannot be computed: BTCUSDT: candles_missing\n"
 
 
 def test_a_partition_is_green_with_the_next_success_although_nothing_has_changed(world, instance) -> None:
@@ -207,8 +207,7 @@ def test_the_check_fresh_is_a_warning_and_then_a_failure_at_the_limits_of_the_wa
     cycles(world, instance)
     assert checks(instance, "risk_proposal", "fresh") == [(False, "WARN"), (False, "ERROR")]
     cycles(world, instance, 3)
-    world.client.delete(world.keys.of("raw_position", "BTCUSDT"))
-    write_position(world, "BTCUSDT", entry=100_000, mark=113_000)
+    world.client.hset(world.keys.of("raw_position", "BTCUSDT"), "side", "LONG")
     cycles(world, instance)
     assert checks(instance, "risk_proposal", "fresh")[2:] == [(True, "ERROR")]
     cycles(world, instance, 2)
@@ -261,9 +260,9 @@ def shown(at: float, code: str = "candles_missing", *, red: bool = True, storage
         (shown(990, storage="there"), "candles_missing", Due({"S": "candles_missing"})),
         (shown(1000 - RENEWED_AFTER_SEC), "candles_missing", Due({"S": "candles_missing"})),
         (shown(2000), "candles_missing", Due({"S": "candles_missing"})),  # the clock was set back
-        (shown(990), None, Due(recovered=["S"])),
+        (shown(990), None, Due(recovered=("S",))),
         (shown(990, red=False), None, Due()),
-        (shown(930, red=False), None, Due(forgotten=["S"])),
+        (shown(930, red=False), None, Due(forgotten=("S",))),
         (None, None, Due()),
     ],
 )
