@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 import dagster_webserver.app
 import orjson
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
@@ -32,6 +32,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from quantum_assets.checks.inputs import INPUTS
+from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.incidents import PACK_INTERVALS
@@ -47,6 +49,7 @@ DESK_FONT = re.compile(r"@font-face\s*\{font-family:Geist;[^}]*\}")  # Dagster's
 DAY_SEC = 86_400
 JSON_MEDIA = "application/json"
 
+OUR_CHECKS = frozenset({SOUND, *(proof.name for proof in PROOFS), *(one.proof.name for one in INPUTS)})
 stock_targets_latest = AssetCheckExecutionRecord.targets_latest_materialization
 
 
@@ -54,14 +57,17 @@ async def targets_latest(record: AssetCheckExecutionRecord, loading_context: Any
     """Tell whether a check's result is that of now.
 
     Dagster shows a result as "not evaluated" once its asset has been materialized again, which here happens six times between
-    two runs of the pack. A result is shown while it is younger than the next one may be late; an older one is Dagster's to
-    judge, so that a pack that has stopped does not stay green.
+    two runs of the pack. A result of the pack is shown while it is younger than the next one may be late, and no longer: when
+    the whole loop has stopped nothing is materialized any more, and Dagster would show the last result for ever. Checks of
+    other code are Dagster's to judge.
     """
-    limit_sec = RENEWED_AFTER_SEC if record.key.name == SOUND else 0
+    if record.key.name not in OUR_CHECKS:
+        return await stock_targets_latest(record, loading_context)
+    limit_sec = RENEWED_AFTER_SEC if record.key.name == SOUND and record.partition is not None else 0
     age_sec = time.time() - record.create_timestamp
     if -CLOCK_SKEW_SEC <= age_sec <= limit_sec + PACK_INTERVALS * load_settings().proof_interval_sec:
         return True
-    return await stock_targets_latest(record, loading_context)
+    return record.status is AssetCheckExecutionRecordStatus.PLANNED and await stock_targets_latest(record, loading_context)
 
 
 class OwnPagesOnly:

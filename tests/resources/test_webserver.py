@@ -6,22 +6,36 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from quantum_assets.checks.proof import SOUND
 from resources import webserver
 
 
 @pytest.mark.parametrize(
-    ("name", "age_sec", "current"), [("recomputed", 100, True), ("recomputed", 200, False), (SOUND, 200, True)]
+    ("name", "partition", "age_sec", "current"),
+    [
+        ("recomputed", None, 100, True),
+        ("recomputed", None, 200, False),
+        ("fresh", None, 200, False),
+        (SOUND, None, 200, False),
+        (SOUND, "BTCUSDT", 200, True),
+        ("a check of somebody else", None, 200, True),
+    ],
 )
-def test_a_result_is_shown_until_the_next_one_is_due(monkeypatch, name, age_sec, current) -> None:
-    """Assets are materialized six times between two runs of the pack; a pack that has stopped must not stay green."""
+def test_a_result_is_shown_until_the_next_one_is_due_and_no_longer(monkeypatch, name, partition, age_sec, current) -> None:
+    """Assets are materialized six times between two runs of the pack; and when all has stopped nothing may stay green for ever."""
 
     async def stock(*_: object) -> bool:
-        return False
+        return True  # nothing was materialized since
 
     monkeypatch.setattr(webserver, "stock_targets_latest", stock)
-    record = SimpleNamespace(key=dg.AssetCheckKey(dg.AssetKey("risk_proposal"), name), create_timestamp=time.time() - age_sec)
+    record = SimpleNamespace(
+        key=dg.AssetCheckKey(dg.AssetKey("risk_proposal"), name),
+        partition=partition,
+        status=AssetCheckExecutionRecordStatus.SUCCEEDED,
+        create_timestamp=time.time() - age_sec,
+    )
     assert asyncio.run(webserver.targets_latest(record, None)) is current
 
 

@@ -1,0 +1,73 @@
+"""What a person sees of a dead symbol in Dagster's own pages, and the checks executed by a click."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.browser.test_ui import Desk, desk
+from tests.stack.test_up import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+DEAD, ALIVE = "BTCUSDT", "ETHUSDT"
+SHOWN_WITHIN_SEC = 60  # a market state is evaluated every minute while no candle comes
+PICTURES = os.environ.get("PICTURES")  # folder for what is seen, for who wants to look
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory):
+    """One stack for all tests: each start takes half a minute."""
+    with desk(tmp_path_factory.mktemp("truth")) as running:
+        yield running
+
+
+def picture(front: Desk, name: str) -> None:
+    if PICTURES:
+        front.page.wait_for_timeout(2000)
+        front.page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def test_execute_all_runs_every_check_of_an_asset_without_an_error(front: Desk) -> None:
+    """Thirteen proofs once held, and then the fourteenth raised."""
+    front.open("/assets/market_state?view=checks")
+    picture(front, "checks")
+    front.page.get_by_role("button", name=re.compile("^Execute all")).click()
+    front.page.get_by_text("View", exact=True).click()
+    expect(front.page.get_by_text("Success", exact=True).first).to_be_visible()
+    picture(front, "execute_all")
+    front.open("/assets/market_state?view=checks&checkDetail=sound")
+    picture(front, "sound")
+
+
+def test_a_dead_symbol_is_a_failed_partition_an_old_asset_and_an_unusable_input(front: Desk) -> None:
+    """Every page was green once while the candles of a symbol were away for minutes."""
+    store = RedisStore(load_settings(redis_url=(front.home / "q" / "redis.url").read_text().strip()))
+    began = time.monotonic()
+
+    def is_failed() -> bool:
+        store.client.delete(store.keys.of("candles_history", DEAD))  # the example feed adds one every few seconds
+        front.open("/assets/market_state?view=partitions")
+        front.page.wait_for_timeout(1500)
+        return front.page.get_by_text("Failed (1)").count() > 0
+
+    wait_for(f"{DEAD} to be failed", is_failed, SHOWN_WITHIN_SEC)
+    print(f"Failed (1) after {time.monotonic() - began:.0f} s")
+    picture(front, "partitions")
+    front.open(f"/assets/market_state?view=partitions&partition={DEAD}")
+    picture(front, "partition")
+    front.open("/assets/market_state?view=overview")
+    picture(front, "overview")
+    front.open("/assets/candles?view=checks&checkDetail=usable")
+    picture(front, "input")
+    front.open("/assets/market_state?view=lineage&lineageScope=upstream")
+    front.page.wait_for_timeout(3000)
+    picture(front, "lineage")
+    front.open("/runs")
+    picture(front, "runs")
+    run = front.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$"))
+    expect(run.first).to_be_visible()
