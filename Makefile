@@ -40,6 +40,7 @@ docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys > docs/keys.md
 	$(BIN)/quantum prove --list > docs/proofs.md
 	$(BIN)/quantum keys --acl > deploy/redis/users.acl
+	{ $(BIN)/quantum alerts kinds; echo; sed -n '/^## Alerts of Prometheus/,$$p' docs/alerts.md; } > docs/alerts.new && mv docs/alerts.new docs/alerts.md
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

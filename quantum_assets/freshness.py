@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 
 if TYPE_CHECKING:
+    from resources.failures import Failure
     from resources.settings import Settings
 
 CANDLES = "candles"
@@ -58,6 +59,16 @@ class Sign(NamedTuple):
 NOTHING = Sign()
 
 
+class Stop(NamedTuple):
+    """The stop of a risk proposal, and whether the price was beyond it when it was evaluated (``at``, epoch s)."""
+
+    side: str
+    stop: float
+    price: float
+    breached: bool
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class SymbolSigns:
     """The clocks of one symbol.
@@ -74,6 +85,8 @@ class SymbolSigns:
         Whether P2.9 has written a target for it.
     numbers
         Asset to the numbers that were read beside its clock.
+    stop
+        Its proposed stop; ``None`` where there is none that can be read.
     """
 
     symbol: str
@@ -81,6 +94,7 @@ class SymbolSigns:
     held: bool | None = False
     has_base_target: bool = False
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +133,15 @@ class VitalSigns:
         All verdicts.
     proofs_finished
         When the last run of the pack ended.
+    failures
+        Symbol to asset to what its last evaluation could not compute.
     """
 
     symbols: Sequence[SymbolSigns]
     heartbeats: Mapping[str, Sign]
     proofs: Sequence[StoredProof] = ()
     proofs_finished: Sign = NOTHING
+    failures: Mapping[str, Mapping[str, Failure]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,12 +225,15 @@ class Evaluation:
         Of every part.
     proofs, proofs_finished
         As they were read.
+    failures
+        The same, without those of a cycle that has stopped.
     """
 
     vitals: Sequence[Vital]
     heartbeats: Sequence[Vital]
     proofs: Sequence[StoredProof] = ()
     proofs_finished: Sign = NOTHING
+    failures: Mapping[str, Mapping[str, Failure]] = field(default_factory=dict)
 
 
 def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
@@ -243,7 +263,11 @@ def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
         for part, limit in silences.items()
     ]
     vitals = [vital for one in signs.symbols for vital in _symbol_vitals(one, limits, now)]
-    return Evaluation(vitals, heartbeats, signs.proofs, signs.proofs_finished)
+    failures = {
+        symbol: {asset: one for asset, one in by_asset.items() if now - one.at <= limits.market_state_sec}
+        for symbol, by_asset in signs.failures.items()
+    }
+    return Evaluation(vitals, heartbeats, signs.proofs, signs.proofs_finished, failures)
 
 
 def judge(

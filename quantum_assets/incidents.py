@@ -1,7 +1,8 @@
 """From successive evaluations to alerts: raised once, reminded while they last, cleared once. Pure: the caller brings the time.
 
-One fault is one incident: symbols that fall ill together are one message, and what is only a consequence (every symbol is stale
-when the worker is dead) is neither raised nor cleared while its cause lasts. Reading and delivering stay out.
+One fault is one incident: symbols that become unhealthy together are one message, and what is only a consequence (every symbol is
+stale when the worker is dead) is neither raised nor cleared while its cause lasts. Reading and delivering stay out; the words are
+those of ``quantum_assets.alert_words``, the kinds those of ``quantum_assets.alert_catalogue``.
 """
 
 from __future__ import annotations
@@ -9,84 +10,80 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from quantum_assets.contracts.reading import printable
+from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
+from quantum_assets.alert_words import (
+    FAMILIES,
+    NAMES_MAX,
+    NO_CANDLES,
+    PROOF,
+    SYMBOL,
+    Event,
+    Level,
+    Message,
+    Trouble,
+    groups_of,
+    message_of,
+    moment_text,
+    pack_trouble,
+    part_trouble,
+    proof_text,
+    proof_trouble,
+    redis_trouble,
+    severity_of,
+    summary_of,
+    symbol_trouble,
+)
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.freshness import CANDLES, EPOCH_MAX, WELL, Condition, Evaluation, Sign, StoredProof, Vital
+from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, Vital
+from quantum_assets.trading_watch import BACKLOG, BLOCKED, NOTHING_DECIDED, Change, Decided
 
 if TYPE_CHECKING:
     from resources.settings import Settings
 
-Event = Literal["raised", "reminded", "cleared"]
-Level = Literal["failure", "warning"]
+__all__ = [
+    "CAUSES",
+    "FAMILIES",
+    "NAMES_MAX",
+    "PACK",
+    "PACK_INTERVALS",
+    "Event",
+    "Incident",
+    "Ledger",
+    "Level",
+    "Message",
+    "Policy",
+    "Trouble",
+    "messages_of",
+    "moment_text",
+    "wrong_now",
+]
+
 Key = tuple[str, str]  # thing and symbol, as a Vital has them
 
 CAUSES = ("redis", "daemon", "worker", "loop")  # each of them explains whatever else is wrong
 PART_ALERTS = {"worker": "worker", "daemon": "daemon", "cycle": "loop"}
 PACK = "proofs"
-SYMBOL, PROOF = "symbol:", "proof:"
-FAMILIES = {SYMBOL: "symbols", PROOF: "failing proofs"}  # what is told of several at once
 GRACE_SEC = 60.0  # a thing never seen fresh, or one that has vanished, is given so long
 TOGETHER_SEC = 3.0  # symbols so close to their limit join those that cross it
-SETTLED_SEC = 75.0  # after a cause is cleared: until then verdicts still tell of it, those on the last six cycles longest
-OWN_EYES = ("fresh", "process_alive")  # proofs of what the watcher itself sees, sooner and without the pack
+CANDLES_TOGETHER = 0.85  # the same for candles, as a share of their limit: feeds of many symbols do not stop in one second
+SETTLED_SEC = 75.0  # after a cause is cleared: until then verdicts still report it, those on the last six cycles longest
+OWN_EYES = ("fresh", "process_alive", "right_side")  # proofs of what the watcher itself sees, sooner and without the pack
+EXPLAINED = {  # proofs that only repeat what an alert says already
+    "risk_guard/readable": (BLOCKED, "guard:"),
+    "risk_guard/evaluated": (BLOCKED, "guard:"),
+    "risk_proposal/one_cycle": (SYMBOL,),
+}
 AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after its companions, has trouble of its own
 PACK_INTERVALS = 3  # a proof pack that has not run for so many intervals has stopped
 SLEPT_SEC = 30.0  # between two evaluations: the watcher itself was stopped, and knows nothing of the time between
-NAMES_MAX = 50  # symbols named in one text; the count is always exact
-TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
-
-LIKELY = {
-    Condition.STALE: "the symbol cannot be computed; its last run names the reason",
-    Condition.MISSING: "it was never computed, or has expired because it can no longer be computed",
-    Condition.UNREADABLE: "another program has overwritten or edited the key",
-    Condition.AHEAD: "the clock of a host is wrong, or somebody edited the time",
-}
-LIKELY_CANDLES = "the program that writes the candles has stopped, or the exchange sends none"
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What is wrong with one thing.
-
-    Attributes
-    ----------
-    alert
-        Identity: ``redis``, ``daemon``, ``worker``, ``loop``, ``symbol:<S>``, ``proof:<asset>/<name>`` or ``proofs``.
-    level
-        ``failure``, or ``warning`` where numbers are right but somebody should look.
-    what, likely, look
-        What is wrong, why it probably is, and the command that shows more.
-    since
-        When it was last well, as far as known; epoch s.
-    limit
-        What is accepted, as text.
-    """
-
-    alert: str
-    level: Level
-    what: str
-    since: float
-    limit: str
-    likely: str
-    look: str
-
-    @property
-    def family(self) -> str:
-        """``symbol:`` or ``proof:``, of which many may be in the same trouble; else empty."""
-        return self.alert[: self.alert.find(":") + 1]
-
-    @property
-    def name(self) -> str:
-        """Name within its family: the symbol, or the proof."""
-        return self.alert[len(self.family) :]
+FLAP_SEC = 600.0  # what is raised again so soon after it was cleared stays open until it was healthy for so long
 
 
 @dataclass(frozen=True)
 class Incident:
-    """A trouble that was told of and is not over.
+    """A trouble that was raised and is not over.
 
     Attributes
     ----------
@@ -95,47 +92,24 @@ class Incident:
     raised, told
         When it was raised, and last raised or reminded of; epoch s. What was raised at one time is one group.
     well_since
-        Since when it looks well again without having been cleared.
+        Since when it looks healthy again without having been cleared.
+    hold_sec
+        How long it must look healthy before it is cleared.
+    routes
+        Severities it was raised with.
     """
 
     trouble: Trouble
     raised: float
     told: float
     well_since: float | None = None
-
-
-@dataclass(frozen=True)
-class Message:
-    """One alert as it is delivered.
-
-    Attributes
-    ----------
-    event, level, title, text
-        What is said.
-    alert
-        Identity; ``symbols`` or ``failing proofs`` for several at once.
-    symbols
-        All symbols concerned.
-    since, limit
-        As in :class:`Trouble`; the earliest of several.
-    at
-        When it was made, epoch s.
-    """
-
-    event: Event
-    alert: str
-    level: Level
-    title: str
-    text: str
-    symbols: tuple[str, ...]
-    since: float
-    limit: str
-    at: float
+    hold_sec: float = 0.0
+    routes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Policy:
-    """When what is told.
+    """When what is raised, and how bad it is.
 
     Attributes
     ----------
@@ -147,25 +121,38 @@ class Policy:
         The proof pack runs this often.
     redis_address
         For the text; without credentials.
+    failing_sec
+        A symbol that could not be computed for so long is an alert, also when nothing of it is due.
+    severities
+        By kind, where they are not those of the catalogue.
     """
 
     redis_sec: float = 10
     remind_sec: float = 3600
     proof_interval_sec: float = 60
     redis_address: str = "redis"
+    failing_sec: float = 60
+    severities: Mapping[str, Severity] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
         """Take it from the settings."""
-        return cls(settings.redis_max_silence_sec, settings.alert_remind_sec, settings.proof_interval_sec, settings.redis_address)
+        return cls(
+            redis_sec=settings.redis_max_silence_sec,
+            remind_sec=settings.alert_remind_sec,
+            proof_interval_sec=settings.proof_interval_sec,
+            redis_address=settings.redis_address,
+            failing_sec=settings.proposal_max_age_sec,
+            severities=settings.severities,
+        )
 
 
 @dataclass
 class _Findings:
     """What one evaluation says, by alert."""
 
-    ill: dict[str, Trouble] = field(default_factory=dict)
-    unsure: set[str] = field(default_factory=set)  # not well, but not to be told of yet
+    unhealthy: dict[str, Trouble] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)  # not healthy, but not to be raised yet
     lingering: set[str] = field(default_factory=set)  # has not recovered, although it was fresh once or has had its time
     near: dict[str, Trouble] = field(default_factory=dict)  # about to cross the limit
     aging: set[str] = field(default_factory=set)  # worth a warning
@@ -179,15 +166,21 @@ class Ledger:
     policy
         When what is told.
     started
-        Now, epoch s. Whatever has not been seen fresh since gets GRACE_SEC, so that neither a fresh stack nor a new watcher
-        cries wolf.
+        Now, epoch s. Whatever has not been seen fresh since gets GRACE_SEC, so that neither a fresh deployment nor a new watcher
+        raises a false alarm.
     active
-        Incidents a predecessor has told of.
+        Incidents a predecessor has raised.
+    cleared
+        Alerts a predecessor has cleared, and when, epoch s.
     """
 
-    def __init__(self, policy: Policy, started: float, active: Iterable[Incident] = ()) -> None:
+    def __init__(
+        self, policy: Policy, started: float, active: Iterable[Incident] = (), cleared: Mapping[str, float] | None = None
+    ) -> None:
         self.policy = policy
         self.active = {incident.trouble.alert: incident for incident in active}
+        self.cleared = dict(cleared or {})
+        self._universe = 0
         self._begin(started)
 
     def _begin(self, now: float) -> None:
@@ -206,10 +199,12 @@ class Ledger:
     @staticmethod
     def from_json(stored: Iterable[Mapping[str, Any]]) -> list[Incident]:
         """Read what :meth:`to_json` gave."""
-        return [Incident(**{**one, "trouble": Trouble(**one["trouble"])}) for one in stored]
+        return [
+            Incident(**{**one, "trouble": Trouble(**one["trouble"]), "routes": tuple(one.get("routes", ()))}) for one in stored
+        ]
 
-    def observe(self, evaluation: Evaluation | None, now: float) -> list[Message]:
-        """Take one evaluation in and give what is to be told because of it.
+    def observe(self, evaluation: Evaluation | None, now: float, decided: Decided = NOTHING_DECIDED) -> list[Message]:
+        """Take one evaluation in and give the messages that follow from it.
 
         Parameters
         ----------
@@ -217,6 +212,8 @@ class Ledger:
             ``None`` when Redis did not answer.
         now
             Epoch s; evaluations come every few seconds.
+        decided
+            What follows from the switches, guards, plans and stops at the same time.
         """
         if not 0 <= now - self._observed <= SLEPT_SEC:  # it slept, or the clock was set back
             self._begin(now)
@@ -224,38 +221,59 @@ class Ledger:
         if evaluation is None:
             return self._without_redis(now)
         self._redis_answered = now
-        found = self._look(evaluation, now)
+        self._universe = len({vital.symbol for vital in evaluation.vitals})
+        found = self._look(evaluation, decided, now)
         before = set(self.active)  # a cause that is cleared now has shaped what was found now
-        messages = self._settle_causes(found, now)
+        messages = self._apply(decided.changes, now) + self._settle_causes(found, now)
         frozen = not (before | self.active.keys() | found.aging).isdisjoint(CAUSES)
-        if not frozen:
-            messages += self._settle_rest(found, now)
-        return messages + self._reminders(now, CAUSES if frozen else self.active)
+        messages += self._settle_rest(found, decided.endings, now, frozen=frozen)
+        among = [
+            alert for alert, incident in self.active.items() if alert in CAUSES or not frozen or _independent(incident.trouble)
+        ]
+        return messages + self._reminders(now, among)
+
+    def standing(self, now: float) -> list[Message]:
+        """Give what is not over, as it would be raised now, the worst first."""
+        messages = self._messages("raised", [incident.trouble for incident in self.active.values()], now)
+        return sorted(messages, key=lambda message: SEVERITIES.index(message.severity))
 
     # --- looking -------------------------------------------------------------------------------------------------------------
 
-    def _look(self, evaluation: Evaluation, now: float) -> _Findings:
+    def _look(self, evaluation: Evaluation, decided: Decided, now: float) -> _Findings:
         found = _Findings()
         for beat in evaluation.heartbeats:
             self._look_at_part(self._remembered(beat, now), found, now)
-        ill: defaultdict[str, list[Vital]] = defaultdict(list)
-        near: defaultdict[str, list[Vital]] = defaultdict(list)
-        for vital in evaluation.vitals:
-            alert = SYMBOL + vital.symbol
-            if self._is_ill(vital, alert, found, now):
-                ill[alert].append(vital)
-            elif vital.condition in WELL and vital.age_sec is not None and vital.age_sec > vital.limit_sec - TOGETHER_SEC:
-                near[alert].append(vital)
-        due = {(vital.thing, vital.symbol) for vital in (*evaluation.heartbeats, *evaluation.vitals)}
-        self._seen &= due  # what becomes due again is as new
-        self._waiting = {key: since for key, since in self._waiting.items() if key in due}
-        found.ill |= {alert: _symbol_trouble(vitals, now) for alert, vitals in ill.items()}
-        found.near = {alert: _symbol_trouble(vitals, now) for alert, vitals in near.items() if alert not in ill}
-        self._look_at_proofs(evaluation.proofs, {SYMBOL + vital.symbol for vital in evaluation.vitals}, found)
+        self._look_at_symbols(evaluation, found, now)
+        found.unhealthy |= decided.troubles
+        found.unsure |= decided.unsure
+        found.lingering |= {BLOCKED, BACKLOG} & decided.troubles.keys()
+        self._look_at_proofs(evaluation, found, now)
         self._look_at_pack(evaluation.proofs_finished, found, now)
         return found
 
-    def _is_ill(self, vital: Vital, alert: str, found: _Findings, now: float) -> bool:
+    def _look_at_symbols(self, evaluation: Evaluation, found: _Findings, now: float) -> None:
+        unhealthy: defaultdict[str, list[Vital]] = defaultdict(list)
+        near: defaultdict[str, list[Vital]] = defaultdict(list)
+        for vital in evaluation.vitals:
+            if self._is_unhealthy(vital, SYMBOL + vital.symbol, found, now):
+                unhealthy[vital.symbol].append(vital)
+            elif vital.condition in WELL and vital.age_sec is not None and vital.age_sec > _near_sec(vital):
+                near[vital.symbol].append(vital)
+        due = {(vital.thing, vital.symbol) for vital in (*evaluation.heartbeats, *evaluation.vitals)}
+        self._seen &= due  # what becomes due again is as new
+        self._waiting = {key: since for key, since in self._waiting.items() if key in due}
+        for symbol, failures in evaluation.failures.items():
+            if any(now - failure.since >= self.policy.failing_sec for failure in failures.values()):
+                unhealthy.setdefault(symbol, [])
+            elif failures:
+                found.unsure.add(SYMBOL + symbol)
+        for symbol, vitals in unhealthy.items():
+            found.unhealthy[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
+        for symbol, vitals in near.items():
+            if symbol not in unhealthy:
+                found.near[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
+
+    def _is_unhealthy(self, vital: Vital, alert: str, found: _Findings, now: float) -> bool:
         """Tell whether a thing's time is up; note under its alert what else there is to know."""
         key = (vital.thing, vital.symbol)
         if vital.condition is Condition.AGING:
@@ -266,12 +284,12 @@ class Ledger:
             return False
         due_since = self._waiting.setdefault(key, now)
         known = key in self._seen
-        ill = (known and vital.condition is not Condition.MISSING) or now - due_since >= GRACE_SEC
-        if known or ill:
+        unhealthy = (known and vital.condition is not Condition.MISSING) or now - due_since >= GRACE_SEC
+        if known or unhealthy:
             found.lingering.add(alert)
-        if not ill:
+        if not unhealthy:
             found.unsure.add(alert)
-        return ill
+        return unhealthy
 
     def _remembered(self, beat: Vital, now: float) -> Vital:
         """Count the silence of a part whose heartbeat has vanished from when it was last heard."""
@@ -285,25 +303,34 @@ class Ledger:
 
     def _look_at_part(self, beat: Vital, found: _Findings, now: float) -> None:
         alert = PART_ALERTS[beat.thing]
-        if self._is_ill(beat, alert, found, now):
-            found.ill[alert] = _part_trouble(alert, beat, now)
+        if self._is_unhealthy(beat, alert, found, now):
+            found.unhealthy[alert] = part_trouble(alert, beat, now)
 
-    def _look_at_proofs(self, proofs: Sequence[StoredProof], symbols: set[str], found: _Findings) -> None:
+    def _look_at_proofs(self, evaluation: Evaluation, found: _Findings, now: float) -> None:
+        symbols = {SYMBOL + vital.symbol for vital in evaluation.vitals}
         warned: dict[str, float] = {}
-        for proof in proofs:
+        for proof in evaluation.proofs:
             if proof.passed or proof.title.rpartition("/")[2] in OWN_EYES:
+                continue
+            if self._is_explained(proof.title, found):
+                found.unsure.add(PROOF + proof.title)
                 continue
             failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
             named = proof.per_symbol and failing and failing.keys() <= symbols
-            told = failing if named else {PROOF + proof.title: _proof_text(proof)}
+            reported = failing if named else {PROOF + proof.title: proof_text(proof)}
             first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
             once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
-            for alert, what in told.items():
+            for alert, what in reported.items():
                 if once or proof.evaluated_at < self._trusted_from:
                     found.unsure.add(alert)
                 else:
-                    found.ill[alert] = _with_proof(found.ill.get(alert), alert, proof, what)
+                    known = found.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
+                    found.unhealthy[alert] = proof_trouble(known, alert, proof, what)
         self._warned = warned
+
+    def _is_explained(self, title: str, found: _Findings) -> bool:
+        causes = EXPLAINED.get(title, ())
+        return bool(causes) and any(alert.startswith(causes) for alert in (*found.unhealthy, *found.unsure, *self.active))
 
     def _look_at_pack(self, finished: Sign, found: _Findings, now: float) -> None:
         limit = PACK_INTERVALS * self.policy.proof_interval_sec
@@ -315,15 +342,7 @@ class Ledger:
         if now - last <= limit:
             found.unsure.add(PACK)
             return
-        found.ill[PACK] = Trouble(
-            alert=PACK,
-            level="failure",
-            what=f"the proof pack has not run{f' ({finished.trouble})' if finished.trouble else ''}",
-            since=self._proven_at or last,
-            limit=f"{limit:g} s",
-            likely="its sensor is switched off, or its runs fail; Automation in the user interface shows which",
-            look="quantum prove",
-        )
+        found.unhealthy[PACK] = pack_trouble(finished.trouble, self._proven_at or last, limit)
 
     # --- deciding ------------------------------------------------------------------------------------------------------------
 
@@ -332,15 +351,7 @@ class Ledger:
         if "redis" in self.active:
             self.active["redis"] = replace(self.active["redis"], well_since=None)
         elif now - self._redis_answered > self.policy.redis_sec:
-            trouble = Trouble(
-                alert="redis",
-                level="failure",
-                what=f"Redis at {self.policy.redis_address} does not answer; nothing can be computed or read",
-                since=self._redis_answered,
-                limit=f"{self.policy.redis_sec:g} s",
-                likely="the server or the way to it is down, or REDIS_URL is wrong",
-                look="quantum status",
-            )
+            trouble = redis_trouble(self.policy.redis_address, self._redis_answered, self.policy.redis_sec)
             messages = self._raise([trouble], now)
         return messages + self._reminders(now, ("redis",))
 
@@ -348,7 +359,7 @@ class Ledger:
         self._swallow_consequent_causes(found)
         messages = []
         for alert in CAUSES:
-            incident, trouble = self.active.get(alert), found.ill.get(alert)
+            incident, trouble = self.active.get(alert), found.unhealthy.get(alert)
             if incident is None:
                 messages += self._raise([trouble], now) if trouble else []
             elif trouble or alert in found.unsure:
@@ -356,7 +367,7 @@ class Ledger:
             else:
                 back = now if incident.well_since is None else incident.well_since
                 if not (found.lingering | found.aging) - self.active.keys() or now - back >= AFTERMATH_SEC:
-                    messages += self._clear([incident], now)
+                    messages += self._clear([incident], {}, now)
                     self._trusted_from = max(self._trusted_from, now + SETTLED_SEC)
                 else:
                     self.active[alert] = replace(incident, well_since=back)
@@ -366,68 +377,150 @@ class Ledger:
         """Keep silent parts to themselves that Redis, or another part, explains."""
         if "redis" in self.active:
             explained = {"worker", "daemon", "loop"}
-        elif any(alert in found.ill or alert in found.aging or alert in self.active for alert in ("worker", "daemon")):
+        elif any(alert in found.unhealthy or alert in found.aging or alert in self.active for alert in ("worker", "daemon")):
             explained = {"loop"}
         else:
             return
-        for alert in explained & found.ill.keys():
-            del found.ill[alert]
+        for alert in explained & found.unhealthy.keys():
+            del found.unhealthy[alert]
             found.unsure.add(alert)
 
-    def _settle_rest(self, found: _Findings, now: float) -> list[Message]:
-        fresh = {alert: trouble for alert, trouble in found.ill.items() if alert not in CAUSES and self._is_news(trouble)}
-        if any(trouble.family == SYMBOL for trouble in fresh.values()):
-            fresh |= {alert: trouble for alert, trouble in found.near.items() if alert not in {*fresh, *self.active}}
-        for alert, incident in self.active.items():
-            trouble = found.ill.get(alert)
+    def _apply(self, changes: Iterable[Change], now: float) -> list[Message]:
+        """Follow what began and ended between two polls, in its order; what is still so is settled afterwards."""
+        messages: list[Message] = []
+        begun: dict[str, Trouble] = {}
+        for change in changes:
+            if change.trouble is not None and change.alert not in self.active:
+                begun[change.alert] = change.trouble
+                continue
+            if change.trouble is None and change.alert in {*begun, *self.active}:
+                messages += self._raise(begun.values(), now)
+                begun = {}
+                messages += self._clear([self.active[change.alert]], {change.alert: change.ended}, now)
+        return messages + self._raise(begun.values(), now)
+
+    def _settle_rest(self, found: _Findings, endings: Mapping[str, str], now: float, *, frozen: bool) -> list[Message]:
+        """Settle all but the causes; ``frozen``, while one of those lasts, only what is no consequence of it."""
+        new = {
+            alert: trouble
+            for alert, trouble in found.unhealthy.items()
+            if alert not in CAUSES and (not frozen or _independent(trouble)) and self._is_news(trouble)
+        }
+        if any(trouble.family == SYMBOL for trouble in new.values()):
+            candles = any(trouble.cause == NO_CANDLES for trouble in new.values())
+            joining = {alert: trouble for alert, trouble in found.near.items() if candles or trouble.cause != NO_CANDLES}
+            new |= {alert: trouble for alert, trouble in joining.items() if alert not in {*new, *self.active}}
+        for alert, incident in list(self.active.items()):
+            independent = _independent(incident.trouble)
+            if alert in CAUSES or (frozen and not independent):
+                continue
+            trouble = found.unhealthy.get(alert)
+            unknown = alert in found.unsure or (not independent and self._proven_at and PACK in found.unsure)
             if trouble is not None:
                 since = min(trouble.since, incident.trouble.since)
                 self.active[alert] = replace(incident, trouble=replace(trouble, since=since), well_since=None)
-            elif alert in found.unsure or (self._proven_at and PACK in found.unsure):  # no verdicts: nothing is known to be well
+            elif unknown:  # no verdicts: nothing is known to be healthy
                 self.active[alert] = replace(incident, well_since=None)
             elif incident.well_since is None:
                 self.active[alert] = replace(incident, well_since=now)
-        over = [incident for incident in self.active.values() if self._is_over(incident, now)]
-        return self._raise(fresh.values(), now) + self._clear(over, now)
+        over = [
+            incident
+            for incident in self.active.values()
+            if (not frozen or _independent(incident.trouble)) and self._is_over(incident, now)
+        ]
+        return self._raise(new.values(), now) + self._clear(over, endings, now)
 
     def _is_news(self, trouble: Trouble) -> bool:
-        """Tell whether it was not told of yet; a failure where only a warning was told is news."""
+        """Tell whether it was not raised yet; a failure where only a warning was raised is news."""
         incident = self.active.get(trouble.alert)
         return incident is None or (trouble.level == "failure" and incident.trouble.level == "warning")
 
     def _is_over(self, incident: Incident, now: float) -> bool:
-        """Tell whether to clear; what was raised together is cleared together, unless one of them takes too long."""
-        if incident.well_since is None:
+        """Tell whether to clear; symbols raised together are cleared together, unless one of them takes too long."""
+        if incident.well_since is None or now - incident.well_since < incident.hold_sec:
             return False
-        together = (incident.raised, incident.trouble.family)
+        family = incident.trouble.family
+        if family not in (SYMBOL, PROOF):
+            return True
+        together = (incident.raised, family)
         group = [one.well_since for one in self.active.values() if (one.raised, one.trouble.family) == together]
         return None not in group or now - min(since for since in group if since is not None) >= AFTERMATH_SEC
 
     def _raise(self, troubles: Iterable[Trouble], now: float) -> list[Message]:
-        told = list(troubles)
-        for trouble in told:
-            self.active[trouble.alert] = Incident(trouble, raised=now, told=now)
-        return messages_of("raised", told, now)
+        raised = list(troubles)
+        self.cleared = {alert: at for alert, at in self.cleared.items() if now - at < FLAP_SEC}
+        for trouble in raised:
+            known = self.active.get(trouble.alert)
+            again = trouble.alert in self.cleared
+            hold = known.hold_sec if known else FLAP_SEC if again else 0.0
+            severity = severity_of(trouble, self.policy.severities)
+            routes = tuple(dict.fromkeys((*(known.routes if known else ()), severity)))
+            self.active[trouble.alert] = Incident(trouble, raised=now, told=now, hold_sec=hold, routes=routes)
+        return self._messages("raised", raised, now)
 
-    def _clear(self, incidents: Sequence[Incident], now: float) -> list[Message]:
+    def _clear(self, incidents: Sequence[Incident], endings: Mapping[str, str], now: float) -> list[Message]:
+        messages = self._messages("cleared", [incident.trouble for incident in incidents], now, endings)
         for incident in incidents:
+            kind = KINDS.get(incident.trouble.kind)
+            if kind is not None and kind.may_flap:
+                self.cleared[incident.trouble.alert] = now
             del self.active[incident.trouble.alert]
-        return messages_of("cleared", [incident.trouble for incident in incidents], now)
+        return messages
+
+    def _messages(
+        self, event: Event, troubles: Sequence[Trouble], now: float, endings: Mapping[str, str] | None = None
+    ) -> list[Message]:
+        messages = []
+        for group in groups_of(troubles):
+            ended = {(endings or {}).get(trouble.alert, "") for trouble in group}
+            known = [self.active[trouble.alert] for trouble in group if trouble.alert in self.active]
+            messages.append(
+                message_of(
+                    event,
+                    group,
+                    now,
+                    severities=self.policy.severities,
+                    universe=self._universe,
+                    ended=ended.pop() if len(ended) == 1 else "",
+                    routes=[route for incident in known for route in incident.routes],
+                )
+            )
+        return messages
 
     def _reminders(self, now: float, alerts: Iterable[str]) -> list[Message]:
-        among = [self.active[alert] for alert in alerts if alert in self.active]
-        due = [incident for incident in among if now - incident.told >= self.policy.remind_sec]
-        families = {incident.trouble.family for incident in due} - {""}  # one symbol's reminder takes all symbols along
-        due = [incident for incident in among if incident in due or incident.trouble.family in families]
-        for incident in due:
+        """Repeat what lasts: when one is due all are, in one message per severity."""
+        among = [self.active[alert] for alert in alerts if alert in self.active and self.active[alert].well_since is None]
+        if not any(now - incident.told >= self.policy.remind_sec for incident in among):
+            return []
+        for incident in among:
             self.active[incident.trouble.alert] = replace(incident, told=now)
-        return messages_of("reminded", [incident.trouble for incident in due], now)
+        messages = self._messages("reminded", [incident.trouble for incident in among], now)
+        by_severity = {severity: [one for one in messages if one.severity == severity] for severity in SEVERITIES}
+        return [summary_of(some, now) for some in by_severity.values() if some]
 
 
-# --- words -------------------------------------------------------------------------------------------------------------------
+def _independent(trouble: Trouble) -> bool:
+    kind = KINDS.get(trouble.kind)
+    return kind is not None and kind.independent
 
 
-def wrong_now(evaluation: Evaluation, now: float) -> list[Trouble]:
+def _near_sec(vital: Vital) -> float:
+    """Give the age from which a thing joins others that have crossed their limit."""
+    return CANDLES_TOGETHER * vital.limit_sec if vital.thing == CANDLES else vital.limit_sec - TOGETHER_SEC
+
+
+def _known_cause(alert: str, evaluation: Evaluation, now: float) -> Trouble | None:
+    """Say why a symbol fails a proof where that is known before its limits are crossed."""
+    symbol = alert.removeprefix(SYMBOL)
+    failures = evaluation.failures.get(symbol, {})
+    vitals = [vital for vital in evaluation.vitals if vital.symbol == symbol and vital.condition not in WELL]
+    return symbol_trouble(symbol, vitals, failures, now) if alert.startswith(SYMBOL) and (failures or vitals) else None
+
+
+# --- everything at once ------------------------------------------------------------------------------------------------------
+
+
+def wrong_now(evaluation: Evaluation, now: float, decided: Decided = NOTHING_DECIDED) -> list[Trouble]:
     """List everything an evaluation alone shows to be wrong: no grace, and consequences beside their causes.
 
     Parameters
@@ -436,160 +529,30 @@ def wrong_now(evaluation: Evaluation, now: float) -> list[Trouble]:
         As :func:`quantum_assets.freshness.evaluate` gives it.
     now
         The time it was made for, epoch s.
+    decided
+        What follows from the switches, guards, plans and stops.
     """
     troubles = {
-        PART_ALERTS[beat.thing]: _part_trouble(PART_ALERTS[beat.thing], beat, now)
+        PART_ALERTS[beat.thing]: part_trouble(PART_ALERTS[beat.thing], beat, now)
         for beat in evaluation.heartbeats
         if beat.condition not in WELL
     }
+    troubles |= decided.troubles
     by_symbol: defaultdict[str, list[Vital]] = defaultdict(list)
     for vital in evaluation.vitals:
         if vital.condition not in WELL:
-            by_symbol[SYMBOL + vital.symbol].append(vital)
-    troubles |= {alert: _symbol_trouble(vitals, now) for alert, vitals in by_symbol.items()}
+            by_symbol[vital.symbol].append(vital)
+    for symbol in sorted({*by_symbol, *(name for name, failures in evaluation.failures.items() if failures)}):
+        troubles[SYMBOL + symbol] = symbol_trouble(symbol, by_symbol[symbol], evaluation.failures.get(symbol, {}), now)
     for proof in evaluation.proofs:
         if not proof.passed:
             alert = PROOF + proof.title
-            troubles[alert] = _with_proof(None, alert, proof, _proof_text(proof))
+            troubles[alert] = proof_trouble(None, alert, proof, proof_text(proof))
     return list(troubles.values())
 
 
-def _part_trouble(alert: str, beat: Vital, now: float) -> Trouble:
-    words = {
-        "worker": ("the worker", "the worker process is dead, hangs, or has lost its broker; nothing is computed"),
-        "daemon": ("the sensor daemon", "the daemon process is dead or hangs, or the sensor `cycle` is off; no cycle is started"),
-        "loop": (
-            "no cycle has ended although worker and daemon live: the loop",
-            "its runs fail, hang or wait; Runs in the user interface shows which",
-        ),
-    }
-    who, likely = words[alert]
-    state = {Condition.MISSING: "was never heard of", Condition.STALE: "is silent"}.get(beat.condition, str(beat.condition))
-    detail = f" ({beat.detail})" if beat.detail else ""
-    return Trouble(
-        alert=alert,
-        level="failure",
-        what=f"{who} {state}{detail}",
-        since=_since([beat], now),
-        limit=f"{beat.limit_sec:g} s",
-        likely=likely,
-        look="quantum status, and what `quantum up` prints of that process, or the journal of its unit",
-    )
-
-
-def _symbol_trouble(vitals: Sequence[Vital], now: float) -> Trouble:
-    symbol = vitals[0].symbol
-    by_condition: defaultdict[Condition, list[Vital]] = defaultdict(list)
-    for vital in vitals:
-        by_condition[vital.condition].append(vital)
-    candles = any(vital.thing == CANDLES and vital.condition in (Condition.STALE, Condition.MISSING) for vital in vitals)
-    worst = next((condition for condition in LIKELY if condition in by_condition), Condition.STALE)
-    return Trouble(
-        alert=SYMBOL + symbol,
-        level="failure",
-        what="; ".join(_condition_text(condition, ones) for condition, ones in by_condition.items()),
-        since=_since(vitals, now),
-        limit=", ".join(dict.fromkeys(f"{vital.limit_sec:g} s" for vital in vitals)),
-        likely=LIKELY_CANDLES if candles else LIKELY[worst],
-        look=f"quantum status --symbols {symbol}",
-    )
-
-
-def _condition_text(condition: Condition, vitals: Sequence[Vital]) -> str:
-    ages = [vital.age_sec for vital in vitals if vital.age_sec is not None]
-    details = "; ".join(dict.fromkeys(vital.detail for vital in vitals if vital.detail))
-    age = f" {max(ages, key=abs):.0f} s" if ages else ""
-    return f"{', '.join(vital.thing for vital in vitals)} {condition}{age}{f' ({details})' if details else ''}"
-
-
-def _since(vitals: Sequence[Vital], now: float) -> float:
-    return min((now - max(vital.age_sec, 0.0) for vital in vitals if vital.age_sec is not None), default=now)
-
-
-def _proof_text(proof: StoredProof) -> str:
-    failing = [f"{name}: {what}" for name, what in proof.failing.items()]
-    return "; ".join([f"observed {proof.observed}", *failing[:NAMES_MAX]])
-
-
-def _with_proof(known: Trouble | None, alert: str, proof: StoredProof, what: str) -> Trouble:
-    level: Level = "failure" if proof.severity == "ERROR" else "warning"
-    text = f"proof {proof.title} fails: {what}"
-    if known is not None:
-        worse: Level = "failure" if "failure" in (known.level, level) else "warning"
-        return replace(known, level=worse, what=f"{known.what}; {text}")
-    symbol = alert[len(SYMBOL) :] if alert.startswith(SYMBOL) else ""
-    return Trouble(
-        alert=alert,
-        level=level,
-        what=text,
-        since=proof.evaluated_at,
-        limit=proof.threshold,
-        likely="a published value was edited, an input is wrong, or what was deployed computes something else",
-        look=f"quantum prove --symbols {symbol}" if symbol else "quantum prove",
-    )
-
-
-def messages_of(event: Event, troubles: Sequence[Trouble], now: float) -> list[Message]:
-    """Make one message of all symbols, one of all proofs, and one of every other trouble.
-
-    Parameters
-    ----------
-    event
-        What happened to them.
-    troubles
-        Any number.
-    now
-        Epoch s.
-    """
-    groups = [[trouble] for trouble in troubles if not trouble.family]
-    groups += [[trouble for trouble in troubles if trouble.family == family] for family in FAMILIES]
-    return [_message(event, group, now) for group in groups if group]
-
-
-def _message(event: Event, group: Sequence[Trouble], now: float) -> Message:
-    first, since, alone = group[0], min(trouble.since for trouble in group), len(group) == 1
-    names = [trouble.name for trouble in group]
-    limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ")))
-    what = [f"{trouble.name}: {trouble.what}" if trouble.family == SYMBOL else trouble.what for trouble in group[:NAMES_MAX]]
-    what = [printable(one) for one in what]  # what stands in Redis reaches terminals, logs and mails
-    if len(group) > NAMES_MAX:
-        what.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
-    more = " ..." if len(group) > TITLE_NAMES_MAX else ""
-    headline = what[0] if alone else f"{len(group)} {FAMILIES[first.family]}: {', '.join(names[:TITLE_NAMES_MAX])}{more}"
-    before = {"raised": "", "reminded": "still: ", "cleared": f"over after {_duration(now - since)}: "}[event]
-    lines = [*what, f"Since: {moment_text(since)}"]
-    if event == "cleared":
-        lines.append(f"Over: {moment_text(now)}")
-    else:
-        look = first.look.replace(first.name, ",".join(names[:NAMES_MAX])) if first.family == SYMBOL else first.look
-        likely = "; ".join(dict.fromkeys(trouble.likely for trouble in group))
-        lines += [f"Limit: {limits}", f"Likely: {likely}", f"Look: {look}"]
-    return Message(
-        event=event,
-        alert=first.alert if alone else FAMILIES[first.family],
-        level="failure" if any(trouble.level == "failure" for trouble in group) else "warning",
-        title=_one_line(printable(before + headline)),
-        text="\n".join(lines),
-        symbols=tuple(trouble.name for trouble in group if trouble.family == SYMBOL),
-        since=since,
-        limit=limits,
-        at=now,
-    )
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())  # what stands in a key may hold anything, and a subject with line ends is refused
-    return line if len(line) <= TITLE_MAX else f"{line[: TITLE_MAX - 4]} ..."
-
-
-def moment_text(epoch: float) -> str:
-    """Write a time as alerts do; one that is none is told as it stands."""
-    if not 0 <= epoch < EPOCH_MAX:
-        return f"{epoch:g} s after 1970"
-    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def messages_of(
+    event: Event, troubles: Sequence[Trouble], now: float, severities: Mapping[str, Severity] | None = None, universe: int = 0
+) -> list[Message]:
+    """Make one message of each group of troubles, see :func:`quantum_assets.alert_words.message_of`."""
+    return [message_of(event, group, now, severities=severities or {}, universe=universe) for group in groups_of(troubles)]

@@ -1,4 +1,4 @@
-"""Delivery of alerts: to every Apprise URL of ALERT_URLS and to the stream of alerts, each at its own pace.
+"""Delivery of alerts: to the Apprise URLs of their severity and to the stream of alerts, each at its own pace.
 
 A sink that is slow or away holds up nobody else, gets every message in order once it answers again, and says meanwhile what is
 the matter with it. What an alert says is decided in ``quantum_assets.incidents``. URLs hold credentials: none of their parts is
@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from quantum_assets.alert_catalogue import SEVERITIES
 from quantum_assets.contracts.codecs import TIME
 from quantum_assets.incidents import Message
 from resources.redis_store import RedisStore, RedisUnavailableError, flat
@@ -41,7 +42,7 @@ class DeliveryError(RuntimeError):
 
 
 class WrongAlertUrlError(DeliveryError):
-    """An entry of ALERT_URLS is no URL Apprise can use."""
+    """An entry of the lists of addresses is no URL Apprise can use."""
 
 
 class Sink(Protocol):
@@ -49,6 +50,7 @@ class Sink(Protocol):
 
     name: str
     identity: str  # the same after a restart
+    severities: frozenset[str]  # of the messages it takes
 
     def prepare(self) -> None:
         """Do beforehand what would delay the first message; raises :class:`DeliveryError`."""
@@ -58,20 +60,28 @@ class Sink(Protocol):
 
 
 class AppriseSink:
-    """One entry of ALERT_URLS.
+    """One entry of ALERT_URLS, ALERT_URLS_WARN or ALERT_URLS_INFO.
 
     Parameters
     ----------
     url
         Apprise URL.
     position
-        Its place in ALERT_URLS, from 1: with the scheme it is the only name that tells no secret.
+        Its place in the list, from 1: with the scheme it is the only name that contains no secret.
+    variable
+        The list.
+    severities
+        Of the messages it takes.
     """
 
-    def __init__(self, url: SecretStr, position: int) -> None:
+    def __init__(
+        self, url: SecretStr, position: int, variable: str = "ALERT_URLS", severities: Iterable[str] = SEVERITIES
+    ) -> None:
         self._url = url.get_secret_value()
+        self.variable, self.severities = variable, frozenset(severities)
         scheme = self._url.partition("://")[0] if "://" in self._url else "?"
-        self.name = f"{position}:{scheme}"
+        of_list = variable.removeprefix("ALERT_URLS").strip("_").lower()
+        self.name = f"{f'{of_list} ' if of_list else ''}{position}:{scheme}"
         self.identity = hashlib.blake2s(self._url.encode(), digest_size=8).hexdigest()
         self._service: Any = None
 
@@ -90,7 +100,7 @@ class AppriseSink:
             asset = apprise.AppriseAsset(async_mode=False, service_timeout=0)
             service = apprise.Apprise.instantiate(self._url, asset=asset)
         if service is None:
-            msg = f"entry {self.name} of ALERT_URLS is no Apprise URL: {hide(' '.join(said), self._url)}"
+            msg = f"entry {self.name} of {self.variable} is no Apprise URL: {hide(' '.join(said), self._url)}"
             raise WrongAlertUrlError(msg)
         self._service = service
 
@@ -138,6 +148,7 @@ class StreamSink:
 
     name = "redis stream"
     identity = "stream"
+    severities: frozenset[str] = frozenset(SEVERITIES)
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
@@ -156,6 +167,8 @@ class StreamSink:
         fields = {
             "event": message.event,
             "alert": message.alert,
+            "kind": message.kind,
+            "severity": message.severity,
             "level": message.level,
             "title": message.title,
             "text": message.text,
@@ -238,10 +251,14 @@ class Outbox:
         self._thread.start()
 
     def put(self, messages: Sequence[Message]) -> None:
-        """Append messages."""
+        """Append the messages this sink takes."""
         with self._changed:
-            self._queue.extend(messages)
+            self._queue.extend(self.taken(messages))
             self._changed.notify()
+
+    def taken(self, messages: Iterable[Message]) -> list[Message]:
+        """Select the messages this sink takes: those of its severities, and the end of what it heard the beginning of."""
+        return [one for one in messages if not self.sink.severities.isdisjoint({one.severity, *one.routes})]
 
     def stop(self, within_sec: float) -> None:
         """Stop delivering; a delivery under way may end."""
@@ -311,11 +328,25 @@ class Outbox:
 
 
 def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
-    """List the sinks of the settings: the stream first, then ALERT_URLS in their order."""
-    return [
-        StreamSink(RedisStore(settings, clock)),
-        *(AppriseSink(url, position) for position, url in enumerate(settings.alert_urls, start=1)),
-    ]
+    """List the sinks of the settings: the stream first, then the addresses in their order.
+
+    An address that stands in several lists is one sink, under the first of them.
+    """
+    lists = {
+        "ALERT_URLS": settings.alert_urls,
+        "ALERT_URLS_WARN": settings.alert_urls_warn,
+        "ALERT_URLS_INFO": settings.alert_urls_info,
+    }
+    takes: dict[str, set[str]] = {"ALERT_URLS": {"page"}, "ALERT_URLS_WARN": {"warn"}, "ALERT_URLS_INFO": {"info"}}
+    if not settings.alert_urls_warn:
+        takes["ALERT_URLS"].add("warn")
+    found: dict[str, AppriseSink] = {}
+    for variable, urls in lists.items():
+        for position, url in enumerate(urls, start=1):
+            sink = AppriseSink(url, position, variable, takes[variable])
+            known = found.setdefault(sink.identity, sink)
+            known.severities |= sink.severities
+    return [StreamSink(RedisStore(settings, clock)), *found.values()]
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -325,7 +356,7 @@ def to_json(message: Message) -> dict[str, Any]:
 
 def from_json(stored: Mapping[str, Any]) -> Message:
     """Read what :func:`to_json` gave."""
-    return Message(**{**stored, "symbols": tuple(stored["symbols"])})
+    return Message(**{**stored, "symbols": tuple(stored["symbols"]), "routes": tuple(stored.get("routes", ()))})
 
 
 def trial_message(now: datetime) -> Message:

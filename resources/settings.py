@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.tables import Keys
 
 REDIS_PORT = 6379
@@ -128,7 +129,16 @@ class Settings(BaseSettings):
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
     run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
-    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="comma-separated Apprise URLs")
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="comma-separated Apprise URLs of alerts that page, and of warnings without a list of their own"
+    )
+    alert_urls_warn: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Apprise URLs of warnings")
+    alert_urls_info: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Apprise URLs of notices; without them these reach the stream and the status banner only"
+    )
+    alert_severities: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated kind=page, warn or info, where it is not the default of docs/alerts.md"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="verbosity")
     marketstate_prefix: str = Field("quantum:marketstate", min_length=1, description="key prefix")
     riskproposal_prefix: str = Field("quantum:risk:proposal", min_length=1, description="key prefix")
@@ -167,7 +177,22 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return symbols
 
-    @field_validator("alert_urls", "web_hosts", mode="before")
+    @field_validator("alert_severities")
+    @classmethod
+    def _check_severities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        pairs = [one.partition("=") for one in value]
+        wrong = [
+            one for one, (kind, _, severity) in zip(value, pairs, strict=True) if kind not in KINDS or severity not in SEVERITIES
+        ]
+        if wrong:
+            msg = f"{', '.join(map(repr, wrong))}: accepted: KIND={'|'.join(SEVERITIES)}, kinds: {', '.join(KINDS)}"
+            raise ValueError(msg)
+        if len({kind for kind, _, _ in pairs}) < len(pairs):
+            msg = "a kind is listed twice"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -284,6 +309,12 @@ class Settings(BaseSettings):
     def embedded_url_file(self) -> Path:
         """File in which ``quantum up`` or ``quantum example`` leaves the address of the embedded server."""
         return self.quantum_home / "redis.url"
+
+    @property
+    def severities(self) -> dict[str, Severity]:
+        """Severity by kind of alert, where ALERT_SEVERITIES names one."""
+        chosen = dict(one.split("=") for one in self.alert_severities)
+        return {kind: severity for kind, text in chosen.items() for severity in SEVERITIES if severity == text}
 
     @property
     def redis_address(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from quantum_assets.contracts.reading import Reading
+from quantum_assets.contracts.schema import Table
 from quantum_assets.contracts.tables import (
     ALLOCATION_TARGET,
     CAPITAL_EFFICIENCY,
@@ -21,13 +22,16 @@ from quantum_assets.contracts.tables import (
     POSITION,
     RISK_PROPOSAL,
 )
-from quantum_assets.freshness import CANDLES, EPOCH_MAX, PARTS, Sign, StoredProof, SymbolSigns, VitalSigns
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, PARTS, Sign, Stop, StoredProof, SymbolSigns, VitalSigns
 from resources.candles import CandleReader, Candles
+from resources.failures import Failure, read_failures
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
+STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "sl_breached")
+FAILING = (MARKET_STATE.asset, POSITION.asset, RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset)  # whose failures are causes of alerts
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
 
@@ -69,7 +73,16 @@ class VitalSignsReader:
             _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol), self.shown)
             for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
         ]
-        return VitalSigns(signs, heartbeats, proofs, finished)
+        return VitalSigns(signs, heartbeats, proofs, finished, self._failures())
+
+    def _failures(self) -> dict[str, dict[str, Failure]]:
+        """Give what cannot be computed, by symbol and asset."""
+        by_symbol: dict[str, dict[str, Failure]] = {}
+        for asset, failures in read_failures(self.store, FAILING).items():
+            for symbol, failure in failures.items():
+                by_symbol.setdefault(symbol, {})[asset] = failure
+        known = set(self.store.settings.symbols)
+        return {symbol: failures for symbol, failures in by_symbol.items() if symbol in known}
 
     def _one_read(self) -> list[tuple[Any, ...]]:
         of = self.store.keys.of
@@ -78,8 +91,11 @@ class VitalSignsReader:
         for symbol in self.store.settings.symbols:
             commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
             commands.append(("EXISTS", of("base_target", symbol)))
-            commands += [("HMGET", of(table.key, symbol), CLOCK, *self.shown.get(table.asset, ())) for table in CLOCKED]
+            commands += [("HMGET", of(table.key, symbol), CLOCK, *self._fields_beside(table)) for table in CLOCKED]
         return commands
+
+    def _fields_beside(self, table: Table) -> tuple[str, ...]:
+        return (*self.shown.get(table.asset, ()), *(STOP_FIELDS if table is RISK_PROPOSAL else ()))
 
     def _candles(self) -> Mapping[str, Sign]:
         """Tell when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
@@ -103,7 +119,19 @@ def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None, s
         for table, reply in zip(CLOCKED, clocked, strict=True)
         if table.asset in shown
     }
-    return SymbolSigns(symbol, clocks, held, target == 1, numbers)
+    stop = _stop(clocked[CLOCKED.index(RISK_PROPOSAL)], clocks[RISK_PROPOSAL.asset].epoch)
+    return SymbolSigns(symbol, clocks, held, target == 1, numbers, stop)
+
+
+def _stop(reply: Reply, evaluated_at: float | None) -> Stop | None:
+    """Read the stop of a risk proposal; one that is not whole says nothing."""
+    if isinstance(reply, Exception) or evaluated_at is None:
+        return None
+    side, stop, price, breached = reply[-len(STOP_FIELDS) :]
+    numbers = [None if text is None else number_or_none(text) for text in (stop, price)]
+    if side not in (b"LONG", b"SHORT") or breached not in (b"0", b"1") or None in numbers:
+        return None
+    return Stop(side.decode(), float(numbers[0] or 0), float(numbers[1] or 0), breached == b"1", evaluated_at)
 
 
 def _numbers(names: Sequence[str], reply: Reply) -> dict[str, float]:

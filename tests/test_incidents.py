@@ -176,7 +176,7 @@ def test_a_hundred_symbols_are_one_message_with_a_list_and_the_exact_count():
     product.dead |= set(product.symbols[:100])
     (raised,) = product.run(120)
     assert (raised.event, raised.alert, len(raised.symbols)) == ("raised", "symbols", 100)
-    assert raised.title.startswith("100 symbols: S000, S001")
+    assert raised.title.startswith("100 symbols: position and 5 more not renewed since 12:03 UTC: S000, S001")
     assert "... and 50 more, 100 in all" in raised.text
     assert "S049" in raised.text
     assert "S050" not in raised.text
@@ -190,10 +190,9 @@ def test_a_message_says_what_since_when_which_limit_why_and_where_to_look(produc
     product.dead.add("S001")
     (raised,) = product.run(90)
     first, *rest = raised.text.splitlines()
-    assert first.startswith(
-        "S001: position, risk_proposal, harvest_proposal, trade_intent, allocation_target, governor_permit stale 6"
-    )
-    assert [line.partition(":")[0] for line in rest] == ["Since", "Limit", "Likely", "Look"]
+    assert first == "S001: position and 5 more not renewed since 12:03 UTC; no new stop, target or opening"
+    assert [line.partition(":")[0] for line in rest] == ["Since", "Seen", "Limit", "For trading", "Likely", "Look", "Fix"]
+    assert "position, risk_proposal, harvest_proposal, trade_intent, allocation_target, governor_permit stale 6" in raised.text
     assert "Since: 2026-01-22 12:0" in raised.text
     assert "UTC" in raised.text
     assert "Limit: 60 s" in raised.text

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from quantum_assets.alert_catalogue import SEVERITIES, page
 from quantum_assets.cli import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_USAGE
 from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
@@ -20,15 +21,18 @@ def alerts() -> None:
     \b
     quantum alerts test     one message to every sink
     quantum alerts list     the alerts that are not over
+    quantum alerts kinds    every kind of alert: what it means, where to look, what to do
     """
 
 
 @alerts.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
 def test(*, as_json: bool) -> None:
-    """Send one test message to the stream of alerts and to every ALERT_URLS entry, and tell what became of each.
+    """Send one test message to the stream of alerts and to every address, and report what became of each.
 
-    Exit codes: 0 all delivered; 1 some not; 2 ALERT_URLS is empty or has an entry that is no Apprise URL; 3 Redis away.
+    The addresses are those of ALERT_URLS, ALERT_URLS_WARN and ALERT_URLS_INFO; beside each stand the severities it takes.
+
+    Exit codes: 0 all delivered; 1 some not; 2 ALERT_URLS is empty or an entry is no Apprise URL; 3 Redis away.
     """
     from resources.alert_sinks import DeliveryError, WrongAlertUrlError, sinks, trial_message
     from resources.redis_store import RedisStore, RedisUnavailableError
@@ -47,22 +51,24 @@ def test(*, as_json: bool) -> None:
             away = isinstance(trouble.__cause__, RedisUnavailableError)
             wrong = isinstance(trouble, WrongAlertUrlError)
             codes.add(EXIT_INFRASTRUCTURE if away else EXIT_USAGE if wrong else EXIT_FAILED)
-        outcome.append({"sink": sink.name, "delivered": not error, "error": error})
+        taken = [severity for severity in SEVERITIES if severity in sink.severities]
+        outcome.append({"sink": sink.name, "severities": taken, "delivered": not error, "error": error})
     if as_json:
         click.echo(json.dumps(outcome, indent=2))
     else:
         for one in outcome:
-            click.echo(f"{one['sink']}: {'delivered' if one['delivered'] else 'FAILED: ' + one['error']}")
+            became = "delivered" if one["delivered"] else f"FAILED: {one['error']}"
+            click.echo(f"{one['sink']} ({', '.join(one['severities'])}): {became}")
     if not settings.alert_urls:
-        click.echo("ALERT_URLS names no sink: alerts reach nobody but readers of the stream.", err=True)
-    # Settings first: they are what the reader of this has to mend, and the rest may follow from them.
+        click.echo("ALERT_URLS names no sink: pages reach nobody but readers of the stream.", err=True)
+    # Settings first: they are what the reader of this has to fix, and the rest may follow from them.
     sys.exit(next((code for code in (EXIT_USAGE, EXIT_INFRASTRUCTURE, EXIT_FAILED) if code in codes), 0))
 
 
 @alerts.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
 def list_active(*, as_json: bool) -> None:
-    """List the alerts that are not over, as the watcher last told them.
+    """List the alerts that are not over, as the watcher last reported them.
 
     Exit codes: 0 none; 1 some, or no watcher has reported in the last 30 s; 3 Redis away.
     """
@@ -84,6 +90,13 @@ def list_active(*, as_json: bool) -> None:
         from quantum_assets.incidents import moment_text
 
         for one in active:
-            click.echo(printable(f"{one['level']:<8} since {moment_text(one['since'])}  {one['title']}"))
+            severity = one.get("severity", "")
+            click.echo(printable(f"{severity:<4} {one['level']:<8} since {moment_text(one['since'])}  {one['title']}".lstrip()))
     if active is None or active:
         sys.exit(EXIT_FAILED)
+
+
+@alerts.command()
+def kinds() -> None:
+    """Print the catalogue of alerts as Markdown: meaning, severity, first look and fix of each kind."""
+    click.echo(page(), nl=False)

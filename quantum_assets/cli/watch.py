@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
@@ -18,14 +18,17 @@ from typing import Any
 
 import click
 
+from quantum_assets.alert_words import severity_of
 from quantum_assets.cli import EXIT_FAILED
 from quantum_assets.cli.answers import JSON, Answers
 from quantum_assets.freshness import Condition, Evaluation, Limits, Vital, evaluate
-from quantum_assets.incidents import NAMES_MAX, Incident, Ledger, Message, Policy, messages_of, wrong_now
+from quantum_assets.incidents import NAMES_MAX, Ledger, Message, Policy, messages_of, wrong_now
+from quantum_assets.trading_watch import NOTHING_DECIDED, Decided, TradingWatch
 from resources.alert_sinks import Outbox, from_json, sinks, to_json
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
+from resources.trading_signs import TradingSignsReader
 from resources.vital_signs import VitalSignsReader
 
 EVERY_SEC = 5.0
@@ -42,15 +45,16 @@ log = logging.getLogger("quantum.watch")
 @click.option("--once", is_flag=True, help="Evaluate once, print what is wrong, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print alerts (with --once: everything wrong) as JSON on stdout.")
 def watch(*, once: bool, as_json: bool) -> None:
-    """Watch freshness, heartbeats and proofs every 5 s, and alert.
+    """Watch freshness, heartbeats, proofs, stops, switches, guards and refused closes every 5 s, and alert.
 
     \b
     quantum watch                 the watcher of the stack; quantum up starts it
     quantum watch --once          what is wrong right now
 
-    Alerts go to the stream quantum:stream:alerts and to every ALERT_URLS entry; http://127.0.0.1:WATCH_PORT/healthz tells how
-    the watcher itself is. Exit codes: 0 stopped as asked, or nothing wrong; 1 something is wrong, or WATCH_PORT is taken;
-    2 wrong settings; 3 Redis away (only with --once: without it, that is an alert).
+    Alerts go to the stream quantum:stream:alerts and, by severity, to ALERT_URLS, ALERT_URLS_WARN and ALERT_URLS_INFO;
+    http://127.0.0.1:WATCH_PORT/healthz reports how the watcher itself is. Kinds of alerts: quantum alerts kinds. Exit codes:
+    0 stopped as asked, or nothing wrong; 1 something is wrong, or WATCH_PORT is taken; 2 wrong settings; 3 Redis away (only
+    with --once: without it, that is an alert).
     """
     settings = load_settings()
     store = RedisStore(settings)
@@ -75,7 +79,7 @@ def watch(*, once: bool, as_json: bool) -> None:
 
 
 class Watcher:
-    """Evaluates, alerts, and remembers what it has told.
+    """Evaluates, alerts, and remembers what it has reported.
 
     Parameters
     ----------
@@ -88,19 +92,21 @@ class Watcher:
     def __init__(self, store: RedisStore, say: Callable[[Message], None] = lambda _: None) -> None:
         self.store = store
         self.say = say
-        self.reader = VitalSignsReader(store)
+        self.reader, self.trading_reader = VitalSignsReader(store), TradingSignsReader(store)
         self.limits = Limits.of(store.settings)
         self.state_file = store.settings.quantum_home / STATE_FILE
         self._unsaved = ""  # why the last state could not be written
         stored = _stored(self.state_file)
-        self.ledger = Ledger(Policy.of(store.settings), store.clock().timestamp(), Ledger.from_json(stored["active"]))
+        policy, active = Policy.of(store.settings), Ledger.from_json(stored["active"])
+        self.ledger = Ledger(policy, store.clock().timestamp(), active, stored["cleared"])
+        self.trading = TradingWatch(stored["trading"])
         queues = stored["queues"]
         self.outboxes = [
             Outbox(sink, store.clock, map(from_json, queues.get(sink.identity, ())), delivered=self._save)
             for sink in sinks(store.settings, store.clock)
         ]
         self._saving = threading.Lock()
-        self._active: list[dict[str, Any]] = self.ledger.to_json()
+        self._remembered = self._state()
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
 
     def run(self, stop: threading.Event) -> None:
@@ -121,28 +127,40 @@ class Watcher:
     def round(self) -> None:
         """Evaluate once and alert."""
         now = self.store.clock().timestamp()
-        try:
-            evaluation: Evaluation | None = evaluate(self.reader.read(), self.limits, now)
-        except RedisUnavailableError as error:
-            log.debug("%s", error)
-            evaluation = None
-        messages = self.ledger.observe(evaluation, now)
-        self._active = self.ledger.to_json()
+        evaluation, decided = self._poll(now)
+        messages = self.ledger.observe(evaluation, now, decided)
+        self._remembered = self._state()
         with self._saving:
-            self._write(messages)  # before they are delivered: a watcher killed between would tell them a second time
+            self._write(messages)  # before they are delivered, with the cursors of the streams: what is lost then was not read
             for outbox in self.outboxes:
                 outbox.put(messages)
         for message in messages:
             log.warning("%s %s: %s", message.event, message.alert, message.title)
             self.say(message)
-        incidents = _summary(self.ledger.active.values(), now)
+        incidents = _summary(self.ledger, now)
         status = "blind" if evaluation is None else "alerting" if incidents else "ok"
         if evaluation is not None:
             self._leave_word(now, incidents)
         self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
 
+    def _poll(self, now: float) -> tuple[Evaluation | None, Decided]:
+        try:
+            signs = self.reader.read()
+            memory = self.trading.memory
+            permits = {plan_id: str(permit["symbol"]) for plan_id, permit in memory.permits.items()}
+            trading = self.trading_reader.read(memory.cursors, refused=memory.refused, permits=permits)
+        except RedisUnavailableError as error:
+            log.debug("%s", error)
+            return None, NOTHING_DECIDED
+        decided = self.trading.observe(trading, signs.symbols, now, stop_age_sec=self.limits.proposal_sec)
+        return evaluate(signs, self.limits, now), decided
+
+    def _state(self) -> dict[str, Any]:
+        """Give what a successor must know of what was raised and read."""
+        return {"active": self.ledger.to_json(), "cleared": self.ledger.cleared, "trading": self.trading.to_json()}
+
     def report(self) -> tuple[dict[str, Any], bool]:
-        """Tell how the watcher is, and whether it is alive."""
+        """Report how the watcher is, and whether it is alive."""
         evaluated_at = self._round["evaluated_at"]
         age = None if evaluated_at is None else self.store.clock().timestamp() - evaluated_at
         states = [asdict(outbox.state()) for outbox in self.outboxes]
@@ -165,13 +183,14 @@ class Watcher:
             self._write()
 
     def _write(self, coming: Sequence[Message] = ()) -> None:
-        """Write what a successor must know: what was told, and what is not delivered yet."""
+        """Write what a successor must know: what was raised and read, and what is not delivered yet."""
         queues = {
-            outbox.sink.identity: [to_json(message) for message in (*outbox.undelivered(), *coming)] for outbox in self.outboxes
+            outbox.sink.identity: [to_json(message) for message in (*outbox.undelivered(), *outbox.taken(coming))]
+            for outbox in self.outboxes
         }
         written = self.state_file.with_suffix(".new")
         try:
-            written.write_text(json.dumps({"active": self._active, "queues": queues}))
+            written.write_text(json.dumps({**self._remembered, "queues": queues}))
             written.chmod(0o600)
             written.replace(self.state_file)
         except OSError as error:  # a full disk is when alerts are needed most; all a restart then costs is a second telling
@@ -213,23 +232,27 @@ class _HealthHandler(Answers):
 
 def _stored(path: Path) -> dict[str, Any]:
     """Read what a predecessor left; what cannot be read is named, and forgotten."""
+    nothing: dict[str, Any] = {"active": [], "queues": {}, "cleared": {}, "trading": {}}
     try:
-        stored = json.loads(path.read_text())
+        stored = {**nothing, **json.loads(path.read_text())}  # older versions know less
         Ledger.from_json(stored["active"])
+        TradingWatch(stored["trading"])
         for queue in stored["queues"].values():
             list(map(from_json, queue))
+        stored["cleared"] = {str(alert): float(at) for alert, at in stored["cleared"].items()}
     except FileNotFoundError:
-        return {"active": [], "queues": {}}
+        return nothing
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s cannot be read (%s: %s); alerts that last are raised again", path, type(error).__name__, error)
-        return {"active": [], "queues": {}}
-    return {"active": stored["active"], "queues": stored["queues"]}
+        return nothing
+    return {name: stored[name] for name in nothing}
 
 
-def _summary(incidents: Iterable[Incident], now: float) -> list[dict[str, Any]]:
-    troubles = [incident.trouble for incident in incidents]
-    names = ("alert", "level", "title", "since", "symbols")
-    return [{name: getattr(message, name) for name in names} for message in messages_of("raised", troubles, now)]
+def _summary(ledger: Ledger, now: float) -> list[dict[str, Any]]:
+    """Give the active alerts, the worst first, as ``quantum:alerts:active`` and ``/healthz`` have them."""
+    messages = ledger.standing(now)
+    names = ("alert", "kind", "severity", "level", "title", "since", "symbols")
+    return [{name: getattr(message, name) for name in names} for message in messages]
 
 
 def _say_as_json(message: Message) -> None:
@@ -238,15 +261,19 @@ def _say_as_json(message: Message) -> None:
 
 def _look_once(store: RedisStore, *, as_json: bool) -> None:
     now = store.clock().timestamp()
-    evaluation = evaluate(VitalSignsReader(store).read(), Limits.of(store.settings), now)
-    troubles = wrong_now(evaluation, now)
+    signs, limits, policy = VitalSignsReader(store).read(), Limits.of(store.settings), Policy.of(store.settings)
+    evaluation = evaluate(signs, limits, now)
+    trading = TradingSignsReader(store).read({})
+    decided = TradingWatch().observe(trading, signs.symbols, now, stop_age_sec=limits.proposal_sec, patient=False)
+    troubles = wrong_now(evaluation, now, decided)
     aging = [vital for vital in (*evaluation.heartbeats, *evaluation.vitals) if vital.condition is Condition.AGING]
     if as_json:
-        wrong = [asdict(trouble) for trouble in troubles]
+        wrong = [{**asdict(trouble), "severity": severity_of(trouble, policy.severities)} for trouble in troubles]
         click.echo(json.dumps({"evaluated_at": now, "wrong": wrong, "aging": [vital._asdict() for vital in aging]}, indent=2))
     else:
-        for message in messages_of("raised", troubles, now):
-            click.echo(f"{message.level}: {message.title}\n{message.text}\n")
+        universe = len(store.settings.symbols)
+        for message in messages_of("raised", troubles, now, policy.severities, universe):
+            click.echo(f"{message.severity} {message.level}: {message.title}\n{message.text}\n")
         _print_aging(aging)
         if not troubles:
             click.echo(f"Nothing is wrong: {len(evaluation.vitals)} clocks of {len(store.settings.symbols)} symbols are fresh.")

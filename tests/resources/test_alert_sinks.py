@@ -109,7 +109,16 @@ def outbox(clock) -> Iterator[Callable[..., Outbox]]:
 def message(clock, number: int = 1, *, event: str = "raised", age_sec: float = 0) -> Message:
     at = clock.now.timestamp() - age_sec
     return Message(
-        event, "symbol:BTCUSDT", "failure", f"number {number}", "Since: then\nLook: here", ("BTCUSDT",), at, "60 s", at
+        event,
+        "symbol:BTCUSDT",
+        "failure",
+        f"number {number}",
+        "Since: then\nLook: here",
+        ("BTCUSDT",),
+        at,
+        "60 s",
+        at,
+        kind="symbol",
     )
 
 
@@ -202,6 +211,7 @@ def test_one_slow_sink_holds_up_no_other(http_sink, clock, outbox):
 
     class Hanging:
         name = identity = "hanging"
+        severities = frozenset({"page"})
 
         def prepare(self) -> None:
             pass
@@ -223,6 +233,7 @@ def test_pauses_between_attempts_grow(clock, outbox):
 
     class Refusing:
         name = identity = "refusing"
+        severities = frozenset({"page"})
 
         def prepare(self) -> None:
             pass
@@ -247,6 +258,7 @@ def test_a_message_a_service_refuses_holds_up_no_other_alert(clock, outbox):
 
     class Picky:
         name = identity = "picky"
+        severities = frozenset({"page"})
 
         def prepare(self) -> None:
             pass
@@ -295,6 +307,7 @@ def test_the_stream_gets_every_field(store, clock):
     ((_, fields),) = store.client.xrange("quantum:stream:alerts")
     assert {name.decode(): value.decode() for name, value in fields.items()} == {
         "event": "raised", "alert": "symbol:BTCUSDT", "level": "failure", "title": "number 1", "symbols": "BTCUSDT",
+        "kind": "symbol", "severity": "page",
         "text": "Since: then\nLook: here", "since": "1769083200", "limit": "60 s", "timestamp": "1769083200",
     }  # fmt: skip
 

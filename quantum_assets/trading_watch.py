@@ -1,0 +1,502 @@
+"""From what was decided to what an operator must know: switches, guards, refused closes, crossed stops, waiting plans, permits.
+
+Pure. ``resources.trading_signs`` reads the signs; the ledger (``quantum_assets.incidents``) decides what is raised and cleared.
+States are judged at every poll, events are folded one by one, so that a switch that was set and cleared between two polls is
+reported, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from quantum_assets.alert_catalogue import KINDS
+from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble, clock_text, number_text
+from quantum_assets.contracts.tables import PERMIT_TTL_SEC
+from quantum_assets.freshness import SymbolSigns
+from quantum_assets.kernels.governor import BURST, is_closing
+from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
+
+KILL, DISARM, BLOCKED, BACKLOG = "kill_switch", "disarmed", "openings_blocked", "plan_backlog"
+PLAN_WAIT_SEC = 30.0  # a plan that has waited for longer is a backlog; they are decided within seconds otherwise
+REFUSAL_SEC = 3600.0  # a refused close is over when none was refused for so long and nobody knows when it would pass
+UNUSED_SEC = 600.0  # an unused permit is shown for so long
+NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: the deployment may be starting
+UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
+HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
+
+GUARD_WORDS = {
+    EQUITY_STALE: "Equity is not renewed",
+    DAILY_LOSS: "Loss of the day is above its limit",
+    DRAWDOWN: "Drawdown is above its limit",
+    EMERGENCY_FLATTEN: "Drawdown is above the emergency limit",
+    CONSEC_LOSS: "Too many losses in a row",
+}
+BLOCK_WORDS = {
+    "risk_guard_error": "Account cannot be judged",
+    "risk_guard_stale": "Risk guard is not evaluated",
+    "risk_guard_missing": "Risk guard was never evaluated",
+    "risk_guard_unreadable": "State of the risk guard cannot be read",
+    "risk_guard_in_future": "Risk guard is dated in the future",
+    "guard_unreadable": "A guard cannot be read",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event: id in its stream, and its fields as text."""
+
+    id: str
+    fields: Mapping[str, str]
+
+    @property
+    def at(self) -> float:
+        """When it was written, epoch s, by the server's clock."""
+        return int(self.id.partition("-")[0]) / 1000
+
+
+@dataclass(frozen=True)
+class TradingSigns:
+    """What one poll shows of what was decided.
+
+    Attributes
+    ----------
+    killed, disarmed
+        The switches; also on when they cannot be read.
+    disarm
+        Why and since when it is disarmed (cause, at), where its key says so.
+    switch_trouble, guard_trouble
+        What cannot be read or judged; empty when all can.
+    guards
+        Live guards with what each says of itself.
+    entries
+        Events since the last poll, oldest first.
+    cursors
+        Stream to the last entry read.
+    waiting, waiting_since
+        Plans nobody has decided, and when the oldest of them was written, epoch s.
+    permits
+        Watched plan to what its permit's ``consumed`` says; empty when the permit is gone.
+    granted
+        Symbol with a refused close to when it was given permits, epoch s, newest first.
+    """
+
+    killed: bool = False
+    disarmed: bool = False
+    disarm: Mapping[str, str] = field(default_factory=dict)
+    switch_trouble: str = ""
+    guards: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    guard_trouble: str = ""
+    entries: Sequence[Entry] = ()
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    waiting: int = 0
+    waiting_since: float | None = None
+    permits: Mapping[str, str] = field(default_factory=dict)
+    granted: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something began, or (``trouble`` is None) ended; ``ended`` says by what."""
+
+    alert: str
+    trouble: Trouble | None = None
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What follows from one poll.
+
+    Attributes
+    ----------
+    changes
+        What events show to have begun and ended, in their order.
+    troubles
+        What is wrong now, by alert.
+    unsure
+        Alerts of which nothing is known now.
+    endings
+        What ended an alert that is not in ``troubles`` any more, where that is known.
+    """
+
+    changes: Sequence[Change] = ()
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    unsure: frozenset[str] = frozenset()
+    endings: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_DECIDED = Decided()
+
+
+@dataclass
+class Memory:
+    """What is remembered between polls, and across a restart of the watcher.
+
+    Attributes
+    ----------
+    cursors
+        Stream to the last entry folded in; empty before the first poll.
+    kill
+        Who set the kill switch, why and when (by, reason, at); empty while it is not set, and without a record.
+    refused
+        Symbol to its refused closes: plan_id, action, reason, text, count, at (of the first), last, until (0: unknown).
+    permits
+        Plan to its permit that nobody has used yet: symbol, at, seen.
+    unused
+        Symbol to the permit that nobody used: plan_id, at.
+    executors_mark
+        Whether an executor has ever marked a permit as consumed.
+    blocked_since
+        Since when openings cannot be judged; 0 when they can.
+    crossed
+        Symbol to when its stop was first seen crossed, epoch s.
+    """
+
+    cursors: dict[str, str] = field(default_factory=dict)
+    kill: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
+    permits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unused: dict[str, dict[str, Any]] = field(default_factory=dict)
+    executors_mark: bool = False
+    blocked_since: float = 0.0
+    crossed: dict[str, float] = field(default_factory=dict)
+
+
+class TradingWatch:
+    """Folds what was decided into troubles.
+
+    Parameters
+    ----------
+    stored
+        What a predecessor left, as :meth:`to_json` gave it.
+    """
+
+    def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
+        self.memory = Memory(**(stored or {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the memory as plain values."""
+        return asdict(self.memory)
+
+    def observe(
+        self, signs: TradingSigns, symbols: Iterable[SymbolSigns], now: float, *, stop_age_sec: float, patient: bool = True
+    ) -> Decided:
+        """Take one poll in.
+
+        Parameters
+        ----------
+        signs
+            What was read.
+        symbols
+            Positions and stops of every symbol.
+        now
+            Epoch s.
+        stop_age_sec
+            Age from which a proposal says nothing about its stop.
+        patient
+            Wait for a second poll, or a minute after the start, before openings count as blocked for what cannot be judged.
+        """
+        first = not self.memory.cursors  # history explains what is on, but is no news
+        changes: list[Change] = []
+        endings = dict.fromkeys((KILL, DISARM), "its key is gone, without a record of who and why")
+        for entry in signs.entries:
+            changes += self._fold(entry, signs)
+        self.memory.cursors = dict(signs.cursors)
+        troubles = dict(self._switches(signs, now))
+        troubles |= {GUARD + guard: _guard_trouble(guard, said, now) for guard, said in signs.guards.items()}
+        unsure = self._openings(signs, troubles, now, patient=patient)
+        self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
+        self._refused(symbols, now, troubles, endings)
+        self._permits(signs, now, troubles, endings)
+        if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
+            troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
+        return Decided([] if first else changes, troubles, frozenset(unsure), endings)
+
+    # --- events ----------------------------------------------------------------------------------------------------------
+
+    def _fold(self, entry: Entry, signs: TradingSigns) -> list[Change]:
+        fields, event = entry.fields, entry.fields.get("event", "")
+        if event == "KILL":
+            self.memory.kill = self.memory.kill or _who(entry)
+            return [Change(KILL, _kill_trouble(self.memory.kill, entry.at))]
+        if event == "AUTO_DISARM":
+            return [Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, itself=True))]
+        if event == "ARMED":
+            self.memory.kill = {}
+            ended = f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}"
+            return [Change(KILL, ended=ended), Change(DISARM, ended=ended)]
+        if event == "RISK_GUARD_ACTIVATED":
+            guard = fields.get("guard_type", "?")
+            return [Change(GUARD + guard, _guard_trouble(guard, {"reason": fields.get("reason", "")}, entry.at))]
+        if event == "PERMIT":
+            return self._permitted(entry)
+        return self._blocked(entry, signs) if event == "BLOCK" and _closes(fields) else []
+
+    def _permitted(self, entry: Entry) -> list[Change]:
+        symbol, plan_id = entry.fields.get("symbol", ""), entry.fields.get("plan_id", "")
+        self.memory.permits[plan_id] = {"symbol": symbol, "at": entry.at, "seen": ""}
+        if not _closes(entry.fields) or self.memory.refused.pop(symbol, None) is None:
+            return []
+        return [Change(CLOSE + symbol, ended=f"closing plan {plan_id} is permitted")]
+
+    def _blocked(self, entry: Entry, signs: TradingSigns) -> list[Change]:
+        symbol = entry.fields.get("symbol", "") or "(no symbol)"
+        before = self.memory.refused.get(symbol, {"count": 0, "at": entry.at})
+        text, limit, until = _refusal(entry, signs.granted.get(symbol, ()))
+        refused = {
+            "plan_id": entry.fields.get("plan_id", "?"),
+            "action": entry.fields.get("action", ""),
+            "gate": entry.fields.get("gate", ""),
+            "reason": entry.fields.get("reason", ""),
+            "text": text,
+            "limit": limit,
+            "until": until,
+            "count": before["count"] + 1,
+            "at": before["at"],
+            "last": entry.at,
+        }
+        self.memory.refused[symbol] = refused
+        return [Change(CLOSE + symbol, _refused_trouble(symbol, refused))]
+
+    # --- states ----------------------------------------------------------------------------------------------------------
+
+    def _switches(self, signs: TradingSigns, now: float) -> Iterable[tuple[str, Trouble]]:
+        if signs.killed:
+            yield KILL, _kill_trouble(self.memory.kill, now)
+        else:
+            self.memory.kill = {}
+        if signs.disarmed:
+            yield DISARM, _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
+
+    def _openings(self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, *, patient: bool) -> set[str]:
+        """Report why openings are blocked altogether where neither a switch nor a guard says so."""
+        why = "; ".join(filter(None, (signs.switch_trouble, signs.guard_trouble)))
+        if not why:
+            self.memory.blocked_since = 0.0
+            return set()
+        self.memory.blocked_since = self.memory.blocked_since or now
+        if troubles:  # a switch or a guard is the cause that is reported
+            return {BLOCKED}
+        patience = NO_GUARD_SEC if why.startswith("risk_guard_missing") else UNJUDGED_SEC
+        if patient and now - self.memory.blocked_since < patience:
+            return {BLOCKED}
+        troubles[BLOCKED] = _blocked_trouble(why, self.memory.blocked_since)
+        return set()
+
+    def _stops(
+        self,
+        symbols: Iterable[SymbolSigns],
+        now: float,
+        stop_age_sec: float,
+        troubles: dict[str, Trouble],
+        unsure: set[str],
+        endings: dict[str, str],
+    ) -> None:
+        crossed: dict[str, float] = {}
+        for signs in symbols:
+            stop, alert = signs.stop, STOP + signs.symbol
+            if signs.held is False:
+                endings[alert] = "the position is closed"
+            elif stop is None or now - stop.at > stop_age_sec:
+                unsure.add(alert)
+                if signs.symbol in self.memory.crossed:
+                    crossed[signs.symbol] = self.memory.crossed[signs.symbol]
+            elif stop.breached:
+                crossed[signs.symbol] = self.memory.crossed.get(signs.symbol, stop.at)
+                troubles[alert] = _stop_trouble(signs, crossed[signs.symbol])
+            else:
+                endings[alert] = f"stop {number_text(stop.stop)}, price {number_text(stop.price)}"
+        self.memory.crossed = crossed
+
+    def _refused(self, symbols: Iterable[SymbolSigns], now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
+        flat = {one.symbol for one in symbols if one.held is False}
+        for symbol, refused in list(self.memory.refused.items()):
+            alert = CLOSE + symbol
+            if refused["until"] and now >= refused["until"]:
+                endings[alert] = "the limit has room again: the plan may be sent again"
+            elif symbol in flat and now - refused["last"] > PLAN_WAIT_SEC:  # a close of a flat symbol is refused, too
+                endings[alert] = "the position is closed"
+            elif now - refused["last"] > REFUSAL_SEC:
+                endings[alert] = "no closing plan was refused for an hour"
+            else:
+                troubles[alert] = _refused_trouble(symbol, refused)
+                continue
+            del self.memory.refused[symbol]
+
+    def _permits(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
+        for plan_id, permit in list(self.memory.permits.items()):
+            consumed = signs.permits.get(plan_id)
+            if consumed == "true":
+                self.memory.executors_mark = True
+                del self.memory.permits[plan_id]
+                if self.memory.unused.pop(permit["symbol"], None):
+                    endings[PERMIT + permit["symbol"]] = f"permit of plan {plan_id} was used"
+            elif consumed == "false":
+                permit["seen"] = consumed
+            elif now - permit["at"] > PERMIT_TTL_SEC:
+                if permit["seen"] and self.memory.executors_mark:
+                    self.memory.unused[permit["symbol"]] = {"plan_id": plan_id, "at": permit["at"]}
+                del self.memory.permits[plan_id]
+        for symbol, unused in list(self.memory.unused.items()):
+            if now - unused["at"] > UNUSED_SEC:
+                del self.memory.unused[symbol]
+                endings.setdefault(PERMIT + symbol, "ten minutes have passed")
+            else:
+                troubles[PERMIT + symbol] = _unused_trouble(symbol, unused)
+
+
+# --- words -------------------------------------------------------------------------------------------------------------------
+
+
+def _trouble(
+    alert: str, kind: str, what: str, since: float, *, limit: str = "", likely: str = "", look: str = "", seen: str = ""
+) -> Trouble:
+    level: Level = "failure" if KINDS[kind].severity == "page" else "warning"
+    return Trouble(alert, level, what, since, limit, likely, look or KINDS[kind].look, kind, what, seen)
+
+
+def _who(entry: Entry) -> dict[str, Any]:
+    return {"by": entry.fields.get("by", "?"), "reason": entry.fields.get("reason", "?"), "at": entry.at}
+
+
+def _kill_trouble(kill: Mapping[str, Any], now: float) -> Trouble:
+    who = f"by {kill['by']}: {kill['reason']}" if kill else "without a record of who and why"
+    return _trouble(KILL, KILL, f"Kill switch set {who}; no openings for any symbol", kill.get("at", now))
+
+
+def _disarm_trouble(disarm: Mapping[str, str], now: float, *, itself: bool) -> Trouble:
+    since = _epoch(disarm.get("at", "")) or now
+    if not itself:
+        return _trouble(DISARM, "disarmed", "Governor disarmed without a record of why; no openings for any symbol", since)
+    cause = disarm.get("cause", "?").replace(f"{BURST}:", "too many plans within 5 minutes,")
+    return _trouble(DISARM, "auto_disarm", f"Governor disarmed itself: {cause}; no openings for any symbol", since)
+
+
+def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
+    reason = said.get("reason", "").removeprefix(guard).strip()
+    words, until = GUARD_WORDS.get(guard, f"Guard {guard} is active"), _epoch(said.get("expires_at", ""))
+    ends = f" until {clock_text(until)}" if until and guard != EQUITY_STALE else ""
+    what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
+    seen = f"set by {said['source']}" if said.get("source") else ""
+    return _trouble(GUARD + guard, "guard", what, _epoch(said.get("activated_at", "")) or now, seen=seen)
+
+
+def _blocked_trouble(why: str, since: float) -> Trouble:
+    code, _, detail = why.partition(": ")
+    words = BLOCK_WORDS.get(code)
+    cause = (
+        f"{words}{f': {detail}' if detail and code != 'risk_guard_missing' else ''}"
+        if words
+        else f"A switch cannot be read: {why}"
+    )
+    return _trouble(BLOCKED, BLOCKED, f"{cause}; no openings for any symbol", since)
+
+
+def _stop_trouble(signs: SymbolSigns, since: float) -> Trouble:
+    stop = signs.stop
+    assert stop is not None  # noqa: S101 - the caller has looked
+    beyond = "above" if stop.side == "SHORT" else "below"
+    price, limit = number_text(stop.price), number_text(stop.stop)
+    where = "at" if price == limit else beyond
+    what = f"{stop.side} stop {limit} crossed: price {price} is {where} it since {clock_text(since)}; the position is still open"
+    likely = "the executor has not closed it, or the mark is wrong"
+    look = f"quantum status --symbols {signs.symbol}"
+    return _trouble(STOP + signs.symbol, "stop_crossed", what, since, limit=f"stop {limit}", likely=likely, look=look)
+
+
+def _refused_trouble(symbol: str, refused: Mapping[str, Any]) -> Trouble:
+    count = f", {refused['count']} refused so far" if refused["count"] > 1 else ""
+    until = refused["until"]
+    passes = f"; would pass after {clock_text(until)}" if until else ""
+    what = f"Close of {symbol} refused: {refused['text']}{passes} (plan {refused['plan_id']}{count})"
+    seen = ", ".join(filter(None, (refused["action"], f"gate {refused['gate']} {refused['reason']}".replace("gate  ", ""))))
+    look = f"quantum explain {refused['plan_id']}"
+    return _trouble(CLOSE + symbol, "close_refused", what, refused["at"], limit=refused["limit"], look=look, seen=seen)
+
+
+def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
+    """Say why a close was refused, against which limit, and when it would pass (0: nobody knows)."""
+    fields, reason, at = entry.fields, entry.fields.get("reason", ""), entry.at
+    limits = _limits(fields)
+    if reason == "hourly_limit_exceeded":
+        limit = int(limits.get("max_exec_per_hour", 0))
+        text = f"{fields.get('permits_hour', '?')} of {limit} permits this hour are used"
+        return text, f"{limit} permits in an hour", _room_at(granted, limit, HOUR_SEC)
+    if reason == BURST:
+        limit = int(limits.get("max_exec_per_5min", 0))
+        text = f"{fields.get('permits_5min', '?')} of {limit} permits in 5 minutes are used"
+        return text, f"{limit} permits in 5 minutes", _room_at(granted, limit, BURST_SEC)
+    if reason == "daily_limit_exceeded":
+        return _daily_refusal(fields, limits, at)
+    if reason == "synthetic_data":
+        return f"its data is not live ({fields.get('sources', '?')})", "live data", 0.0
+    if reason.startswith("invalid_plan:"):
+        return f"field {reason.partition(':')[2]} of the plan is not valid", "a valid plan", 0.0
+    if reason == "evaluation_error":
+        why = fields.get("trouble") or fields.get("error") or "see its record"
+        return f"an input cannot be read ({why})", "readable inputs", 0.0
+    return reason.replace("_", " "), "", 0.0
+
+
+def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: float) -> tuple[str, str, float]:
+    usd = fields.get("unit") == "usd"
+    limit = float(limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day", 0))
+    unit = "USD" if usd else "units"
+    amount, total = _number(fields.get("notional" if usd else "qty")), _number(fields.get("day_total"))
+    limited = f"{number_text(limit)} {unit} a day"
+    if amount is None or total is None:
+        return f"its size is not known, limit {limited}", limited, 0.0
+    text = f"{number_text(total)} + {number_text(amount)} {unit} exceed {limited}"
+    return text, limited, 0.0 if amount > limit else (at // DAY_SEC + 1) * DAY_SEC
+
+
+def _limits(fields: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        limits = json.loads(fields.get("theta", "{}"))
+    except ValueError:
+        return {}
+    return limits if isinstance(limits, dict) else {}
+
+
+def _room_at(granted: Sequence[float], limit: int, window_sec: float) -> float:
+    """Tell when the window has room for one more; 0 when that is not known."""
+    return granted[limit - 1] + window_sec if 0 < limit <= len(granted) else 0.0
+
+
+def _backlog_trouble(waiting: int, since: float, now: float) -> Trouble:
+    plans = "1 plan waits" if waiting == 1 else f"{waiting} plans wait"
+    what = f"{plans} for a decision, the oldest for {now - since:.0f} s; no permits meanwhile"
+    likely = "the job `plans` does not run, or the governor cannot read its inputs"
+    return _trouble(BACKLOG, BACKLOG, what, since, limit=f"{PLAN_WAIT_SEC:g} s", likely=likely)
+
+
+def _unused_trouble(symbol: str, unused: Mapping[str, Any]) -> Trouble:
+    what = f"Permit for {symbol} expired unused (plan {unused['plan_id']}, granted at {clock_text(unused['at'])})"
+    likely = "the executor was down or too slow, or decided against the plan"
+    look = f"quantum explain {unused['plan_id']}"
+    limit = f"{PERMIT_TTL_SEC} s"
+    return _trouble(PERMIT + symbol, "permit_unused", what, unused["at"], limit=limit, likely=likely, look=look)
+
+
+def _closes(fields: Mapping[str, str]) -> bool:
+    """Tell whether a decision is about a plan that reduces risk; one that could not be read is judged by its action."""
+    closing = fields.get("closing", "")
+    return closing == "1" or (closing == "" and is_closing(fields.get("action", ""), reduce_only=False))
+
+
+def _epoch(moment: str) -> float:
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
