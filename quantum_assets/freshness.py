@@ -65,6 +65,7 @@ class Stop(NamedTuple):
     side: str
     stop: float
     price: float
+    entry: float
     breached: bool
     at: float
 

@@ -23,6 +23,7 @@ from quantum_assets.alert_words import (
     Level,
     Message,
     Trouble,
+    clock_text,
     groups_of,
     message_of,
     moment_text,
@@ -226,7 +227,7 @@ class Ledger:
         before = set(self.active)  # a cause that is cleared now has shaped what was found now
         messages = self._apply(decided.changes, now) + self._settle_causes(found, now)
         frozen = not (before | self.active.keys() | found.aging).isdisjoint(CAUSES)
-        messages += self._settle_rest(found, decided.endings, now, frozen=frozen)
+        messages += self._settle_rest(found, decided, now, frozen=frozen)
         among = [
             alert for alert, incident in self.active.items() if alert in CAUSES or not frozen or _independent(incident.trouble)
         ]
@@ -234,7 +235,13 @@ class Ledger:
 
     def standing(self, now: float) -> list[Message]:
         """Give what is not over, as it would be raised now, the worst first."""
-        messages = self._messages("raised", [incident.trouble for incident in self.active.values()], now)
+        troubles = [
+            incident.trouble
+            if incident.well_since is None or not incident.hold_sec
+            else replace(incident.trouble, what=f"healthy since {clock_text(incident.well_since)}: {incident.trouble.what}")
+            for incident in self.active.values()
+        ]
+        messages = self._messages("raised", troubles, now)
         return sorted(messages, key=lambda message: SEVERITIES.index(message.severity))
 
     # --- looking -------------------------------------------------------------------------------------------------------------
@@ -399,7 +406,7 @@ class Ledger:
                 messages += self._clear([self.active[change.alert]], {change.alert: change.ended}, now)
         return messages + self._raise(begun.values(), now)
 
-    def _settle_rest(self, found: _Findings, endings: Mapping[str, str], now: float, *, frozen: bool) -> list[Message]:
+    def _settle_rest(self, found: _Findings, decided: Decided, now: float, *, frozen: bool) -> list[Message]:
         """Settle all but the causes; ``frozen``, while one of those lasts, only what is no consequence of it."""
         new = {
             alert: trouble
@@ -421,6 +428,8 @@ class Ledger:
                 self.active[alert] = replace(incident, trouble=replace(trouble, since=since), well_since=None)
             elif unknown:  # no verdicts: nothing is known to be healthy
                 self.active[alert] = replace(incident, well_since=None)
+            elif alert in decided.final:
+                self.active[alert] = replace(incident, well_since=now, hold_sec=0.0)
             elif incident.well_since is None:
                 self.active[alert] = replace(incident, well_since=now)
         over = [
@@ -428,7 +437,9 @@ class Ledger:
             for incident in self.active.values()
             if (not frozen or _independent(incident.trouble)) and self._is_over(incident, now)
         ]
-        return self._raise(new.values(), now) + self._clear(over, endings, now)
+        messages = self._raise(new.values(), now) + self._clear(over, decided.endings, now)
+        self.cleared = {alert: at for alert, at in self.cleared.items() if alert not in decided.final}
+        return messages
 
     def _is_news(self, trouble: Trouble) -> bool:
         """Tell whether it was not raised yet; a failure where only a warning was raised is news."""

@@ -121,12 +121,15 @@ class Decided:
         Alerts of which nothing is known now.
     endings
         What ended an alert that is not in ``troubles`` any more, where that is known.
+    final
+        Alerts of ``endings`` that cannot come back: what follows is another fault.
     """
 
     changes: Sequence[Change] = ()
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
     endings: Mapping[str, str] = field(default_factory=dict)
+    final: frozenset[str] = frozenset()
 
 
 NOTHING_DECIDED = Decided()
@@ -153,7 +156,7 @@ class Memory:
     blocked_since
         Since when openings cannot be judged; 0 when they can.
     crossed
-        Symbol to when its stop was first seen crossed, epoch s.
+        Symbol to when its stop was first seen crossed, epoch s, and the entry price of that position.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -163,7 +166,7 @@ class Memory:
     unused: dict[str, dict[str, Any]] = field(default_factory=dict)
     executors_mark: bool = False
     blocked_since: float = 0.0
-    crossed: dict[str, float] = field(default_factory=dict)
+    crossed: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -209,12 +212,12 @@ class TradingWatch:
         troubles = dict(self._switches(signs, now))
         troubles |= {GUARD + guard: _guard_trouble(guard, said, now) for guard, said in signs.guards.items()}
         unsure = self._openings(signs, troubles, now, patient=patient)
-        self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
+        final = self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
         self._refused(symbols, now, troubles, endings)
         self._permits(signs, now, troubles, endings)
         if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
             troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
-        return Decided([] if first else changes, troubles, frozenset(unsure), endings)
+        return Decided([] if first else changes, troubles, frozenset(unsure), endings, final)
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -295,22 +298,29 @@ class TradingWatch:
         troubles: dict[str, Trouble],
         unsure: set[str],
         endings: dict[str, str],
-    ) -> None:
-        crossed: dict[str, float] = {}
+    ) -> frozenset[str]:
+        """Report crossed stops; give those whose position is closed, so that the next one is another fault."""
+        before, crossed, final = self.memory.crossed, {}, set()
         for signs in symbols:
-            stop, alert = signs.stop, STOP + signs.symbol
+            stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
             if signs.held is False:
                 endings[alert] = "the position is closed"
+                final.add(alert)
             elif stop is None or now - stop.at > stop_age_sec:
                 unsure.add(alert)
-                if signs.symbol in self.memory.crossed:
-                    crossed[signs.symbol] = self.memory.crossed[signs.symbol]
+                if symbol in before:
+                    crossed[symbol] = before[symbol]
             elif stop.breached:
-                crossed[signs.symbol] = self.memory.crossed.get(signs.symbol, stop.at)
-                troubles[alert] = _stop_trouble(signs, crossed[signs.symbol])
+                since, entry = before.get(symbol, (stop.at, stop.entry))
+                crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
+                troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
+            elif symbol in before and before[symbol][1] != stop.entry:
+                endings[alert] = "the position was closed, another is open"
+                final.add(alert)
             else:
                 endings[alert] = f"stop {number_text(stop.stop)}, price {number_text(stop.price)}"
         self.memory.crossed = crossed
+        return frozenset(final)
 
     def _refused(self, symbols: Iterable[SymbolSigns], now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
         flat = {one.symbol for one in symbols if one.held is False}
@@ -411,7 +421,7 @@ def _stop_trouble(signs: SymbolSigns, since: float) -> Trouble:
 def _refused_trouble(symbol: str, refused: Mapping[str, Any]) -> Trouble:
     count = f", {refused['count']} refused so far" if refused["count"] > 1 else ""
     until = refused["until"]
-    passes = f"; would pass after {clock_text(until)}" if until else ""
+    passes = f"; would pass after {clock_text(until + 59)}" if until else ""  # not a minute too early
     what = f"Close of {symbol} refused: {refused['text']}{passes} (plan {refused['plan_id']}{count})"
     seen = ", ".join(filter(None, (refused["action"], f"gate {refused['gate']} {refused['reason']}".replace("gate  ", ""))))
     look = f"quantum explain {refused['plan_id']}"

@@ -30,7 +30,7 @@ from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
-STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "sl_breached")
+STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "position_entry_price", "sl_breached")
 FAILING = (MARKET_STATE.asset, POSITION.asset, RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset)  # whose failures are causes of alerts
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
@@ -127,11 +127,12 @@ def _stop(reply: Reply, evaluated_at: float | None) -> Stop | None:
     """Read the stop of a risk proposal; one that is not whole says nothing."""
     if isinstance(reply, Exception) or evaluated_at is None:
         return None
-    side, stop, price, breached = reply[-len(STOP_FIELDS) :]
-    numbers = [None if text is None else number_or_none(text) for text in (stop, price)]
-    if side not in (b"LONG", b"SHORT") or breached not in (b"0", b"1") or None in numbers:
+    side, *prices, breached = reply[-len(STOP_FIELDS) :]
+    numbers = [number for text in prices if text is not None and (number := number_or_none(text)) is not None]
+    if side not in (b"LONG", b"SHORT") or breached not in (b"0", b"1") or len(numbers) < len(prices):
         return None
-    return Stop(side.decode(), float(numbers[0] or 0), float(numbers[1] or 0), breached == b"1", evaluated_at)
+    stop, price, entry = numbers
+    return Stop(side.decode(), stop, price, entry, breached == b"1", evaluated_at)
 
 
 def _numbers(names: Sequence[str], reply: Reply) -> dict[str, float]:

@@ -36,6 +36,7 @@ from quantum_assets.freshness import Evaluation, Limits, evaluate
 from quantum_assets.kernels.risk_guard import GUARDS
 from quantum_assets.symbols import shards
 from resources.candles import CandleReader, Candles
+from resources.failures import read_failures
 from resources.launcher import has_warm_workers, heartbeat_parts
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.settings import load_settings
@@ -52,6 +53,8 @@ SCAN_CALLS_MAX, SCAN_COUNT = 200, 1000  # a server that is not ours alone is not
 SINGLE_CYCLE_EVERY_SEC = 600  # an interpreter of its own costs seconds
 SINGLE_CYCLE_WITHIN_SEC = 20  # three times what it takes; the whole pack is ended after a minute
 FAILURE_REMEMBERED_SEC = 30  # so that the second look does not try again
+AGAIN_AFTER_SEC = 120  # a machine too busy for one try is not asked for the next at once
+TIMED_OUT = -1  # exit code of a try that did not end in time
 MATERIALIZATIONS_MAX = 500
 
 
@@ -76,6 +79,7 @@ class SingleCycle(NamedTuple):
     at: float
     exit_code: int
     last_line: str
+    timed_out_at: float = 0.0  # when a later try did not end in time, which says more about the load than about it
 
 
 class Evidence:
@@ -329,25 +333,30 @@ class Evidence:
         RuntimeError
             It may not be tried now, and nobody remembers.
         """
-        key = self.keys.of("single_cycle")
+        key, last = self.keys.of("single_cycle"), None
         (reply,) = self.store.run("looking for the last single cycle", [("GET", key)])
         if isinstance(reply, bytes):
             with suppress(ValueError, TypeError):
                 last = SingleCycle(**json.loads(reply))
                 remembered_sec = SINGLE_CYCLE_EVERY_SEC if last.exit_code == 0 else FAILURE_REMEMBERED_SEC
-                if self._hurried or -CLOCK_SKEW_SEC <= self.now - last.at < remembered_sec:
+                busy = 0 <= self.now - last.timed_out_at < AGAIN_AFTER_SEC
+                if self._hurried or busy or -CLOCK_SKEW_SEC <= self.now - last.at < remembered_sec:
                     return last
         if self._hurried:
             msg = "the pack has not tried `quantum once` in the last 20 minutes; look whether its sensor `proofs` runs"
             raise RuntimeError(msg)
         tried = self._try_single_cycle()
-        self.store.run(
-            "remembering the single cycle", [("SET", key, json.dumps(tried._asdict()), "EX", 2 * SINGLE_CYCLE_EVERY_SEC)]
-        )
+        lifetime: tuple[Any, ...] = ("EX", 2 * SINGLE_CYCLE_EVERY_SEC)
+        if tried.exit_code == TIMED_OUT and last is not None and last.exit_code == 0:  # stands until it expires
+            tried, lifetime = last._replace(timed_out_at=tried.at), ("KEEPTTL", "XX")
+        self.store.run("remembering the single cycle", [("SET", key, json.dumps(tried._asdict()), *lifetime)])
         return tried
 
     def _try_single_cycle(self) -> SingleCycle:
-        once = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", self.symbols[0]]
+        failing = read_failures(self.store, [table.asset for table in PUBLISHED])
+        named = {symbol for by_symbol in failing.values() for symbol in by_symbol}
+        symbol = next((one for one in self.symbols if one not in named), self.symbols[0])  # others have alerts
+        once = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", symbol]
         command = [sys.executable, "-m", "resources.tether", str(os.getpid()), *once]  # it must not outlive a killed worker
         environment = {**os.environ, "QUANTUM_HOME": str(self.settings.quantum_home)}
         if load_settings().url != self.settings.url:  # else it stands in the environment, in a file or a credential already
@@ -357,7 +366,7 @@ class Evidence:
                 command, cwd="/", env=environment, capture_output=True, text=True, timeout=SINGLE_CYCLE_WITHIN_SEC, check=False
             )
         except subprocess.TimeoutExpired:
-            return SingleCycle(time.time(), -1, f"did not end within {SINGLE_CYCLE_WITHIN_SEC} s")
+            return SingleCycle(time.time(), TIMED_OUT, f"did not end within {SINGLE_CYCLE_WITHIN_SEC} s")
         lines = done.stderr.strip().splitlines()
         return SingleCycle(self.now, done.returncode, lines[-1][-300:] if lines else "")
 

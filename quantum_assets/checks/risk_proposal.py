@@ -14,8 +14,8 @@ from quantum_assets.checks.common import (
     market_state_present,
     recomputation,
 )
-from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Prover
+from quantum_assets.checks.evidence import TIMED_OUT, Evidence
+from quantum_assets.checks.proof import Finding, Prover, Severity
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import PROBABILITY_EPS
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
@@ -123,7 +123,9 @@ def one_cycle(evidence: Evidence) -> Finding:
     tried = evidence.single_cycle
     ago = f"{max(evidence.now - tried.at, 0):.0f} s ago"
     failing = {} if tried.exit_code == 0 else {"quantum once": f"exit code {tried.exit_code}: {tried.last_line}"}
-    return Finding(f"exit code {tried.exit_code}, tried {ago}", "exit code 0", 1, failing)
+    late = f"; a try {max(evidence.now - tried.timed_out_at, 0):.0f} s ago did not end in time" if tried.timed_out_at else ""
+    severity: Severity | None = "WARN" if tried.exit_code == TIMED_OUT else None  # load is no fault, never ending is one
+    return Finding(f"exit code {tried.exit_code}, tried {ago}{late}", "exit code 0", 1, failing, severity)
 
 
 def no_collared_price(evidence: Evidence) -> Finding:

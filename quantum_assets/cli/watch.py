@@ -32,6 +32,7 @@ from resources.trading_signs import TradingSignsReader
 from resources.vital_signs import VitalSignsReader
 
 EVERY_SEC = 5.0
+LOOK_SEC = 1.0  # as soon after a cycle or a decision it evaluates before its time
 ALIVE_SEC = 15.0  # an evaluation older than three intervals means that the watcher hangs
 ACTIVE_TTL_SEC = 30  # what a dead watcher left behind must not pass for the present
 HEARTBEAT_TTL_SEC = 86400
@@ -107,6 +108,7 @@ class Watcher:
         ]
         self._saving = threading.Lock()
         self._remembered = self._state()
+        self._newest: list[str] = []
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
 
     def run(self, stop: threading.Event) -> None:
@@ -118,7 +120,9 @@ class Watcher:
         while not stop.is_set():
             self.round()
             due = max(due + EVERY_SEC, time.monotonic())
-            stop.wait(due - time.monotonic())
+            while not stop.wait(min(LOOK_SEC, max(due - time.monotonic(), 0))) and time.monotonic() < due:
+                if self._something_new():
+                    due = time.monotonic()
         deadline = time.monotonic() + STOP_WITHIN_SEC
         for outbox in self.outboxes:
             outbox.stop(max(deadline - time.monotonic(), 0))
@@ -142,6 +146,22 @@ class Watcher:
         if evaluation is not None:
             self._leave_word(now, incidents)
         self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
+
+    def _something_new(self) -> bool:
+        """Tell whether a cycle has ended, or something was decided or switched, since the last look."""
+        of = self.store.keys.of
+        streams = (of("stream_governor_events"), of("stream_risk_events"))
+        commands = [
+            ("GET", of("heartbeat", "cycle")),
+            ("GET", of("kill")),
+            *(("XREVRANGE", name, "+", "-", "COUNT", 1) for name in streams),
+        ]
+        try:
+            newest = [str(reply) for reply in self.store.run("looking for news", commands)]
+        except RedisUnavailableError:  # the next round handles it
+            return False
+        changed, self._newest = newest != self._newest, newest
+        return changed
 
     def _poll(self, now: float) -> tuple[Evaluation | None, Decided]:
         try:
