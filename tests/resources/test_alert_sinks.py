@@ -343,3 +343,28 @@ def test_the_sinks_are_the_stream_and_every_url_in_order(make_store, clock):
     """The names in the health report are places in ALERT_URLS."""
     store = make_store(alert_urls="json://127.0.0.1:1, mailto://user:pw@example.com")
     assert [sink.name for sink in sinks(store.settings, clock)] == ["redis stream", "1:json", "2:mailto"]
+
+
+def test_each_severity_has_its_addresses(make_store):
+    """ALERT_URLS takes warnings too until they have a list of their own; notices go to nobody unless somebody asks for them."""
+    pages, warns, infos = ("json://127.0.0.1/pages", "json://127.0.0.1/warns", "json://127.0.0.1/infos")
+
+    def routes(**lists: str) -> dict[str, set[str]]:
+        settings = make_store(**lists).settings
+        return {sink.name: set(sink.severities) for sink in sinks(settings, lambda: None)[1:]}
+
+    assert routes(alert_urls=pages) == {"1:json": {"page", "warn"}}
+    assert routes(alert_urls=pages, alert_urls_warn=warns) == {"1:json": {"page"}, "warn 1:json": {"warn"}}
+    assert routes(alert_urls=pages, alert_urls_info=f"{infos},{pages}") == {
+        "1:json": {"page", "warn", "info"},
+        "info 1:json": {"info"},
+    }
+
+
+def test_a_sink_takes_its_severities_and_the_end_of_what_it_heard_begin(clock, http_sink):
+    """A warning that became a failure was raised to both, and is over for both."""
+    box = Outbox(AppriseSink(http_sink.url, 1, "ALERT_URLS_WARN", {"warn"}), clock)
+    page = message(clock)
+    warn = replace(page, severity="warn", routes=("warn",))
+    both = replace(page, event="cleared", severity="page", routes=("warn", "page"))
+    assert box.taken([page, warn, both]) == [warn, both]

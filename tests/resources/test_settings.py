@@ -175,3 +175,21 @@ def test_a_password_that_would_be_read_as_host_or_path_is_refused_and_not_shown(
         load_settings(**{name: url})
     assert "S3c" not in str(caught.value)
     assert load_settings(**{name: url.replace("/S3", "%2FS3").replace("S3c/", "S3c%2F")})
+
+
+@pytest.mark.parametrize("value", ["guard", "guard=loud", "nothing=page", "guard=page,guard=warn"])
+def test_a_severity_is_one_of_three_of_a_kind_that_exists(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A misspelt kind would page nobody."""
+    monkeypatch.setenv("ALERT_SEVERITIES", value)
+    with pytest.raises(SettingsError, match="ALERT_SEVERITIES="):
+        load_settings()
+    monkeypatch.setenv("ALERT_SEVERITIES", "permit_unused=page, guard=warn # at night")
+    assert load_settings().severities == {"permit_unused": "page", "guard": "warn"}
+
+
+def test_the_addresses_of_warnings_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are secrets like ALERT_URLS."""
+    file = tmp_path / "warn"
+    file.write_text("json://a, json://b\n")
+    monkeypatch.setenv("ALERT_URLS_WARN_FILE", str(file))
+    assert [url.get_secret_value() for url in load_settings().alert_urls_warn] == ["json://a", "json://b"]

@@ -17,6 +17,7 @@ from resources.diagnosis import diagnose
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from resources.switches import arm, kill
+from resources.trading_signs import TradingSignsReader
 from tests.servers import ACL_FILE, as_user, need, server_of, url_of, with_passwords
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 
@@ -145,6 +146,16 @@ def test_the_watcher_signs_for_itself_only(server: Server) -> None:
     assert own is True
     assert refused(others)
     assert refused(cycles)
+
+
+def test_the_watcher_may_read_what_was_decided(server: Server) -> None:
+    """A watcher that may not read the switches would see Redis as away."""
+    kill(RedisStore(load_settings(redis_url=url_of(OPERATOR, server.port))), reason="wrong prices", by="test")
+    watch = RedisStore(load_settings(redis_url=url_of(WATCH, server.port)))
+    signs = TradingSignsReader(watch).read({}, refused=["BTCUSDT"], permits={"p-1": "BTCUSDT"})
+    assert signs.killed
+    assert signs.entries[-1].fields["reason"] == "wrong prices"
+    watch.client.close()
 
 
 @pytest.mark.parametrize("program", ["redis", "valkey"])
