@@ -38,6 +38,7 @@ SUMMARY = "alerts"  # identity of a message about several alerts of different ki
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
 NO_CANDLES = "no candles"
+OF_PROOF = "proof "  # first word of a cause that rests on a proof alone
 
 LIKELY = {
     Condition.STALE: "the symbol cannot be computed; its last run names the reason",
@@ -508,7 +509,7 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
         likely=LIKELY_PROOF,
         look=f"quantum prove --symbols {symbol}" if symbol else "quantum prove",
         kind="symbol" if symbol else "proof",
-        cause=f"proof {proof.title} fails",
+        cause=f"{OF_PROOF}{proof.title} fails",
         seen=seen,
     )
 

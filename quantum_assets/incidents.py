@@ -17,6 +17,7 @@ from quantum_assets.alert_words import (
     FAMILIES,
     NAMES_MAX,
     NO_CANDLES,
+    OF_PROOF,
     PROOF,
     SYMBOL,
     Event,
@@ -424,8 +425,7 @@ class Ledger:
             trouble = found.unhealthy.get(alert)
             unknown = alert in found.unsure or (not independent and self._proven_at and PACK in found.unsure)
             if trouble is not None:
-                since = min(trouble.since, incident.trouble.since)
-                self.active[alert] = replace(incident, trouble=replace(trouble, since=since), well_since=None)
+                self.active[alert] = replace(incident, trouble=_renewed(incident.trouble, trouble), well_since=None)
             elif unknown:  # no verdicts: nothing is known to be healthy
                 self.active[alert] = replace(incident, well_since=None)
             elif alert in decided.final:
@@ -513,6 +513,14 @@ class Ledger:
 def _independent(trouble: Trouble) -> bool:
     kind = KINDS.get(trouble.kind)
     return kind is not None and kind.independent
+
+
+def _renewed(before: Trouble, now: Trouble) -> Trouble:
+    """Follow a trouble that lasts; proofs that fail a little longer than their cause lasted do not replace it."""
+    since = min(before.since, now.since)
+    if now.cause.startswith(OF_PROOF) and before.cause and not before.cause.startswith(OF_PROOF):
+        return replace(before, since=since, level=now.level, seen=now.seen)
+    return replace(now, since=since)
 
 
 def _near_sec(vital: Vital) -> float:

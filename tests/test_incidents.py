@@ -408,3 +408,43 @@ def test_a_title_is_one_short_line(product):
     (raised,) = product.run(70)
     assert "\n" not in raised.title
     assert len(raised.title) <= 140
+
+
+def test_a_symbol_near_its_limit_flaps_at_most_once_in_ten_minutes(product):
+    """Raised, cleared, and raised again: then it stays open until it was healthy for ten minutes."""
+    for _ in range(4):
+        product.dead.add("S001")
+        product.run(75)
+        product.dead.clear()
+        product.run(60)
+    assert events(product.told) == [("raised", "symbol:S001"), ("cleared", "symbol:S001"), ("raised", "symbol:S001")]
+    assert events(product.run(660)) == [("cleared", "symbol:S001")]
+
+
+def test_the_proof_of_the_single_cycle_is_no_second_alert_beside_a_dead_symbol(product):
+    """It fails because the symbol cannot be computed."""
+    product.dead.add("S001")
+    product.run(65)
+    set_claims(product, claim("risk_proposal/one_cycle", per_symbol=False, once="exit code 1: Single cycle failed"))
+    product.run(120)
+    assert events(product.told) == [("raised", "symbol:S001")]
+
+
+def test_proofs_of_what_the_watcher_sees_itself_are_no_alerts(product):
+    """A crossed stop is an alert of its own, in other words than a proof's."""
+    set_claims(product, claim("risk_proposal/right_side", severity="WARN", S001="61200 >= 61050"))
+    assert product.run(200) == []
+
+
+def test_a_cause_outlives_the_proofs_that_fail_a_little_longer(product):
+    """The message that it is over names what it was."""
+    product.dead.add("S001")
+    product.run(90)
+    set_claims(product, claim("market_state/enough_candles", S001="12 candles"))
+    product.run(60)
+    product.dead.clear()
+    product.run(20)
+    set_claims(product)
+    product.run(90)
+    assert events(product.told) == [("raised", "symbol:S001"), ("cleared", "symbol:S001")]
+    assert "missing since 12:03 UTC; no new stop" in product.told[-1].title

@@ -205,6 +205,7 @@ def test_a_server_that_dies_and_comes_back_is_told_of_once_and_cleared_once(tmp_
         store.client.close()
     assert code == 0
     assert [(one["event"], one["alert"]) for one in said] == [("raised", "redis"), ("cleared", "redis")]
+    assert said[0]["title"][:60].startswith(f"Redis at {store.settings.redis_address} does not answer")
     assert [title.split(":")[0] for title in titles] == ["[quantum] raised", "[quantum] cleared"]
     assert entries == ["raised", "cleared"]
 
