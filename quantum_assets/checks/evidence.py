@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
@@ -366,7 +365,7 @@ class Evidence:
                 command, cwd="/", env=environment, capture_output=True, text=True, timeout=SINGLE_CYCLE_WITHIN_SEC, check=False
             )
         except subprocess.TimeoutExpired:
-            return SingleCycle(time.time(), TIMED_OUT, f"did not end within {SINGLE_CYCLE_WITHIN_SEC} s")
+            return SingleCycle(self.store.clock().timestamp(), TIMED_OUT, f"did not end within {SINGLE_CYCLE_WITHIN_SEC} s")
         lines = done.stderr.strip().splitlines()
         return SingleCycle(self.now, done.returncode, lines[-1][-300:] if lines else "")
 
