@@ -227,7 +227,8 @@ def message_of(
     if alone and first.seen and event != "cleared":
         lines.append(printable(f"Seen: {first.seen}"))
     if event == "cleared":
-        lines += [f"Over: {moment_text(now)}", *([printable(f"Ended by: {ended}")] if ended else [])]
+        kind = KINDS.get(first.kind)
+        lines += [f"Over: {moment_text(now)}", printable(f"Ended: {ended or (kind.over if kind else '')}")]
     else:
         lines += _advice(group, names, limits)
     severity = worst([severity_of(trouble, severities) for trouble in group])

@@ -26,6 +26,7 @@ REFUSAL_SEC = 3600.0  # a refused close is over when none was refused for so lon
 UNUSED_SEC = 600.0  # an unused permit is shown for so long
 NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: the deployment may be starting
 UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
+EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
 
 GUARD_WORDS = {
@@ -157,6 +158,8 @@ class Memory:
         Since when openings cannot be judged; 0 when they can.
     crossed
         Symbol to when its stop was first seen crossed, epoch s, and the entry price of that position.
+    guards
+        Live guard to when it expires, epoch s; 0 where it does not say.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -167,6 +170,7 @@ class Memory:
     executors_mark: bool = False
     blocked_since: float = 0.0
     crossed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    guards: dict[str, float] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -211,6 +215,7 @@ class TradingWatch:
         self.memory.cursors = dict(signs.cursors)
         troubles = dict(self._switches(signs, now))
         troubles |= {GUARD + guard: _guard_trouble(guard, said, now) for guard, said in signs.guards.items()}
+        self._guard_endings(signs, now, endings)
         unsure = self._openings(signs, troubles, now, patient=patient)
         final = self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
         self._refused(symbols, now, troubles, endings)
@@ -274,6 +279,12 @@ class TradingWatch:
             self.memory.kill = {}
         if signs.disarmed:
             yield DISARM, _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
+
+    def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
+        for guard, until in self.memory.guards.items():
+            early = "its key was removed before its time" if now < until - EARLY_SEC else "its time is over"
+            endings[GUARD + guard] = "the equity is fresh again" if guard == EQUITY_STALE else early
+        self.memory.guards = {guard: _epoch(said.get("expires_at", "")) for guard, said in signs.guards.items()}
 
     def _openings(self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, *, patient: bool) -> set[str]:
         """Report why openings are blocked altogether where neither a switch nor a guard says so."""

@@ -151,7 +151,7 @@ KINDS_SEEN = {  # kind -> what begins it, what ends it, first words, what ended 
         lambda desk: desk.poll(guards=GUARD),
         lambda desk: desk.poll(guards={}),
         "Loss of the day is above its limit (loss=2.6% > 2.5%)",
-        "",
+        "its key was removed before its time",
     ),
     "openings_blocked": (set_trouble, lambda desk: desk.poll(guard_trouble=""), "Account cannot be judged: equity", ""),
     "stop_crossed": (set_stop, end_stop, "BTCUSDT: LONG stop 61,200 crossed: price 61,050", "stop 61,200, price 61,400"),
@@ -179,6 +179,7 @@ def test_each_kind_is_raised_once_reminded_and_cleared_once(desk, kind):
     (cleared,) = end(desk)
     assert (cleared.event, cleared.alert, cleared.kind) == ("cleared", raised.alert, kind)
     assert ended in cleared.title
+    assert "Ended: " in cleared.text
     assert desk.rest(120) == []
 
 
@@ -207,6 +208,17 @@ def test_what_is_on_when_the_first_watcher_starts_is_raised_with_its_record():
     desk = Desk()
     assert heard(desk.poll(KILLED, ARMED, {**KILLED, "by": "bob"}, killed=True)) == [("raised", "kill_switch")]
     assert "by bob" in desk.said[0].title
+
+
+@pytest.mark.parametrize(
+    ("guard", "expires", "ended"),
+    [("CONSEC_LOSS", "2026-01-22T12:02:10+00:00", "its time is over"), ("EQUITY_STALE", "", "the equity is fresh again")],
+)
+def test_the_end_of_a_guard_says_how_it_ended(desk, guard, expires, ended):
+    """By its time, or because its condition no longer holds."""
+    desk.poll(guards={guard: {"expires_at": expires}})
+    (cleared,) = desk.poll(guards={})
+    assert ended in cleared.title
 
 
 def test_a_blocked_opening_is_no_alert(desk):
