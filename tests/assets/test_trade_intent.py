@@ -520,10 +520,10 @@ def test_a_materialization_is_one_new_intent_with_what_it_says(make_store, insta
     (metadata,) = materializations(instance)
     expected = {
         "intent_id": intent_id, "harvest_action": "PARTIAL_25", "reason_codes": fields["reason_codes"],
-        "confidence": float(fields["confidence"]), "stop_loss": float(fields["stop_loss"]), "cycle_id": fields["cycle_id"],
+        "confidence": float(fields["confidence"]), "stop_loss": f"{float(fields['stop_loss']):.3f} quote", "cycle_id": fields["cycle_id"],
         "published_because": "first",
     }  # fmt: skip
-    assert {name: metadata[name] for name in expected} == pytest.approx(expected)
+    assert {name: metadata[name] for name in expected} == expected
 
 
 def test_who_asks_for_one_symbol_sees_what_stands_and_makes_nothing_new(make_store, instance) -> None:

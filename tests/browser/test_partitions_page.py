@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,6 @@ def test_execute_all_runs_every_check_of_an_asset_without_an_error(front: Desk) 
 def test_a_dead_symbol_is_a_failed_partition_an_old_asset_and_an_unusable_input(front: Desk) -> None:
     """Every page was green once while the candles of a symbol were away for minutes."""
     store = RedisStore(load_settings(redis_url=(front.home / "q" / "redis.url").read_text().strip()))
-    began = time.monotonic()
 
     def is_failed() -> bool:
         store.client.delete(store.keys.of("candles_history", DEAD))  # the example feed adds one every few seconds
@@ -56,7 +54,6 @@ def test_a_dead_symbol_is_a_failed_partition_an_old_asset_and_an_unusable_input(
         return front.page.get_by_text("Failed (1)").count() > 0
 
     wait_for(f"{DEAD} to be failed", is_failed, SHOWN_WITHIN_SEC)
-    print(f"Failed (1) after {time.monotonic() - began:.0f} s")
     picture(front, "partitions")
     front.open(f"/assets/market_state?view=partitions&partition={DEAD}")
     picture(front, "partition")
