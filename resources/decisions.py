@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy as np
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
 from quantum_assets.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide
 from resources.foreign import number_or_none
-from resources.plans import USD, parse_plan
+from resources.guards import utc_date
+from resources.plans import BURST_SEC, HOUR_SEC, LIMITS, USD, parse_plan
 from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
 FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")  # of the evidence, as each decision records it
@@ -166,3 +168,77 @@ def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
         if state == "SHUT":
             break
     return told
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the governor as a plan met it.
+
+    Attributes
+    ----------
+    reason
+        Of the block when it is reached.
+    what
+        What is counted, in words.
+    unit
+        ``permits``, ``usd`` or ``qty``.
+    count, allowed
+        What was counted before the decision, and the limit.
+    adds
+        What the plan adds; ``None`` where nobody knows.
+    passes_at
+        When the same plan would be within the limit, epoch s: the moment of asking when it is already, infinite when it never
+        would be.
+    """
+
+    reason: str
+    what: str
+    unit: str
+    count: float
+    allowed: float
+    adds: float | None
+    passes_at: float
+
+
+def limits_met(store: RedisStore, event: Mapping[str, str]) -> list[Limit]:
+    """Give count and limit of every limit a decision was judged by, and when the same plan would be within it.
+
+    The counts are those on record; when it would pass follows from what has been permitted since.
+
+    Raises
+    ------
+    IncompleteRecordError
+        The record lacks some of it.
+    RedisUnavailableError
+        The server is away.
+    """
+    case, theta = judged_by(event)
+    now, symbol, unit = store.clock(), event.get("symbol") or NO_SYMBOL, event["unit"]
+    today = f"{store.keys.of('permitted_today', symbol)}:{utc_date(now)}:{unit}"
+    granted, total = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", symbol), 0, -1), ("GET", today)])
+    times = [] if isinstance(granted, Exception) else [when for text in granted if (when := number_or_none(text)) is not None]
+    amount = case["amount"]
+    daily = float(theta["max_notional_per_day_usd"] if unit == USD else theta["max_qty_per_day"])
+    midnight = datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), datetime.min.time(), UTC).timestamp()
+    if amount is None or amount > daily:
+        tomorrow = math.inf
+    else:
+        tomorrow = now.timestamp() if (number_or_none(total) or 0.0) + amount <= daily else midnight
+    hourly, burst, day = LIMITS
+    per_hour, per_burst = theta["max_exec_per_hour"], theta["max_exec_per_5min"]
+    counts = [case[name] or 0.0 for name in ("permits_hour", "permits_5min", "day_total")]
+    return [
+        Limit(hourly, "permits in 1 h", "permits", counts[0], per_hour, 1, _room_at(times, per_hour, HOUR_SEC, now.timestamp())),
+        Limit(
+            burst, "permits in 5 min", "permits", counts[1], per_burst, 1, _room_at(times, per_burst, BURST_SEC, now.timestamp())
+        ),
+        Limit(day, "permitted today (UTC)", unit, counts[2], daily, amount, tomorrow),
+    ]
+
+
+def _room_at(times: Sequence[float], allowed: int, window_sec: float, now: float) -> float:
+    """Say when fewer than ``allowed`` of these times are within the window."""
+    if allowed < 1:
+        return math.inf
+    newest = sorted(times, reverse=True)
+    return max(now, newest[allowed - 1] + window_sec) if len(newest) >= allowed else now

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 import polars as pl
 
 from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, Table
+from quantum_assets.contracts.schema import Table
 from quantum_assets.display import price_text
 from quantum_assets.symbols import symbols_of
 from resources.calc_only import require_calc_only
@@ -210,24 +209,7 @@ def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.D
     polars.DataFrame
         ``symbol``, ``state``, ``why`` and the table's fields; a hash older than its limit is ``failed`` and keeps its fields.
     """
-    now = store.clock()
-    limit = store.max_age_sec(table)
-    rows: list[dict[str, Any]] = []
-    for reading in store.read(table, symbols):
-        state, reason, values = reading.state, reading.reason, reading.value or {}
-        age = _age_sec(values, now) if values else 0.0
-        if age > limit:
-            state, reason = State.FAILED, f"{table.asset}_stale: {age:.0f} s > {limit} s"
-        elif age < -CLOCK_SKEW_SEC:
-            state, reason = State.FAILED, f"{table.asset}_in_future: {-age:.0f} s ahead of the clock"
-        elif values and table.presence is not None and not values[table.presence]:
-            state, reason = State.ABSENT, f"no_{table.asset}"
-        rows.append({**values, "symbol": reading.symbol, "state": str(state), "why": reason})
-    return table.frame(rows)
-
-
-def _age_sec(values: Mapping[str, Any], now: datetime) -> float:
-    return now.timestamp() - float(values["last_update_epoch"])
+    return table.frame(store.read_fresh(table, symbols))
 
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State
-from quantum_assets.contracts.schema import ContractError, Table, publication_due, stamps
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings
 
@@ -261,6 +261,29 @@ class RedisStore:
             except ContractError as error:
                 readings.append(Reading.failed(raw.symbol, f"{table.key}_unreadable: {error}"))
         return readings
+
+    def read_fresh(self, table: Table, symbols: Sequence[str]) -> list[dict[str, Any]]:
+        """Read one table and judge its age, one row per symbol in the order asked for.
+
+        Returns
+        -------
+        list of dict
+            ``symbol``, ``state``, ``why`` and the table's fields, where it has any; a hash older than its limit is ``failed`` and
+            keeps its fields.
+        """
+        now, limit = self.clock().timestamp(), self.max_age_sec(table)
+        rows: list[dict[str, Any]] = []
+        for reading in self.read(table, symbols):
+            state, reason, values = reading.state, reading.reason, reading.value or {}
+            age = now - float(values["last_update_epoch"]) if values else 0.0
+            if age > limit:
+                state, reason = State.FAILED, f"{table.asset}_stale: {age:.0f} s > {limit} s"
+            elif age < -CLOCK_SKEW_SEC:
+                state, reason = State.FAILED, f"{table.asset}_in_future: {-age:.0f} s ahead of the clock"
+            elif values and table.presence is not None and not values[table.presence]:
+                state, reason = State.ABSENT, f"no_{table.asset}"
+            rows.append({**values, "symbol": reading.symbol, "state": str(state), "why": reason})
+        return rows
 
     def _decode(self, table: Table, symbol: str, raw: Mapping[bytes, bytes]) -> dict[str, Any]:
         """Decode a hash; one that still holds the very bytes decoded last is not decoded again (five steps read each)."""

@@ -12,38 +12,36 @@ from typing import Any
 
 import click
 
-from resources.settings import SettingsError
-
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INFRASTRUCTURE = 3
 
-COMMANDS = {  # name -> module, attribute; imported when used, so that --help answers at once
-    "up": ("quantum_assets.cli.up", "up"),
-    "example": ("quantum_assets.cli.example", "example"),
-    "serve": ("quantum_assets.cli.serve", "serve"),
-    "once": ("quantum_assets.cli.once", "once"),
-    "status": ("quantum_assets.cli.status", "status"),
-    "permits": ("quantum_assets.cli.permits", "permits"),
-    "kill": ("quantum_assets.cli.switches", "kill"),
-    "arm": ("quantum_assets.cli.switches", "arm"),
-    "prove": ("quantum_assets.cli.prove", "prove"),
-    "watch": ("quantum_assets.cli.watch", "watch"),
-    "doctor": ("quantum_assets.cli.doctor", "doctor"),
-    "exporter": ("quantum_assets.cli.exporter", "exporter"),
-    "alerts": ("quantum_assets.cli.alerts", "alerts"),
-    "explain": ("quantum_assets.cli.explain", "explain"),
-    "feed": ("quantum_assets.cli.feed", "feed"),
-    "replay": ("quantum_assets.cli.replay", "replay"),
-    "calc": ("quantum_assets.cli.calc", "calc"),
-    "regime": ("quantum_assets.cli.regime", "regime"),
-    "settings": ("quantum_assets.cli.settings", "settings"),
-    "keys": ("quantum_assets.cli.keys", "keys"),
+COMMANDS = {  # name -> module that defines it (imported when it is used), and what the list of commands says of it
+    "up": ("up", "Start everything: server, workers, sensors and user interface."),
+    "example": ("example", "Play recorded candles for plain `dagster dev`."),
+    "serve": ("serve", "Run one process of the deployment, for a service manager."),
+    "once": ("once", "Run one cycle as a real run; the exit code is the result."),
+    "status": ("status", "Show what is published, how old it is, and what is wrong."),
+    "permits": ("permits", "Show the governor's last decisions and what blocks openings."),
+    "kill": ("switches", "Set the kill switch: no more openings, at once."),
+    "arm": ("switches", "Clear kill switch and disarming, by a named person."),
+    "prove": ("prove", "Judge every proof against what is published now."),
+    "watch": ("watch", "Watch everything and alert; `quantum up` starts it."),
+    "doctor": ("doctor", "Name what may be wrong with this installation."),
+    "exporter": ("exporter", "Serve metrics to Prometheus."),
+    "alerts": ("alerts", "Test the alert sinks, list alerts and their kinds."),
+    "explain": ("explain", "Say why one plan was permitted or refused."),
+    "feed": ("feed", "Feed candles of an exchange, in an environment of its own."),
+    "replay": ("replay", "Replay recorded candles into the candle keys."),
+    "calc": ("calc", "Run the kernels on JSON cases."),
+    "regime": ("regime", "Compute the market state along a price history."),
+    "settings": ("settings", "Show the settings in force in this shell."),
+    "keys": ("keys", "Print the key reference, or the users of Redis."),
 }
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is used."""
+    """Imports a command's module when the command is used; its own help imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's API
         """List the commands in the order a newcomer meets them."""
@@ -53,9 +51,14 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's API
+        """List the commands without importing them, which takes seconds."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, what) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +70,7 @@ def cli() -> None:
     quantum up --replay DIR      the whole stack, playing recorded candles
     quantum once                 one cycle, and an exit code that tells the truth
     quantum status               age and last value of everything published
-    quantum permits              what the governor decided last, and what stands against openings
+    quantum permits              what the governor decided last, and why openings are blocked
     quantum kill --reason WHY    no more openings, at once
     quantum prove                every proof against what is published now
 
@@ -77,10 +80,6 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
-    from quantum_assets.contracts.reading import printable
-    from resources.home import HomeInUseError, StorageUnavailableError
-    from resources.redis_store import RedisUnavailableError
-
     try:
         cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -91,15 +90,29 @@ def main(arguments: list[str] | None = None) -> None:
     except click.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(130)
-    except SettingsError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_USAGE)
-    except HomeInUseError as error:
-        click.echo(str(error), err=True)
-        sys.exit(EXIT_FAILED)
-    except (RedisUnavailableError, StorageUnavailableError) as error:
-        click.echo(printable(error), err=True)
-        sys.exit(EXIT_INFRASTRUCTURE)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        from quantum_assets.contracts.reading import printable
+
+        click.echo(str(error) if code == EXIT_USAGE else printable(error), err=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Give the exit code of a known trouble; what raises it is imported only by the commands that can meet it."""
+    from resources.home import HomeInUseError, StorageUnavailableError
+    from resources.redis_store import RedisUnavailableError
+    from resources.settings import SettingsError
+
+    codes: dict[type[Exception], int] = {
+        SettingsError: EXIT_USAGE,
+        HomeInUseError: EXIT_FAILED,
+        RedisUnavailableError: EXIT_INFRASTRUCTURE,
+        StorageUnavailableError: EXIT_INFRASTRUCTURE,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 
 def given(**options: Any) -> dict[str, Any]:

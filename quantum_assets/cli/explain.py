@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -59,10 +62,11 @@ def explain(plan_id: str, *, as_json: bool) -> None:
     Exit codes: 0 decided once, and again the same; 1 not decided (yet), decided more than once, or its record does not lead to
     its outcome; 2 wrong settings; 3 Redis away.
     """
-    from resources.decisions import IncompleteRecordError, decided_again, gates_judged, look_up
+    from resources.decisions import IncompleteRecordError, decided_again, gates_judged, limits_met, look_up
     from resources.redis_store import RedisStore
 
-    case = look_up(RedisStore(load_settings()), plan_id)
+    store = RedisStore(load_settings())
+    case = look_up(store, plan_id)
     event = case.events[-1] if case.events else None
     again, trouble = None, ""
     if event is None:
@@ -77,6 +81,13 @@ def explain(plan_id: str, *, as_json: bool) -> None:
                 trouble = f"decided again from its record it would be {_outcome(again)}"
         if len(case.events) > 1:
             trouble = f"decided {len(case.events)} times; {trouble}".rstrip("; ")
+    limits: list[dict[str, Any]] = []
+    if event is not None:
+        with suppress(IncompleteRecordError):  # of a plan that could not be read nothing was counted
+            limits = [
+                {**asdict(limit), "passes_at": limit.passes_at if math.isfinite(limit.passes_at) else None}
+                for limit in limits_met(store, event)
+            ]
     told: dict[str, Any] = {
         "plan_id": plan_id,
         "plan": case.plan,
@@ -84,13 +95,14 @@ def explain(plan_id: str, *, as_json: bool) -> None:
         "permit": case.permit,
         "block": case.block,
         "gates": [{"number": n, "reason": r, "state": s} for n, r, s in gates_judged(event or {})],
+        "limits": limits,
         "decided_again": again,
         "trouble": trouble,
     }
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        _print(told)
+        _print(told, store.clock().timestamp())
     if trouble:
         sys.exit(EXIT_FAILED)
 
@@ -99,42 +111,49 @@ def _outcome(reason: str) -> str:
     return f"a block: {reason}" if reason else "a permit"
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    from rich import markup
-    from rich.console import Console
-    from rich.table import Table
+def limit_line(limit: Mapping[str, Any], now: float) -> str:
+    """Say count against limit, and when the same plan would be within it."""
+    from quantum_assets.display import duration_text
+    from quantum_assets.incidents import moment_text
 
+    unit = {"usd": " USD", "qty": " units"}.get(limit["unit"], "")
+    line = f"{limit['what']}: {limit['count']:,.10g} of {limit['allowed']:,.10g}{unit}"
+    if unit:
+        line += ", this plan: " + ("size unknown" if limit["adds"] is None else f"{limit['adds']:,.10g}{unit}")
+    if limit["passes_at"] is None:
+        return f"{line}; the same plan never passes this limit"
+    if limit["passes_at"] <= now:
+        return f"{line}; the next one passes now"
+    return f"{line}; the next one passes at {moment_text(limit['passes_at'])}, in {duration_text(limit['passes_at'] - now)}"
+
+
+def _print(told: Mapping[str, Any], now: float) -> None:
+    from quantum_assets.cli.layout import Column, console, records
     from quantum_assets.incidents import moment_text
     from resources.foreign import number_or_none
 
-    def escape(text: str) -> str:
-        return markup.escape(printable(text))
-
-    console = Console()
     event = told["event"]
     if event is None:
-        console.print(f"{escape(told['plan_id'])}: {escape(told['trouble'])}.", highlight=False)
+        click.echo(printable(f"{told['plan_id']}: {told['trouble']}."))
         return
     when = number_or_none(event.get("timestamp_epoch")) or 0.0
-    console.print(
-        f"{escape(told['plan_id'])} ({escape(event.get('symbol') or 'no symbol')} {escape(event.get('action', ''))}): "
-        f"[bold]{escape(_outcome(event.get('reason', '')))}[/bold], at {moment_text(when)}, "
-        f"cycle {escape(event.get('cycle_id', ''))}",
-        highlight=False,
+    click.echo(
+        printable(
+            f"{told['plan_id']} ({event.get('symbol') or 'no symbol'} {event.get('action', '')}): "
+            f"{_outcome(event.get('reason', ''))}, at {moment_text(when)}, cycle {event.get('cycle_id', '')}"
+        )
     )
-    gates = Table("gate", "reason of a block", "", title="In this order")
-    for one in told["gates"]:
-        gates.add_row(str(one["number"]), one["reason"], one["state"])
+    for limit in told["limits"]:
+        click.echo(f"  {limit_line(limit, now)}")
+    out = console()
     if told["gates"]:
-        console.print(gates)
-    facts = Table("judged by", "value", title="As recorded")
-    for name in JUDGED_BY:
-        if event.get(name):
-            facts.add_row(name, escape(event[name]))
-    console.print(facts)
+        gates = [(str(one["number"]), one["reason"], one["state"]) for one in told["gates"]]
+        out.print(records(out, (Column("gate"), Column("reason of a block"), Column("")), gates, title="Gates, in this order"))
+    facts = [(name, event[name]) for name in JUDGED_BY if event.get(name)]
+    out.print(records(out, (Column("judged by"), Column("value")), facts, title="As recorded"))
     alive = "permit" if told["permit"] else "block" if told["block"] else None
-    console.print(f"Its {alive} still stands." if alive else "Its permit or block has expired; the record above remains.")
+    click.echo(f"Its {alive} still stands." if alive else "Its permit or block has expired; the record above remains.")
     if told["trouble"]:
-        console.print(f"[bold red]{escape(told['trouble'])}[/bold red]", highlight=False)
+        click.echo(click.style(printable(told["trouble"]), fg="red", bold=True))
     else:
-        console.print(f"Decided again from the record: {escape(_outcome(told['decided_again']))}, the same.", highlight=False)
+        click.echo(printable(f"Decided again from the record: {_outcome(told['decided_again'])}, the same."))

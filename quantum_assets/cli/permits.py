@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from resources.settings import load_settings
 
 if TYPE_CHECKING:
     from resources.guards import GuardReading
+    from resources.redis_store import RedisStore
     from resources.switches import Switches
 
 DECISIONS = {"PERMIT": "permit", "BLOCK": "block"}  # other events of the stream are switches
@@ -33,16 +34,13 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
 
     Exit codes: 0 shown; 2 wrong usage or settings; 3 Redis away. Events that cannot be read are an empty list, and named.
     """
-    from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
     from resources.guards import read_guards
     from resources.redis_store import RedisStore
     from resources.switches import read_switches
 
     store = RedisStore(load_settings())
     switches, guards, stream = read_switches(store), read_guards(store), store.keys.of("stream_governor_events")
-    (reply,) = store.run("reading decisions", [("XREVRANGE", stream, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN)])
-    unreadable = f"{stream}: {reply}" if isinstance(reply, Exception) else ""
-    events = [] if unreadable else reply
+    events, unreadable = newest_events(store)
     decisions, killed = last_decisions(events, symbol=symbol, count=count), last_kill(events) if switches.killed else {}
     if as_json:
         standing = {"guards": [{"guard_type": one, **guards.said[one]} for one in guards.live], "guard_trouble": guards.trouble}
@@ -66,6 +64,15 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         click.echo(f"No decision{f' for {symbol}' if symbol else ''} in {stream}.")
     else:
         _print(decisions)
+
+
+def newest_events(store: RedisStore) -> tuple[list[tuple[bytes, Any]], str]:
+    """Read the governor's events, newest first, or say why they cannot be read."""
+    from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
+
+    stream = store.keys.of("stream_governor_events")
+    (reply,) = store.run("reading decisions", [("XREVRANGE", stream, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN)])
+    return ([], f"{stream}: {reply}") if isinstance(reply, Exception) else (reply, "")
 
 
 def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, count: int) -> list[dict[str, Any]]:
@@ -130,6 +137,28 @@ def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
     return found
 
 
+def blocked_because(switches: Switches, guards: GuardReading, events: Callable[[], Iterable[tuple[bytes, Any]]]) -> list[str]:
+    """Name everything that blocks all openings, in the order of the gates; empty when the governor is armed.
+
+    Parameters
+    ----------
+    switches, guards
+        As they were read.
+    events
+        Reads the governor's events, newest first; asked only for who set the kill switch.
+    """
+    causes = []
+    if switches.killed:
+        killed = last_kill(events())
+        causes.append(
+            f"kill switch set by {killed['by']} ({killed['reason']})" if killed else "kill switch set, by whom is unknown"
+        )
+    if switches.disarmed:
+        causes.append(f"governor disarmed ({switches.disarm.get('cause', 'why is unknown')})")
+    causes += [f"risk guard {_guard_line(guard, guards.said[guard])}" for guard in guards.live]
+    return [*causes, *(f"unknown: {trouble}" for trouble in (switches.trouble, guards.trouble) if trouble)]
+
+
 def standing_lines(switches: Switches, killed: Mapping[str, str], guards: GuardReading) -> list[str]:
     """Say what stands against openings, and how it ends."""
     who = f"since {killed['at']}, by {killed['by']}: {killed['reason']}" if killed else "without a record of who and why"
@@ -150,28 +179,24 @@ def _guard_line(guard: str, said: Mapping[str, str]) -> str:
 
 
 def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+    from quantum_assets.cli.layout import Column, console, records
     from quantum_assets.incidents import moment_text
 
-    table = Table(title="Decisions, newest first; counts are those before the decision", title_justify="left")
-    for heading in ("symbol", "time", "plan", "action", "outcome", "reason", "in 1 h", "in 5 min", "today"):
-        table.add_column(heading, justify="right" if heading in ("in 1 h", "in 5 min", "today") else "left")
-    shown = ""
-    for one in decisions:
-        if shown and one["symbol"] != shown:
-            table.add_section()
-        colour = "green" if one["outcome"] == "permit" else "red"
-        words = [printable(one[name]) for name in ("plan_id", "action")]
-        table.add_row(
-            "" if one["symbol"] == shown else escape(printable(one["symbol"])),
-            moment_text(one["time"]),
-            *(escape(word) for word in words),
-            f"[{colour}]{one['outcome']}[/]",
-            escape(printable(one["reason"])),
+    columns = (
+        Column("symbol"),
+        Column("time"),
+        Column("plan"),
+        Column("action"),
+        Column("outcome", colours={"permit": "green", "block": "red"}),
+        Column("reason"),
+        *(Column(heading, right=True, labelled=True) for heading in ("in 1 h", "in 5 min", "today")),
+    )
+    rows = [
+        (
+            *(one["symbol"], moment_text(one["time"]), one["plan_id"], one["action"], one["outcome"], one["reason"]),
             *("" if one[name] is None else f"{one[name]:g}" for name in COUNTS),
         )
-        shown = one["symbol"]
-    Console().print(table)
+        for one in decisions
+    ]
+    out = console()
+    out.print(records(out, columns, rows, title="Decisions, newest first; counts are those before the decision"))

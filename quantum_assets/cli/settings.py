@@ -8,8 +8,6 @@ from typing import Any
 import click
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
-from rich.console import Console
-from rich.table import Table
 
 from resources.settings import Settings, load_settings
 
@@ -46,10 +44,14 @@ def settings(*, as_reference: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: shown(value) for name, value in rows.items()}, indent=2))
         return
-    table = Table("variable", "value", "")
-    for (name, value), field in zip(rows.items(), Settings.model_fields.values(), strict=True):
-        table.add_row(name, shown(value), "" if value == field.default else "set")
-    Console(markup=False).print(table)
+    from quantum_assets.cli.layout import Column, console, records
+
+    out = console()
+    lines = [
+        (name, shown(value), "" if value == field.default else "set")
+        for (name, value), field in zip(rows.items(), Settings.model_fields.values(), strict=True)
+    ]
+    out.print(records(out, (Column("variable"), Column("value"), Column("")), lines))
 
 
 def reference() -> str:

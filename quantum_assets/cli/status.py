@@ -1,18 +1,25 @@
-"""``quantum status``: age and last value of everything published, per asset and symbol."""
+"""``quantum status``: whether openings are blocked, how fresh every symbol is, and the first cause of what is not."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantum_assets.cli import EXIT_FAILED, given
 from quantum_assets.contracts.reading import printable
-from resources.foreign import number_or_none
 from resources.settings import load_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from resources.failures import Failure
+    from resources.redis_store import RedisStore
 
 SHOWN = {  # asset -> fields worth a glance
     "position": ("side", "entry_price", "current_price", "position_source"),
@@ -26,30 +33,89 @@ SHOWN = {  # asset -> fields worth a glance
     "governor_permit": ("eff_factor", "last_decision", "last_reason"),
 }
 ALWAYS_DUE = ("market_state", "risk_guard")  # whatever the book holds
+WATCH_EVERY_SEC = 3.0
+ALERTS_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one reading shows.
+
+    Attributes
+    ----------
+    blocked
+        Why openings are blocked, first cause first; empty when the governor is armed.
+    rows
+        One per asset and symbol, as ``--json`` prints them.
+    wrong
+        Those of them that are missing, stale, unreadable or cannot be computed.
+    alerts
+        Active alerts; ``None`` when no watcher has reported.
+    symbols
+        In the order of SYMBOLS.
+    """
+
+    blocked: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    wrong: Sequence[Mapping[str, Any]]
+    alerts: Sequence[Mapping[str, Any]] | None
+    symbols: Sequence[str]
 
 
 @click.command()
 @click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
-def status(symbols: str | None, *, as_json: bool) -> None:
-    """Show what is published, how old it is, and what is wrong with it.
+@click.option("--assets", "by_asset", is_flag=True, help="One line per asset and symbol.")
+@click.option("--watch", is_flag=True, help=f"Renew every {WATCH_EVERY_SEC:g} s until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one row per asset and symbol as JSON on stdout.")
+def status(symbols: str | None, *, by_asset: bool, watch: bool, as_json: bool) -> None:
+    """Show whether openings are blocked and why, then one line per symbol: how fresh it is and the first cause of what is not.
 
     \b
     quantum status
-    quantum status --symbols BTCUSDT --json
+    quantum status --watch
+    quantum status --symbols BTCUSDT --assets
+    quantum status --json
 
-    Exit codes: 0 all fresh; 1 something is missing, stale or unreadable; 2 wrong settings; 3 Redis away.
+    Exit codes: 0 all fresh; 1 something is missing, stale, unreadable or cannot be computed; 2 wrong settings; 3 Redis away.
     """
-    from definitions import PUBLISHED_TABLES
-    from resources.foreign import epoch_of
-    from resources.io_manager import fresh_frame
+    if watch and as_json:
+        message = "--watch and --json exclude each other"
+        raise click.UsageError(message)
     from resources.redis_store import RedisStore
 
     store = RedisStore(load_settings(**given(symbols=symbols)))
-    names = store.settings.symbols
-    now = store.clock().timestamp()
+    if watch:
+        _watch(store, by_asset=by_asset)
+        return
+    report = read_report(store)
+    if as_json:
+        click.echo(json.dumps(report.rows, indent=2))
+    else:
+        from quantum_assets.cli.layout import console
+
+        out = console()
+        out.print(_page(out, report, by_asset=by_asset))
+    if report.wrong:
+        sys.exit(EXIT_FAILED)
+
+
+def read_report(store: RedisStore) -> Report:
+    """Read everything that is published, what cannot be computed, and what blocks openings.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    from quantum_assets.contracts.tables import PUBLISHED
+    from resources.failures import read_failures
+    from resources.foreign import epoch_of
+
+    names, now = store.settings.symbols, store.clock().timestamp()
+    failures = read_failures(store, [table.asset for table in PUBLISHED])
     rows: list[dict[str, Any]] = []
-    for asset, table in PUBLISHED_TABLES.items():
+    for table in PUBLISHED:
+        asset = table.asset
         if asset == "capital_efficiency":  # whoever writes it, it is read as others read it
             for reading in store.read_raw(table.key, names):
                 fields = {name.decode(): value.decode(errors="replace") for name, value in (reading.value or {}).items()}
@@ -58,14 +124,14 @@ def status(symbols: str | None, *, as_json: bool) -> None:
                 stale = age is not None and age > store.settings.p31_stale_sec
                 rows.append(_row(asset, reading.symbol, "failed" if stale else str(reading.state), reading.reason, age, fields))
             continue
-        for values in fresh_frame(store, table, table.subjects(names)).iter_rows(named=True):
-            epoch = values["last_update_epoch"]
+        for values in store.read_fresh(table, table.subjects(names)):
+            epoch = values.get("last_update_epoch")
             age = None if epoch is None else now - epoch
-            rows.append(_row(asset, values["symbol"], values["state"], values["why"], age, values))
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        _print(rows, store.settings.redis_address)
+            state, why = values["state"], values["why"]
+            failure = failures[asset].get(values["symbol"])
+            if failure is not None and now - failure.at <= store.max_age_sec(table):  # of a cycle that stopped it says nothing
+                state, why = "failed", _failing(failure, now)
+            rows.append(_row(asset, values["symbol"], state, why, age, values))
     held = {row["symbol"] for row in rows if row["asset"] == "position" and row["state"] == "present"}
     wrong = [
         row
@@ -73,8 +139,147 @@ def status(symbols: str | None, *, as_json: bool) -> None:
         if row["state"] == "failed"
         or (row["state"] == "absent" and row["age_sec"] is None and (row["asset"] in ALWAYS_DUE or row["symbol"] in held))
     ]
-    if wrong:
-        sys.exit(EXIT_FAILED)
+    return Report(_blocked(store), rows, wrong, _alerts(store), names)
+
+
+def _failing(failure: Failure, now: float) -> str:
+    from quantum_assets.display import duration_text
+
+    return f"{failure.why} (cannot be computed for {duration_text(now - failure.since)})"
+
+
+def _blocked(store: RedisStore) -> list[str]:
+    from quantum_assets.cli.permits import blocked_because, newest_events
+    from resources.guards import read_guards
+    from resources.switches import read_switches
+
+    return blocked_because(read_switches(store), read_guards(store), lambda: newest_events(store)[0])
+
+
+def _alerts(store: RedisStore) -> list[dict[str, Any]] | None:
+    (reply,) = store.run("reading alerts", [("GET", store.keys.of("alerts_active"))])
+    try:
+        active = json.loads(reply)
+    except (TypeError, ValueError):  # no watcher, another type of key, or something else in it
+        return None
+    return [one for one in active if isinstance(one, dict)] if isinstance(active, list) else None
+
+
+def verdict(report: Report) -> str:
+    """Say in one line whether openings are blocked and why, how many symbols are fresh, and how many alerts are active."""
+    unhealthy = {row["symbol"] for row in report.wrong}
+    fresh = sum(symbol not in unhealthy for symbol in report.symbols)
+    armed = f"blocked: {'; '.join(report.blocked)}" if report.blocked else "armed"
+    count = "alerts unknown: no watcher has reported" if report.alerts is None else _counted(len(report.alerts), "alert")
+    return printable(f"{armed} | {fresh} of {_counted(len(report.symbols), 'symbol')} fresh | {count}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+
+
+def _page(out: Console, report: Report, *, by_asset: bool) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    healthy = not report.blocked and not report.wrong and not report.alerts and report.alerts is not None
+    lines = [Text(verdict(report), style="bold green" if healthy else "bold red")]
+    titles = [str(alert.get("title", "?")) for alert in (report.alerts or ())[:ALERTS_LISTED]]
+    lines += [Text(printable(f"  alert: {title}"), style="red") for title in titles]
+    return Group(*lines, _by_asset(out, report) if by_asset else _by_symbol(out, report))
+
+
+def _by_symbol(out: Console, report: Report) -> RenderableType:
+    """Lay out one record per symbol, those that are not fresh first."""
+    from quantum_assets.cli.layout import Column, records
+
+    causes: dict[str, str] = {}
+    for row in report.wrong:  # in the order of the lineage: the first is the cause, the others follow from it
+        causes.setdefault(row["symbol"], f"{row['asset']}: {row['why']}")
+    unread = {row["symbol"] for row in report.rows if row["asset"] == "position" and row["state"] == "failed"}
+    shown: dict[str, dict[str, Any]] = {symbol: {} for symbol in report.symbols}
+    ages: dict[str, float] = {}
+    for row in report.rows:
+        if row["symbol"] in shown:
+            shown[row["symbol"]] |= {f"{row['asset']}.{name}": value for name, value in row["values"].items()}
+            if row["age_sec"] is not None and row["asset"] != "capital_efficiency":
+                ages[row["symbol"]] = max(ages.get(row["symbol"], 0.0), row["age_sec"])
+    columns = (
+        Column("symbol"),
+        Column("state", colours={"fresh": "green", "failed": "red"}),
+        Column("oldest", right=True, labelled=True),
+        Column("position"),
+        Column("price", right=True, labelled=True),
+        Column("stop", right=True, labelled=True),
+        Column("harvest"),
+        Column("why"),
+    )
+    rows = []
+    for symbol in sorted(report.symbols, key=lambda one: one not in causes):
+        value = shown[symbol].get
+        rows.append(
+            (
+                symbol,
+                "failed" if symbol in causes else "fresh",
+                f"{ages[symbol]:.0f} s" if symbol in ages else "",
+                str(value("position.side") or ("unknown" if symbol in unread else "no position")),
+                _short(value("position.current_price", "")),
+                _short(value("risk_proposal.proposed_sl", "")) + (" crossed" if value("risk_proposal.sl_breached") else ""),
+                str(value("harvest_proposal.harvest_action", "")),
+                causes.get(symbol, ""),
+            )
+        )
+    return records(out, columns, rows)
+
+
+def _by_asset(out: Console, report: Report) -> RenderableType:
+    from quantum_assets.cli.layout import Column, records
+
+    columns = (
+        Column("asset"),
+        Column("symbol"),
+        Column("state", colours={"present": "green", "absent": "yellow", "failed": "red"}),
+        Column("age", right=True),
+        Column("last value"),
+        Column("why"),
+    )
+    rows = [
+        (
+            row["asset"],
+            row["symbol"],
+            row["state"],
+            "" if row["age_sec"] is None else f"{row['age_sec']:.0f} s",
+            "  ".join(f"{name} {_short(value)}" for name, value in row["values"].items()),
+            row["why"],
+        )
+        for row in report.rows
+    ]
+    return records(out, columns, rows)
+
+
+def _watch(store: RedisStore, *, by_asset: bool) -> None:
+    """Show the report anew every few seconds; a server that is away is named, and asked again."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from quantum_assets.cli.layout import console
+    from resources.redis_store import RedisUnavailableError
+
+    out = console()
+
+    def page() -> RenderableType:
+        try:
+            return _page(out, read_report(store), by_asset=by_asset)
+        except RedisUnavailableError as error:
+            return Text(printable(error), style="bold red")
+
+    try:
+        with Live(page(), console=out, auto_refresh=False) as live:
+            while True:
+                time.sleep(WATCH_EVERY_SEC)
+                live.update(page(), refresh=True)
+    except KeyboardInterrupt:
+        return
 
 
 def _row(asset: str, symbol: str, state: str, why: str, age: float | None, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,37 +293,12 @@ def _row(asset: str, symbol: str, state: str, why: str, age: float | None, field
     }
 
 
-def _print(rows: list[dict[str, Any]], address: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"Published on {address}", title_justify="left")
-    for heading in ("asset", "symbol", "state", "age", "last value"):
-        table.add_column(heading, justify="right" if heading == "age" else "left")
-    colour = {"present": "green", "absent": "yellow", "failed": "red"}
-    asset = ""
-    for row in rows:
-        if asset and row["asset"] != asset:
-            table.add_section()
-        values = "  ".join(f"{name} {_short(value)}" for name, value in row["values"].items())
-        age = "" if row["age_sec"] is None else f"{row['age_sec']:.0f} s"
-        state = f"[{colour[row['state']]}]{row['state']}[/]"
-        table.add_row(
-            "" if row["asset"] == asset else row["asset"],
-            escape(row["symbol"]),
-            state,
-            age,
-            escape(printable(values or row["why"])),
-        )
-        asset = row["asset"]
-    Console().print(table)
-
-
 def _plain(value: Any) -> Any:
     """Give numbers as numbers, also those another producer wrote as text, and lists in one word."""
     if isinstance(value, list):
         return ",".join(value)
+    from resources.foreign import number_or_none
+
     number = None if isinstance(value, bool) else number_or_none(value)
     return value if number is None else number
 

@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -26,8 +28,8 @@ class Codec:
     ----------
     name
         As printed in the key reference, e.g. ``.8f``.
-    dtype
-        Polars type of the decoded column.
+    kind
+        Type of the decoded value; a list is one of text.
     encode, decode
         Value to text and text to value; both raise :class:`CodecError`.
     reread
@@ -37,12 +39,32 @@ class Codec:
     """
 
     name: str
-    dtype: type[pl.DataType] | pl.DataType
+    kind: type
     encode: Callable[[Any], str]
     decode: Callable[[str], Any]
     reread: Callable[[str], Any]
     low: float | None = None
     high: float | None = None
+
+    @property
+    def dtype(self) -> type[pl.DataType] | pl.DataType:
+        """Polars type of the decoded column."""
+        return _column_type(self.kind)
+
+
+@cache
+def _column_type(kind: type) -> type[pl.DataType] | pl.DataType:
+    import polars as pl  # a quarter of a second, which a command that only reads hashes does not pay
+
+    types: dict[type, type[pl.DataType] | pl.DataType] = {
+        float: pl.Float64,
+        int: pl.Int64,
+        str: pl.String,
+        bool: pl.Boolean,
+        list: pl.List(pl.String),
+        datetime: pl.Datetime("us", "UTC"),
+    }
+    return types[kind]
 
 
 def _finite(value: Any) -> float:
@@ -111,7 +133,7 @@ def fixed(digits: int) -> Codec:
     def encode(value: Any) -> str:
         return f"{_finite(value):.{digits}f}"
 
-    return Codec(f".{digits}f", pl.Float64, encode, _finite, float)
+    return Codec(f".{digits}f", float, encode, _finite, float)
 
 
 def within(codec: Codec, low: float | None = None, high: float | None = None) -> Codec:
@@ -133,8 +155,8 @@ def within(codec: Codec, low: float | None = None, high: float | None = None) ->
 
     return Codec(
         codec.name,
-        codec.dtype,
-        lambda value: codec.encode(check(float(_finite(value)) if codec.dtype == pl.Float64 else _integer(value))),
+        codec.kind,
+        lambda value: codec.encode(check(float(_finite(value)) if codec.kind is float else _integer(value))),
         lambda text: check(codec.decode(text)),
         codec.reread,
         low,
@@ -154,7 +176,7 @@ def optional(codec: Codec) -> Codec:
     def reread(text: str) -> Any:
         return None if text == "" else codec.reread(text)
 
-    return Codec(f"{codec.name} or empty", codec.dtype, encode, decode, reread, codec.low, codec.high)
+    return Codec(f"{codec.name} or empty", codec.kind, encode, decode, reread, codec.low, codec.high)
 
 
 def choice(*accepted: str) -> Codec:
@@ -166,7 +188,7 @@ def choice(*accepted: str) -> Codec:
             raise CodecError(msg)
         return str(value)
 
-    return Codec("|".join(accepted), pl.String, check, check, str)
+    return Codec("|".join(accepted), str, check, check, str)
 
 
 def _flag_in(text: str) -> bool:
@@ -187,17 +209,17 @@ def _codes_in(text: str) -> list[str]:
 INT64_MAX = 2**63 - 1
 TINY = 1e-12  # below it a price or distance is a fault, not a number
 
-FLOAT = Codec("float (shortest)", pl.Float64, _shortest, _finite, float)
-INTEGER = within(Codec("int", pl.Int64, lambda value: str(_integer(value)), _integer, int), -INT64_MAX, INT64_MAX)
+FLOAT = Codec("float (shortest)", float, _shortest, _finite, float)
+INTEGER = within(Codec("int", int, lambda value: str(_integer(value)), _integer, int), -INT64_MAX, INT64_MAX)
 COUNT = within(INTEGER, 0, INT64_MAX)
 POSITIVE = within(FLOAT, TINY, 1e18)
 NOT_NEGATIVE = within(FLOAT, 0, 1e18)
 SHARE = within(FLOAT, 0, 1)
-TEXT = Codec("text", pl.String, _text, _text, str)
-FLAG = Codec("0/1", pl.Boolean, lambda value: "1" if value else "0", _flag_in, _flag_in)
-CODES = Codec("comma list", pl.List(pl.String), _codes_out, _codes_in, _codes_in)
-TIME = Codec("ISO 8601 +00:00", pl.Datetime("us", "UTC"), _iso, _from_iso, datetime.fromisoformat)
-EPOCH = within(Codec("epoch-s", pl.Int64, lambda value: str(_integer(value)), _integer, int), 0, 2**40)
+TEXT = Codec("text", str, _text, _text, str)
+FLAG = Codec("0/1", bool, lambda value: "1" if value else "0", _flag_in, _flag_in)
+CODES = Codec("comma list", list, _codes_out, _codes_in, _codes_in)
+TIME = Codec("ISO 8601 +00:00", datetime, _iso, _from_iso, datetime.fromisoformat)
+EPOCH = within(Codec("epoch-s", int, lambda value: str(_integer(value)), _integer, int), 0, 2**40)
 
 
 def _entry_ids(value: Any) -> str:
@@ -208,4 +230,4 @@ def _entry_ids(value: Any) -> str:
 
 
 _ENTRY_IDS = re.compile(r"\d{1,18}-\d{1,18}(\|\d{1,18}-\d{1,18})*", re.ASCII)
-ENTRY_IDS = Codec("ms-seq|ms-seq", pl.String, _entry_ids, _entry_ids, str)
+ENTRY_IDS = Codec("ms-seq|ms-seq", str, _entry_ids, _entry_ids, str)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from quantum_assets.contracts.codecs import EPOCH, INTEGER, TEXT, TIME, Codec, CodecError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh
 PROBABILITY_EPS = 0.001  # spec 9: K or a probability that moved by more is news
@@ -213,6 +214,8 @@ class Table:
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Build the typed frame of decoded rows: ``symbol``, ``state``, ``why``, then every field (null unless present)."""
+        import polars as pl
+
         schema: dict[str, Any] = {"symbol": pl.String, "state": pl.String, "why": pl.String}
         schema |= {name: item.codec.dtype for name, item in self.by_name.items()}
         return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema, orient="row")

@@ -10,7 +10,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -130,6 +129,8 @@ def most_probable(p_trend: Floats, p_mr: Floats, p_chop: Floats) -> Labels:
 
 def regime_softmax(scores: Sequence[Floats], temperature: float) -> tuple[Floats, Floats, Floats]:
     """Turn three score columns into three probability columns that sum to 1."""
+    from scipy.special import softmax  # a command that decides a plan again needs the columns, and no scipy
+
     p_trend, p_mr, p_chop = softmax(np.stack(list(scores)) / temperature, axis=0)
     return p_trend, p_mr, p_chop
 

@@ -1,5 +1,6 @@
 """``quantum kill``, ``quantum arm`` and ``quantum permits`` as a person in a hurry runs them."""
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
 
+from quantum_assets.cli.layout import Column, records
 from quantum_assets.governor_permit import decide_plans
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -137,6 +140,28 @@ def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> 
     assert all(abs(one["time"] - time.time()) < 60 for one in told["decisions"])
     only = json.loads(quantum(live, "permits", "--symbol", "BTCUSDT", "--json").stdout)["decisions"]
     assert [one["plan_id"] for one in only] == ["p-btc"]
+
+
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_nothing_of_a_decision_is_cut_whatever_the_width(live, width: str) -> None:
+    """A plan id that ends in an ellipsis cannot be explained; in a pipe a decision is one line, for grep."""
+    plan_id = "example-BTCUSDT-1732870000000-with-a-long-name-of-its-planner-0001"
+    write_plan(live, plan_id, "ETHUSDT", "FULL_CLOSE_PROPOSED", price=1e7)
+    decide_plans(live, cycle_id="c1")
+    piped = quantum(live, "permits").stdout
+    (line,) = [line for line in piped.splitlines() if plan_id in line]
+    assert all(word in line for word in ("ETHUSDT", "FULL_CLOSE_PROPOSED", "block", "daily_limit_exceeded"))
+    out = Console(width=int(width), force_terminal=True, color_system=None, highlight=False, file=io.StringIO())
+    on_a_terminal = records(
+        out,
+        [Column(name) for name in ("symbol", "time", "plan", "reason")],
+        [("ETHUSDT", "2026-01-22 12:00:00 UTC", plan_id, "daily_limit_exceeded")],
+    )
+    out.print(on_a_terminal)
+    shown = out.file.getvalue()
+    assert all(word in shown for word in ("ETHUSDT", "2026-01-22 12:00:00 UTC", plan_id, "daily_limit_exceeded"))
+    assert all(len(one) <= int(width) for one in shown.splitlines())
+    assert ("│" in shown) is (width == "200")
 
 
 def test_permits_shows_on_top_what_stands_against_openings(live) -> None:

@@ -1,18 +1,21 @@
 """Every decision says what it was judged by, and why; and from that record alone it is made again."""
 
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from quantum_assets import governor_permit
-from quantum_assets.cli.explain import explain
+from quantum_assets.cli.explain import explain, limit_line
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
 from resources import plans
-from resources.decisions import IncompleteRecordError, decided_again, look_up
+from resources.decisions import IncompleteRecordError, decided_again, limits_met, look_up
 from resources.redis_store import RedisStore
 from resources.switches import arm, disarm, kill
 from tests.governor.desk import Desk
@@ -178,6 +181,31 @@ def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.Monke
     forged = CliRunner().invoke(explain, ["p1"])
     assert forged.exit_code == 1
     assert "evaluation_error" in forged.output
+
+
+def test_explain_shows_count_against_limit_and_when_the_next_one_passes(desk: Desk) -> None:
+    """A refusal is half an answer; when the same plan would be within the limit is the other half."""
+    began = desk.store.clock().timestamp()
+    for number, moved in enumerate((0, 400, 0, 400)):
+        desk.store.clock.advance(moved)  # type: ignore[attr-defined]
+        desk.plan(f"p{number}", SYMBOL, "CLOSE", qty=1, price=1500)
+        desk.decide()
+    (event,) = look_up(desk.store, "p3").events
+    assert event["reason"] == "hourly_limit_exceeded"
+    hourly, burst, daily = limits_met(desk.store, event)
+    assert (hourly.count, hourly.allowed, hourly.passes_at) == (3, 3, began + 3600)
+    assert (burst.count, burst.allowed, burst.passes_at) == (0, 2, desk.store.clock().timestamp())
+    assert (daily.count, daily.allowed, daily.adds) == (4500, 5000, 1500)
+    assert daily.passes_at == datetime(2026, 1, 23, tzinfo=UTC).timestamp()
+    now = desk.store.clock().timestamp()
+    assert limit_line(asdict(hourly), now).startswith(
+        "permits in 1 h: 3 of 3; the next one passes at 2026-01-22 13:00:00 UTC, in "
+    )
+    assert limit_line(asdict(burst), now) == "permits in 5 min: 0 of 2; the next one passes now"
+    desk.plan("p4", SYMBOL, "CLOSE", qty=1, price=6000)
+    desk.decide()
+    (event,) = look_up(desk.store, "p4").events
+    assert math.isinf(limits_met(desk.store, event)[2].passes_at)
 
 
 @pytest.mark.parametrize("key", ["quantum:governor:seen:p1", "quantum:permit:p1", "quantum:governor:block:p1"])
