@@ -67,7 +67,7 @@ def records(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str
         table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
-    if Measurement.get(out, out.options, table).maximum <= out.width:
+    if Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), table).maximum <= out.width:
         return table
     lines = [line for row in cells for line in _lines(columns, row, out.width)]
     return Group(*([Text(title, style="italic")] if title else []), *lines)
