@@ -295,6 +295,7 @@ def _evidence(
         market_state_age_sec=ages("market_state"),
         harvest_proposal_age_sec=ages("harvest_proposal"),
         position_age_sec=ages("position", clock="position_ts_epoch"),  # of the snapshot: a dead writer makes no new ones
+        unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [_non_live(one.rows) or plan.source in NON_LIVE for plan, one in zip(plans, found, strict=True)], dtype=bool
         ),

@@ -18,7 +18,8 @@ from resources.guards import utc_date
 from resources.plans import BURST_SEC, HOUR_SEC, LIMITS, USD, parse_plan
 from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
-FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "non_live")  # of the evidence, as each decision records it
+FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "unknown_symbol", "non_live")  # of the evidence, on record
+ADDED = frozenset({"unknown_symbol"})  # flags that older records lack: they were decided without, as if it had not been set
 JUDGED = (  # numbers of it that are known before permits are counted
     "market_state_age_sec",
     "harvest_proposal_age_sec",
@@ -100,7 +101,7 @@ def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]
     IncompleteRecordError
         The record lacks some of it.
     """
-    missing = sorted({*FLAGS, *NUMBERS, "theta", "unit", "risk_guard"} - event.keys())
+    missing = sorted({*FLAGS, *NUMBERS, "theta", "unit", "risk_guard"} - ADDED - event.keys())
     if missing:
         msg = f"the record lacks {', '.join(missing)}"
         raise IncompleteRecordError(msg)
@@ -111,7 +112,7 @@ def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]
         raise IncompleteRecordError(msg) from error
     amount = event.get("notional") if event["unit"] == USD else event.get("qty")
     case: dict[str, Any] = {
-        **{name: event[name] == "1" for name in FLAGS},
+        **{name: event.get(name) == "1" for name in FLAGS},
         **{name: number_or_none(event[name]) for name in NUMBERS},
         "risk_guard": event["risk_guard"],
         "amount": number_or_none(amount),

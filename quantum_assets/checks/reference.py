@@ -282,6 +282,7 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         (opening and case["kill_switch"], "kill_switch_active"),
         (opening and case["disarmed"], "disarmed"),
         (opening and case["risk_guard"], f"risk_guard_{case['risk_guard']}"),
+        (opening and case["unknown_symbol"] and too_old(case["market_state_age_sec"]), "unknown_symbol"),
         (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
         (opening and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
         (opening and too_old(case["position_age_sec"]), "stale_position"),

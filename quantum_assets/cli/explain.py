@@ -25,6 +25,7 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "thrown_meanwhile",
     "disarmed",
     "risk_guard",
+    "unknown_symbol",
     "market_state_age_sec",
     "harvest_proposal_age_sec",
     "position_age_sec",

@@ -44,6 +44,7 @@ class Evidence:
     market_state_age_sec: Floats
     harvest_proposal_age_sec: Floats
     position_age_sec: Floats
+    unknown_symbol: Bools  # the symbol is none of SYMBOLS
     non_live: Bools  # any input is labelled replay, example or synthetic
     kill_score: Floats  # larger of the plan's and the harvest proposal's, NaN where neither has one
     permits_hour: Floats  # permits of the symbol in the last 3600 s
@@ -57,6 +58,10 @@ class Evidence:
 
 def _too_old(age: Floats, theta: GovernorTheta) -> Bools:
     return ~((age >= -CLOCK_SKEW_SEC) & (age <= theta.max_data_age_sec))  # NaN, a missing input, is too old
+
+
+def _unknown(e: Evidence, theta: GovernorTheta) -> Bools:
+    return e.unknown_symbol & _too_old(e.market_state_age_sec, theta)  # another deployment may compute it: then it is known
 
 
 def _beyond_day(e: Evidence, theta: GovernorTheta) -> Bools:
@@ -83,6 +88,7 @@ GATES = (
     Gate(2, KILLED, shuts_closings=False, shuts=lambda e, _: e.kill_switch),
     Gate(2, DISARMED, shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
     *map(_guard, GUARDS),
+    Gate(4, "unknown_symbol", shuts_closings=False, shuts=_unknown),
     Gate(4, "stale_market_state", shuts_closings=False, shuts=lambda e, t: _too_old(e.market_state_age_sec, t)),
     Gate(4, "stale_harvest_proposal", shuts_closings=False, shuts=lambda e, t: _too_old(e.harvest_proposal_age_sec, t)),
     Gate(4, "stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t)),

@@ -229,6 +229,7 @@ class GovernorMachine(RuleBasedStateMachine):
             "disarmed": model.disarmed,
             "risk_guard": "",
             **{f"{name}_age_sec": None if one.written is None else self.now - one.written for name, one in rows.items()},
+            "unknown_symbol": asked.symbol not in SYMBOLS,
             "non_live": any(not one.live for one in rows.values() if one.written is not None),
             "kill_score": max([asked.kill_score, *([harvest.kill_score] if harvest.written is not None else [])]),
             "permits_hour": sum(self.now - when < 3600 for when in granted),

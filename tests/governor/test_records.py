@@ -87,6 +87,30 @@ def test_a_decision_is_made_again_from_its_record(desk: Desk, reason: str) -> No
     assert bool(event["gate"]) == bool(reason)
 
 
+def test_a_symbol_nobody_computes_is_named_and_its_closes_go_on(desk: Desk) -> None:
+    """A misspelt symbol is no stale feed; and what reduces risk is judged as it always was."""
+    for plan_id, action in (("open", "OPEN"), ("close", "CLOSE")):
+        desk.plan(plan_id, "BTCUSDC", action)
+    desk.decide()
+    assert [desk.outcome("open"), desk.outcome("close")] == ["unknown_symbol", ""]
+    event = only(desk, "open")
+    assert (event["unknown_symbol"], event["gate"], decided_again(event)) == ("1", "4", "unknown_symbol")
+    desk.ready("BTCUSDC")
+    desk.plan("computed-elsewhere", "BTCUSDC")
+    desk.decide()
+    assert desk.outcome("computed-elsewhere") == ""
+
+
+def test_a_record_from_before_a_gate_is_decided_again_without_it(desk: Desk) -> None:
+    """An upgrade must not turn the decisions of yesterday into forgeries."""
+    desk.put(MARKET_STATE, SYMBOL, age_sec=121)
+    desk.plan("p1", SYMBOL)
+    desk.decide()
+    event = only(desk, "p1")
+    del event["unknown_symbol"]
+    assert decided_again(event) == "stale_market_state"
+
+
 def test_the_record_tells_values_ages_cycles_and_counts(desk: Desk) -> None:
     """Inputs, the gate, and the limits before and after."""
     desk.put(MARKET_STATE, SYMBOL, age_sec=7)
@@ -174,7 +198,7 @@ def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.Monke
     assert CliRunner().invoke(explain, ["nobody"]).exit_code == 1
     as_json = json.loads(CliRunner().invoke(explain, ["p1", "--json"]).stdout)
     assert as_json["decided_again"] == as_json["event"]["reason"] == ""
-    assert len(as_json["gates"]) == 17
+    assert len(as_json["gates"]) == 18
     stream = desk.store.keys.of("stream_governor_events")
     desk.store.client.delete(stream)
     desk.store.client.xadd(stream, {**as_json["event"], "unreadable": "1"})
