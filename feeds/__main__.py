@@ -19,6 +19,7 @@ import click
 from feeds.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
 from feeds.history import MARGIN, ForeignCandlesError, known_candles, store_candles
 from feeds.ohlcv import Candle, corrections, judge, pages, wanted
+from quantum_assets.cli.feed import HELP, with_options
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings, SettingsError, load_settings
@@ -336,25 +337,10 @@ def _tell(done: Round, feed: Feed, *, as_json: bool) -> None:
     log.info("%d symbols: %s in %.1f s%s%s", len(feed.symbols), counts, done.took_sec, rejected, failed)
 
 
-@click.command()
-@click.option("--exchange", "name", default="binance", show_default=True, help="ccxt's name of the exchange.")
-@click.option("--market", default="future", show_default=True, help="Kind of market, as ccxt calls it: future, swap, spot.")
-@click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
-@click.option("--url", default="", help="Scheme and host of a proxy; default: the exchange itself.")
-@click.option("--once", is_flag=True, help="Fill the history up, and exit.")
-@click.option("--take-over", is_flag=True, help="Replace candles of another writer (a replay's) instead of leaving them alone.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON per round on stdout.")
+@click.command(help=HELP)
+@with_options
 def feed(name: str, market: str, symbols: str | None, url: str, *, once: bool, take_over: bool, as_json: bool) -> None:
-    """Write closed candles of an exchange to quantum:history:ohlcv:<SYMBOL>:1m, and keep them whole.
-
-    \b
-    quantum feed --exchange binance --market future --symbols BTCUSDT,ETHUSDT
-    quantum feed --once
-
-    Public endpoints only: no key is read or accepted. Gaps are filled from the exchange; what it does not have stays a gap, by
-    name. Exit codes: 0 stopped as asked, or filled up; 1 some symbol could not be filled; 2 wrong usage or settings; 3 Redis
-    away (only with --once: without it, the feed goes on trying).
-    """
+    """Feed as asked; see :data:`quantum_assets.cli.feed.HELP`."""
     try:
         settings = load_settings(**({"symbols": symbols} if symbols else {}))
         if settings.candle_interval_sec not in UNITS:

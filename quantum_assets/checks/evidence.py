@@ -95,6 +95,8 @@ class Evidence:
     hurried
         Whether somebody waits for the answer, or asks with settings of his own: `quantum once`, which takes seconds and
         publishes, is then not tried; the last try of the pack is told.
+    universe
+        All symbols of the deployment, where only some of them are judged: a cycle is that of a shard of these.
     """
 
     def __init__(
@@ -104,9 +106,11 @@ class Evidence:
         source_root: Path = SOURCE_ROOT,
         *,
         hurried: bool = False,
+        universe: Sequence[str] = (),
     ) -> None:
         self.store, self.settings, self.keys = store, store.settings, store.keys
         self.symbols: Sequence[str] = store.settings.symbols
+        self._universe = universe if set(self.symbols) <= set(universe) else self.symbols
         self.now = store.clock().timestamp()
         self.source_root = source_root
         self._instance, self._hurried = instance, hurried
@@ -293,8 +297,10 @@ class Evidence:
 
     @cached_property
     def cycles(self) -> list[list[float]]:
-        """When the last cycles of each shard ended, epoch s, newest first."""
-        keys = [self.keys.of("cycles", block[0]) for block in shards(self.settings.symbols, self.settings.shards)]
+        """When the last cycles of each shard with a symbol to be judged ended, epoch s, newest first."""
+        judged = set(self.symbols)
+        blocks = [block for block in shards(self._universe, self.settings.shards) if judged.intersection(block)]
+        keys = [self.keys.of("cycles", block[0]) for block in blocks]
         replies = self.store.run("reading cycles", [("LRANGE", key, 0, -1) for key in keys])
         for key, reply in zip(keys, replies, strict=True):
             if isinstance(reply, Exception):

@@ -59,6 +59,7 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
         click.echo(catalogue(), nl=False)
         return
     settings = load_settings(**given(symbols=symbols))
+    universe = load_settings().symbols
     log_to_stderr("WARNING")
     from quantum_assets.checks.evidence import Evidence
     from quantum_assets.checks.pack import PROOFS, run, told
@@ -73,7 +74,7 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     proofs = [proof for proof in PROOFS if group in (None, proof.group)]
     began = time.monotonic()
     with open_instance(settings) as instance:
-        verdicts = run(lambda: Evidence(store, instance, hurried=True), proofs)
+        verdicts = run(lambda: Evidence(store, instance, hurried=True, universe=universe), proofs)
     now = store.clock().timestamp()
     if as_json:
         rows = [

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(stor
     assert not verdicts["risk_proposal/one_cycle"]["evaluated"]
     assert verify(report.read_text())
     assert store.client.dbsize() == 0
+
+
+def test_some_symbols_are_judged_by_the_cycles_of_their_own_shard(store: RedisStore) -> None:
+    """The loop keeps its times under the first symbol of a shard, which need not be among those asked for."""
+    now = time.time()
+    store.client.rpush(store.keys.of("cycles", "BTCUSDT"), *(now - 10 * ago for ago in range(6)))
+    done = prove(store, "--symbols", "ETHUSDT", "--group", "risk_proposal", "--json", SYMBOLS="BTCUSDT,ETHUSDT,SOLUSDT")
+    verdicts = {one["proof"]: one for one in json.loads(done.stdout)}
+    assert verdicts["risk_proposal/cadence"]["passed"], verdicts["risk_proposal/cadence"]
+    strange = prove(store, "--symbols", "XRPUSDT", "--group", "risk_proposal", "--json", SYMBOLS="BTCUSDT,ETHUSDT,SOLUSDT")
+    (cadence,) = [one for one in json.loads(strange.stdout) if one["proof"] == "risk_proposal/cadence"]
+    assert not cadence["passed"]
 
 
 @pytest.mark.parametrize(("tampered", "code"), [(False, 0), (True, 1)])

@@ -379,6 +379,11 @@ def test_without_the_library_the_command_says_how_to_get_it() -> None:
     )
     assert done.returncode == 2
     assert "make feed" in done.stderr
+    helped = subprocess.run(
+        [sys.executable, "-m", "quantum_assets.cli", "feed", "--help"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "--take-over" in helped.stdout
+    assert "quantum feed --once" in helped.stdout
 
 
 def test_only_the_feed_imports_the_exchange_and_nobody_imports_the_feed() -> None:
