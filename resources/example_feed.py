@@ -95,8 +95,8 @@ class ExamplePosition:
     pressure: str
 
 
-# With stops near their minimum of 0.5 %, 1 R is about 0.5 % of the entry: about +2.5 R, +4.5 R and -1 R at the start. Positions are
-# worth about 230 USD and plans a quarter of that, so that what is permitted in a day fits the daily limit of 5,000 USD per symbol.
+# With stops near their minimum of 0.5 %, 1 R is about 0.5 % of the entry: about +2.5 R, +4.5 R and -1 R at the start. Positions
+# are worth about 230 USD and plans a quarter of that: what is permitted in a day fits the daily limit of 5,000 USD per symbol.
 EXAMPLES: Mapping[str, ExamplePosition] = {
     "BTCUSDT": ExamplePosition("LONG", 0.002, 0.9865, 400.0, 0.82, 0.74, "INCREASE"),
     "ETHUSDT": ExamplePosition("SHORT", 0.064, 1.0245, 300.0, 0.61, 0.55, "HOLD"),

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
-from circus.stream import StdoutStream
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 
+from resources.console import LOG_FILE, NamedStream
 from resources.home import prepare_home
 from resources.settings import Settings
 
@@ -48,26 +48,6 @@ class Process:
     name: str
     command: tuple[str, ...]
     after: str = ""
-
-
-class NamedStream(StdoutStream):  # type: ignore[misc]
-    """Prints each line of a process behind its name."""
-
-    WIDTH: ClassVar[int] = 10
-
-    def __init__(self, name: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.name = name
-        self.unfinished = ""
-
-    def __call__(self, chunk: dict[str, Any]) -> None:
-        """Print one chunk of output."""
-        text = chunk["data"]
-        *lines, self.unfinished = (self.unfinished + (text.decode(errors="replace") if isinstance(text, bytes) else text)).split(
-            "\n"
-        )
-        sys.stderr.writelines(f"{self.name:>{self.WIDTH}} | {line}\n" for line in lines)
-        sys.stderr.flush()
 
 
 class OwnedRedirector(Redirector):  # type: ignore[misc]
@@ -242,12 +222,23 @@ class Supervisor(Arbiter):  # type: ignore[misc]
                 self.loop.call_later(ASK_AGAIN_SEC, self.stop)
 
 
-def supervisor(listed: Sequence[Process], home: Path) -> Supervisor:
-    """Build the supervisor of some processes; ``start`` returns when SIGINT or SIGTERM has stopped them all."""
+def supervisor(listed: Sequence[Process], home: Path, *, verbose: bool = False) -> Supervisor:
+    """Build the supervisor of some processes; ``start`` returns when SIGINT or SIGTERM has stopped them all.
+
+    Parameters
+    ----------
+    listed
+        In the order of their start.
+    home
+        Instance folder, with the log file of all of them.
+    verbose
+        Whether routine lines are shown on the console, too.
+    """
     logging.getLogger("tornado.application").addFilter(_not_a_conflict)
     watchers = []
     for order, process in enumerate(listed):
-        printed = {"class": f"{NamedStream.__module__}.{NamedStream.__qualname__}", "name": process.name}
+        printed: dict[str, Any] = {"class": f"{NamedStream.__module__}.{NamedStream.__qualname__}", "name": process.name}
+        printed |= {"log_file": str(home / LOG_FILE), "verbose": verbose}
         restarts = Restarts(process)
         hooks: dict[str, tuple[Callable[..., Any], bool]] = {
             "before_spawn": (restarts.before_spawn, False),

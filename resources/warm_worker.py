@@ -27,8 +27,10 @@ from celery.signals import (
     worker_process_init,
     worker_ready,
 )
+from celery.states import SUCCESS
 from celery.utils.log import get_multiprocessing_logger
 from celery.worker.consumer import Consumer
+from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 from dagster_celery.make_app import make_app
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
@@ -45,6 +47,7 @@ RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, abou
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566
 GARBAGE_LOOKED_FOR_EVERY = 50_000  # allocations; Python's own 700 cost a twentieth of a cycle, whose garbage has no cycles
 HEARTBEAT_SEC = 5
+RUNS = (TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME)
 RECONNECT_SEC = 1  # Celery's own pause grows to 30 s, three cycles after the broker is back
 
 log = logging.getLogger("quantum.worker")
@@ -129,8 +132,15 @@ def _tie_to_parent(**_: Any) -> None:
 
 
 @task_postrun.connect  # type: ignore[untyped-decorator]
-def _tidy_up_after_a_run(**_: Any) -> None:
+def _tidy_up_after_a_run(sender: Any, task_id: str, state: str, **_: Any) -> None:
+    """Forget the result of a run that has ended: Dagster knows how, and each would stay in Redis for RESULT_KEPT_SEC.
+
+    Until then it names the process that executes the run, which is how a dead one is found.
+    """
     DATABASES.checkpoint()
+    if state == SUCCESS and sender.name in RUNS:
+        with suppress(*app.backend.connection_errors):
+            app.AsyncResult(task_id).forget()
 
 
 @task_failure.connect  # type: ignore[untyped-decorator]

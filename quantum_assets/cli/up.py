@@ -54,6 +54,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         sys.exit(EXIT_FAILED)
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
+    from resources.console import LOG_FILE
     from resources.home import lock_home, prepare_home
     from resources.stack import processes, supervisor
 
@@ -63,8 +64,10 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         sys.exit(EXIT_FAILED)
     _announce_later(port)
     feed = ("--dir", str(replay_dir.resolve()), *(("--examples",) if examples else ())) if replay_dir is not None else ()
-    watcher = supervisor(processes(settings, port=port, feed=feed, redis_port=redis_port), settings.quantum_home.resolve())
+    listed, home = processes(settings, port=port, feed=feed, redis_port=redis_port), settings.quantum_home.resolve()
+    watcher = supervisor(listed, home, verbose=settings.log_level == "DEBUG")
     click.echo(f"Starting: {', '.join(one.name for one in watcher.watchers)}. Ctrl-C stops everything.", err=True)
+    click.echo(f"Every line, also the publications of each cycle: {home / LOG_FILE} (LOG_LEVEL=DEBUG shows them here)", err=True)
     try:
         watcher.start()  # returns when SIGINT or SIGTERM has stopped every process
     finally:
