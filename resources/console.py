@@ -19,7 +19,7 @@ from circus.stream import StdoutStream
 
 from quantum_assets.contracts.reading import printable
 
-LOG_FILE = Path("logs") / "quantum.log"  # under the instance folder
+LOG_FILE = "quantum.log"  # in the instance folder; Dagster's telemetry empties the folder logs
 LOG_BYTES_MAX, LOGS_KEPT = 20_000_000, 5  # three symbols write about 50 MB a day
 ROUTINE = (  # loggers of what every cycle repeats
     "quantum.publish",

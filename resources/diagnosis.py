@@ -181,7 +181,7 @@ def _chosen(settings: Settings) -> Iterator[Finding]:
         yield Finding("settings", "warn", "ALLOW_SYNTHETIC=true", told)
     if not settings.alert_urls:
         told = "set it, then try it: quantum alerts test"
-        empty = "ALERT_URLS is not set here; nor for the watcher? Then alerts reach only the stream and the strip"
+        empty = "ALERT_URLS is not set here; nor for the watcher? Then alerts reach only the stream and the status banner"
         yield Finding("settings", "warn", empty, told)
     yield Finding(
         "settings", "ok", f"{len(settings.symbols)} symbols, {settings.shards} shards, every {settings.publish_interval_sec} s"

@@ -17,7 +17,7 @@ from resources.lease import standing_by
 
 IMPORT_WITHIN_SEC = 30
 FEED = "feeds"  # our own exchange feed: it brings ccxt, and has no place here
-WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the strip and its supervisor
+WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the status banner and its supervisor
 
 
 proof = Prover(GOVERNOR_STATE.asset, group="all", per_symbol=False)

@@ -128,6 +128,7 @@ def test_a_partition_is_green_with_the_next_success_although_nothing_has_changed
     assert failed(instance, "market_state") == set()
 
 
+@pytest.mark.slow
 def test_one_record_is_made_of_a_failure_however_many_cycles_it_lasts(world, instance) -> None:
     """An hour of twenty dead symbols must not fill the list of runs, nor the event log."""
     run_cycle(world, instance)
@@ -141,6 +142,7 @@ def test_one_record_is_made_of_a_failure_however_many_cycles_it_lasts(world, ins
     assert failed(instance, "market_state") == {"BTCUSDT", "ETHUSDT"}
 
 
+@pytest.mark.slow
 def test_a_symbol_that_flaps_is_recorded_once_a_minute_at_most(world, instance) -> None:
     """A writer in trouble deletes and writes its key all the time."""
     run_cycle(world, instance)
@@ -194,6 +196,7 @@ def test_retention_keeps_the_failure_while_it_lasts(world, instance) -> None:
     assert "market_state of BTCUSDT cannot be computed: candles_missing" in words
 
 
+@pytest.mark.slow
 def test_the_check_fresh_is_a_warning_and_then_a_failure_at_the_limits_of_the_watcher_and_green_at_once(world, instance) -> None:
     """It is the badge of the asset: of the oldest symbol, not of the newest."""
     run_cycle(world, instance)
@@ -214,6 +217,7 @@ def test_the_check_fresh_is_a_warning_and_then_a_failure_at_the_limits_of_the_wa
     assert len(checks(instance, "risk_proposal", "fresh")) == 3
 
 
+@pytest.mark.slow
 def test_inputs_are_observed_per_symbol_when_their_state_changes_and_the_check_names_who_cannot_be_used(world, instance) -> None:
     """The root of the graph shows the fault."""
     run_cycle(world, instance)

@@ -148,7 +148,9 @@ def test_a_check_turns_red_when_a_number_is_forged_and_green_with_the_next_publi
     front.wait_for_result("recomputed", "succeeded")
     with forged_target(front.home, "BTCUSDT"):
         front.wait_for_result("recomputed", "failed")
-        expect(front.page.get_by_role("cell", name=re.compile("^proposed_tp is"))).to_be_visible()  # the strip may say it, too
+        expect(
+            front.page.get_by_role("cell", name=re.compile("^proposed_tp is"))
+        ).to_be_visible()  # the status banner may say it, too
         expect(front.page.get_by_text("BTCUSDT", exact=True).last).to_be_visible()
         front.page.wait_for_timeout(2 * CYCLE_SEC * 1000)
         assert front.result_of("recomputed") in ("failed", "in progress")  # and not forgotten at the next materialization

@@ -49,6 +49,7 @@ def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(stor
     assert store.client.dbsize() == 0
 
 
+@pytest.mark.slow
 def test_some_symbols_are_judged_by_the_cycles_of_their_own_shard(store: RedisStore) -> None:
     """The loop keeps its times under the first symbol of a shard, which need not be among those asked for."""
     now = time.time()

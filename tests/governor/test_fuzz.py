@@ -91,7 +91,14 @@ def test_malformed_plans_are_blocked_by_name_and_acknowledged(store: RedisStore)
     assert desk.outcome("well-formed") == ""
 
 
-NAMED = ("evaluation_error", "stale_market_state", "disarmed", "kill_score_critical_non_close", "daily_limit_exceeded")
+NAMED = (
+    "evaluation_error",
+    "stale_market_state",
+    "unknown_symbol",
+    "disarmed",
+    "kill_score_critical_non_close",
+    "daily_limit_exceeded",
+)
 
 
 def test_malformed_positions_open_nothing(make_store: Callable[..., RedisStore]) -> None:

@@ -16,12 +16,14 @@ import psutil
 import pytest
 
 from definitions import PUBLISHED_TABLES
+from resources.console import LOG_FILE
 from tests.servers import free_port
 from tests.world import SAMPLE, materialized
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SYMBOLS = {"BTCUSDT", "ETHUSDT", "SOLUSDT"}
 RESIDENT_MAX_MB = 1_200  # of all processes but the feed of examples, pages shared by several counted once
+RUNS_AT_A_TIME = 3  # one of the loop and two beside it
 
 
 def wait_for(what: str, check: Callable[[], bool], within_sec: float = 120) -> None:
@@ -99,6 +101,16 @@ def all_materialized(home: Path) -> bool:
         return judged and intended and all(materialized(instance, asset) == SYMBOLS for asset in by_symbol)
 
 
+def results_kept(home: Path) -> int:
+    """Count what Celery keeps of tasks: of those that run, and of no other."""
+    import redis
+
+    from resources.settings import load_settings
+
+    client = redis.Redis.from_url(load_settings(quantum_home=home / "q").url)
+    return sum(1 for _ in client.scan_iter("*celery-task-meta-*", count=1000))
+
+
 def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_trace(tmp_path: Path) -> None:
     """The first two minutes of every user."""
     port = free_port()
@@ -107,6 +119,11 @@ def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_t
         wait_for("the page", lambda: 'src="/banner"' in page(port))
         wait_for("its status banner", lambda: "EXAMPLE DATA" in page(port, "/banner"))
         wait_for("its address in the output", lambda: f"User interface: http://localhost:{port}" in output.read_text())
+        kept = (tmp_path / "q" / LOG_FILE).read_text()
+        assert "Published proposal for BTCUSDT: SL=$" in kept
+        assert "Published proposal" not in output.read_text()
+        assert "\x1b" not in kept + output.read_text()
+        assert results_kept(tmp_path) <= RUNS_AT_A_TIME
         lasting = [one for one in family(tmp_path) if "resources.example_feed" not in one.cmdline()]
         assert sum(one.memory_full_info().pss for one in lasting) / 1e6 < RESIDENT_MAX_MB
         process.send_signal(signal.SIGINT)
