@@ -16,6 +16,8 @@ PAGES = {
     "lineage": "/assets/governor_permit?view=lineage&lineageScope=upstream&lineageDepth=5",
     "partition": "/assets/risk_proposal?view=partitions&partition=ETHUSDT",
 }
+DESK_PAGES = {"desk": "/desk", "symbol": "/desk/ETHUSDT"}
+DESK_SIZES = {"desk": {"width": 1440, "height": 520}, "symbol": {"width": 1440, "height": 930}}
 SETTLE_MS = 3000  # until plots and tables stand still
 
 
@@ -29,11 +31,12 @@ def main() -> None:
             front.open(path)
             front.page.wait_for_timeout(2 * SETTLE_MS)
             front.page.screenshot(path=IMAGES / f"{name}.png")
-        front.open("/assets/symbol_chart")
-        front.materialize("BTCUSDT")
-        front.open_chart("BTCUSDT")
-        front.page.wait_for_timeout(SETTLE_MS)
-        front.page.screenshot(path=IMAGES / "chart.png")
+        for name, path in DESK_PAGES.items():
+            front.page.set_viewport_size(DESK_SIZES[name])
+            front.open(path)
+            front.page.wait_for_timeout(SETTLE_MS)
+            front.page.screenshot(path=IMAGES / f"{name}.png", scale="css")
+        front.page.set_viewport_size(WIDE["viewport"])
         with forged_target(front.home, "BTCUSDT"):
             front.wait_for_result("recomputed", "failed")
             front.page.wait_for_timeout(SETTLE_MS)
