@@ -29,6 +29,7 @@ from quantum_assets.freshness import CANDLES, WELL, Condition, Limits, Vital, ev
 from quantum_assets.kernels.columns import REGIMES
 from quantum_assets.kernels.governor import BURST
 from resources.failures import Failure, read_failures
+from resources.governor_events import last_decisions, last_kill, newest_events
 from resources.guards import GuardReading, read_guards
 from resources.redis_store import RedisStore
 from resources.switches import Switches, read_switches
@@ -372,7 +373,7 @@ def read_openings(store: RedisStore) -> Openings:
         The server is away.
     """
     switches, guards = read_switches(store), read_guards(store)
-    killed = _last_kill(store) if switches.killed else {}
+    killed = last_kill(newest_events(store, EVENTS_READ)[0]) if switches.killed else {}
     return openings(switches, guards, killed)
 
 
@@ -617,24 +618,10 @@ def read_symbol(store: RedisStore, symbol: str) -> Symbol:
     RedisUnavailableError
         The server is away.
     """
-    from quantum_assets.cli.permits import last_decisions
-
     faults = read_faults(store, [symbol])
     (row,) = read_rows(store, [symbol], faults)
-    decisions = last_decisions(_governor_events(store), symbol=symbol, count=DECISIONS_SHOWN)
+    decisions = last_decisions(newest_events(store, EVENTS_READ)[0], symbol=symbol, count=DECISIONS_SHOWN)
     return Symbol(row, faults[symbol], tuple(decisions))
-
-
-def _last_kill(store: RedisStore) -> dict[str, str]:
-    from quantum_assets.cli.permits import last_kill
-
-    return last_kill(_governor_events(store))
-
-
-def _governor_events(store: RedisStore) -> list[Any]:
-    command = ("XREVRANGE", store.keys.of("stream_governor_events"), "+", "-", "COUNT", EVENTS_READ)
-    (reply,) = store.run("reading decisions", [command])
-    return [] if isinstance(reply, Exception) else list(reply)
 
 
 def _only(store: RedisStore, symbols: Sequence[str]) -> RedisStore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,7 @@ from resources.settings import load_settings
 
 if TYPE_CHECKING:
     from resources.guards import GuardReading
-    from resources.redis_store import RedisStore
     from resources.switches import Switches
-
-DECISIONS = {"PERMIT": "permit", "BLOCK": "block"}  # other events of the stream are switches
-COUNTS = ("permits_hour", "permits_5min", "day_total")
 
 
 @click.command()
@@ -34,6 +29,7 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
 
     Exit codes: 0 shown; 2 wrong usage or settings; 3 Redis away. Events that cannot be read are an empty list, and named.
     """
+    from resources.governor_events import last_decisions, last_kill, newest_events
     from resources.guards import read_guards
     from resources.redis_store import RedisStore
     from resources.switches import read_switches
@@ -66,77 +62,6 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         _print(decisions)
 
 
-def newest_events(store: RedisStore) -> tuple[list[tuple[bytes, Any]], str]:
-    """Read the governor's events, newest first, or say why they cannot be read."""
-    from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
-
-    stream = store.keys.of("stream_governor_events")
-    (reply,) = store.run("reading decisions", [("XREVRANGE", stream, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN)])
-    return ([], f"{stream}: {reply}") if isinstance(reply, Exception) else (reply, "")
-
-
-def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, count: int) -> list[dict[str, Any]]:
-    """Select the newest decisions of each symbol.
-
-    Parameters
-    ----------
-    entries
-        Of the governor's events, newest first.
-    symbol
-        Only this one.
-    count
-        At most so many per symbol.
-
-    Returns
-    -------
-    list of dict
-        By symbol, newest first: symbol, time (epoch s), plan_id, action, outcome, reason, and the counts before the decision.
-    """
-    from resources.foreign import number_or_none
-    from resources.redis_store import texts
-
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for entry_id, raw in entries:
-        fields = texts(raw)
-        whose = fields.get("symbol", "")
-        if fields.get("event") not in DECISIONS or symbol not in (None, whose) or len(found[whose]) == count:
-            continue
-        found[whose].append(
-            {
-                "symbol": whose,
-                "time": number_or_none(fields.get("timestamp_epoch")) or int(entry_id.partition(b"-")[0]) / 1000,
-                "plan_id": fields.get("plan_id", ""),
-                "action": fields.get("action", ""),
-                "outcome": DECISIONS[fields["event"]],
-                "reason": fields.get("reason", ""),
-                **{name: number_or_none(fields.get(name)) for name in COUNTS},
-            }
-        )
-    return [one for whose in sorted(found) for one in found[whose]]
-
-
-def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
-    """Find who first set the kill switch since it was last armed, why and when, among the governor's events, newest first.
-
-    Returns
-    -------
-    dict
-        by, reason, at; empty when there is no record of it: another program set it, or the record is no longer kept.
-    """
-    from quantum_assets.incidents import moment_text
-    from resources.redis_store import texts
-
-    found: dict[str, str] = {}
-    for entry_id, raw in entries:
-        fields = texts(raw)
-        if fields.get("event") == "ARMED":
-            break
-        if fields.get("event") == "KILL":
-            at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
-            found = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
-    return found
-
-
 def blocked_because(switches: Switches, guards: GuardReading, events: Callable[[], Iterable[tuple[bytes, Any]]]) -> list[str]:
     """Name everything that blocks all openings, in the order of the gates; empty when the governor is armed.
 
@@ -147,6 +72,8 @@ def blocked_because(switches: Switches, guards: GuardReading, events: Callable[[
     events
         Reads the governor's events, newest first; asked only for who set the kill switch.
     """
+    from resources.governor_events import last_kill
+
     causes = []
     if switches.killed:
         killed = last_kill(events())
@@ -181,6 +108,7 @@ def _guard_line(guard: str, said: Mapping[str, str]) -> str:
 def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
     from quantum_assets.cli.layout import Column, console, records
     from quantum_assets.incidents import moment_text
+    from resources.governor_events import COUNTS
 
     columns = (
         Column("symbol"),

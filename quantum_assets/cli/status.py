@@ -149,7 +149,8 @@ def _failing(failure: Failure, now: float) -> str:
 
 
 def _blocked(store: RedisStore) -> list[str]:
-    from quantum_assets.cli.permits import blocked_because, newest_events
+    from quantum_assets.cli.permits import blocked_because
+    from resources.governor_events import newest_events
     from resources.guards import read_guards
     from resources.switches import read_switches
 

@@ -1,0 +1,79 @@
+"""The governor's newest events as people ask for them: the last decisions of each symbol, and who set the kill switch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
+from resources.foreign import number_or_none
+from resources.redis_store import RedisStore, texts
+
+DECISIONS = {"PERMIT": "permit", "BLOCK": "block"}  # other events of the stream are switches
+COUNTS = ("permits_hour", "permits_5min", "day_total")
+
+
+def newest_events(store: RedisStore, count: int = EVENTS_STREAM_MAXLEN) -> tuple[list[tuple[bytes, Any]], str]:
+    """Read the governor's events, newest first, or say why they cannot be read."""
+    stream = store.keys.of("stream_governor_events")
+    (reply,) = store.run("reading decisions", [("XREVRANGE", stream, "+", "-", "COUNT", count)])
+    return ([], f"{stream}: {reply}") if isinstance(reply, Exception) else (reply, "")
+
+
+def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, count: int) -> list[dict[str, Any]]:
+    """Select the newest decisions of each symbol.
+
+    Parameters
+    ----------
+    entries
+        Of the governor's events, newest first.
+    symbol
+        Only this one.
+    count
+        At most so many per symbol.
+
+    Returns
+    -------
+    list of dict
+        By symbol, newest first: symbol, time (epoch s), plan_id, action, outcome, reason, and the counts before the decision.
+    """
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entry_id, raw in entries:
+        fields = texts(raw)
+        whose = fields.get("symbol", "")
+        if fields.get("event") not in DECISIONS or symbol not in (None, whose) or len(found[whose]) == count:
+            continue
+        found[whose].append(
+            {
+                "symbol": whose,
+                "time": number_or_none(fields.get("timestamp_epoch")) or int(entry_id.partition(b"-")[0]) / 1000,
+                "plan_id": fields.get("plan_id", ""),
+                "action": fields.get("action", ""),
+                "outcome": DECISIONS[fields["event"]],
+                "reason": fields.get("reason", ""),
+                **{name: number_or_none(fields.get(name)) for name in COUNTS},
+            }
+        )
+    return [one for whose in sorted(found) for one in found[whose]]
+
+
+def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
+    """Find who first set the kill switch since it was last armed, why and when, among the governor's events, newest first.
+
+    Returns
+    -------
+    dict
+        by, reason, at; empty when there is no record of it: another program set it, or the record is no longer kept.
+    """
+    from quantum_assets.incidents import moment_text
+
+    found: dict[str, str] = {}
+    for entry_id, raw in entries:
+        fields = texts(raw)
+        if fields.get("event") == "ARMED":
+            break
+        if fields.get("event") == "KILL":
+            at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
+            found = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
+    return found
