@@ -24,7 +24,7 @@ from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401
 from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of, shipped_config, url_of, with_passwords
 from tests.stack.test_units import UNITS
 from tests.stack.test_units import unit as read_unit
-from tests.stack.test_up import family, wait_for
+from tests.stack.test_up import command_of, family, wait_for
 from tests.world import (
     SAMPLE,
     write_plan,
@@ -211,7 +211,7 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
         outputs[path] = fetch(f"http://127.0.0.1:{port}{path}")
     assert "quantum_dagster_up 1.0" in outputs["/metrics"]
     outputs["report"] = report.read_text()
-    outputs["titles"] = "\n".join(f"{one.name()} {' '.join(one.cmdline())}" for one in family(running.home))
+    outputs["titles"] = "\n".join(f"{one.name()} {command_of(one)}" for one in family(running.home))
     outputs["redis"] = "\n".join(everything_in(server))
     outputs["postgres"] = subprocess.run(
         ["pg_dump", running.postgres], capture_output=True, text=True, check=True, timeout=60
@@ -231,7 +231,7 @@ def test_the_stack_works_under_role_users_over_tls_and_gives_no_secret_away(runn
 def let_a_request_go_by(running: Stack) -> None:
     """Freeze the workers until the sensor gives a cycle up, which it tells them: a right that is needed on bad days only."""
     told = running.said.read_text().count(GIVEN_UP)
-    workers = [one for one in family(running.home) if "celery" in " ".join(one.cmdline())]
+    workers = [one for one in family(running.home) if "celery" in command_of(one)]
     for one in workers:
         one.suspend()
     wait_for("a cycle to be given up", lambda: running.said.read_text().count(GIVEN_UP) > told, 60)

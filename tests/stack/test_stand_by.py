@@ -15,7 +15,7 @@ import redis
 
 from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import valkey
-from tests.stack.test_up import family, wait_for
+from tests.stack.test_up import command_of, family, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ class Host:
 
     def daemons(self) -> int:
         """Count Dagster's daemons of this host."""
-        return sum("dagster._daemon" in " ".join(one.cmdline()) for one in family(self.folder))
+        return sum("dagster._daemon" in command_of(one) for one in family(self.folder))
 
     def stands_by(self) -> int:
         """Count how often it said so; the sensors of a daemon that still runs say it, too."""

@@ -84,6 +84,14 @@ def family(home: Path) -> list[psutil.Process]:
     return found
 
 
+def command_of(process: psutil.Process) -> str:
+    """Read a process's command line; one that ended since it was found has none."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def page(port: int, path: str = "/") -> str:
     try:
         return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10).read().decode()
@@ -124,7 +132,7 @@ def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_t
         assert "Published proposal" not in output.read_text()
         assert "\x1b" not in kept + output.read_text()
         assert results_kept(tmp_path) <= RUNS_AT_A_TIME
-        lasting = [one for one in family(tmp_path) if "resources.example_feed" not in one.cmdline()]
+        lasting = [one for one in family(tmp_path) if "resources.example_feed" not in command_of(one)]
         assert sum(one.memory_full_info().pss for one in lasting) / 1e6 < RESIDENT_MAX_MB
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0
