@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import sys
@@ -23,6 +22,7 @@ import redis
 from dagster._core.scheduler.instigation import InstigatorTick
 
 from benchmarks.report import say
+from resources.home import prepare_home
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
 from sensors.cycle import CYCLE_JOB_NAME
@@ -51,6 +51,7 @@ class World:
         self.renewed = 0.0
         self.muted: set[str] = set()  # symbols whose position is not written
         self.frozen = False  # no candle is written
+        self.dead: set[str] = set()  # symbols of which no candle is written
         self.stopped = threading.Event()
 
     def marks(self) -> list[float]:
@@ -98,13 +99,18 @@ class World:
         of, now = self.store.keys.of, now_ms // 1000
         commands: list[tuple[object, ...]] = []
         for symbol, mark in zip(self.symbols, self.marks(), strict=True):
-            if not self.frozen:
+            if not self.frozen and symbol not in self.dead:
                 commands.append(self.candle(symbol, now_ms, mark))
             commands.append(("HSET", of("base_target", symbol), "target_usd", 1000, "confidence", 0.9, "timestamp", now))
             commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
         commands.append(("HSET", of("equity"), "equity", 10_000, "peak", 10_000, "last_update_ts", now))
         self.send(commands)
         self.renewed = time.time()
+
+    def kill(self, symbols: Iterable[str]) -> None:
+        """Delete the candles of some symbols, and write them no more."""
+        self.dead |= set(symbols)
+        self.store.client.delete(*(self.store.keys.of("candles_history", symbol) for symbol in self.dead))
 
     def run(self) -> None:
         """Move until told to stop; a move the server was too slow for is left out."""
@@ -235,7 +241,7 @@ def running(configuration: Configuration, count: int, **settings: object) -> Ite
         world = World(store)
         world.fill()
         if configuration == "product":
-            shutil.copy(PROJECT / "dagster.yaml", home)
+            prepare_home(store.settings)
             command = ["quantum_assets.cli", "up", "--port", str(free_port())]
         else:
             (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")

@@ -10,9 +10,9 @@ from benchmarks.report import arguments, folder
 
 WIDTH = 128
 INTRODUCTION = """
-`make bench` measures everything but the several hosts, the chaos trial and the detection of faults in one run (about
-an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is generated from them.
-`python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than absolute numbers.
+`make bench` measures everything but the several hosts, the chaos trial, the detection of faults and the hour with dead symbols
+in one run (about an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is generated from
+them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than absolute numbers.
 """
 NAMES = {
     "stock": "stock Dagster: default launcher, multiprocess executor",
@@ -312,6 +312,43 @@ def split_brain(figures: Figures) -> str:
         second stack. It published {figures["taken_over_sec"]} s after the first one was killed.""")
 
 
+def dead_symbols(figures: Figures) -> str:
+    """Render the stack with dead symbols beside the healthy one."""
+    rows = [
+        [
+            name,
+            one["cycles"],
+            number(one["stored_events_per_cycle"], 0),
+            one["check_evaluations"],
+            one["failed_partitions_recorded"],
+            of(one["latency_sec"], "p50", "p95", "max"),
+            number(one["cpu_sec_per_cycle"]),
+        ]
+        for name, one in (("all healthy", figures["healthy"]), (f"{figures['dead']} dead", figures["with_dead"]))
+    ]
+    ratio = figures["latency_ratio"]
+    return (
+        f"## {figures['dead']} dead symbols of {figures['symbols']} (`benchmarks.dead_symbols`)\n"
+        + paragraph("""
+            Two stacks at the same time on the same machine, each with its own Redis server; of one the candles of some symbols
+            are deleted and written no more. Events are all that Dagster's log takes: those of the runs, of failed partitions,
+            of checks and of observed inputs. A failed partition is recorded once per asset and change.""")
+        + table(
+            [
+                "",
+                "cycles",
+                "events stored per cycle",
+                "check evaluations",
+                "failed partitions recorded",
+                "tick to last materialization, s: p50 / p95 / max",
+                "CPU, s per cycle",
+            ],
+            rows,
+        )
+        + paragraph(f"Ratios: events {figures['events_ratio']}, latency {ratio['p50']} at p50 and {ratio['p95']} at p95.")
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -323,7 +360,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "scrape": scrape,
     "split_brain": split_brain,
 }
-SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection}
+SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection, "dead_symbols": dead_symbols}
 
 
 def page(results: Path) -> str:
