@@ -16,6 +16,7 @@ from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
+from tornado import gen
 
 from resources.console import LOG_FILE, NamedStream
 from resources.home import prepare_home
@@ -23,6 +24,7 @@ from resources.settings import Settings
 
 STOP_GRACE_SEC = 8  # then a process is killed
 ASK_AGAIN_SEC = 0.1
+SERVER = "valkey"  # name of the process that all others write to
 SOCKET_PATH_MAX = 100  # the kernel refuses longer socket names
 LONGEST_PAUSE_SEC = 8  # so that the loop resumes within 15 s of its part being able to live again
 STEADY_AFTER_SEC = 60  # who lived this long was well: its next death is a new trouble, and costs no pause
@@ -120,7 +122,7 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
 
 def valkey(port: int) -> Process:
     """Give the embedded server."""
-    return _python("valkey", f"-m resources.embedded_server {port}")
+    return _python(SERVER, f"-m resources.embedded_server {port}")
 
 
 def example_feed(*arguments: str) -> Process:
@@ -220,6 +222,14 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         except ConflictError:
             if not self._stopping:
                 self.loop.call_later(ASK_AGAIN_SEC, self.stop)
+
+    @gen.coroutine
+    def _stop_watchers(self, close_output_streams: bool = False, watcher_iter_func: Any = None) -> Any:  # noqa: FBT001, FBT002
+        """Stop the server when those who write to it have ended; circus stops all at once, and each would complain of it."""
+        watchers = (watcher_iter_func or self.iter_watchers)(reverse=False)
+        for servers in (False, True):
+            group = [one for one in watchers if (one.name == SERVER) is servers]
+            yield gen.multi([watcher._stop(close_output_streams) for watcher in group])  # noqa: SLF001 - as the method it replaces
 
 
 def supervisor(listed: Sequence[Process], home: Path, *, verbose: bool = False) -> Supervisor:

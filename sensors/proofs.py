@@ -50,6 +50,8 @@ def decide_proofs(seen: Seen, interval_sec: float) -> str:
     """Say why the pack does not run now; empty when it does."""
     if seen.since_cycle is None:
         return "no cycle has ended yet: there is nothing to prove"
+    if seen.since_requested is None and seen.since_cycle > JUST_ENDED_SEC:
+        return "waiting for the first cycle: what stands was published before this start"
     if seen.since_requested is None or seen.since_requested < 0:  # a clock set back since must not end the proofs
         return ""
     due_since = seen.since_requested - interval_sec + SLACK_SEC

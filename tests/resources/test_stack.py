@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from resources.stack import LONGEST_PAUSE_SEC, STEADY_AFTER_SEC, Process, Restarts, pause_sec
+from resources.stack import LONGEST_PAUSE_SEC, SERVER, STEADY_AFTER_SEC, Process, Restarts, pause_sec
 
 CRASHES = Process("crashes", (sys.executable, "-c", "raise SystemExit(3)"))
 STEADY = Process("steady", ("sleep", "600"))
@@ -82,6 +82,42 @@ def test_a_pause_holds_up_no_other_process_and_no_stop(tmp_path: Path) -> None:
         read_until("steady died (")
         supervisor.send_signal(signal.SIGTERM)
         assert supervisor.wait(30) == 0
+
+
+WRITES_TO_THE_END = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1], "ended").touch()
+    raise SystemExit
+signal.signal(signal.SIGTERM, end)
+print("WARNING writing", flush=True)
+time.sleep(600)
+"""
+SERVES = """
+import pathlib, signal, sys, time
+def end(*_):
+    print("WARNING " + ("served to the end" if pathlib.Path(sys.argv[1], "ended").exists() else "left alone"), flush=True)
+    raise SystemExit
+signal.signal(signal.SIGTERM, end)
+time.sleep(600)
+"""
+
+
+def test_the_server_is_stopped_when_those_who_write_to_it_have_ended(tmp_path: Path) -> None:
+    """Stopped all at once, the workers filled the screen of whoever pressed Ctrl-C with tracebacks."""
+    writer = Process("writer", (sys.executable, "-c", WRITES_TO_THE_END, str(tmp_path)))
+    server = Process(SERVER, (sys.executable, "-c", SERVES, str(tmp_path)))
+    script = SUPERVISOR.format(change="", crashes=server, steady=writer)
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True) as supervisor:
+        try:
+            said = next(line for line in supervisor.stderr if "writing" in line)
+            supervisor.send_signal(signal.SIGINT)
+            said += supervisor.communicate(timeout=40)[1]
+        finally:
+            supervisor.kill()
+    assert "served to the end" in said
+    assert "left alone" not in said
 
 
 MANY = """

@@ -12,6 +12,7 @@ NEVER = None
     [
         (NEVER, NEVER, False),  # nothing has been published: everything would be red
         (NEVER, 1, True),
+        (NEVER, 120, False),  # what stands is of another day, and would be judged as if it were of this one
         (30, 1, False),
         (57, 1, False),
         (58, 1, True),
