@@ -74,6 +74,7 @@ class Proven:
     folder: Path
     source_root: Path = SOURCE_ROOT
     closes: dict[str, list[float]] = field(default_factory=dict)
+    whole: dict[str, bool] = field(default_factory=dict)  # the check `sound` of all symbols as the last pack recorded it
 
     def verdicts(self, titles: str = "") -> dict[str, Any]:
         """Judge the pack, or the proofs whose title starts so."""
@@ -656,7 +657,11 @@ def sounds(world: Proven) -> dict[tuple[str, str], bool]:
     job = assemble(world.store).resolve_job_def(PROOFS_JOB_NAME)
     result = job.execute_in_process(instance=world.instance, run_config=QUIET)
     found = [event.event_specific_data for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
-    return {(one.asset_key.to_user_string(), one.partition): one.passed for one in found if one.check_name == SOUND}
+    sound = [one for one in found if one.check_name == SOUND]
+    whole = {one.asset_key.to_user_string(): one.passed for one in sound[-len(asset_checks.ASSETS) :] if one.partition is None}
+    assert set(whole) == set(asset_checks.ASSETS)  # Dagster's list of checks shows the newest result of all
+    world.whole = whole
+    return {(one.asset_key.to_user_string(), one.partition): one.passed for one in sound if one.partition is not None}
 
 
 def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> None:
@@ -667,6 +672,7 @@ def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> 
     proven.store.client.persist(proven.key(MARKET_STATE))
     assert sounds(proven) == {("market_state", VICTIM): False}
     assert sounds(proven) == {}
+    assert proven.whole == {asset: asset != "market_state" for asset in asset_checks.ASSETS}
     proven.store.client.expire(proven.key(MARKET_STATE), 500)
     assert sounds(proven) == {("market_state", VICTIM): True}
 
