@@ -128,8 +128,8 @@ class RedisIOManager(dg.IOManager):
         count_publications(self.store, table.asset, outcomes, rows, len(failures))
         shown: ShownStep | None = None
         if ONCE_TAG not in tags:  # under other settings, perhaps: what the deployment shows is not changed by it
-            record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
-            shown = self._shown.step(context, table, cycle_id)
+            failing = record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
+            shown = self._shown.step(context, table, cycle_id, failing)
             shown.judge(obj["symbol"].to_list(), failures)
         self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())

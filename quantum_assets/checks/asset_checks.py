@@ -16,8 +16,8 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.inputs import INPUTS, USABLE, usable
-from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judged, run, store_verdicts
+from quantum_assets.checks.inputs import INPUTS, USABLE
+from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
 from resources.calc_only import loaded_trading_libraries
@@ -81,7 +81,8 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
 def input_checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[dg.AssetCheckResult]:
     """Say of the selected inputs which symbols the last cycle could not use; each cycle records it when that has changed."""
     selected = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
-    verdicts = [judged(one.proof, lambda one=one: usable(store, one)) for one in INPUTS if one.asset in selected]  # type: ignore[misc]
+    evidence = Evidence(store, context.instance)
+    verdicts = [judge(one.proof, evidence) for one in INPUTS if one.asset in selected]
     yield from map(result_of, verdicts)
     with suppress(RedisUnavailableError):
         remember_checks(store, verdicts)

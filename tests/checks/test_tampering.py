@@ -33,6 +33,7 @@ from quantum_assets.contracts.tables import (
     PENDING_INTENT,
     PERMIT,
     POSITION,
+    PUBLISHED,
     RISK_GUARD,
     RISK_PROPOSAL,
 )
@@ -41,7 +42,7 @@ from resources.lease import other_holder
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
-from resources.shown_states import ASSETS_WITH_CHECK
+from resources.shown_states import FRESH_PROOFS
 from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
@@ -538,7 +539,7 @@ TAMPERINGS = (
     Tampering("risk_guard/contract", lambda w: w.stretch(RISK_GUARD, "equity", ACCOUNT), named=ACCOUNT),
     Tampering("risk_guard/contract", lambda w: w.store.client.delete(w.key(RISK_GUARD)), named=ACCOUNT),
     Tampering("risk_guard/lifetime", lambda w: w.store.client.persist(w.key(RISK_GUARD)), named=ACCOUNT),
-    Tampering("risk_guard/evaluated", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/fresh", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
     Tampering("risk_guard/readable", lose_the_peak, named="peak"),
     Tampering("risk_guard/recomputed", hide_the_loss, named=ACCOUNT),
     Tampering("risk_guard/recomputed", deny_that_it_lives, named=ACCOUNT),
@@ -694,8 +695,7 @@ def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_
 
 def test_no_asset_shows_a_freshness_policy_and_each_that_can_age_has_the_check() -> None:
     """A policy is satisfied by any symbol's materialization: it would show an asset as fresh while a symbol is dead."""
-    checked = {proof.asset for proof in PROOFS if proof.name == "fresh"}
-    assert checked == ASSETS_WITH_CHECK | {"capital_efficiency"}  # another producer's, or a shadow: only the pack judges it
+    assert set(FRESH_PROOFS) == {table.asset for table in PUBLISHED}
     assert all(spec.freshness_policy is None for spec in defs.resolve_all_asset_specs())
 
 
