@@ -165,7 +165,9 @@ class RedisIOManager(dg.IOManager):
         )
         if failures:
             named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
-            context.log.warning(f"{table.asset}: {len(failures)} of {len(obj)} symbols failed: {named}")
+            news = on_request or shown is None or shown.due.failed  # an hour of the same lines would fill the event log
+            warn = context.log.warning if news else log.info
+            warn("%s: %d of %d symbols failed: %s", table.asset, len(failures), len(obj), named)
             if run_fails:
                 raise dg.Failure(
                     description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",
