@@ -69,6 +69,7 @@ def allocation_frame(
     base = np.array([target.value for target in targets], dtype=float)[known]
     result = allocation(hint.take(known), base, now, theta)
     names = [symbol for symbol, has in zip(symbols, known, strict=True) if has]
+    used = [target for target, has in zip(targets, known, strict=True) if has]
     computed = {
         "symbol": names,
         "ts_epoch": [int(now)] * len(names),
@@ -83,6 +84,8 @@ def allocation_frame(
         "reason": list(result.reason),
         "mode": ["shadow"] * len(names),
         "last_update_ts_epoch": [int(now)] * len(names),
+        "base_target_epoch": [target.epoch for target in used],
+        "base_target_source": [target.source or None for target in used],
     }
     missing, unreadable = (State.ABSENT, "base_target_missing"), (State.FAILED, "base_target_unreadable")
     rest = without_result(

@@ -73,7 +73,8 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     try:
         fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
     except UnreadableKeyError as error:
-        return assemble(symbols, {"symbol": []}, without_result([(symbol, State.FAILED, str(error)) for symbol in symbols]))
+        failed = without_result([(symbol, State.FAILED, str(error)) for symbol in symbols])
+        return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
     news = [
         sorted(
             (execution.entry_id, name, execution)
@@ -85,6 +86,7 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     ]
     executions: list[list[Execution]] = [[execution for _, _, execution in row] for row in news]
     last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
+    read_to = max(fills[name].read_to for name in STREAMS)
     attribution = read_scored(store, "attribution", "performance_factor", names)
     target = read_scored(store, "base_target", "target_usd", names)
     result = efficiency(
@@ -140,6 +142,12 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         "ts": [int(now)] * len(names),
         "mode": [store.settings.efficiency_mode] * len(names),
         "version": [VERSION] * len(names),
+        "attribution_status": [one.status for one in attribution],
+        "attribution_epoch": pl.Series([one.epoch for one in attribution], dtype=pl.Float64),
+        "attribution_source": [one.source for one in attribution],
+        "executions_why": [""] * len(names),
+        "executions_epoch": pl.Series([None if read_to == NEVER else read_to[0] / 1000] * len(names), dtype=pl.Float64),
+        "executions_count": [sum(map(len, executions))] * len(names),
     }
     return assemble(symbols, computed, rest)
 

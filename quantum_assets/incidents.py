@@ -71,10 +71,11 @@ GRACE_SEC = 60.0  # a thing never seen fresh, or one that has vanished, is given
 TOGETHER_SEC = 3.0  # symbols so close to their limit join those that cross it
 CANDLES_TOGETHER = 0.85  # the same for candles, as a share of their limit: feeds of many symbols do not stop in one second
 SETTLED_SEC = 75.0  # after a cause is cleared: until then verdicts still report it, those on the last six cycles longest
-OWN_EYES = ("fresh", "process_alive", "right_side")  # proofs of what the watcher itself sees, sooner and without the pack
+OWN_EYES = ("fresh", "process_alive", "right_side")  # proofs of what the watcher itself sees, sooner and without the pack,
+ONLY_PROVEN = ("risk_guard/fresh",)  # but for this one: the watcher sees the age from which nothing is opened, which is later
 EXPLAINED = {  # proofs that only repeat what an alert says already
     "risk_guard/readable": (BLOCKED, "guard:"),
-    "risk_guard/evaluated": (BLOCKED, "guard:"),
+    "risk_guard/fresh": (BLOCKED, "guard:"),
     "risk_proposal/one_cycle": (SYMBOL,),
 }
 AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after its companions, has trouble of its own
@@ -318,7 +319,8 @@ class Ledger:
         symbols = {SYMBOL + vital.symbol for vital in evaluation.vitals}
         warned: dict[str, float] = {}
         for proof in evaluation.proofs:
-            if proof.passed or proof.title.rpartition("/")[2] in OWN_EYES:
+            own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
+            if proof.passed or own:
                 continue
             if self._is_explained(proof.title, found):
                 found.unsure.add(PROOF + proof.title)

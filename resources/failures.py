@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
 
 from resources.redis_store import RedisStore, flat, pairs
 
@@ -44,16 +43,9 @@ class Failure:
         return self.why.partition(":")[0]
 
 
-class Changes(NamedTuple):
-    """What one evaluation changed: failures that are new or have another code, and symbols that have recovered."""
-
-    begun: list[Failure]
-    recovered: list[str]
-
-
 def record_failures(
     store: RedisStore, asset: str, evaluated: Sequence[str], failures: Mapping[str, str], cycle_id: str
-) -> Changes:
+) -> dict[str, Failure]:
     """Replace what is recorded of the evaluated symbols; others keep what another shard recorded.
 
     Parameters
@@ -69,6 +61,11 @@ def record_failures(
     cycle_id
         Cycle of the run.
 
+    Returns
+    -------
+    dict
+        What is recorded of the asset now, by symbol, that of other shards included.
+
     Raises
     ------
     RedisUnavailableError
@@ -78,27 +75,27 @@ def record_failures(
     (reply,) = store.run("reading failures", [("HGETALL", key)])
     known = {} if isinstance(reply, Exception) else _decoded(pairs(reply))
     now = store.clock().timestamp()
-    begun: list[Failure] = []
-    current: dict[str, str] = {}
+    current: dict[str, Failure] = {}
     for symbol, reason in failures.items():
         failure = Failure(symbol, reason[:REASON_CHARS_MAX], now, now, cycle_id)
         before = known.get(symbol)
         if before is not None and before.code == failure.code:
-            failure = Failure(symbol, failure.why, before.since, now, before.cycle_id)
-        else:
-            begun.append(failure)
-        current[symbol] = json.dumps(asdict(failure), separators=(",", ":"))
+            failure = replace(failure, since=before.since, cycle_id=before.cycle_id)
+        current[symbol] = failure
     recovered = [symbol for symbol in evaluated if symbol in known and symbol not in failures]
     commands: list[tuple[object, ...]] = []
     if isinstance(reply, Exception):  # not a hash of ours: nobody else writes here
         commands.append(("DEL", key))
     if current:
-        commands.append(("HSET", key, *flat(current)))
+        texts = {symbol: json.dumps(asdict(one), separators=(",", ":")) for symbol, one in current.items()}
+        commands.append(("HSET", key, *flat(texts)))
     if recovered:
         commands.append(("HDEL", key, *recovered))
     if commands:
         store.run("recording failures", commands)
-    return Changes(begun, recovered)
+    for symbol in recovered:
+        del known[symbol]
+    return {**known, **current}
 
 
 def read_failures(store: RedisStore, assets: Sequence[str]) -> dict[str, dict[str, Failure]]:

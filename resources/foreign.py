@@ -40,6 +40,8 @@ class Scored:
         NaN unless there are numbers.
     source
         The writer's own ``source`` field, e.g. ``example``; empty when it has none.
+    epoch
+        The writer's clock, epoch s; ``None`` without numbers.
     """
 
     status: str
@@ -47,6 +49,7 @@ class Scored:
     confidence: float = math.nan
     mode: str = ""
     source: str = ""
+    epoch: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     if value is None or value < 0 or confidence is None or ts is None or ts - now > CLOCK_AHEAD_SEC:
         return Scored("error")
     status = "stale" if now - ts > INPUT_STALE_SEC else "ok"
-    return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""))
+    return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""), ts)
 
 
 def _payload(raw_fields: Any) -> dict[str, Any]:

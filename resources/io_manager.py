@@ -128,8 +128,8 @@ class RedisIOManager(dg.IOManager):
         count_publications(self.store, table.asset, outcomes, rows, len(failures))
         shown: ShownStep | None = None
         if ONCE_TAG not in tags:  # under other settings, perhaps: what the deployment shows is not changed by it
-            record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
-            shown = self._shown.step(context, table, cycle_id)
+            failing = record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
+            shown = self._shown.step(context, table, cycle_id, failing)
             shown.judge(obj["symbol"].to_list(), failures)
         self._remember(run.run_id, table.asset, obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
@@ -165,7 +165,9 @@ class RedisIOManager(dg.IOManager):
         )
         if failures:
             named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
-            context.log.warning(f"{table.asset}: {len(failures)} of {len(obj)} symbols failed: {named}")
+            news = on_request or shown is None or shown.due.failed  # an hour of the same lines would fill the event log
+            warn = context.log.warning if news else log.info
+            warn("%s: %d of %d symbols failed: %s", table.asset, len(failures), len(obj), named)
             if run_fails:
                 raise dg.Failure(
                     description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",

@@ -11,35 +11,33 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from quantum_assets.checks.common import FRESH, fresh, freshness_finding
-from quantum_assets.checks.inputs import INPUTS, USABLE, Input, code_of, usable
+from quantum_assets.checks.common import FRESH, freshness_finding
+from quantum_assets.checks.inputs import INPUTS, USABLE, Input, InputReading, code_of
+from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, Verdict
 from quantum_assets.checks.results import evaluation_of
-from quantum_assets.contracts.schema import Table
-from quantum_assets.freshness import ASSETS, Limits, Vital, evaluate
+from quantum_assets.checks.risk_guard import guard_vital
+from quantum_assets.contracts.schema import ACCOUNT, Table
+from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY
+from quantum_assets.freshness import Limits, Vital, evaluate
 from resources.dagster_internals import fail_partitions, observe, record_checks, settle_partitions, storage_id
-from resources.failures import read_failures
+from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, flat, pairs
-from resources.vital_signs import VitalSignsReader
+from resources.shown import Shown, decoded
+from resources.vital_signs import CLOCK, VitalSignsReader, sign_of
 
 FRESH_FIELD, USABLE_FIELD = "_fresh", "_usable"  # what the checks of the asset show, beside its symbols
+SINCE = "_since"  # added to those names: when a cycle last recorded that it has changed, epoch s
+FRESH_PROOFS = {proof.asset: proof for proof in PROOFS if proof.name == FRESH}
+RANKS = {"": 0, "WARN": 1, "ERROR": 2}  # severity to how bad it is
 RENEWED_AT_ONCE = 20  # inputs observed again in one cycle although nothing has changed
 SYMBOLS_TAG, SYMBOLS_TAGGED = "quantum/symbols", 20
 CYCLE_RUN_TAG = "quantum/cycle_run"
-
-
-class Shown(NamedTuple):
-    """What is shown of one symbol: since when (epoch s), why, whether as failed, and in which instance's storage."""
-
-    at: float
-    code: str
-    failed: bool
-    storage: str
 
 
 @dataclass(frozen=True)
@@ -114,20 +112,21 @@ class ShownStates:
         self.store = store
         self._signs: tuple[tuple[str, tuple[str, ...]], Sequence[Vital]] | None = None
 
-    def step(self, context: dg.OutputContext, table: Table, cycle_id: str) -> ShownStep:
-        """Read what is shown of the asset a step has computed."""
+    def step(self, context: dg.OutputContext, table: Table, cycle_id: str, failing: Collection[str]) -> ShownStep:
+        """Read what is shown of the asset a step has computed; ``failing`` are all symbols recorded as such, of any shard."""
         (reply,) = self.store.run("reading what is shown", [("HGETALL", self.store.keys.of("shown", table.asset))])
         fields = {} if isinstance(reply, Exception) else pairs(reply)
         if isinstance(reply, Exception):  # not a hash of ours: nobody else writes here
             self.store.run("replacing what is shown", [("DEL", self.store.keys.of("shown", table.asset))])
-        return ShownStep(self, context, table, cycle_id, {name.decode(errors="replace"): text for name, text in fields.items()})
+        shown = {name.decode(errors="replace"): text for name, text in fields.items()}
+        return ShownStep(self, context, table, cycle_id, failing, shown)
 
     def vitals_of(self, run_id: str, symbols: Sequence[str], *, may_have_changed: bool) -> Sequence[Vital]:
         """Read and judge the clocks of a few symbols, once per run where they have not changed since."""
         key = run_id, tuple(symbols)
         if self._signs is None or self._signs[0] != key or may_have_changed:
             few = self.store.settings.model_copy(update={"symbols": tuple(symbols)})
-            signs = VitalSignsReader(RedisStore(few, self.store.clock, self.store.client)).read()
+            signs = VitalSignsReader(RedisStore(few, self.store.clock, self.store.client)).read(with_failures=False)
             self._signs = key, evaluate(signs, Limits.of(self.store.settings), self.store.clock().timestamp()).vitals
         return self._signs[1]
 
@@ -136,20 +135,24 @@ class ShownStep:
     """What one step changes of what is shown; see :class:`ShownStates`."""
 
     def __init__(
-        self, states: ShownStates, context: dg.OutputContext, table: Table, cycle_id: str, fields: Mapping[str, bytes]
+        self,
+        states: ShownStates,
+        context: dg.OutputContext,
+        table: Table,
+        cycle_id: str,
+        failing: Collection[str],
+        fields: Mapping[str, bytes],
     ) -> None:
         self.states, self.store, self.context, self.table, self.cycle_id = states, states.store, context, table, cycle_id
-        self.fields = fields
+        self.failing, self.fields = frozenset(failing), fields
         self.now = self.store.clock().timestamp()
         self.storage = storage_id(context.step_context.instance)
         self.due = Due()
-        self.failures: Mapping[str, str] = {}
 
     def judge(self, evaluated: Sequence[str], failures: Mapping[str, str]) -> Due:
         """Decide what is to be recorded once the step's own materializations are stored."""
-        self.failures = failures
         self.due = decide(
-            _decoded(self.fields),
+            decoded(self.fields),
             evaluated,
             failures,
             now=self.now,
@@ -178,7 +181,7 @@ class ShownStep:
             fail_partitions(self.context, failures, {**tags, SYMBOLS_TAG: ",".join(named)})
         if settled := [None if account else symbol for symbol in due.recovered if symbol not in materialized]:
             settle_partitions(self.context, settled)
-        shown = _decoded(self.fields)
+        shown = decoded(self.fields)
         news = {symbol: Shown(self.now, code_of(why), failed=True, storage=self.storage) for symbol, why in due.failed.items()}
         news |= {symbol: shown[symbol]._replace(failed=False) for symbol in due.recovered}
         changed = {symbol: json.dumps(entry) for symbol, entry in news.items()} | self._fresh()
@@ -196,57 +199,93 @@ class ShownStep:
 
     def _fresh(self) -> dict[str, str]:
         """Record the check ``fresh`` of the asset when its state has changed."""
-        asset = self.table.asset
-        if asset not in ASSETS_WITH_CHECK:
+        asset, settings = self.table.asset, self.store.settings
+        if asset not in FRESH_PROOFS or (asset == CAPITAL_EFFICIENCY.asset and not Limits.of(settings).efficiency_due):
             return {}
         before = self.fields.get(FRESH_FIELD, state_of(None))
-        failing = read_failures(self.store, [asset])[asset]
-        suspects = {*failing, *_symbols_of(before)} & set(self.store.settings.symbols)
-        written = not suspects <= set(failing)  # who fails has not been written since a step before this one read it
-        run_id = self.context.step_context.run_id
-        vitals = self.states.vitals_of(run_id, sorted(suspects), may_have_changed=written) if suspects else ()
-        verdict = Verdict(fresh(asset), freshness_finding(asset, vitals, judged=len(self.store.settings.symbols)))
-        if (state := state_of(verdict)) == before:
+        subjects = [ACCOUNT] if self.table.of_account else settings.symbols
+        suspects = {*self.failing, *_symbols_of(before)} & set(subjects)
+        vitals: Sequence[Vital] = ()
+        if suspects and self.table.of_account:
+            (clock,) = self.store.run("reading a clock", [("HGET", self.store.keys.of(self.table.key), CLOCK)])
+            vitals = [guard_vital(sign_of(clock), settings, self.now)]
+        elif suspects:
+            written = not suspects <= self.failing  # who fails has not been written since a step before this one read it
+            run_id = self.context.step_context.run_id
+            vitals = self.states.vitals_of(run_id, sorted(suspects), may_have_changed=written)
+        verdict = Verdict(FRESH_PROOFS[asset], freshness_finding(asset, vitals, judged=len(subjects)))
+        return self._changed_check(verdict, FRESH_FIELD, self.fields)
+
+    def _changed_check(self, verdict: Verdict, name: str, fields: Mapping[str, bytes]) -> dict[str, str]:
+        """Record a check when it is not as shown: at once where it is worse, else a while after its last change."""
+        before, state = fields.get(name, state_of(None)), state_of(verdict)
+        since = number_or_none(fields.get(name + SINCE)) or 0.0
+        waits = 0 <= self.now - since < self.store.settings.max_publish_age_sec and _rank(state) <= _rank(before)
+        if state == before or waits:
             return {}
         record_checks(self.context, [evaluation_of(verdict)])
-        return {FRESH_FIELD: state.decode()}
+        return {name: state.decode(), name + SINCE: repr(self.now)}
 
     def _record_input(self, one: Input, frame: pl.DataFrame) -> None:
         """Observe the symbols of an input whose state has changed, and record its check when that has."""
         (reply,) = self.store.run("reading what is shown", [("HGETALL", self.store.keys.of("shown", one.asset))])
         fields = {} if isinstance(reply, Exception) else {name.decode(): text for name, text in pairs(reply).items()}
-        shown = _decoded(fields)
-        news: dict[str, Shown] = {}
-        old: list[tuple[float, str]] = []
-        readings = one.readings(frame)
-        for symbol, reading in readings.items():
-            entry = shown.get(symbol)
-            if entry is None or (entry.code, entry.failed, entry.storage) != (reading.code, reading.failed, self.storage):
-                news[symbol] = Shown(self.now, reading.code, failed=reading.failed, storage=self.storage)
-            elif not 0 <= self.now - entry.at < RENEWED_AFTER_SEC:
-                old.append((entry.at, symbol))
-        for _, symbol in sorted(old)[:RENEWED_AT_ONCE]:
-            news[symbol] = shown[symbol]._replace(at=self.now)
+        shown, readings = decoded(fields), one.readings(frame, self.now)
+        news = decide_input(
+            shown, readings, now=self.now, storage=self.storage, spacing_sec=self.store.settings.max_publish_age_sec
+        )
         if news:
-            observations = [
-                dg.AssetObservation(
-                    one.asset,
-                    description=readings[symbol].words,
-                    partition=symbol,
-                    metadata=readings[symbol].metadata(self.now),
-                )
-                for symbol in news
-            ]
-            observe(self.context, observations)
-        failing = {symbol for symbol, entry in {**shown, **news}.items() if entry.failed}
-        before = fields.get(USABLE_FIELD, state_of(None))
+            observe(self.context, [_observation(one.asset, symbol, readings[symbol], self.now) for symbol in news])
         changed = {symbol: json.dumps(entry) for symbol, entry in news.items()}
-        if failing or before != state_of(None):
-            verdict = usable(self.store, one)
-            if (state := state_of(verdict)) != before:
-                record_checks(self.context, [evaluation_of(verdict)])
-                changed[USABLE_FIELD] = state.decode()
+        verdict = Verdict(one.proof, one.finding({**shown, **news}, self.store.settings.symbols))
+        changed |= self._changed_check(verdict, USABLE_FIELD, fields)
         self._remember(one.asset, changed)
+
+
+def decide_input(
+    shown: Mapping[str, Shown], readings: Mapping[str, InputReading], *, now: float, storage: str, spacing_sec: float
+) -> dict[str, Shown]:
+    """Decide of which symbols an input is observed: where its state has changed, and where it is shown unchanged for too long.
+
+    Parameters
+    ----------
+    shown
+        What is shown.
+    readings
+        What was read.
+    now
+        Epoch s.
+    storage
+        Identity of the instance's storage.
+    spacing_sec
+        A change waits so long after another one of the same symbol, in either direction: an input that flaps is observed once
+        in this time at most, and what it settles on is shown at the end of it.
+
+    Returns
+    -------
+    dict
+        What is shown then, of the symbols that are observed.
+    """
+    news: dict[str, Shown] = {}
+    old: list[tuple[float, str]] = []
+    for symbol, reading in readings.items():
+        entry = shown.get(symbol)
+        why = reading.words if reading.failed else ""
+        if entry is None or entry.storage != storage:
+            news[symbol] = Shown(now, reading.code, reading.failed, storage, why=why)
+        elif (entry.code, entry.failed) != (reading.code, reading.failed):
+            if not 0 <= now - entry.changed < spacing_sec:
+                news[symbol] = Shown(now, reading.code, reading.failed, storage, changed=now, why=why)
+        elif not 0 <= now - entry.at < RENEWED_AFTER_SEC:
+            old.append((entry.at, symbol))
+    for _, symbol in sorted(old)[:RENEWED_AT_ONCE]:
+        news[symbol] = shown[symbol]._replace(at=now)
+    return news
+
+
+def _observation(asset: str, symbol: str, reading: InputReading, now: float) -> dg.AssetObservation:
+    partition = None if symbol == ACCOUNT else symbol
+    return dg.AssetObservation(asset, description=reading.words, partition=partition, metadata=reading.metadata(now))
 
 
 def state_of(verdict: Verdict | None) -> bytes:
@@ -273,18 +312,8 @@ def _symbols_of(state: bytes) -> list[str]:
         return []
 
 
-def _decoded(fields: Mapping[str, bytes]) -> dict[str, Shown]:
-    """Decode the entries of symbols; one that is none of ours is left out, and replaced."""
-    shown = {}
-    for name, text in fields.items():
-        if name.startswith("_"):
-            continue
-        try:
-            at, code, failed, storage = json.loads(text)
-            shown[name] = Shown(float(at), str(code), failed=failed is True, storage=str(storage))
-        except (ValueError, TypeError):
-            continue
-    return shown
-
-
-ASSETS_WITH_CHECK = frozenset(ASSETS) - {"capital_efficiency"}  # that one is another producer's, or has its own proofs
+def _rank(state: bytes) -> int:
+    try:
+        return RANKS[json.loads(state)[0]]
+    except (ValueError, TypeError, LookupError):
+        return 0

@@ -55,8 +55,13 @@ class VitalSignsReader:
         self.candles = CandleReader(RedisStore(patient, store.clock, store.client))
         self._commands = self._one_read()
 
-    def read(self) -> VitalSigns:
+    def read(self, *, with_failures: bool = True) -> VitalSigns:
         """Read them once.
+
+        Parameters
+        ----------
+        with_failures
+            Whether what could not be computed is read, too; ages alone are judged without it.
 
         Raises
         ------
@@ -66,14 +71,14 @@ class VitalSignsReader:
         symbols = self.store.settings.symbols
         replies = self.store.run("reading vital signs", self._commands)
         first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
-        heartbeats = {part: _sign(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
+        heartbeats = {part: sign_of(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
         proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
         candles = self._candles()
         signs = [
             _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol), self.shown)
             for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
         ]
-        return VitalSigns(signs, heartbeats, proofs, finished, self._failures())
+        return VitalSigns(signs, heartbeats, proofs, finished, self._failures() if with_failures else {})
 
     def _failures(self) -> dict[str, dict[str, Failure]]:
         """Give what cannot be computed, by symbol and asset."""
@@ -108,7 +113,7 @@ class VitalSignsReader:
 def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None, shown: Mapping[str, Sequence[str]]) -> SymbolSigns:
     position, target, *clocked = replies
     clocks = {
-        table.asset: _sign(reply if isinstance(reply, Exception) else reply[0])
+        table.asset: sign_of(reply if isinstance(reply, Exception) else reply[0])
         for table, reply in zip(CLOCKED, clocked, strict=True)
     }
     held, clocks["position"] = _position(position)
@@ -149,10 +154,11 @@ def _position(reply: Reply) -> tuple[bool | None, Sign]:
         return False, Sign()
     if held not in (b"0", b"1"):
         return None, Sign(trouble=f"held is {_shown(held)}, accepted: 0 or 1")
-    return held == b"1", _sign(clock) if clock is not None else Sign(trouble=f"{CLOCK} is missing")
+    return held == b"1", sign_of(clock) if clock is not None else Sign(trouble=f"{CLOCK} is missing")
 
 
-def _sign(reply: Reply) -> Sign:
+def sign_of(reply: Reply) -> Sign:
+    """Read a clock, epoch s."""
     if reply is None:
         return Sign()
     if isinstance(reply, Exception):

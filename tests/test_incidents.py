@@ -436,6 +436,13 @@ def test_proofs_of_what_the_watcher_sees_itself_are_no_alerts(product):
     assert product.run(200) == []
 
 
+def test_an_account_not_judged_for_a_minute_is_an_alert_of_the_proof(product):
+    """The watcher itself sees it only from the age on from which nothing is opened, twice as late."""
+    set_claims(product, claim("risk_guard/fresh", per_symbol=False, account="stale, 70 s"))
+    (raised,) = product.run(70)
+    assert raised.alert == "proof:risk_guard/fresh"
+
+
 def test_a_cause_outlives_the_proofs_that_fail_a_little_longer(product):
     """The message that it is over names what it was."""
     product.dead.add("S001")

@@ -1,8 +1,9 @@
 """The pack as Dagster asset checks: one check per proof over the universe, and one per asset and symbol.
 
 ``proof_pack`` judges all symbols in one step and names those that fail. ``sound`` says for one symbol which proofs of an asset it
-fails; the pack records it when that has changed, anybody may ask for it for one symbol at any time. ``calc_only_process`` runs in
-every cycle and stops what comes after it; beside it, whatever publishes or permits asks ``resources/calc_only.py`` itself.
+fails; the pack records it when that has changed, and of the asset as a whole each time. Anybody may ask for it for one symbol at
+any time. ``calc_only_process`` runs in every cycle and stops what comes after it; beside it, whatever publishes or permits asks
+``resources/calc_only.py`` itself.
 """
 
 import json
@@ -15,8 +16,8 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.inputs import INPUTS, USABLE, usable
-from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judged, run, store_verdicts
+from quantum_assets.checks.inputs import INPUTS, USABLE
+from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
 from resources.calc_only import loaded_trading_libraries
@@ -63,6 +64,9 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
             yield from _changed_symbols(store, verdicts, until)
     except RedisUnavailableError as error:  # the verdicts say so themselves; Dagster still gets them
         context.log.warning(str(error))
+    if len(proofs) == len(PROOFS):  # after the symbols: Dagster's list of checks shows the newest result, of a symbol or of all
+        for asset in ASSETS:
+            yield sound_of_asset(asset, [one for one in verdicts if one.proof.asset == asset and one.proof.per_symbol])
     failed = [verdict.proof.title for verdict in verdicts if not verdict.passed]
     context.log.info(
         f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
@@ -77,7 +81,8 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
 def input_checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[dg.AssetCheckResult]:
     """Say of the selected inputs which symbols the last cycle could not use; each cycle records it when that has changed."""
     selected = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
-    verdicts = [judged(one.proof, lambda one=one: usable(store, one)) for one in INPUTS if one.asset in selected]  # type: ignore[misc]
+    evidence = Evidence(store, context.instance)
+    verdicts = [judge(one.proof, evidence) for one in INPUTS if one.asset in selected]
     yield from map(result_of, verdicts)
     with suppress(RedisUnavailableError):
         remember_checks(store, verdicts)
@@ -144,10 +149,10 @@ def _sound_check(asset: str, proofs: Sequence[Proof], partitions: dg.PartitionsD
         symbols = context.partition_keys if of_symbols else store.settings.symbols  # "Execute all" names no partition
         verdicts = run(lambda: Evidence(store, context.instance, hurried=True), proofs)
         found = by_symbol(verdicts, store.settings.symbols)[asset]
-        if not of_symbols:
-            yield sound_of_asset(asset, verdicts)
         for symbol in symbols:
             yield sound_of_symbol(asset, symbol, found[symbol])
+        if not of_symbols:  # last: Dagster's list of checks shows the newest result
+            yield sound_of_asset(asset, verdicts)
         yield dg.Output(None, output_name=next(iter(context.op_execution_context.op_def.output_dict)))
 
     return check

@@ -280,9 +280,18 @@ class Evidence:
 
     @cached_property
     def heartbeats(self) -> Mapping[str, float]:
-        """Seconds since each part was last heard of; parts never heard of are left out."""
+        """Seconds since each part was last heard of; parts never heard of are left out.
+
+        Raises
+        ------
+        UnreadableKeyError
+            Something else stands under a key: whether the part was ever heard of is not known.
+        """
         parts = heartbeat_parts(self.settings.shards)
         replies = self.store.run("reading heartbeats", [("GET", self.keys.of("heartbeat", part)) for part in parts])
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise UnreadableKeyError(self.keys.of("heartbeat", part), "a time", reply)
         return {part: self.now - float(reply) for part, reply in zip(parts, replies, strict=True) if isinstance(reply, bytes)}
 
     @property

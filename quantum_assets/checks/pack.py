@@ -40,13 +40,8 @@ RUN_FIELD = "_run"  # of the stored verdicts: when the last run ended, and how l
 
 def judge(proof: Proof, evidence: Evidence) -> Verdict:
     """Judge one proof; what cannot be judged has failed, and says why."""
-    return judged(proof, lambda: Verdict(proof, proof.judge(evidence)))
-
-
-def judged(proof: Proof, judge: Callable[[], Verdict]) -> Verdict:
-    """Give a verdict, whatever judging raises."""
     try:
-        return judge()
+        return Verdict(proof, proof.judge(evidence))
     except Exception as error:  # noqa: BLE001 - whatever it is: a proof that could not be evaluated is no pass
         told = f"could not be evaluated: {type(error).__name__}: {error}"
         return Verdict(proof, Finding(told, "an answer", 0), evaluated=False)

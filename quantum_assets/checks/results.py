@@ -71,39 +71,54 @@ def evidence_of(finding: Finding, what: str = "symbol") -> dict[str, Any]:
 
 
 def sound_of_symbol(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:
-    """Build the result of the check ``sound`` for one symbol: the proofs it fails, each with the reason."""
+    """Build the result of the check ``sound`` for one symbol: the proofs that do not hold, each with the reason."""
     whys = {title: one.finding.failing.get(symbol, description_of(one)) for title, one in failing.items()}
+    unjudged = [one for one in failing.values() if not one.evaluated]
     return check_evaluation(
         asset,
         SOUND,
         partition=symbol,
         passed=not failing,
         severity=SEVERITIES[_worst(failing.values())],
-        metadata={"symbol": symbol, "failing": len(failing), **whys},
+        description=description_of(unjudged[0]) if unjudged and len(unjudged) == len(failing) else None,
+        metadata={"symbol": symbol, "failing": len(failing) - len(unjudged), "not_evaluated": len(unjudged), **whys},
     )
 
 
 def sound_of_asset(asset: str, verdicts: Sequence[Verdict]) -> dg.AssetCheckEvaluation:
-    """Build the summary of the check ``sound``: the failing proofs of an asset with a link to each, the worst first."""
+    """Build the summary of the check ``sound``: the failing proofs of an asset with a link to each, the worst first.
+
+    What could not be judged has not failed: it is named apart, with the reason.
+    """
     failing = sorted((one for one in verdicts if not one.passed), key=lambda one: (severity_of(one), one.proof.name))
     lines = [
-        f"- {'warning' if severity_of(one) == 'WARN' else 'failed'}: "
-        f"[{one.proof.name}](/assets/{asset}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
+        f"- {_state(one)}: [{one.proof.name}](/assets/{asset}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
         for one in failing
     ]
+    failed = [one.proof.name for one in failing if one.evaluated]
+    unjudged = [one for one in failing if not one.evaluated]
+    told = [f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"]
+    told += [f"not: {', '.join(failed)}"] if failed else []
+    told += [f"{description_of(unjudged[0])} ({', '.join(one.proof.name for one in unjudged)})"] if unjudged else []
     return check_evaluation(
         asset,
         SOUND,
         passed=not failing,
         severity=SEVERITIES[_worst(failing)],
-        description=f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"
-        + (f"; not: {', '.join(one.proof.name for one in failing)}" if failing else ""),
+        description="; ".join(told),
         metadata={
             "proofs": len(verdicts),
-            "failing": len(failing),
+            "failing": len(failed),
+            "not_evaluated": len(unjudged),
             **({"failing_proofs": dg.MetadataValue.md("\n".join(lines))} if lines else {}),
         },
     )
+
+
+def _state(verdict: Verdict) -> str:
+    if not verdict.evaluated:
+        return "not evaluated"
+    return "warning" if severity_of(verdict) == "WARN" else "failed"
 
 
 def _worst(verdicts: Any) -> Severity:
@@ -114,5 +129,5 @@ def _worst(verdicts: Any) -> Severity:
 def _named(verdict: Verdict) -> str:
     names = list(verdict.finding.failing)
     if not names:
-        return description_of(verdict)
+        return description_of(verdict).removeprefix("not evaluated: ")
     return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

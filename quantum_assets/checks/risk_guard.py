@@ -6,16 +6,17 @@ from datetime import datetime
 from typing import Any
 
 from quantum_assets.checks import reference
-from quantum_assets.checks.common import calc_only_imports, compare, contract, lifetime
+from quantum_assets.checks.common import FRESH, calc_only_imports, compare, contract, freshness_finding, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.freshness import Condition, Sign
+from quantum_assets.freshness import Sign, Vital
 from quantum_assets.freshness import judge as judge_clock
 from quantum_assets.kernels.risk_guard import EQUITY_STALE, RiskGuardTheta
 from resources.foreign import number_or_none
 from resources.guards import ACTIVATED, guard_said, read_account
+from resources.settings import Settings
 
 EXPIRING_SEC = 5.0  # a guard may expire while it is looked at
 DURATION_SEC = RiskGuardTheta().duration_sec
@@ -28,16 +29,19 @@ def _row(evidence: Evidence) -> dict[str, Any] | None:
     return evidence.rows(RISK_GUARD).get(ACCOUNT)
 
 
-def evaluated(evidence: Evidence) -> Finding:
-    """The account was judged a moment ago; one whose hash is missing is what the contract is for."""
-    settings, row = evidence.settings, _row(evidence)
+def guard_vital(clock: Sign, settings: Settings, now: float) -> Vital:
+    """Judge the age of the last evaluation of the account: it is due in every cycle, like the proposals."""
     limit, warn = settings.proposal_max_age_sec, min(settings.proposal_warn_age_sec, settings.proposal_max_age_sec)
+    return judge_clock(RISK_GUARD.asset, ACCOUNT, clock, now, limit_sec=limit, warn_sec=warn)
+
+
+def fresh(evidence: Evidence) -> Finding:
+    """The account was judged a moment ago; one whose hash is missing is what the contract is for."""
+    row = _row(evidence)
     if row is None:
-        return Finding("no state that can be read", f"<= {limit} s", 0)
-    vital = judge_clock(RISK_GUARD.asset, "", Sign(float(row["last_update_epoch"])), evidence.now, limit_sec=limit, warn_sec=warn)
-    age = f"{vital.age_sec:.0f} s"
-    failing = {} if vital.condition is Condition.FRESH else {ACCOUNT: f"{vital.condition}, evaluated {age} ago"}
-    return Finding(age, f"<= {limit} s", 1, failing, "WARN" if vital.condition is Condition.AGING else None)
+        return Finding("no state that can be read", f"<= {evidence.settings.proposal_max_age_sec} s", 0)
+    vital = guard_vital(Sign(float(row["last_update_epoch"])), evidence.settings, evidence.now)
+    return freshness_finding(RISK_GUARD.asset, [vital])
 
 
 def readable(evidence: Evidence) -> Finding:
@@ -133,7 +137,7 @@ PROOFS = (
     calc_only_imports(RISK_GUARD.asset),
     contract(RISK_GUARD, lambda _: (ACCOUNT,)),
     lifetime(RISK_GUARD),
-    proof("evaluated", "The account was judged within its limit of age; half of it is a warning.", evaluated),
+    proof(FRESH, "The account was judged within its limit of age; half of it is a warning.", fresh),
     proof("readable", "Equity, peak, daily profit and losses can be used, and guards and events be written.", readable),
     proof("recomputed", "Recomputed plainly from the account's numbers, the guards come out as published.", recomputed),
     proof("guard_lifetime", "No guard lives longer than its duration.", guard_lifetime),

@@ -74,8 +74,8 @@ _ALSO = {
     "queue's workers too (string)",
     "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since, at (epoch "
     "s), cycle_id (hash)",
-    "shown": "what Dagster's pages show of an asset, the last word: symbol to JSON [since, reason, failed, storage], and of its "
-    "checks (hash)",
+    "shown": "what Dagster's pages show of an asset or input, the last word: symbol to JSON [at, code, failed, storage, changed, "
+    "why], and of its checks (hash)",
     "counts_published": "what became of symbols so far, `<published|unchanged|failed>:<asset>`, `proposed:<reason>`, "
     "`loops`: counts (hash)",
     "counts_decided": "the governor's decisions, counted by the exporter: `allow:<symbol>`, `block:<symbol>:<reason>`, "

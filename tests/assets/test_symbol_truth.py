@@ -1,5 +1,6 @@
 """What Dagster's own pages show of single symbols: failed partitions, the check `fresh`, observations of inputs."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -210,6 +211,7 @@ def test_the_check_fresh_is_a_warning_and_then_a_failure_at_the_limits_of_the_wa
     cycles(world, instance)
     assert checks(instance, "risk_proposal", "fresh") == [(False, "WARN"), (False, "ERROR")]
     cycles(world, instance, 3)
+    world.clock.advance(20)  # a minute after it failed, or later, the check is green at once
     world.client.hset(world.keys.of("raw_position", "BTCUSDT"), "side", "LONG")
     cycles(world, instance)
     assert checks(instance, "risk_proposal", "fresh")[2:] == [(True, "ERROR")]
@@ -233,9 +235,55 @@ def test_inputs_are_observed_per_symbol_when_their_state_changes_and_the_check_n
     assert news == [("BTCUSDT", {"state": "failed", "reason": "candles_missing"})]
     assert checks(instance, "candles", "usable") == [(False, "ERROR")]
     revive(world, "BTCUSDT")
+    cycles(world, instance)
+    assert observations(instance, "candles")[4:] == []  # 40 s after it failed: another change waits for the minute
+    world.clock.advance(20)
     cycles(world, instance, 2)
     assert [symbol for symbol, _ in observations(instance, "candles")[4:]] == ["BTCUSDT"]
     assert checks(instance, "candles", "usable") == [(False, "ERROR"), (True, "ERROR")]
+
+
+def test_the_check_fresh_of_the_risk_guard_fails_while_its_state_cannot_be_written(world, instance) -> None:
+    """Nothing is opened without it; it has no symbols, and is judged as a whole."""
+    run_cycle(world, instance)
+    assert checks(instance, "risk_guard", "fresh") == []
+    key = world.keys.of("risk_guard")
+    world.client.delete(key)
+    world.client.set(key, "junk")
+    cycles(world, instance, 2)
+    assert checks(instance, "risk_guard", "fresh") == [(False, "ERROR")]
+    world.client.delete(key)
+    world.clock.advance(60)
+    cycles(world, instance, 2)
+    assert checks(instance, "risk_guard", "fresh") == [(False, "ERROR"), (True, "ERROR")]
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("enforce", [(False, "ERROR")]), ("shadow", []), ("external", [])])
+def test_the_check_fresh_of_the_efficiency_is_recorded_where_we_write_it(make_store, instance, mode, shown) -> None:
+    """Another producer's hash is not ours to keep fresh, and a shadow writes none."""
+    store = make_store(efficiency_mode=mode)
+    write_world(store)
+    run_cycle(store, instance)
+    key = store.keys.of("capital_efficiency", "BTCUSDT")
+    store.client.delete(key)
+    store.client.set(key, "junk")
+    cycles(store, instance)
+    assert checks(instance, "capital_efficiency", "fresh") == shown
+
+
+def test_a_step_reads_the_failures_of_its_asset_once(world, instance) -> None:
+    """At 566 failing symbols one read is 100 kB."""
+    run_cycle(world, instance)
+    kill(world, "BTCUSDT")
+    cycles(world, instance)
+    world.clock.advance(10)
+    with world.client.monitor() as monitor:
+        run_cycle(world, instance)
+        world.client.echo("the end")
+        commands = list(iter(lambda: monitor.next_command()["command"], "ECHO the end"))
+    reads = Counter(one.split()[1] for one in commands if one.startswith("HGETALL quantum:failures:"))
+    assert reads == dict.fromkeys(reads, 1)
+    assert "quantum:failures:market_state" in reads
 
 
 def test_what_another_cycle_has_recorded_is_not_recorded_by_a_single_one(world, instance) -> None:

@@ -10,7 +10,7 @@ from definitions import assemble
 from quantum_assets.checks import asset_checks, pack
 from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import SOUND, Finding, Proof, Verdict
-from quantum_assets.checks.results import description_of, severity_of, sound_of_asset
+from quantum_assets.checks.results import description_of, severity_of, sound_of_asset, sound_of_symbol
 from resources.redis_store import RedisStore
 from tests.world import QUIET, run_cycle, write_world
 
@@ -93,7 +93,19 @@ def test_the_summary_links_to_each_failing_proof_failures_before_warnings() -> N
         "risk_proposal", [verdict("distances"), verdict("a", evaluated=False), verdict("tightens", BTCUSDT="looser")]
     )
     assert not found.passed
-    assert found.description == "1 of 3 proofs hold; not: tightens, a"
+    assert found.description == "1 of 3 proofs hold; not: tightens; not evaluated: RedisUnavailableError: away (a)"
     first, second = found.metadata["failing_proofs"].value.splitlines()
     assert first == "- failed: [tightens](/assets/risk_proposal?view=checks&checkDetail=tightens): BTCUSDT"
-    assert second.startswith("- warning: [a]")
+    assert second.startswith("- not evaluated: [a]")
+    assert second.endswith(": RedisUnavailableError: away")
+    assert (found.metadata["failing"].value, found.metadata["not_evaluated"].value) == (1, 1)
+
+
+def test_what_could_not_be_evaluated_at_all_is_a_warning_that_says_why_for_each_symbol_and_for_all() -> None:
+    """Redis away: nothing is known to be wrong with any number."""
+    away = verdict("fresh", evaluated=False)
+    for one in (sound_of_asset("risk_proposal", [away]), sound_of_symbol("risk_proposal", "BTCUSDT", {"t": away})):
+        assert not one.passed
+        assert one.severity is dg.AssetCheckSeverity.WARN
+        assert "not evaluated: RedisUnavailableError: away" in one.description
+        assert one.metadata["failing"].value == 0

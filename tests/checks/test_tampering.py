@@ -33,6 +33,7 @@ from quantum_assets.contracts.tables import (
     PENDING_INTENT,
     PERMIT,
     POSITION,
+    PUBLISHED,
     RISK_GUARD,
     RISK_PROPOSAL,
 )
@@ -41,7 +42,7 @@ from resources.lease import other_holder
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
-from resources.shown_states import ASSETS_WITH_CHECK
+from resources.shown_states import FRESH_PROOFS
 from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
@@ -74,6 +75,7 @@ class Proven:
     folder: Path
     source_root: Path = SOURCE_ROOT
     closes: dict[str, list[float]] = field(default_factory=dict)
+    whole: dict[str, bool] = field(default_factory=dict)  # the check `sound` of all symbols as the last pack recorded it
 
     def verdicts(self, titles: str = "") -> dict[str, Any]:
         """Judge the pack, or the proofs whose title starts so."""
@@ -537,7 +539,7 @@ TAMPERINGS = (
     Tampering("risk_guard/contract", lambda w: w.stretch(RISK_GUARD, "equity", ACCOUNT), named=ACCOUNT),
     Tampering("risk_guard/contract", lambda w: w.store.client.delete(w.key(RISK_GUARD)), named=ACCOUNT),
     Tampering("risk_guard/lifetime", lambda w: w.store.client.persist(w.key(RISK_GUARD)), named=ACCOUNT),
-    Tampering("risk_guard/evaluated", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
+    Tampering("risk_guard/fresh", lambda w: w.age(RISK_GUARD, 100, ACCOUNT), named=ACCOUNT),
     Tampering("risk_guard/readable", lose_the_peak, named="peak"),
     Tampering("risk_guard/recomputed", hide_the_loss, named=ACCOUNT),
     Tampering("risk_guard/recomputed", deny_that_it_lives, named=ACCOUNT),
@@ -656,7 +658,11 @@ def sounds(world: Proven) -> dict[tuple[str, str], bool]:
     job = assemble(world.store).resolve_job_def(PROOFS_JOB_NAME)
     result = job.execute_in_process(instance=world.instance, run_config=QUIET)
     found = [event.event_specific_data for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
-    return {(one.asset_key.to_user_string(), one.partition): one.passed for one in found if one.check_name == SOUND}
+    sound = [one for one in found if one.check_name == SOUND]
+    whole = {one.asset_key.to_user_string(): one.passed for one in sound[-len(asset_checks.ASSETS) :] if one.partition is None}
+    assert set(whole) == set(asset_checks.ASSETS)  # Dagster's list of checks shows the newest result of all
+    world.whole = whole
+    return {(one.asset_key.to_user_string(), one.partition): one.passed for one in sound if one.partition is not None}
 
 
 def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> None:
@@ -667,6 +673,7 @@ def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> 
     proven.store.client.persist(proven.key(MARKET_STATE))
     assert sounds(proven) == {("market_state", VICTIM): False}
     assert sounds(proven) == {}
+    assert proven.whole == {asset: asset != "market_state" for asset in asset_checks.ASSETS}
     proven.store.client.expire(proven.key(MARKET_STATE), 500)
     assert sounds(proven) == {("market_state", VICTIM): True}
 
@@ -688,8 +695,7 @@ def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_
 
 def test_no_asset_shows_a_freshness_policy_and_each_that_can_age_has_the_check() -> None:
     """A policy is satisfied by any symbol's materialization: it would show an asset as fresh while a symbol is dead."""
-    checked = {proof.asset for proof in PROOFS if proof.name == "fresh"}
-    assert checked == ASSETS_WITH_CHECK | {"capital_efficiency"}  # another producer's, or a shadow: only the pack judges it
+    assert set(FRESH_PROOFS) == {table.asset for table in PUBLISHED}
     assert all(spec.freshness_policy is None for spec in defs.resolve_all_asset_specs())
 
 

@@ -1,6 +1,6 @@
 """Failures: what cannot be computed is recorded with its reason and since when, and is gone with the first success."""
 
-from resources.failures import Changes, Failure, read_failures, record_failures
+from resources.failures import Failure, read_failures, record_failures
 
 ASSET = "market_state"
 KEY = f"quantum:failures:{ASSET}"
@@ -10,31 +10,31 @@ def test_a_failure_keeps_when_it_began_while_its_detail_changes(store, clock) ->
     """An age in the reason grows in every cycle; the failure is the same."""
     began = clock.now.timestamp()
     first = record_failures(store, ASSET, ["BTCUSDT", "ETHUSDT"], {"BTCUSDT": "candles_stale: 430 s > 420 s"}, "c1")
-    assert first == Changes([Failure("BTCUSDT", "candles_stale: 430 s > 420 s", began, began, "c1")], [])
+    assert first == {"BTCUSDT": Failure("BTCUSDT", "candles_stale: 430 s > 420 s", began, began, "c1")}
     clock.advance(10)
     again = record_failures(store, ASSET, ["BTCUSDT", "ETHUSDT"], {"BTCUSDT": "candles_stale: 440 s > 420 s"}, "c2")
-    assert again == Changes([], [])
     expected = Failure("BTCUSDT", "candles_stale: 440 s > 420 s", began, began + 10, "c1")
-    assert read_failures(store, [ASSET]) == {ASSET: {"BTCUSDT": expected}}
+    assert again == {"BTCUSDT": expected}
+    assert read_failures(store, [ASSET]) == {ASSET: again}
 
 
 def test_another_code_is_another_failure(store, clock) -> None:
     record_failures(store, ASSET, ["BTCUSDT"], {"BTCUSDT": "candles_stale: 430 s"}, "c1")
     clock.advance(10)
-    changes = record_failures(store, ASSET, ["BTCUSDT"], {"BTCUSDT": "candles_missing"}, "c2")
-    assert [(one.code, one.since, one.cycle_id) for one in changes.begun] == [("candles_missing", clock.now.timestamp(), "c2")]
+    failing = record_failures(store, ASSET, ["BTCUSDT"], {"BTCUSDT": "candles_missing"}, "c2")
+    now = clock.now.timestamp()
+    assert failing == {"BTCUSDT": Failure("BTCUSDT", "candles_missing", now, now, "c2")}
 
 
-def test_a_success_removes_the_failure_and_is_named_once(store) -> None:
+def test_a_success_removes_the_failure(store) -> None:
     record_failures(store, ASSET, ["BTCUSDT"], {"BTCUSDT": "candles_missing"}, "c1")
-    assert record_failures(store, ASSET, ["BTCUSDT"], {}, "c2") == Changes([], ["BTCUSDT"])
-    assert record_failures(store, ASSET, ["BTCUSDT"], {}, "c3") == Changes([], [])
+    assert record_failures(store, ASSET, ["BTCUSDT"], {}, "c2") == {}
     assert read_failures(store, [ASSET]) == {ASSET: {}}
 
 
 def test_another_shards_symbols_are_left_alone(store) -> None:
     record_failures(store, ASSET, ["BTCUSDT"], {"BTCUSDT": "candles_missing"}, "c1")
-    record_failures(store, ASSET, ["ETHUSDT"], {}, "c2")
+    assert list(record_failures(store, ASSET, ["ETHUSDT"], {}, "c2")) == ["BTCUSDT"]
     assert list(read_failures(store, [ASSET])[ASSET]) == ["BTCUSDT"]
 
 

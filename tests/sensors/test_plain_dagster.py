@@ -13,6 +13,7 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.product import process_alive
 from quantum_assets.checks.risk_proposal import cadence
 from resources.launcher import has_warm_workers
+from resources.redis_store import UnreadableKeyError
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 from sensors.overdue import COLD, SLOWER, overdue
 from tests.conftest import START
@@ -124,6 +125,10 @@ def test_who_ticks_also_executes_and_no_watcher_is_missed(store, plain, instance
     assert set(process_alive(Evidence(store, instance)).failing) == {"watch"}
     store.client.set(store.keys.of("heartbeat", "watch"), now - 60)
     assert set(process_alive(Evidence(store, plain)).failing) == {"watch"}
+    store.client.delete(store.keys.of("heartbeat", "watch"))
+    store.client.rpush(store.keys.of("heartbeat", "watch"), now)  # what cannot be read is not "never started"
+    with pytest.raises(UnreadableKeyError, match="watch"):
+        process_alive(Evidence(store, plain))
 
 
 def test_cycles_are_late_when_proposals_get_old(store, plain, instance) -> None:

@@ -1,0 +1,54 @@
+"""What Dagster's pages show of single symbols, as it is kept in Redis: one hash per asset or input, one entry per symbol.
+
+Here belongs the entry and how it is written. What is to be shown is decided in ``resources/shown_states.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+CHECK_PREFIX = "_"  # fields beside the symbols say what the checks of the asset show
+
+
+class Shown(NamedTuple):
+    """What is shown of one symbol.
+
+    Attributes
+    ----------
+    at
+        When it was last recorded, epoch s.
+    code
+        Why: what makes another record when it changes.
+    failed
+        Whether it is shown as failed.
+    storage
+        Identity of the instance's storage: what another one shows says nothing of this one.
+    changed
+        When it last changed, epoch s; 0 as long as it is what was first seen.
+    why
+        The reason in full, of an input that cannot be used.
+    """
+
+    at: float
+    code: str
+    failed: bool
+    storage: str
+    changed: float = 0.0
+    why: str = ""
+
+
+def decoded(fields: Mapping[str, bytes]) -> dict[str, Shown]:
+    """Decode the entries of symbols; one that is none of ours is left out, and replaced."""
+    shown = {}
+    for name, text in fields.items():
+        if name.startswith(CHECK_PREFIX):
+            continue
+        try:
+            at, code, failed, storage, *more = json.loads(text)
+            changed, why = more or (0.0, "")  # entries of before have four parts
+            shown[name] = Shown(float(at), str(code), failed is True, str(storage), float(changed), str(why))
+        except (ValueError, TypeError):
+            continue
+    return shown
