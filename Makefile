@@ -8,6 +8,9 @@ TOOLS := .venv-tools
 LOCKED := --disable-pip-version-check --quiet --require-hashes --no-deps
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
+# Bytecode is kept: every program of the stack and of the tests would compile the whole product anew at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup run test slow check bench lock docs feed tools site audit sbom clean
 
 setup: $(STAMP)
