@@ -25,7 +25,7 @@ run: setup  ## the product on real recorded candles, user interface on http://lo
 	ALLOW_SYNTHETIC=true $(BIN)/quantum up --replay quantum_assets/sample --examples
 
 test: setup  ## fast tests, in parallel
-	$(BIN)/python -m pytest -n 3 -m "not slow" -q
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
 
 slow: setup feed  ## whole stacks, browsers, hundreds of symbols
 	$(BIN)/python -m pytest -m slow -q
