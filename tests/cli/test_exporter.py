@@ -33,7 +33,7 @@ from definitions import assemble
 from quantum_assets.cli.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_assets.contracts.tables import ALLOCATION_TARGET
 from resources.exposition import families, text_of
-from resources.home import open_instance
+from resources.home import EVENT_BATCH_SIZE, open_instance
 from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -63,17 +63,21 @@ def value(text: bytes, name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture(scope="module")
-def world():
+def world(_new_home, tmp_path_factory):
     """Two cycles of three symbols, a permit and two blocks, and the instance that ran them."""
-    with valkey() as server, dg.instance_for_test() as instance:
-        store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
-        write_world(store)
-        run_cycle(store, instance)
-        write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
-        write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
-        write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
-        run_cycle(store, instance)
-        yield store, instance
+    home = shutil.copytree(_new_home, tmp_path_factory.mktemp("exporter") / "home")
+    with valkey() as server, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_HOME", str(home))
+        environment.setenv("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
+        with open_instance(load_settings(quantum_home=home)) as instance:
+            store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
+            write_world(store)
+            run_cycle(store, instance)
+            write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
+            write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
+            write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
+            run_cycle(store, instance)
+            yield store, instance
 
 
 def page(address: str) -> bytes:
