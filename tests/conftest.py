@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import pytest
 import redis
 from alembic.config import Config
@@ -162,3 +163,5 @@ def settings(store: RedisStore) -> Settings:
 
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+hypothesis.settings.register_profile("no-deadline", deadline=None)  # a busy machine is no finding
+hypothesis.settings.load_profile("no-deadline")
