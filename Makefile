@@ -8,6 +8,9 @@ TOOLS := .venv-tools
 LOCKED := --disable-pip-version-check --quiet --require-hashes --no-deps
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
+# Bytecode is kept: every program of the stack and of the tests would compile the whole product anew at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup run test slow check bench lock docs feed tools site audit sbom clean
 
 setup: $(STAMP)
@@ -22,7 +25,7 @@ run: setup  ## the product on real recorded candles, user interface on http://lo
 	ALLOW_SYNTHETIC=true $(BIN)/quantum up --replay quantum_assets/sample --examples
 
 test: setup  ## fast tests, in parallel
-	$(BIN)/python -m pytest -n 3 -m "not slow" -q
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
 
 slow: setup feed  ## whole stacks, browsers, hundreds of symbols
 	$(BIN)/python -m pytest -m slow -q

@@ -1,5 +1,6 @@
 """Real servers for the tests, each on its own free port, and a clock that only moves when told to."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import pytest
 import redis
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from resources.home import EVENT_BATCH_SIZE, open_instance
 from resources.redis_store import RedisStore
@@ -41,6 +45,28 @@ def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
         for variable in {name.upper(), f"{name.upper()}_FILE", f"MARKETSTATE_{name.upper()}"}:
             monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is there for good: modules and tests, half a million objects each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_read_once() -> Iterator[None]:
+    """Alembic reads a hundred files of Dagster's whenever a new storage is opened; a test opens up to three."""
+    read, known = ScriptDirectory.from_config, {}
+
+    def from_config(config: Config) -> ScriptDirectory:
+        folder = config.get_main_option("script_location")
+        if folder not in known:
+            known[folder] = read(config)
+        return known[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", from_config)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -137,3 +163,5 @@ def settings(store: RedisStore) -> Settings:
 
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+hypothesis.settings.register_profile("no-deadline", deadline=None)  # a busy machine is no finding
+hypothesis.settings.load_profile("no-deadline")

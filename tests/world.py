@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
@@ -94,10 +95,15 @@ def write_world(store: RedisStore) -> None:
     write_equity(store)
 
 
+@lru_cache(maxsize=1)
+def job_of(store: RedisStore, name: str) -> dg.JobDefinition:
+    """Build a job of the product around a store, once for all its runs one after the other."""
+    return assemble(store).resolve_job_def(name)
+
+
 def run_cycle(store: RedisStore, instance: dg.DagsterInstance, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
     """Run one cycle of the product for all symbols of the settings."""
-    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-    return job.execute_in_process(
+    return job_of(store, CYCLE_JOB_NAME).execute_in_process(
         instance=instance,
         tags=cycle_tags(store.settings.symbols, f"t{store.clock().timestamp():.6f}"),
         run_config=QUIET,

@@ -61,16 +61,17 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     settings = load_settings(**given(symbols=symbols))
     universe = load_settings().symbols
     log_to_stderr("WARNING")
-    from quantum_assets.checks.evidence import Evidence
-    from quantum_assets.checks.pack import PROOFS, run, told
-    from resources.home import open_instance
-    from resources.redis_store import RedisStore
-
     if group is not None and group not in GROUPS:
         message = f"no group {group!r}; there are {', '.join(GROUPS)}"
         raise click.UsageError(message)
+    from resources.redis_store import RedisStore
+
     store = RedisStore(settings)
     store.run("starting to prove", [("PING",)])
+    from quantum_assets.checks.evidence import Evidence  # takes seconds, which a wrong group or a dead server need not
+    from quantum_assets.checks.pack import PROOFS, run, told
+    from resources.home import open_instance
+
     proofs = [proof for proof in PROOFS if group in (None, proof.group)]
     began = time.monotonic()
     with open_instance(settings) as instance:

@@ -4,7 +4,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import dagster as dg
 import pytest
 
 from quantum_assets.governor_permit import decide_plans
@@ -82,12 +81,11 @@ def test_counts_that_cannot_be_read_grant_nothing_and_hold_up_nobody(store, cloc
     assert store.client.xpending("quantum:stream:apply.plan", "governor")["pending"] == 0
 
 
-def test_a_plan_cannot_talk_its_size_down(store) -> None:
+def test_a_plan_cannot_talk_its_size_down(store, instance) -> None:
     """A price of a cent, or a quantity of nought beside the real one, once passed any daily total."""
     write_position(store, SYMBOL, mark=100_000.0)
-    with dg.instance_for_test() as instance:
-        write_candles(store, SYMBOL, [100_000.0] * 300)
-        run_cycle(store, instance)
+    write_candles(store, SYMBOL, [100_000.0] * 300)
+    run_cycle(store, instance)
     assert outcome(store, "p0", qty=50, price=0.01) == "daily_limit_exceeded"
     assert outcome(store, "p1", qty=0, close_qty=50) == "daily_limit_exceeded"
 

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from definitions import assemble, defs
+from definitions import defs
 from quantum_assets.checks import asset_checks, capital, market_state, reference
 from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
 from quantum_assets.checks.pack import PROOFS, run
@@ -47,6 +47,7 @@ from resources.switches import arm, kill
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
     QUIET,
+    job_of,
     random_closes,
     real_closes,
     run_cycle,
@@ -177,9 +178,10 @@ class Proven:
 
 
 @pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    """One instance for all tampering, with the product's own storage: creating it takes longer than all the rest."""
-    with open_instance(load_settings(quantum_home=tmp_path_factory.mktemp("home"))) as opened:
+def instance(_new_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """One instance for all tampering, with the product's own storage."""
+    home = shutil.copytree(_new_home, tmp_path_factory.mktemp("tampering") / "home")
+    with open_instance(load_settings(quantum_home=home)) as opened:
         yield opened
 
 
@@ -652,11 +654,16 @@ def test_a_proof_that_cannot_be_evaluated_has_failed(proven: Proven) -> None:
     assert "not a stream" in found.finding.observed or "WRONGTYPE" in found.finding.observed
 
 
+def stand_still(world: Proven) -> None:
+    """Stop the clock: on a busy machine a test of several runs takes longer than what it looks at stays fresh."""
+    now = world.store.clock()
+    world.store.clock = lambda: now
+
+
 def sounds(world: Proven) -> dict[tuple[str, str], bool]:
     """Run the pack as its sensor does; give what was recorded of single symbols."""
     world.monkeypatch.setattr(asset_checks, "LOOK_AGAIN_SEC", 0)
-    job = assemble(world.store).resolve_job_def(PROOFS_JOB_NAME)
-    result = job.execute_in_process(instance=world.instance, run_config=QUIET)
+    result = job_of(world.store, PROOFS_JOB_NAME).execute_in_process(instance=world.instance, run_config=QUIET)
     found = [event.event_specific_data for event in result.all_events if event.event_type_value == "ASSET_CHECK_EVALUATION"]
     sound = [one for one in found if one.check_name == SOUND]
     whole = {one.asset_key.to_user_string(): one.passed for one in sound[-len(asset_checks.ASSETS) :] if one.partition is None}
@@ -667,6 +674,7 @@ def sounds(world: Proven) -> dict[tuple[str, str], bool]:
 
 def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> None:
     """Who opens one symbol sees its own state; an hour of unchanged checks of 566 symbols would bury the changes."""
+    stand_still(proven)
     everything = {(asset, symbol): True for asset in asset_checks.ASSETS for symbol in SYMBOLS}
     assert sounds(proven) == everything
     assert sounds(proven) == {}
@@ -682,6 +690,7 @@ def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_
     """At 2,000 symbols the first run would outlast its minute, be given up, and begin again, for ever."""
     for name, number in (("CHUNK", 10), ("RECORD_UNTIL_SEC", 0), ("RECORD_SEC_MIN", 0)):
         proven.monkeypatch.setattr(asset_checks, name, number)
+    stand_still(proven)
     everything = {(asset, symbol) for asset in asset_checks.ASSETS for symbol in SYMBOLS}
     first, second = sounds(proven), sounds(proven)
     assert len(first) == len(second) == 10

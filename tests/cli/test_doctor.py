@@ -140,9 +140,8 @@ def test_persistence_and_disk(examine, monkeypatch: pytest.MonkeyPatch) -> None:
     store, _ = examine
     by_name = {one.what: one for one in diagnosis._server(store)}
     assert by_name["persistence"].level == "warn"
-    with valkey() as server:
+    with valkey(appendonly="yes") as server:  # switched on later, it would refuse to stop while it writes its first file
         other = RedisStore(store.settings.model_copy(update={"redis_url": type(store.settings.redis_url)(server.connection_url)}))
-        other.client.config_set("appendonly", "yes")
         assert {one.what: one for one in diagnosis._server(other)}["persistence"].level == "ok"
     monkeypatch.setattr(diagnosis, "DISK_MIN_GB", 1e9)
     assert next(diagnosis._disk(store.settings)).level == "fail"

@@ -33,7 +33,7 @@ from definitions import assemble
 from quantum_assets.cli.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_assets.contracts.tables import ALLOCATION_TARGET
 from resources.exposition import families, text_of
-from resources.home import open_instance
+from resources.home import EVENT_BATCH_SIZE, open_instance
 from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -63,17 +63,21 @@ def value(text: bytes, name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture(scope="module")
-def world():
+def world(_new_home, tmp_path_factory):
     """Two cycles of three symbols, a permit and two blocks, and the instance that ran them."""
-    with valkey() as server, dg.instance_for_test() as instance:
-        store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
-        write_world(store)
-        run_cycle(store, instance)
-        write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
-        write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
-        write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
-        run_cycle(store, instance)
-        yield store, instance
+    home = shutil.copytree(_new_home, tmp_path_factory.mktemp("exporter") / "home")
+    with valkey() as server, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_HOME", str(home))
+        environment.setenv("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
+        with open_instance(load_settings(quantum_home=home)) as instance:
+            store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
+            write_world(store)
+            run_cycle(store, instance)
+            write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
+            write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
+            write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
+            run_cycle(store, instance)
+            yield store, instance
 
 
 def page(address: str) -> bytes:
@@ -166,69 +170,65 @@ def test_text_from_redis_makes_no_series_of_its_own(store) -> None:
     assert found == {f"block:{OTHER}:{OTHER}": 50, f"allow:{OTHER}": 50, f"eff:{OTHER}:{OTHER}": 50}
 
 
-def test_runs_are_counted_once_with_how_long_they_took(store) -> None:
-    with dg.instance_for_test() as instance:
-        job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
-        store.clock.now = instance.get_run_record_by_id(
-            instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
-        ).create_timestamp
-        assert fold_runs(store, instance, store.clock().timestamp())
-        assert counts_in(store, "counts_ran") == {}
-        for _ in range(3):
-            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-            instance.report_run_failed(run)
-        for _ in range(3):
-            store.clock.advance(1)
-            fold_runs(store, instance, store.clock().timestamp())
-        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
-        fold_runs(RedisStore(store.settings, store.clock), instance, (store.clock() + timedelta(hours=1)).timestamp())
-        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
+def test_runs_are_counted_once_with_how_long_they_took(store, instance) -> None:
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    store.clock.now = instance.get_run_record_by_id(
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
+    ).create_timestamp
+    assert fold_runs(store, instance, store.clock().timestamp())
+    assert counts_in(store, "counts_ran") == {}
+    for _ in range(3):
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        instance.report_run_failed(run)
+    for _ in range(3):
+        store.clock.advance(1)
+        fold_runs(store, instance, store.clock().timestamp())
+    assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
+    fold_runs(RedisStore(store.settings, store.clock), instance, (store.clock() + timedelta(hours=1)).timestamp())
+    assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 3
 
 
 @pytest.mark.parametrize("whose", ["of the workers", "of all"])
-def test_runs_are_counted_once_while_a_clock_is_ahead_and_when_it_is_set_right(store, whose) -> None:
+def test_runs_are_counted_once_while_a_clock_is_ahead_and_when_it_is_set_right(store, whose, instance) -> None:
     """Runs of a time that is yet to come are seen at every look until it has come."""
     start, ahead_sec, ended = time.time(), 600, 0
-    with dg.instance_for_test() as instance:
-        for sec in range(0, 900, 20):
-            wrong = 100 <= sec < 300
-            now = start + sec + ahead_sec * (wrong and whose == "of all")
-            if sec not in (0, 300):  # what ends between two looks while a clock is set may be lost
-                run = dg.DagsterRun(job_name=CYCLE_JOB_NAME, run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.FAILURE)
-                instance.run_storage.add_run(run)
-                stamp = datetime.fromtimestamp(start + sec + ahead_sec * wrong, UTC).replace(tzinfo=None)
-                with instance.run_storage.connect() as connection:
-                    connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(update_timestamp=stamp))
-                ended += 1
-            fold_runs(store, instance, now)
-        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == ended
+    for sec in range(0, 900, 20):
+        wrong = 100 <= sec < 300
+        now = start + sec + ahead_sec * (wrong and whose == "of all")
+        if sec not in (0, 300):  # what ends between two looks while a clock is set may be lost
+            run = dg.DagsterRun(job_name=CYCLE_JOB_NAME, run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.FAILURE)
+            instance.run_storage.add_run(run)
+            stamp = datetime.fromtimestamp(start + sec + ahead_sec * wrong, UTC).replace(tzinfo=None)
+            with instance.run_storage.connect() as connection:
+                connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(update_timestamp=stamp))
+            ended += 1
+        fold_runs(store, instance, now)
+    assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == ended
 
 
-def test_two_exporters_of_different_clocks_lose_no_run(store) -> None:
+def test_two_exporters_of_different_clocks_lose_no_run(store, instance) -> None:
     """The one behind would take what has ended for what is yet to come, and the other would find it noted."""
     right, behind = RedisStore(store.settings, Clock()), RedisStore(store.settings, Clock())
     right.clock.now = datetime.now(UTC)
     behind.clock.now = right.clock.now - timedelta(seconds=90)
-    with dg.instance_for_test() as instance:
-        exporters = [Collector(one, instance) for one in (right, behind)]
-        exporters[0].look()
-        for collector in exporters * 5:
-            instance.add_run(dg.DagsterRun(job_name=CYCLE_JOB_NAME, status=dg.DagsterRunStatus.FAILURE))
-            collector.look()
-        assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 10
+    exporters = [Collector(one, instance) for one in (right, behind)]
+    exporters[0].look()
+    for collector in exporters * 5:
+        instance.add_run(dg.DagsterRun(job_name=CYCLE_JOB_NAME, status=dg.DagsterRunStatus.FAILURE))
+        collector.look()
+    assert counts_in(store, "counts_ran")["run:cycle:FAILURE"] == 10
 
 
-def test_a_last_cycle_from_the_future_is_none(store) -> None:
+def test_a_last_cycle_from_the_future_is_none(store, instance) -> None:
     """Else a shard whose clock was set right and that died would look well until then."""
     now = store.clock().timestamp()
     ends = store.keys.of("cycles", store.settings.symbols[0])
     for end in (now - 20, now - 10):
         store.client.lpush(ends, end)
-    with dg.instance_for_test() as instance:
-        assert Collector(store, instance).look().cycle_gaps_sec == {"0": 10.0}
-        for end in (now + 3590, now + 3600):
-            store.client.lpush(ends, end)
-        assert Collector(store, instance).look().cycle_gaps_sec == {"0": math.inf}
+    assert Collector(store, instance).look().cycle_gaps_sec == {"0": 10.0}
+    for end in (now + 3590, now + 3600):
+        store.client.lpush(ends, end)
+    assert Collector(store, instance).look().cycle_gaps_sec == {"0": math.inf}
 
 
 def test_counts_that_are_none_of_ours_and_beats_from_the_future_blind_no_scrape(world) -> None:
@@ -244,13 +244,12 @@ def test_counts_that_are_none_of_ours_and_beats_from_the_future_blind_no_scrape(
     assert value(text, "quantum_heartbeat_age_seconds", part="daemon") == math.inf
 
 
-def test_without_redis_a_scrape_answers_and_shows_nothing_old() -> None:
+def test_without_redis_a_scrape_answers_and_shows_nothing_old(instance) -> None:
     gone = RedisStore(load_settings(redis_url="redis://127.0.0.1:1"))
-    with dg.instance_for_test() as instance:
-        for text in both(gone, instance):
-            assert value(text, "quantum_redis_up") == 0
-            assert value(text, "quantum_dagster_up") == 1
-            assert {name for name, _ in samples(text)} == {"quantum_redis_up", "quantum_dagster_up", "quantum_look_seconds"}
+    for text in both(gone, instance):
+        assert value(text, "quantum_redis_up") == 0
+        assert value(text, "quantum_dagster_up") == 1
+        assert {name for name, _ in samples(text)} == {"quantum_redis_up", "quantum_dagster_up", "quantum_look_seconds"}
 
 
 def test_what_is_stale_is_named_and_what_cannot_be_read_has_no_value(world) -> None:

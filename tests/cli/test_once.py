@@ -1,4 +1,4 @@
-"""``quantum once`` as a user runs it: a process of its own, whose exit code tells the truth."""
+"""``quantum once``: the exit code tells the truth, in a process of its own as in this one."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import pytest
 
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
+from tests.commands import run_command
 from tests.proxy import CuttingProxy
 from tests.world import (
     hash_of,
@@ -32,14 +33,18 @@ def live(valkey_url: str, tmp_path: Path) -> RedisStore:
     return store
 
 
-def quantum(store: RedisStore, *arguments: str, url: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": os.environ.get("HOME", "/"),
-        "REDIS_URL": url or store.settings.url,
-        "QUANTUM_HOME": str(store.settings.quantum_home),
-        **variables,
-    }
+def settings_of(store: RedisStore) -> dict[str, str]:
+    return {"REDIS_URL": store.settings.url, "QUANTUM_HOME": str(store.settings.quantum_home)}
+
+
+def quantum(store: RedisStore, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it with the settings of a store."""
+    return run_command(*arguments, environment=settings_of(store) | variables)
+
+
+def process(store: RedisStore, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a user does, in a process of its own."""
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings_of(store), **variables}
     command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False, cwd="/")
 
@@ -48,7 +53,7 @@ def test_one_cycle_exits_with_0_and_leaves_a_real_run(live: RedisStore) -> None:
     """The proof pack calls it, and so do operators."""
     import dagster as dg
 
-    done = quantum(live, "once", "--json")
+    done = process(live, "once", "--json")
     assert done.returncode == 0, done.stderr
     assert "Single cycle complete" in done.stderr
     outcome = json.loads(done.stdout)
@@ -87,7 +92,7 @@ def test_synthetic_positions_are_computed_on_request_and_labelled(live: RedisSto
 
 def test_wrong_settings_exit_with_2_before_anything_starts(live: RedisStore) -> None:
     """All of them in one message."""
-    done = quantum(live, "once", SYMBOLS="", P31_SCALE="-1")
+    done = process(live, "once", SYMBOLS="", P31_SCALE="-1")
     assert done.returncode == 2
     assert "SYMBOLS" in done.stderr
     assert "P31_SCALE" in done.stderr
@@ -96,7 +101,7 @@ def test_wrong_settings_exit_with_2_before_anything_starts(live: RedisStore) -> 
 
 def test_an_unreachable_server_exits_with_3_and_is_named(live: RedisStore) -> None:
     """Infrastructure trouble is not the symbols' fault."""
-    done = quantum(live, "once", url="redis://127.0.0.1:1")
+    done = process(live, "once", REDIS_URL="redis://127.0.0.1:1")
     assert done.returncode == 3
     assert "127.0.0.1:1" in done.stderr
 
@@ -108,7 +113,7 @@ def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: R
     from quantum_assets.contracts.reading import State
 
     with CuttingProxy(live.settings.url, cut_after) as proxy:
-        done = quantum(live, "once", url=proxy.url)
+        done = quantum(live, "once", REDIS_URL=proxy.url)
         assert done.returncode == 3, done.stderr
         assert proxy.url in done.stderr
     for asset, table in PUBLISHED_TABLES.items():

@@ -17,6 +17,7 @@ from quantum_assets.governor_permit import decide_plans
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.switches import disarm
+from tests.commands import run_command
 from tests.governor.desk import Desk
 from tests.world import write_plan
 
@@ -32,9 +33,7 @@ def live(valkey_url: str) -> RedisStore:
 
 
 def quantum(store: RedisStore, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "REDIS_URL": url or store.settings.url}
-    command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+    return run_command(*arguments, environment={"REDIS_URL": url or store.settings.url})
 
 
 def last_event(store: RedisStore) -> dict[str, str]:

@@ -11,15 +11,16 @@ import pytest
 
 from quantum_assets.report import verify
 from resources.redis_store import RedisStore
+from tests.commands import run_command
+
+
+def settings_of(store: RedisStore) -> dict[str, str]:
+    return {"REDIS_URL": store.settings.url, "QUANTUM_HOME": str(store.settings.quantum_home)}
 
 
 def prove(store: RedisStore, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a user does, in a process of its own."""
-    settings = {"REDIS_URL": store.settings.url, "QUANTUM_HOME": str(store.settings.quantum_home), **environment}
-    command = [sys.executable, "-m", "quantum_assets.cli", "prove", *arguments]
-    return subprocess.run(
-        command, env={"PATH": os.environ["PATH"], **settings}, cwd="/", capture_output=True, text=True, timeout=60, check=False
-    )
+    """Run it with the settings of a store."""
+    return run_command("prove", *arguments, environment=settings_of(store) | environment)
 
 
 def test_a_dead_redis_has_an_exit_code_of_its_own(store: RedisStore) -> None:
@@ -39,7 +40,10 @@ def test_an_unknown_group_is_a_usage_error_that_names_the_known_ones(store: Redi
 def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(store: RedisStore, tmp_path: Path) -> None:
     """A reader must not become a writer: a cycle of its own would decide plans under whatever settings its shell has."""
     report = tmp_path / "evidence.html"
-    done = prove(store, "--symbols", "BTCUSDT", "--json", "--report", str(report))
+    arguments = ["--symbols", "BTCUSDT", "--json", "--report", str(report)]
+    command = [sys.executable, "-m", "quantum_assets.cli", "prove", *arguments]  # as a user does, in a process of its own
+    environment = {"PATH": os.environ["PATH"], **settings_of(store)}
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     verdicts = {one["proof"]: one for one in json.loads(done.stdout)}
     assert verdicts["market_state/contract"]["failing"] == {"BTCUSDT": "missing"}

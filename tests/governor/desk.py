@@ -62,8 +62,10 @@ class Desk:
             row.setdefault("position_ts_epoch", then.timestamp())
         encoded = table.encode(row)
         key = self.store.keys.of(table.key, symbol)
-        self.store.client.delete(key)
-        self.store.client.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then)})
+        both = self.store.client.pipeline(transaction=False)
+        both.delete(key)
+        both.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then)})
+        both.execute()
 
     def ready(self, *symbols: str) -> None:
         """Put everything in order, so that an opening passes."""

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
-from scipy.stats import theilslopes
 
 from quantum_assets.kernels import theil_sen as kernel
 from quantum_assets.kernels.theil_sen import theil_sen
@@ -87,6 +86,8 @@ def test_more_rows_than_a_block_are_exact():
 
 def test_many_symbols_give_what_scipy_gives_one_by_one():
     """The windows of the live kernel."""
+    from scipy.stats import theilslopes  # a second of imports, which not every test worker need pay
+
     for window in (64, 128, 256):
         assert_array_equal(theil_sen(WALK[:, -window:]), [theilslopes(row[-window:])[0] for row in WALK])
 
