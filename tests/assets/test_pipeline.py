@@ -264,7 +264,7 @@ def test_an_opening_on_missing_data_is_blocked_and_a_close_passes(world, instanc
     write_plan(world, "p-open", "BTCUSDT", "OPEN")
     write_plan(world, "p-close", "BTCUSDT", "CLOSE")
     run_cycle(world, instance)
-    assert hash_of(world, "block", "p-open")["reason"] == "stale_harvest_proposal"
+    assert hash_of(world, "block", "p-open")["reason"] == "position_unknown"
     assert hash_of(world, "permit", "p-close")["granted"] == "true"
 
 
