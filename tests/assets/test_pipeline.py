@@ -492,6 +492,21 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
     assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")
 
 
+def test_a_losing_symbol_scores_0_and_not_as_one_nobody_knows(make_store, instance) -> None:
+    """Writers give -1 to 1: counted as an error, the worst symbols were scored by their last good value, or as neutral."""
+    store = make_store(efficiency_mode="enforce")
+    now = int(store.clock().timestamp())
+    store.client.hset(
+        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": "-0.6", "confidence": ".8", "ts": str(now)}
+    )
+    store.client.hset(
+        "quantum:allocation:target:BTCUSDT", mapping={"target_usd": "800", "confidence": ".8", "timestamp": str(now)}
+    )
+    run_cycle(store, instance)
+    fields = hash_of(store, "capital_efficiency", "BTCUSDT")
+    assert (float(fields["efficiency_score"]), float(fields["p30_perf"]), fields["stale_flags"]) == (0, -0.6, "")
+
+
 def test_a_decision_is_told_with_the_materialization_of_its_symbol(world, instance) -> None:
     """Who looks at the governor in the user interface sees why, and by what, without a shell."""
     write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
