@@ -39,7 +39,7 @@ from resources.foreign import Scored, number_or_none, read_efficiency, read_scor
 from resources.guards import read_guards
 from resources.io_manager import cycle_id_of, of_the_loop
 from resources.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
-from resources.positions import PositionReader
+from resources.positions import Flat, PositionReader, RawPosition
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.switches import read_switches
 
@@ -144,15 +144,17 @@ def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
 
 def _judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
     symbols = sorted({plan.symbol for plan in plans})
-    unreadable_now = {one.symbol for one in PositionReader(store).read(symbols) if one.state is State.FAILED}
+    snapshots = {one.symbol: one for one in PositionReader(store).snapshots(symbols)}
     known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
     targets = dict(zip(symbols, read_scored(store, "base_target", "target_usd", symbols), strict=True))
     hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
     permits = [_permit(store, plan, known["position"], hints[plan.symbol]) for plan in plans]
-    found = [Found({asset: rows[plan.symbol] for asset, rows in known.items()}, targets[plan.symbol]) for plan in plans]
-    troubles = [plan.symbol in unreadable_now for plan in plans]
+    found = [
+        Found({asset: rows[plan.symbol] for asset, rows in known.items()}, snapshots[plan.symbol], targets[plan.symbol])
+        for plan in plans
+    ]
     shut = _shut(store)
-    evidence = _evidence(store, plans, found, troubles, shut)
+    evidence = _evidence(store, plans, found, shut)
     theta = theta_of(store.settings)
     limits = json.dumps(asdict(theta), separators=(",", ":"))
     before, beyond = decide(evidence, theta, BEFORE_COUNTING), decide(evidence, theta, AFTER_COUNTING)
@@ -164,10 +166,30 @@ def _judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of the symbol of one plan: its rows by asset, and its P2.9 target."""
+    """What is known of the symbol of one plan: its rows by asset, its position as it is told now, and its P2.9 target."""
 
     rows: Mapping[str, Reading[dict[str, Any]]]
+    snapshot: Reading[RawPosition | Flat]
     target: Scored
+
+    @property
+    def flat(self) -> Flat | None:
+        """What says that there is no position."""
+        return self.snapshot.value if isinstance(self.snapshot.value, Flat) else None
+
+    def needed(self, *, closing: bool) -> Mapping[str, Reading[dict[str, Any]]]:
+        """Give the rows a plan is judged by.
+
+        An opening from flat has no position and no harvest proposal, and what is left of the last ones says nothing; closing
+        needs none to be proposed.
+        """
+        unneeded = {HARVEST_PROPOSAL.asset} if closing else {HARVEST_PROPOSAL.asset, POSITION.asset} if self.flat else set()
+        return {asset: row for asset, row in self.rows.items() if asset not in unneeded}
+
+    def labels(self, *, closing: bool) -> set[str]:
+        """Give what the writers of these rows say of themselves."""
+        labels = _labels(self.needed(closing=closing))
+        return labels if self.flat is None else labels | {self.flat.position_source}
 
 
 @dataclass(frozen=True)
@@ -188,13 +210,15 @@ def _shut(store: RedisStore) -> Shut:
 
 def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) -> dict[str, str]:
     """Say what one plan was judged by, so that the record alone tells why; counts are added by whoever counts."""
-    cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in found.rows.items() if one.value is not None}
-    unread = [one.reason for one in found.rows.values() if one.state is State.FAILED]
+    rows = found.needed(closing=bool(evidence.closing[row]))
+    cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in rows.items() if one.value is not None}
+    readings: list[Reading[Any]] = [*rows.values(), found.snapshot]
+    unread = [one.reason for one in readings if one.state is State.FAILED]
     return {
         **{name: str(int(getattr(evidence, name)[row])) for name in FLAGS},
         **{name: _number(getattr(evidence, name)[row]) for name in JUDGED},
         "risk_guard": str(evidence.risk_guard[row]),
-        "sources": ",".join(sorted(_labels(found.rows))),
+        "sources": ",".join(sorted(found.labels(closing=bool(evidence.closing[row])))),
         "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",
         "theta": limits,
         **cycles,
@@ -270,17 +294,24 @@ def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict
     ]
 
 
-def _evidence(
-    store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], raw_unreadable: Sequence[bool], shut: Shut
-) -> Evidence:
+def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], shut: Shut) -> Evidence:
     """Gather what each plan is judged by before permits are counted; the counts are left unknown."""
     now = store.clock().timestamp()
     closing = np.array([is_closing(plan.action, reduce_only=plan.reduce_only) for plan in plans], dtype=bool)
-    failed = np.array([any(one.state is State.FAILED for one in each.rows.values()) for each in found], dtype=bool)
-    of_openings = np.array(raw_unreadable, dtype=bool) | np.array([one.target.status == "error" for one in found], dtype=bool)
+    both = list(zip(found, closing.tolist(), strict=True))
+    failed = np.array(
+        [any(row.state is State.FAILED for row in one.needed(closing=closes).values()) for one, closes in both], dtype=bool
+    )
+    of_openings = np.array([one.snapshot.state is State.FAILED or one.target.status == "error" for one in found], dtype=bool)
+    flat = np.array([one.flat is not None for one in found], dtype=bool)
 
     def ages(asset: str, clock: str = "last_update_epoch") -> Any:
         return np.array([_age_sec(one.rows[asset], clock, now) for one in found])
+
+    def position_age_sec(one: Found) -> float:  # of the snapshot: a dead writer makes no new ones
+        if one.flat is None:
+            return _age_sec(one.rows["position"], "position_ts_epoch", now)
+        return math.nan if one.flat.ts_epoch is None else now - one.flat.ts_epoch
 
     def everywhere(value: object, dtype: Any = bool) -> Any:
         return np.full(len(plans), value, dtype=dtype)
@@ -293,19 +324,26 @@ def _evidence(
         disarmed=everywhere(shut.disarmed),
         risk_guard=everywhere(shut.guard, object),
         market_state_age_sec=ages("market_state"),
+        market_close_age_sec=ages("market_state", clock="ts_timestamp"),  # an evaluation of old candles is no news
         harvest_proposal_age_sec=ages("harvest_proposal"),
-        position_age_sec=ages("position", clock="position_ts_epoch"),  # of the snapshot: a dead writer makes no new ones
+        position_age_sec=np.array([position_age_sec(one) for one in found]),
+        flat=flat,
+        position_unknown=np.array([one.snapshot.state is State.ABSENT and math.isnan(position_age_sec(one)) for one in found]),
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
-            [_non_live(one.rows) or plan.source in NON_LIVE for plan, one in zip(plans, found, strict=True)], dtype=bool
+            [
+                bool(one.labels(closing=closes) & set(NON_LIVE)) or plan.source in NON_LIVE
+                for plan, (one, closes) in zip(plans, both, strict=True)
+            ],
+            dtype=bool,
         ),
-        kill_score=np.array([_kill_score(plan, one.rows["harvest_proposal"]) for plan, one in zip(plans, found, strict=True)]),
+        kill_score=np.array([_kill_score(plan, one) for plan, one in zip(plans, found, strict=True)]),
         permits_hour=unknown,
         permits_5min=unknown,
         day_total=unknown,
         amount=unknown,
         in_usd=everywhere(value=False),
-        position_notional_usd=np.array([_notional_usd(one.rows["position"]) for one in found]),
+        position_notional_usd=np.array([0.0 if one.flat else _notional_usd(one.rows["position"]) for one in found]),
         target_usd=np.array([_cap_usd(one.target) for one in found]),
     )
 
@@ -334,12 +372,9 @@ def _labels(row: Mapping[str, Reading[dict[str, Any]]]) -> set[str]:
     return {str(value[label]) for value in values for label in ("source", "data_source", "position_source") if label in value}
 
 
-def _non_live(row: Mapping[str, Reading[dict[str, Any]]]) -> bool:
-    return bool(_labels(row) & set(NON_LIVE))
-
-
-def _kill_score(plan: Plan, harvest: Reading[dict[str, Any]]) -> float:
-    scores = [plan.kill_score, harvest.value["kill_score"] if harvest.value is not None else None]
+def _kill_score(plan: Plan, found: Found) -> float:
+    harvest = None if found.flat else found.rows["harvest_proposal"].value
+    scores = [plan.kill_score, None if harvest is None else harvest["kill_score"]]
     return max((score for score in scores if score is not None), default=math.nan)
 
 

@@ -18,10 +18,25 @@ from resources.guards import utc_date
 from resources.plans import BURST_SEC, HOUR_SEC, LIMITS, USD, parse_plan
 from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
-FLAGS = ("closing", "unreadable", "kill_switch", "disarmed", "unknown_symbol", "non_live")  # of the evidence, on record
-ADDED = frozenset({"unknown_symbol"})  # flags that older records lack: they were decided without, as if it had not been set
+FLAGS = (
+    "closing",
+    "unreadable",
+    "kill_switch",
+    "disarmed",
+    "unknown_symbol",
+    "non_live",
+    "flat",
+    "position_unknown",
+)  # of the evidence, on record
+ADDED = {  # what older records lack: they were decided without, as if it had been this
+    "unknown_symbol": "0",
+    "flat": "0",
+    "position_unknown": "0",
+    "market_close_age_sec": "0",
+}
 JUDGED = (  # numbers of it that are known before permits are counted
     "market_state_age_sec",
+    "market_close_age_sec",
     "harvest_proposal_age_sec",
     "position_age_sec",
     "kill_score",
@@ -101,7 +116,8 @@ def judged_by(event: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]
     IncompleteRecordError
         The record lacks some of it.
     """
-    missing = sorted({*FLAGS, *NUMBERS, "theta", "unit", "risk_guard"} - ADDED - event.keys())
+    event = {**ADDED, **event}
+    missing = sorted({*FLAGS, *NUMBERS, "theta", "unit", "risk_guard"} - event.keys())
     if missing:
         msg = f"the record lacks {', '.join(missing)}"
         raise IncompleteRecordError(msg)

@@ -25,6 +25,7 @@ from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
 INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
+SIGNED = ("performance_factor",)  # writers give -1 to 1, and losing is a score, not a fault; the kernel clips it to [0, 1]
 PNL_FIELDS = ("pnl_usd", "realized_pnl", "pnl")  # first parseable wins
 
 
@@ -177,7 +178,7 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     if isinstance(fields, Unreadable):
         return Scored("error")
     value, confidence, ts = number_or_none(fields.get(value_field)), number_or_none(fields.get("confidence")), epoch_of(fields)
-    if value is None or value < 0 or confidence is None or ts is None or ts - now > CLOCK_AHEAD_SEC:
+    if value is None or (value < 0 and value_field not in SIGNED) or confidence is None or ts is None or ts - now > CLOCK_AHEAD_SEC:
         return Scored("error")
     status = "stale" if now - ts > INPUT_STALE_SEC else "ok"
     return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""), ts)

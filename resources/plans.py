@@ -36,6 +36,7 @@ _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
 SHUTTING = tuple(gate.reason for gate in SWITCHES)  # as their keys follow each other in the script
+CLOSE_LATE_SEC = 60  # beyond its interval, before the newest close is too old to open anything
 PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
@@ -446,6 +447,7 @@ def theta_of(settings: Settings) -> GovernorTheta:
     """Take the limits of the gates from the settings."""
     return GovernorTheta(
         max_data_age_sec=settings.gov_max_data_age_sec,
+        max_close_age_sec=max(settings.gov_max_data_age_sec, settings.candle_interval_sec + CLOSE_LATE_SEC),
         kill_score_critical=settings.gov_kill_score_critical,
         allow_synthetic=settings.allow_synthetic,
         max_exec_per_hour=settings.gov_max_exec_per_hour,

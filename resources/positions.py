@@ -79,6 +79,23 @@ class RawPosition:
     position_source: str = "redis_hash"
 
 
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """No position, and somebody said so.
+
+    Attributes
+    ----------
+    ts_epoch
+        Time of the snapshot, epoch s; ``None`` when it has no clock: nobody knows whether it is still so.
+    position_source
+        As of an open position.
+    """
+
+    symbol: str
+    ts_epoch: float | None = None
+    position_source: str = "redis_hash"
+
+
 class InvalidPositionError(ValueError):
     """A snapshot cannot be used; the text is ``<field>=<value>``."""
 
@@ -99,13 +116,23 @@ class PositionReader:
         self.store = store
 
     def read(self, symbols: Sequence[str]) -> list[Reading[RawPosition]]:
-        """Read one position per symbol, from the sources POSITION_SOURCE allows.
+        """Read one open position per symbol; a flat one is ``absent`` with ``flat``, see :meth:`snapshots`."""
+        return [
+            Reading.absent(one.symbol, "flat")
+            if isinstance(one.value, Flat)
+            else Reading(one.symbol, one.state, one.value, one.reason)
+            for one in self.snapshots(symbols)
+        ]
+
+    def snapshots(self, symbols: Sequence[str]) -> list[Reading[RawPosition | Flat]]:
+        """Read one snapshot per symbol, open or flat, from the sources POSITION_SOURCE allows.
 
         Returns
         -------
         list of Reading
-            ``absent`` with ``flat`` or ``no_position``; ``failed`` with ``position_invalid: <field>=<value>`` or
-            ``position_unreadable: <detail>``. One round trip for the hashes, one for the streams when they are needed.
+            ``absent`` with ``no_position`` when no source shows the symbol, which is flat only where POSITION_ABSENT says so;
+            ``failed`` with ``position_invalid: <field>=<value>`` or ``position_unreadable: <detail>``. One round trip for the
+            hashes, one for the streams when they are needed.
 
         Raises
         ------
@@ -117,7 +144,7 @@ class PositionReader:
         Spec section 5.
         """
         source = self.store.settings.position_source
-        found: dict[str, Reading[RawPosition]] = {}
+        found: dict[str, Reading[RawPosition | Flat]] = {}
         if source in ("auto", "redis_hash"):
             found |= self._from_hashes(symbols)
         rest = [symbol for symbol in symbols if symbol not in found]
@@ -128,19 +155,22 @@ class PositionReader:
             found |= {
                 symbol: Reading.present(symbol, synthetic_position(symbol, now)) for symbol in symbols if symbol not in found
             }
+        if self.store.settings.position_absent == "flat":
+            now = self.store.clock().timestamp()
+            found |= {symbol: Reading.present(symbol, Flat(symbol, now)) for symbol in symbols if symbol not in found}
         return [found.get(symbol) or Reading.absent(symbol, "no_position") for symbol in symbols]
 
-    def _from_hashes(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition]]:
+    def _from_hashes(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition | Flat]]:
         readings = {}
         for raw in self.store.read_raw("raw_position", symbols):
             if raw.state is State.FAILED:
                 detail = raw.reason.partition(": ")[2]
-                readings[raw.symbol] = Reading[RawPosition].failed(raw.symbol, f"position_unreadable: {detail}")
+                readings[raw.symbol] = Reading[RawPosition | Flat].failed(raw.symbol, f"position_unreadable: {detail}")
             elif raw.value is not None:
                 readings[raw.symbol] = _parsed(raw.symbol, raw.value, "redis_hash")
         return readings
 
-    def _from_streams(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition]]:
+    def _from_streams(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition | Flat]]:
         names = [self.store.keys.of(name) for name in STREAMS]
         replies = self.store.run(
             "reading positions from streams",
@@ -149,7 +179,7 @@ class PositionReader:
         for name, reply in zip(names, replies, strict=True):
             if isinstance(reply, Exception):  # the newest snapshot of any symbol may be the one that cannot be read
                 reason = f"position_unreadable: {name}: {reply}"
-                return {symbol: Reading[RawPosition].failed(symbol, reason) for symbol in symbols}
+                return {symbol: Reading[RawPosition | Flat].failed(symbol, reason) for symbol in symbols}
         wanted = set(symbols)
         newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes], str]] = {}
         of_nobody = ""
@@ -165,9 +195,9 @@ class PositionReader:
             if symbol in wanted and (trouble or _is_snapshot(fields)) and (symbol not in newest or moment >= newest[symbol][0]):
                 newest[symbol] = (moment, fields, trouble)
         # A broken entry that names nobody may be the only word about any symbol that is found nowhere else.
-        found = {symbol: Reading[RawPosition].failed(symbol, of_nobody) for symbol in symbols if of_nobody}
+        found = {symbol: Reading[RawPosition | Flat].failed(symbol, of_nobody) for symbol in symbols if of_nobody}
         return found | {
-            symbol: Reading[RawPosition].failed(symbol, trouble)
+            symbol: Reading[RawPosition | Flat].failed(symbol, trouble)
             if trouble
             else _parsed(symbol, fields, "redis_stream", ts_epoch=moment[0] / 1000)
             for symbol, (moment, fields, trouble) in newest.items()
@@ -194,7 +224,7 @@ def synthetic_position(symbol: str, now: float) -> RawPosition:
     )
 
 
-def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float | None = None) -> RawPosition | None:
+def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float | None = None) -> RawPosition | Flat:
     """Read one snapshot.
 
     Parameters
@@ -211,8 +241,7 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
 
     Returns
     -------
-    RawPosition or None
-        ``None`` when the position is flat.
+    RawPosition or Flat
 
     Raises
     ------
@@ -223,22 +252,21 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         raise InvalidPositionError(field="symbol", value=fields["symbol"])
     amount_name = _first(fields, AMOUNT_NAMES)
     if fields.get("side", "").upper() == FLAT:
-        return None
+        return _flat(symbol, fields, source, ts_epoch)
     amount = _number(fields, amount_name) if amount_name else None
     if amount == 0:
         for name in AMOUNT_NAMES:  # one of two amounts is wrong, and nobody knows which
             if _number(fields, name):
                 raise InvalidPositionError(field=f"{amount_name}={fields[str(amount_name)]} {name}", value=fields[name])
-        return None
+        return _flat(symbol, fields, source, ts_epoch)
     side = _side(fields, amount_name, amount)
     entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
     qty = abs(amount) if amount is not None else None
     pnl = _number(fields, "unrealized_pnl")
     if pnl is None:
         pnl = (mark - entry) * (1 if side == "LONG" else -1) * (qty or 1.0)
-    clock, opened = _first(fields, CLOCK_NAMES), _first(fields, OPENED_NAMES)
+    opened = _first(fields, OPENED_NAMES)
     age_sec = _number(fields, "age_sec")
-    labels = [fields.get(name, "").lower() for name in LABEL_NAMES]
     return RawPosition(
         symbol=symbol,
         side=side,
@@ -247,18 +275,37 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         unrealized_pnl=pnl,
         qty=qty,
         leverage=_number(fields, "leverage"),
-        ts_epoch=_moment(fields, clock) if clock else ts_epoch,
+        ts_epoch=_clock(fields, ts_epoch),
         peak_price=_price_or_none(fields, "peak_price"),
         trough_price=_price_or_none(fields, "trough_price"),
         age_sec=max(age_sec, 0.0) if age_sec is not None else None,
         opened_at_epoch=_moment(fields, opened) if opened else None,
         current_sl=_number(fields, "current_sl") or None,
         current_tp=_number(fields, "current_tp") or None,
-        position_source=next((label for label in OWN_LABELS if label in labels), source),
+        position_source=_label(fields, source),
     )
 
 
-def _parsed(symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None) -> Reading[RawPosition]:
+def _flat(symbol: str, fields: Fields, source: str, ts_epoch: float | None) -> Flat:
+    try:
+        return Flat(symbol, _clock(fields, ts_epoch), _label(fields, source))
+    except InvalidPositionError:  # it is flat all the same, only nobody knows since when
+        return Flat(symbol, None, _label(fields, source))
+
+
+def _clock(fields: Fields, otherwise: float | None) -> float | None:
+    clock = _first(fields, CLOCK_NAMES)
+    return _moment(fields, clock) if clock else otherwise
+
+
+def _label(fields: Fields, otherwise: str) -> str:
+    labels = [fields.get(name, "").lower() for name in LABEL_NAMES]
+    return next((label for label in OWN_LABELS if label in labels), otherwise)
+
+
+def _parsed(
+    symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None
+) -> Reading[RawPosition | Flat]:
     try:
         fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
         position = parse_position(symbol, fields, source, ts_epoch=ts_epoch)
@@ -266,7 +313,7 @@ def _parsed(symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: f
         return Reading.failed(symbol, f"position_unreadable: {error.object!r} is not UTF-8 text")
     except InvalidPositionError as error:
         return Reading.failed(symbol, f"position_invalid: {error}")
-    return Reading.present(symbol, position) if position is not None else Reading.absent(symbol, "flat")
+    return Reading.present(symbol, position)
 
 
 def _side(fields: Fields, amount_name: str | None, amount: float | None) -> Side:

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     change_eps_pct: Positive = Field(0.001, lt=1, description="relative price change that is news")
     fallback_stop_pct: Positive = Field(0.02, lt=1, description="stop distance when no risk proposal exists")
     sl_ratchet: Literal["proposed", "actual"] = Field("proposed", description="which stop counts as in force")
+    position_absent: Literal["unknown", "flat"] = Field(
+        "unknown", description="what a symbol is that no source of positions shows; unknown opens nothing"
+    )
     price_collar_pct: Positive = Field(0.10, lt=1, description="price jump that waits for confirmation")
     p31_min_conf: Fraction = Field(0.65, description="efficiency confidence below which it is ignored")
     p31_stale_sec: Seconds = Field(600, description="age from which the allocation proposer ignores efficiency")

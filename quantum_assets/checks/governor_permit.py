@@ -20,10 +20,11 @@ from quantum_assets.contracts.tables import (
     SEEN_TTL_SEC,
 )
 from quantum_assets.kernels.governor import NON_LIVE
-from resources.decisions import IncompleteRecordError, judged_by, rests_on_nothing
+from resources.decisions import ADDED, IncompleteRecordError, judged_by, rests_on_nothing
 from resources.foreign import number_or_none, read_efficiency
-from resources.plans import parse_plan
+from resources.plans import parse_plan, theta_of
 
+AGES = ("market_state_age_sec", "market_close_age_sec", "harvest_proposal_age_sec", "position_age_sec")
 DECISIONS_JUDGED = 500  # newest ones
 UNDECIDED_SEC = 60.0  # the plans' sensor looks every 5 s; a plan this old was forgotten
 EXPIRING_SEC = 5.0  # a record may expire while it is looked at
@@ -160,18 +161,23 @@ def hints_recomputed(evidence: Evidence) -> Finding:
 def no_permit_from_bad_data(evidence: Evidence) -> Finding:
     """Whoever was allowed to open risk was allowed on data that was there, fresh and live."""
     settings, failing, judged = evidence.settings, {}, 0
+    theta = theta_of(settings)
+    limits = dict.fromkeys(AGES, theta.max_data_age_sec) | {"market_close_age_sec": theta.max_close_age_sec}
     for entry in (one for entries in _permits_by_symbol(evidence).values() for one in entries):
-        fields = entry.fields
+        fields = {**ADDED, **entry.fields}
         judged += 1
         labels = set(fields.get("sources", "").split(","))
         if labels & set(NON_LIVE) and not settings.allow_synthetic:
             failing[fields["plan_id"]] = f"granted on {fields['sources']}"
         if fields.get("closing") == "1":
             continue
-        for name in ("market_state_age_sec", "harvest_proposal_age_sec", "position_age_sec"):
+        for name, limit in limits.items():
             age = number_or_none(fields.get(name, ""))
-            if age is None or not math.isfinite(age) or age > settings.gov_max_data_age_sec:
+            due = name != "harvest_proposal_age_sec" or fields["flat"] != "1"
+            if due and (age is None or not math.isfinite(age) or age > limit):
                 failing[fields["plan_id"]] = f"granted with {name} {fields.get(name) or 'unknown'}"
+        if fields["position_unknown"] == "1":
+            failing[fields["plan_id"]] = "granted although no source showed the position"
     return Finding(f"{judged} permits", f"openings: every input <= {settings.gov_max_data_age_sec} s old, live", judged, failing)
 
 

@@ -268,14 +268,15 @@ def permit_hint(score: float | None, *, threshold: float, min_factor: float, max
 def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
     """Name the first gate a plan meets, empty when it meets none; numbers nobody knows are ``None``, and shut."""
 
-    def too_old(age: float | None) -> bool:
-        return age is None or not -5 <= age <= limits["max_data_age_sec"]
+    def too_old(age: float | None, limit: str = "max_data_age_sec") -> bool:
+        return age is None or not -5 <= age <= limits[limit]
 
     def reached(value: float | None, limit: float) -> bool:
         return value is None or value >= limit
 
     opening, amount, day = not case["closing"], case["amount"], case["day_total"]
     cap, size = case["target_usd"], case["position_notional_usd"]
+    scored = case["kill_score"] is not None or not case["flat"]
     day_limit = limits["max_notional_per_day_usd"] if case["in_usd"] else limits["max_qty_per_day"]
     shut = (
         (case["unreadable"], "evaluation_error"),
@@ -284,10 +285,12 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         (opening and case["risk_guard"], f"risk_guard_{case['risk_guard']}"),
         (opening and case["unknown_symbol"] and too_old(case["market_state_age_sec"]), "unknown_symbol"),
         (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
-        (opening and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
+        (opening and too_old(case["market_close_age_sec"], "max_close_age_sec"), "stale_market_state"),
+        (opening and case["position_unknown"], "position_unknown"),
+        (opening and not case["flat"] and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
         (opening and too_old(case["position_age_sec"]), "stale_position"),
         (case["non_live"] and not limits["allow_synthetic"], "synthetic_data"),
-        (opening and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
+        (opening and scored and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
         (reached(case["permits_hour"], limits["max_exec_per_hour"]), "hourly_limit_exceeded"),
         (reached(case["permits_5min"], limits["max_exec_per_5min"]), "burst_limit_exceeded"),
         (amount is None or day is None or day + amount > day_limit, "daily_limit_exceeded"),

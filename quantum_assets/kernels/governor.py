@@ -24,6 +24,7 @@ class GovernorTheta:
     """Limits of the gates, defaults of spec section 7."""
 
     max_data_age_sec: float = 120.0  # s, age beyond which data opens nothing
+    max_close_age_sec: float = 120.0  # s, the same for the newest close
     kill_score_critical: float = 0.8  # kill score from which nothing is opened
     allow_synthetic: bool = False  # whether non-live data may earn permits
     max_exec_per_hour: int = 3  # permits per symbol in 3600 s
@@ -41,12 +42,15 @@ class Evidence:
     kill_switch: Bools
     disarmed: Bools  # the governor has shut itself off for openings
     risk_guard: Labels  # type of the live guard that comes first in GUARDS, or empty
-    market_state_age_sec: Floats
+    market_state_age_sec: Floats  # since it was evaluated
+    market_close_age_sec: Floats  # of the newest close it was computed from
     harvest_proposal_age_sec: Floats
     position_age_sec: Floats
+    flat: Bools  # a source says that there is no position: no harvest proposal is due
+    position_unknown: Bools  # no source shows the symbol
     unknown_symbol: Bools  # the symbol is none of SYMBOLS
     non_live: Bools  # any input is labelled replay, example or synthetic
-    kill_score: Floats  # larger of the plan's and the harvest proposal's, NaN where neither has one
+    kill_score: Floats  # larger of the plan's and (of an open position) the harvest proposal's, NaN where neither has one
     permits_hour: Floats  # permits of the symbol in the last 3600 s
     permits_5min: Floats  # permits of the symbol in the last 300 s
     day_total: Floats  # permitted today, in the unit of amount
@@ -56,12 +60,22 @@ class Evidence:
     target_usd: Floats  # P2.9 target in force (mode enforce, fresh), NaN where there is none
 
 
-def _too_old(age: Floats, theta: GovernorTheta) -> Bools:
-    return ~((age >= -CLOCK_SKEW_SEC) & (age <= theta.max_data_age_sec))  # NaN, a missing input, is too old
+def _too_old(age: Floats, limit_sec: float) -> Bools:
+    return ~((age >= -CLOCK_SKEW_SEC) & (age <= limit_sec))  # NaN, a missing input, is too old
+
+
+def _no_market(e: Evidence, theta: GovernorTheta) -> Bools:
+    return _too_old(e.market_state_age_sec, theta.max_data_age_sec) | _too_old(e.market_close_age_sec, theta.max_close_age_sec)
 
 
 def _unknown(e: Evidence, theta: GovernorTheta) -> Bools:
-    return e.unknown_symbol & _too_old(e.market_state_age_sec, theta)  # another deployment may compute it: then it is known
+    # another deployment may compute it: then it is known
+    return e.unknown_symbol & _too_old(e.market_state_age_sec, theta.max_data_age_sec)
+
+
+def _killed(e: Evidence, theta: GovernorTheta) -> Bools:
+    unscored = e.flat & np.isnan(e.kill_score)  # there is nothing that could be scored
+    return ~unscored & ~(e.kill_score < theta.kill_score_critical)
 
 
 def _beyond_day(e: Evidence, theta: GovernorTheta) -> Bools:
@@ -89,11 +103,17 @@ GATES = (
     Gate(2, DISARMED, shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
     *map(_guard, GUARDS),
     Gate(4, "unknown_symbol", shuts_closings=False, shuts=_unknown),
-    Gate(4, "stale_market_state", shuts_closings=False, shuts=lambda e, t: _too_old(e.market_state_age_sec, t)),
-    Gate(4, "stale_harvest_proposal", shuts_closings=False, shuts=lambda e, t: _too_old(e.harvest_proposal_age_sec, t)),
-    Gate(4, "stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t)),
+    Gate(4, "stale_market_state", shuts_closings=False, shuts=_no_market),
+    Gate(4, "position_unknown", shuts_closings=False, shuts=lambda e, _: e.position_unknown),
+    Gate(
+        4,
+        "stale_harvest_proposal",
+        shuts_closings=False,
+        shuts=lambda e, t: ~e.flat & _too_old(e.harvest_proposal_age_sec, t.max_data_age_sec),
+    ),
+    Gate(4, "stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t.max_data_age_sec)),
     Gate(5, "synthetic_data", shuts_closings=True, shuts=lambda e, t: e.non_live & (not t.allow_synthetic)),
-    Gate(6, "kill_score_critical_non_close", shuts_closings=False, shuts=lambda e, t: ~(e.kill_score < t.kill_score_critical)),
+    Gate(6, "kill_score_critical_non_close", shuts_closings=False, shuts=_killed),
     Gate(
         7,
         "hourly_limit_exceeded",

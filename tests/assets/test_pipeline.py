@@ -264,7 +264,7 @@ def test_an_opening_on_missing_data_is_blocked_and_a_close_passes(world, instanc
     write_plan(world, "p-open", "BTCUSDT", "OPEN")
     write_plan(world, "p-close", "BTCUSDT", "CLOSE")
     run_cycle(world, instance)
-    assert hash_of(world, "block", "p-open")["reason"] == "stale_harvest_proposal"
+    assert hash_of(world, "block", "p-open")["reason"] == "position_unknown"
     assert hash_of(world, "permit", "p-close")["granted"] == "true"
 
 
@@ -490,6 +490,21 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
     got = [float(fields[name]) for name in ("volatility_ewma", "dd_proxy", "efficiency_score", "efficiency_ewma")]
     assert got == pytest.approx([3.836, 0.496, 0.716717, 0.554179], abs=1e-6)
     assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")
+
+
+def test_a_losing_symbol_scores_0_and_not_as_one_nobody_knows(make_store, instance) -> None:
+    """Writers give -1 to 1: counted as an error, the worst symbols were scored by their last good value, or as neutral."""
+    store = make_store(efficiency_mode="enforce")
+    now = int(store.clock().timestamp())
+    store.client.hset(
+        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": "-0.6", "confidence": ".8", "ts": str(now)}
+    )
+    store.client.hset(
+        "quantum:allocation:target:BTCUSDT", mapping={"target_usd": "800", "confidence": ".8", "timestamp": str(now)}
+    )
+    run_cycle(store, instance)
+    fields = hash_of(store, "capital_efficiency", "BTCUSDT")
+    assert (float(fields["efficiency_score"]), float(fields["p30_perf"]), fields["stale_flags"]) == (0, -0.6, "")
 
 
 def test_a_decision_is_told_with_the_materialization_of_its_symbol(world, instance) -> None:

@@ -25,7 +25,7 @@ POSITION_INPUTS: dict[str, Any] = {
 REGIME: dict[str, Any] = {"sigma": 0.002, "ts": 0.2, "p_trend": 0.4, "p_mr": 0.1, "p_chop": 0.5}
 ROWS: dict[str, dict[str, Any]] = {
     MARKET_STATE.asset: {
-        **REGIME, "mu": 0.0004, "dp": 0.5, "vr": 1.0, "spike_proxy": 0.8, "ts_timestamp": 1, "buffer_size": 300,
+        **REGIME, "mu": 0.0004, "dp": 0.5, "vr": 1.0, "spike_proxy": 0.8, "buffer_size": 300,
         "source": "candles", "candle_key": "quantum:history:ohlcv", "candles_digest": "x", "regime": "chop",
     },
     HARVEST_PROPOSAL.asset: {
@@ -60,6 +60,8 @@ class Desk:
         row = {**ROWS[table.asset], **changes}
         if table is POSITION:
             row.setdefault("position_ts_epoch", then.timestamp())
+        if table is MARKET_STATE:
+            row.setdefault("ts_timestamp", int(then.timestamp()))
         encoded = table.encode(row)
         key = self.store.keys.of(table.key, symbol)
         both = self.store.client.pipeline(transaction=False)

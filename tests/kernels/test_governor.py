@@ -23,8 +23,11 @@ OPEN: dict[str, Any] = {  # an opening plan that passes every gate
     "risk_guard": "",
     "unknown_symbol": False,
     "market_state_age_sec": 5.0,
+    "market_close_age_sec": 5.0,
     "harvest_proposal_age_sec": 5.0,
     "position_age_sec": 5.0,
+    "flat": False,
+    "position_unknown": False,
     "non_live": False,
     "kill_score": 0.55,
     "permits_hour": 0.0,
@@ -57,6 +60,7 @@ SPECIFIED = (  # spec section 7, in its order
     Row("risk_guard_CONSEC_LOSS", OPENINGS, {"risk_guard": "CONSEC_LOSS"}),
     Row("unknown_symbol", OPENINGS, {"unknown_symbol": True, "market_state_age_sec": math.nan}),
     Row("stale_market_state", OPENINGS, {"market_state_age_sec": 121.0}),
+    Row("position_unknown", OPENINGS, {"position_unknown": True}),
     Row("stale_harvest_proposal", OPENINGS, {"harvest_proposal_age_sec": 121.0}),
     Row("stale_position", OPENINGS, {"position_age_sec": 121.0}),
     Row("synthetic_data", EVERY_PLAN, {"non_live": True}),
@@ -74,6 +78,18 @@ BOUNDARIES = (  # what is exactly at a limit, and just beyond it
     ({"market_state_age_sec": -5.0}, ""),
     ({"market_state_age_sec": -5.001}, "stale_market_state"),
     ({"market_state_age_sec": math.nan}, "stale_market_state"),
+    ({"market_close_age_sec": 120.0}, ""),
+    ({"market_close_age_sec": 120.001}, "stale_market_state"),
+    ({"market_close_age_sec": -5.001}, "stale_market_state"),
+    ({"market_close_age_sec": math.nan}, "stale_market_state"),
+    ({"market_state_age_sec": 5.0, "market_close_age_sec": 121.0, "unknown_symbol": True}, "stale_market_state"),
+    ({"flat": True, "harvest_proposal_age_sec": math.nan, "kill_score": math.nan}, ""),  # an opening from flat
+    ({"flat": True, "harvest_proposal_age_sec": 121.0}, ""),
+    ({"flat": True, "kill_score": 0.8}, "kill_score_critical_non_close"),  # the plan's own
+    ({"flat": True, "position_age_sec": 120.001}, "stale_position"),
+    ({"flat": True, "position_age_sec": math.nan}, "stale_position"),
+    ({"flat": True, "market_close_age_sec": 120.001}, "stale_market_state"),
+    ({"position_unknown": True, "position_age_sec": math.nan}, "position_unknown"),
     ({"harvest_proposal_age_sec": 120.0}, ""),
     ({"harvest_proposal_age_sec": 120.001}, "stale_harvest_proposal"),
     ({"harvest_proposal_age_sec": math.nan}, "stale_harvest_proposal"),
@@ -115,7 +131,7 @@ def outcome(changes: dict[str, Any], *, closing: bool = False, kernel: Any = gov
 def test_the_table_is_the_specifications() -> None:
     """Other programs match these reasons, and which one is told when several apply is part of the contract."""
     assert [(gate.reason, gate.shuts_closings) for gate in governor.GATES] == [(row.reason, row.closings) for row in SPECIFIED]
-    assert [gate.number for gate in governor.GATES] == [1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6, 7, 8, 9, 10]
+    assert [gate.number for gate in governor.GATES] == [1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 5, 6, 7, 8, 9, 10]
     assert governor.BEFORE_COUNTING + governor.COUNTED + governor.AFTER_COUNTING == governor.GATES
 
 
@@ -166,6 +182,8 @@ def test_non_live_data_passes_only_where_it_is_allowed() -> None:
     ("theta", "changes", "reason"),
     [
         ({"max_data_age_sec": 10.0}, {"position_age_sec": 11.0}, "stale_position"),
+        ({"max_close_age_sec": 360.0}, {"market_close_age_sec": 359.0}, ""),
+        ({"max_close_age_sec": 360.0}, {"market_close_age_sec": 361.0}, "stale_market_state"),
         ({"kill_score_critical": 0.5}, {}, "kill_score_critical_non_close"),
         ({"max_exec_per_hour": 0}, {}, "hourly_limit_exceeded"),
         ({"max_exec_per_5min": 0}, {}, "burst_limit_exceeded"),

@@ -1,0 +1,140 @@
+"""What opens risk and what does not: a book that is known to be flat, one that nobody shows, and a market that has stopped."""
+
+import pytest
+
+from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
+from resources.decisions import decided_again
+from resources.redis_store import RedisStore
+from resources.settings import load_settings
+from tests.governor.desk import Desk
+
+SYMBOL = "BTCUSDT"
+
+
+@pytest.fixture
+def desk(store: RedisStore) -> Desk:
+    """A market that is fresh, and no word of any position."""
+    desk = Desk(store)
+    desk.put(MARKET_STATE, SYMBOL)
+    desk.guard()
+    return desk
+
+
+def tell(desk: Desk, **fields: object) -> None:
+    """Write what a writer of positions says of the symbol."""
+    key = desk.store.keys.of("raw_position", SYMBOL)
+    desk.store.client.delete(key)
+    desk.store.client.hset(key, mapping={name: str(value) for name, value in fields.items()})
+
+
+def asked(desk: Desk, action: str = "OPEN", **more: object) -> str | None:
+    """Ask for one plan, and give the reason it was refused for, empty for a permit."""
+    desk.plan("p", SYMBOL, action, **more)
+    desk.decide()
+    (event,) = desk.events()[-1:]
+    assert decided_again(event) == event["reason"]
+    return desk.outcome("p")
+
+
+@pytest.mark.parametrize("flat", [{"side": "FLAT"}, {"position_amt": "0"}, {"side": "LONG", "quantity": "0.0"}])
+def test_a_book_that_is_freshly_told_to_be_flat_opens(desk: Desk, flat: dict[str, str]) -> None:
+    """No position needs no harvest proposal; asking for one refused every new entry there ever was."""
+    tell(desk, **flat, ts_epoch=desk.store.clock().timestamp() - 3)
+    assert asked(desk) == ""
+    (event,) = desk.events()
+    assert (event["flat"], event["harvest_proposal_age_sec"], event["kill_score"]) == ("1", "", "")
+
+
+def test_what_the_last_position_left_says_nothing_of_the_next(desk: Desk) -> None:
+    """An old proposal of a position that is closed, however bad, and even one that cannot be read."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    desk.put(HARVEST_PROPOSAL, SYMBOL, age_sec=500, kill_score=0.95, data_source="synthetic")
+    assert asked(desk) == ""
+    desk.store.client.delete(desk.store.keys.of(HARVEST_PROPOSAL.key, SYMBOL))
+    desk.store.client.set(desk.store.keys.of(HARVEST_PROPOSAL.key, SYMBOL), "no hash")
+    desk.plan("q", SYMBOL)
+    desk.decide()
+    assert desk.outcome("q") == ""
+
+
+def test_the_plans_own_kill_score_counts_from_flat_too(desk: Desk) -> None:
+    """Whoever asks may know better than that nothing is known."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    assert asked(desk, kill_score=0.8) == "kill_score_critical_non_close"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"ts_epoch": -121}, "stale_position"),
+        ({}, "stale_position"),
+        ({"ts_epoch": "yesterday"}, "stale_position"),
+        ({"ts_epoch": 60}, "stale_position"),
+        ({"ts_epoch": -1, "source": "example"}, "synthetic_data"),
+        ({"ts_epoch": -1, "position_amt": "nan"}, "evaluation_error"),
+        ({"ts_epoch": -1, "symbol": "ETHUSDT"}, "evaluation_error"),
+    ],
+)
+def test_a_flat_that_is_not_known_to_be_so_now_opens_nothing(desk: Desk, fields: dict[str, object], reason: str) -> None:
+    """A writer that died with a flat book left it flat for ever."""
+    now = desk.store.clock().timestamp()
+    told = {name: now + value if isinstance(value, int) else value for name, value in fields.items()}
+    tell(desk, **({} if "position_amt" in told else {"side": "FLAT"}), **told)
+    assert asked(desk) == reason
+
+
+def test_a_symbol_no_source_shows_is_unknown_and_not_flat(desk: Desk) -> None:
+    """A hash that has expired, or was never written, looks the same."""
+    assert asked(desk) == "position_unknown"
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""
+
+
+def test_whoever_says_that_absent_is_flat_opens(store: RedisStore) -> None:
+    """Some writers delete the hash with the position."""
+    desk = Desk(RedisStore(load_settings(**{**store.settings.model_dump(exclude_unset=True), "position_absent": "flat"})))
+    desk.put(MARKET_STATE, SYMBOL)
+    desk.guard()
+    assert asked(desk) == ""
+
+
+def test_a_position_that_is_open_still_needs_its_proposal(desk: Desk) -> None:
+    """What is open is judged whole before more is opened."""
+    now = desk.store.clock().timestamp()
+    tell(desk, side="LONG", quantity=1, entry_price=99, mark_price=100, ts_epoch=now)
+    desk.put(POSITION, SYMBOL)
+    assert asked(desk) == "stale_harvest_proposal"
+
+
+@pytest.mark.parametrize(("age_sec", "reason"), [(119, ""), (122, "stale_market_state"), (-60, "stale_market_state")])
+def test_a_state_just_computed_from_old_candles_is_old(desk: Desk, age_sec: int, reason: str) -> None:
+    """With candles stopped, an evaluation every minute kept openings permitted for nine minutes."""
+    now = desk.store.clock().timestamp()
+    tell(desk, side="FLAT", ts_epoch=now)
+    desk.put(MARKET_STATE, SYMBOL, ts_timestamp=int(now - age_sec))
+    assert asked(desk) == reason
+
+
+def test_candles_of_five_minutes_may_be_that_old(store: RedisStore) -> None:
+    """Between two closes there is nothing newer to be had."""
+    settings = load_settings(**{**store.settings.model_dump(exclude_unset=True), "candle_interval_sec": 300})
+    desk = Desk(RedisStore(settings))
+    now = store.clock().timestamp()
+    tell(desk, side="FLAT", ts_epoch=now)
+    desk.guard()
+    desk.put(MARKET_STATE, SYMBOL, ts_timestamp=int(now - 355))
+    assert asked(desk) == ""
+    desk.put(MARKET_STATE, SYMBOL, ts_timestamp=int(now - 362))
+    desk.plan("late", SYMBOL)
+    desk.decide()
+    assert desk.outcome("late") == "stale_market_state"
+
+
+def test_a_close_needs_no_harvest_proposal_that_can_be_read(desk: Desk) -> None:
+    """Another program's field in that hash refused even closes that only reduce."""
+    now = desk.store.clock().timestamp()
+    tell(desk, side="LONG", quantity=1, entry_price=99, mark_price=100, ts_epoch=now)
+    desk.put(POSITION, SYMBOL)
+    desk.store.client.set(desk.store.keys.of(HARVEST_PROPOSAL.key, SYMBOL), "no hash")
+    assert asked(desk, "CLOSE") == ""
