@@ -191,36 +191,38 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table_row(row: Row, now: float, prefix: str) -> str:
+    """Write a row: cells are left unclosed and attributes unquoted where HTML allows it, which is a third of the page."""
     why = f"<small>{esc(row.why)}</small>" if row.why else ""
-    decision, when = _decision(row), row.last_decision_epoch
+    when = row.last_decision_epoch
+    ago = "" if when is None else f"<small>{duration_text(now - when)} ago</small>"
     cells = (
-        f'<td><a href="{esc(address(prefix, row.symbol))}">{esc(row.symbol)}</a></td>',
-        f'<td class="w" data-v="{HEALTHS.index(row.health)}">{_health_chip(row)}{why}</td>',
-        f"<td>{_side(row)}</td>",
-        _number(row.qty, price_text(row.qty)),
-        _number(row.entry, price_text(row.entry)),
-        _number(row.price, price_text(row.price)),
-        _number(row.R, number_text(row.R, signed=True), _tone(row.R)),
-        _number(row.stop, price_text(row.stop)),
-        _number(row.stop_distance, percent_text(row.stop_distance), _stop_tone(row)),
-        _number(row.target, price_text(row.target)),
-        f"<td>{REGIMES.get(row.regime or '', NONE)}</td>",
-        f'<td class="{"so" if row.action not in (None, "NONE") else ""}">{esc(_action(row))}</td>',
-        _number(row.kill_score, number_text(row.kill_score)),
-        _number(row.age_sec, duration_text(row.age_sec)),
-        f'<td data-v="{_key(when)}">{decision}'
-        f"{f'<small>{duration_text(now - when)} ago</small>' if when is not None else ''}</td>",
-        f'<td class="w">{esc(reason_text(row.blocked_by)) or NONE}</td>',
+        f'<td><a href="{esc(address(prefix, row.symbol))}">{esc(row.symbol)}</a>',
+        f"<td data-v={HEALTHS.index(row.health)}>{_health_chip(row)}{why}",
+        f"<td>{_side(row)}",
+        _number(price_text(row.qty)),
+        _number(price_text(row.entry)),
+        _number(price_text(row.price)),
+        _number(number_text(row.R, signed=True), _tone(row.R)),
+        _number(price_text(row.stop)),
+        _number(percent_text(row.stop_distance), _stop_tone(row)),
+        _number(price_text(row.target)),
+        f"<td>{REGIMES.get(row.regime or '', NONE)}",
+        f"<td{' class=so' if row.action not in (None, 'NONE') else ''}>{esc(_action(row))}",
+        _number(number_text(row.kill_score)),
+        f"<td class=n data-v={_key(row.age_sec)}>{duration_text(row.age_sec)}",
+        f"<td data-v={_key(when)}>{_decision(row)}{ago}",
+        f"<td>{esc(reason_text(row.blocked_by)) or NONE}",
     )
-    return f'<tr data-unhealthy="{int(row.health in UNHEALTHY)}">{"".join(cells)}</tr>'
+    return f"<tr{' data-unhealthy' if row.health in UNHEALTHY else ''}>{''.join(cells)}"
 
 
-def _number(value: float | None, text: str, tone: str = "") -> str:
-    return f'<td class="n {tone}" data-v="{_key(value)}">{text}</td>'
+def _number(text: str, tone: str = "") -> str:
+    """Write a number; rows are sorted by what is shown."""
+    return f'<td class="n {tone}">{text}' if tone else f"<td class=n>{text}"
 
 
 def _key(value: float | None) -> str:
-    return "" if value is None else f"{value:.9g}"
+    return '""' if value is None else f"{value:.0f}"
 
 
 def _tone(value: float | None) -> str:

@@ -73,7 +73,7 @@ def test_the_desk_of_566_symbols_is_sorted_and_says_what_is_wrong(desk: tuple[Re
     expect(page.locator("#rows tr")).to_have_count(COUNT)
 
     # Sorting by a click, both ways; filtering.
-    prices = "[...document.querySelectorAll('#rows tr')].map(row => Number(row.cells[5].dataset.v))"
+    prices = "[...document.querySelectorAll('#rows tr')].map(row => Number(row.cells[5].textContent.replaceAll(',', '')))"
     page.get_by_role("button", name="Price").click()
     shown = page.evaluate(prices)
     assert shown == sorted(shown, reverse=True)
