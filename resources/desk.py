@@ -266,6 +266,7 @@ class _ReadOnce(RedisStore):
 
     def __init__(self, store: RedisStore) -> None:
         super().__init__(store.settings, store.clock, store.client)
+        self.decoded = store.decoded  # what has not changed since the last page is not decoded again
         self._read: dict[tuple[str, tuple[str, ...]], list[Reading[dict[str, Any]]]] = {}
 
     def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
@@ -334,7 +335,7 @@ def read_faults(store: RedisStore, symbols: Sequence[str]) -> dict[str, Faults]:
     """
     failures = read_failures(store, FAILING_ASSETS)
     vitals: dict[str, list[Vital]] = {symbol: [] for symbol in symbols}
-    signs = VitalSignsReader(_only(store, symbols)).read()
+    signs = VitalSignsReader(_only(store, symbols), by_state=True).read()
     for vital in evaluate(signs, Limits.of(store.settings), store.clock().timestamp()).vitals:
         vitals[vital.symbol].append(vital)
     return {
@@ -495,7 +496,7 @@ def opening_blocks(store: RedisStore, symbols: Sequence[str], granted: Mapping[s
 
     asked = [Plan("0-0", f"desk-{symbol}", symbol, action="OPEN", decision="EXECUTE") for symbol in symbols]
     limits, blocks = store.settings, {}
-    for decision in judge(store, asked):
+    for decision in judge(store, asked, recorded=False):
         counts = granted.get(decision.plan.symbol, {})
         reason = decision.reason
         if not reason and counts.get("permits_hour", 0) >= limits.gov_max_exec_per_hour:

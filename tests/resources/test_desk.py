@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 
-from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
 from quantum_assets.governor_permit import judge
 from resources import banner, desk_pages
 from resources.desk import (
@@ -112,6 +113,30 @@ def test_what_blocks_an_opening_is_what_the_governor_says(world) -> None:
     assert set(judged.values()) == {"kill_switch_active"}
     arm(world, name="Ada", reason="prices are right")
     assert {row.blocked_by for row in rows_of(world).values()} == {""}
+
+
+def test_candles_are_read_only_of_symbols_whose_market_state_does_not_vouch_for_them(world, clock) -> None:
+    """The candles of 566 symbols cost as much as everything else on the page."""
+
+    def scripts_run() -> int:
+        return world.client.info("commandstats").get("cmdstat_eval_ro", {"calls": 0})["calls"]
+
+    for newest_age_sec, read in ((None, 0), (1000, 1), (-1000, 1)):
+        if newest_age_sec is not None:
+            newest = int(clock.now.timestamp() - newest_age_sec)
+            world.client.hset(world.keys.of(MARKET_STATE.key, "ETHUSDT"), "ts_timestamp", newest)
+        before = scripts_run()
+        faults = read_faults(world, SYMBOLS)
+        assert scripts_run() - before == read
+        assert all(one.fresh for one in faults.values())
+
+
+def test_asking_the_gates_alone_gives_the_same_reasons(world) -> None:
+    plans = [Plan("0-0", symbol, symbol, "OPEN", "EXECUTE") for symbol in SYMBOLS]
+    world.client.hset(world.keys.of(POSITION.key, "ETHUSDT"), "qty", "x")
+    whole, asked = judge(world, plans), judge(world, plans, recorded=False)
+    assert [(one.reason, one.reason_beyond) for one in asked] == [(one.reason, one.reason_beyond) for one in whole]
+    assert [one.permit for one in asked] == [None] * len(plans)
 
 
 def test_permits_used_up_block_openings_too(world, clock, instance) -> None:
@@ -226,7 +251,9 @@ class Client:
 
     app: Starlette
 
-    def get(self, address: str, accept: str = "text/html", method: str = "GET") -> Answer:
+    def get(
+        self, address: str, accept: str = "text/html", method: str = "GET", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Answer:
         path, _, query = address.partition("?")
         sent: list[dict[str, Any]] = []
 
@@ -237,13 +264,13 @@ class Client:
             async def send(message: dict[str, Any]) -> None:
                 sent.append(message)
 
-            headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
-            scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
+            told = [(b"host", b"localhost"), (b"accept", accept.encode()), *headers]
+            scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": told}
             await self.app(scope, receive, send)
 
         asyncio.run(ask())
         body = b"".join(message.get("body", b"") for message in sent)
-        return Answer(sent[0]["status"], Headers(raw=sent[0]["headers"]), body.decode())
+        return Answer(sent[0]["status"], Headers(raw=sent[0]["headers"]), body.decode(errors="replace"))
 
 
 def client_of(store: RedisStore, instance: dg.DagsterInstance, prefix: str = "") -> Client:
@@ -264,6 +291,15 @@ def test_pages_for_people_and_json_for_programs_under_one_address(world, instanc
     assert client.get("/q/desk/BTCUSDT?format=json").json["stop_since"]
     assert client.get("/q/banner").text.count("<script") == 1
     assert client.get("/q/desk", method="POST").status == 405
+
+
+def test_the_page_of_all_symbols_is_small(world, instance) -> None:
+    """A browser on a phone loads 566 rows of it, every ten seconds."""
+    answer = client_of(world, instance).get("/desk", headers=[(b"accept-encoding", b"gzip")])
+    assert answer.headers["content-encoding"] == "gzip"
+    row = client_of(world, instance).get("/desk").text.partition("data-live><tr>")[2].partition("<tr")[0]
+    assert "BTCUSDT" in row
+    assert len(row) < 600
 
 
 def test_an_unknown_symbol_and_an_absent_redis_are_said(world, instance, make_store) -> None:
