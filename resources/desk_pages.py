@@ -64,13 +64,13 @@ _COLUMNS = (  # heading, unit, aligned to the right, first click sorts
     ("Price", "quote", True, "down"),
     ("Profit", "R", True, "down"),
     ("Stop", "quote", True, "down"),
-    ("Distance", "to the stop", True, "up"),
+    ("Distance", "to stop", True, "up"),
     ("Target", "quote", True, "down"),
-    ("Regime", "most probable", False, "up"),
+    ("Regime", "likeliest", False, "up"),
     ("Action", "harvest", False, "up"),
     ("Kill score", "0.5 to 1", True, "down"),
     ("Age", "position", True, "down"),
-    ("Decision", "last, governor", False, "down"),
+    ("Decision", "governor", False, "down"),
     ("Blocked by", "openings", False, "up"),
 )
 
@@ -96,7 +96,7 @@ def overview(standing: Standing, rows: Sequence[Row], prefix: str, nonce: str) -
     content = (
         f"{_cards(standing, rows, prefix)}"
         '<section class="table" id="symbols"><div class="tools">'
-        '<input type="search" id="filter" placeholder="Filter: symbol, side, regime, reason" aria-label="Filter rows">'
+        '<input type="search" id="filter" placeholder="Symbol, side, regime, reason" aria-label="Filter rows">'
         '<label><input type="checkbox" id="unhealthy"> unhealthy only</label><span id="shown" class="dim"></span>'
         f'<span class="end"><a href="{esc(prefix)}{PATH}?format=json">JSON, full precision</a></span></div>'
         f'<div class="scroll"><table id="desk"><thead><tr>{heads}</tr></thead><tbody id="rows" data-live>{body}</tbody>'
@@ -260,7 +260,8 @@ def _decision(row: Row) -> str:
 
 
 def _tiles(row: Row, stop_since: float | None, now: float) -> str:
-    pnl = "" if row.unrealized_pnl is None else f"unrealized {price_text(row.unrealized_pnl)} quote"
+    pnl = row.unrealized_pnl
+    unrealized = "" if pnl is None else f"unrealized {number_text(pnl) if abs(pnl) >= 1 else price_text(pnl)} quote"
     moved = f"{percent_text(row.price / row.entry - 1, signed=True)} since entry" if row.price and row.entry else ""
     stands = f", for {duration_text(now - stop_since)}" if stop_since is not None else ""
     away = f"{percent_text(row.stop_distance)} away{stands}" if row.stop else ""
@@ -269,7 +270,7 @@ def _tiles(row: Row, stop_since: float | None, now: float) -> str:
         ("Position", _side(row), "", f"{price_text(row.qty)} base, {duration_text(row.age_sec)} old" if row.side else ""),
         ("Entry, quote", entry, "", ""),
         ("Price, quote", price, "", moved),
-        ("Profit, R", number_text(row.R, signed=True), _tone(row.R), pnl),
+        ("Profit, R", number_text(row.R, signed=True), _tone(row.R), unrealized),
         ("Stop, quote", stop, _stop_tone(row), away),
         ("Target, quote", target, "", f"{percent_text(row.target_distance)} away" if row.target else ""),
         ("Kill score, 0.5 to 1", number_text(row.kill_score), "", esc(_action(row)) if row.action else ""),

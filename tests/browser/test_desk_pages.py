@@ -72,6 +72,14 @@ def test_the_desk_of_566_symbols_is_sorted_and_says_what_is_wrong(desk: tuple[Re
     print(f"overview of {COUNT} symbols loaded in {sorted(loads)} s")  # noqa: T201 - the figure is the result
     expect(page.locator("#rows tr")).to_have_count(COUNT)
 
+    # Only what is in view is laid out, and on a small screen every column is in view.
+    assert page.evaluate("getComputedStyle(document.querySelector('#rows tr')).contentVisibility") == "auto"
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert page.evaluate("(table => table.scrollWidth <= table.clientWidth)(document.querySelector('.scroll'))")
+    assert page.evaluate(
+        "[...document.querySelectorAll('#rows td')].slice(0, 160).every(cell => cell.scrollWidth <= cell.offsetWidth)"
+    )
+
     # Sorting by a click, both ways; filtering.
     prices = "[...document.querySelectorAll('#rows tr')].map(row => Number(row.cells[5].textContent.replaceAll(',', '')))"
     page.get_by_role("button", name="Price").click()
