@@ -76,6 +76,7 @@ COMMON = (
     Field("digest", TEXT, "", "fingerprint of the fields of the table as written; a value edited since does not match"),
 )
 STAMPS = frozenset(item.name for item in COMMON)
+RENEWED = frozenset({"computed_at_utc", "last_update_epoch"})  # change while the values stay
 
 
 @dataclass(frozen=True)
@@ -213,16 +214,15 @@ class Table:
         ContractError
             As ``decode`` does.
         """
-        if not raw.keys() >= last.keys():
-            return self.decode(raw)
-        changed = {key: value for key, value in raw.items() if last.get(key) != value}
         try:
-            new = {name: decode(changed[key].decode()) for name, key, decode in self._wire if key in changed}
-        except (UnicodeDecodeError, CodecError):
-            return self.decode(raw)  # which names the field
-        renewed = {**row, **new}
-        same = renewed[DIGEST] == _fingerprint(raw[key] for key in self._fingerprinted_keys)
-        return renewed if same else self.decode(raw)
+            changed = [(name, raw[key], decode) for name, key, decode in self._wire if raw[key] != last[key]]
+            renewed = {**row, **{name: decode(value.decode()) for name, value, decode in changed}}
+            stamps_only = all(name in RENEWED for name, _, _ in changed)
+            if stamps_only or renewed[DIGEST] == _fingerprint(raw[key] for key in self._fingerprinted_keys):
+                return renewed
+        except (UnicodeDecodeError, CodecError, KeyError):
+            pass
+        return self.decode(raw)  # which names what is wrong
 
     def reread(self, written: Mapping[str, str]) -> dict[str, Any]:
         """Give what ``decode`` would, of texts that were encoded a moment ago."""
