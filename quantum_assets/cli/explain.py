@@ -46,7 +46,6 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "day_total_after",
     "position_notional_usd",
     "target_usd",
-    "theta",
 )
 
 
@@ -127,14 +126,19 @@ def limit_line(limit: Mapping[str, Any], now: float) -> str:
     return f"{line}; the next one passes at {moment_text(limit['passes_at'])}, in {duration_text(limit['passes_at'] - now)}"
 
 
+def facts_of(event: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List what a decision rests on, for people; each of its limits is a fact of its own."""
+    facts = [(name, fact_text(name, event[name])) for name in JUDGED_BY if event.get(name)]
+    with suppress(ValueError, AttributeError):
+        facts += [(f"limit {name}", str(value)) for name, value in json.loads(event.get("theta", "")).items()]
+    return facts
+
+
 def fact_text(name: str, recorded: str) -> str:
-    """Write one recorded fact for people: ages as durations, amounts rounded, limits one after the other."""
+    """Write one recorded fact for people: ages as durations, amounts rounded."""
     from quantum_assets.display import duration_text, price_text
     from resources.foreign import number_or_none
 
-    if name == "theta":
-        with suppress(ValueError, AttributeError):
-            return ", ".join(f"{limit} {value}" for limit, value in json.loads(recorded).items())
     number = number_or_none(recorded)
     if number is None or "." not in recorded:
         return recorded
@@ -165,8 +169,9 @@ def _print(told: Mapping[str, Any], now: float) -> None:
         ]
         columns = (Column("gate"), Column("reason"), Column("blocks when"), Column("", colours={"FAILED": "red"}))
         out.print(records(out, columns, gates, title="Gates, in this order"))
-    facts = [(name, fact_text(name, event[name])) for name in JUDGED_BY if event.get(name)]
-    out.print(records(out, (Column("judged by"), Column("value")), facts, title="As recorded; --json has full precision"))
+    out.print(
+        records(out, (Column("judged by"), Column("value")), facts_of(event), title="As recorded; --json has full precision")
+    )
     alive = "permit" if told["permit"] else "block" if told["block"] else None
     click.echo(f"Its {alive} still stands." if alive else "Its permit or block has expired; the record above remains.")
     if told["trouble"]:

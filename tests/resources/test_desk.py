@@ -92,6 +92,7 @@ def test_a_deployment_that_has_stopped_is_not_fresh(world, clock) -> None:
 def test_a_crossed_stop_and_an_edited_hash_are_named(world) -> None:
     world.client.hset("quantum:harvest:proposal:ETHUSDT", "R_net", "99")
     assert rows_of(world)["ETHUSDT"].why.startswith("harvest proposal unreadable (digest: ")
+    assert DeskReader(world).standing().unfresh == ("ETHUSDT",)  # banner and table count alike
     key = "quantum:risk:proposal:BTCUSDT"
     texts = {name.decode(): text.decode() for name, text in world.client.hgetall(key).items()} | {"sl_breached": "1"}
     world.client.hset(key, mapping={"sl_breached": "1", "digest": RISK_PROPOSAL.digest(texts)})
