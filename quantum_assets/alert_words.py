@@ -6,16 +6,15 @@ is decided in ``quantum_assets.incidents``.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.reading import printable
-from quantum_assets.freshness import CANDLES, EPOCH_MAX, Condition, StoredProof, Vital
+from quantum_assets.display import NO_CANDLES, cause_of, clock_text, duration_text, moment_text
+from quantum_assets.freshness import CANDLES, Condition, StoredProof, Vital
 
 if TYPE_CHECKING:
     from resources.failures import Failure
@@ -37,7 +36,6 @@ OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
-NO_CANDLES = "no candles"
 OF_PROOF = "proof "  # first word of a cause that rests on a proof alone
 
 LIKELY = {
@@ -50,28 +48,6 @@ LIKELY_CANDLES = "the program that writes the candles has stopped, or the exchan
 LIKELY_INPUT = "the program that writes this input has a fault, or somebody edited the key"
 LIKELY_PROOF = "a published value was edited, an input is wrong, or what was deployed computes something else"
 
-CAUSES = {  # reason codes of the assets in words; without one the code itself is used
-    "candles_missing": NO_CANDLES,
-    "candles_stale": NO_CANDLES,
-    "candles_unreadable": "candles cannot be read",
-    "candles_in_future": "candles are dated in the future",
-    "too_few_candles": "too few candles",
-    "price_nan": "a candle's price is not a number",
-    "price_infinite": "a candle's price is infinite",
-    "price_zero": "a candle's price is zero",
-    "price_negative": "a candle's price is negative",
-    "market_inactive": "the market is inactive",
-    "position_unreadable": "the position cannot be read",
-    "position_stale": "the position is not renewed",
-    "position_in_future": "the position is dated in the future",
-    "position_synthetic": "an invented position would replace a real one",
-    "position_not_let_go": "the closed position cannot be forgotten",
-    "market_state_missing": "no market state",
-    "market_state_stale": "the market state is not renewed",
-    "market_state_unreadable": "the market state cannot be read",
-    "risk_proposal_unreadable": "the risk proposal cannot be read",
-}
-SHOWN_INSIDE = ("too_few_candles", "position_unreadable", "candles_unreadable", "market_state_unreadable")  # with their detail
 LINEAGE = ("market_state", "position", "risk_proposal", "harvest_proposal")  # whose failures are causes, in the order they arise
 
 
@@ -217,7 +193,7 @@ def message_of(
     names = [trouble.name for trouble in group]
     limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ") if limit))
     headline = line_of(first) if alone else _headline(group, universe)
-    lasted = f"over after {_duration(now - since)}"
+    lasted = f"over after {duration_text(now - since)}"
     before = {"raised": "", "reminded": "still: ", "cleared": f"{lasted}{f' ({ended})' if ended else ''}: "}[event]
     beside = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
     lines = [printable(line_of(trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
@@ -317,36 +293,6 @@ def one_line(text: str) -> str:
     return line if len(line) <= TITLE_MAX else f"{line[: TITLE_MAX - 4]} ..."
 
 
-def moment_text(epoch: float) -> str:
-    """Write a time as alerts do; one that is none is written as it stands."""
-    if not 0 <= epoch < EPOCH_MAX:
-        return f"{epoch:g} s after 1970"
-    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def clock_text(epoch: float) -> str:
-    """Write a time of about now for a title: hours and minutes."""
-    return f"{datetime.fromtimestamp(epoch, UTC):%H:%M} UTC" if 0 <= epoch < EPOCH_MAX else moment_text(epoch)
-
-
-def number_text(value: float) -> str:
-    """Write a price or an amount with six significant digits, and never with an exponent."""
-    if value == 0 or abs(value) >= 1e6:
-        return f"{value:,.0f}"
-    digits = 5
-    while abs(value) >= 10 ** (6 - digits) and digits:
-        digits -= 1
-    while abs(value) < 10 ** (5 - digits) and digits < 12:
-        digits += 1
-    return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 # --- troubles of processes, symbols and proofs -------------------------------------------------------------------------------
 
 
@@ -432,30 +378,6 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         cause=cause,
         seen="; ".join(seen),
     )
-
-
-def cause_of(why: str) -> str:
-    """Give the reason an asset recorded in an operator's words."""
-    code, _, detail = why.partition(": ")
-    name = re.match(r"\w*", code)
-    code = name.group() if name else code
-    if code == "position_invalid":
-        return _wrong_field(detail)
-    words = CAUSES.get(code, "")
-    if code in SHOWN_INSIDE or not words:
-        detail = why[len(code) :].strip(":() ")
-        return f"{words or code.replace('_', ' ')}{f' ({detail})' if detail else ''}"
-    return words
-
-
-def _wrong_field(detail: str) -> str:
-    field, _, value = detail.rpartition("=")
-    field = field.replace("_", " ")
-    if value.strip().lower() in ("nan", "+nan", "-nan"):
-        return f"{field} of the position is not a number"
-    if value in ("", "(missing)", "None"):
-        return f"{field} of the position is missing"
-    return f"{field} of the position is wrong ({value})"
 
 
 def _cause_of_vitals(vitals: Sequence[Vital]) -> str:

@@ -7,11 +7,14 @@ Pure, and light: the pages and the commands share it.
 from __future__ import annotations
 
 import math
+import re
+from datetime import UTC, datetime
 
 from quantum_assets.freshness import EPOCH_MAX
 
 SIGNIFICANT_DIGITS = 6  # of a price: finer than the tick of any market we know, and short enough for a column
-CENTS_BELOW = 1000  # quote; a smaller price keeps two decimals, so that 105 and 105.5 stand in line
+CENTS_BELOW = 1000  # quote; a smaller price that is not whole has two decimals: 105.50
+NO_CANDLES = "no candles"
 NONE = "–"  # stands for a value there is none of
 
 ACTIONS = {
@@ -64,6 +67,28 @@ REASONS = {
     "p29_allocation_cap": "allocation target reached",
     "unknown_symbol": "unknown symbol",
 }
+CAUSES = {  # reason codes of the assets in words; without one the code itself is used
+    "candles_missing": NO_CANDLES,
+    "candles_stale": NO_CANDLES,
+    "candles_unreadable": "candles cannot be read",
+    "candles_in_future": "candles are dated in the future",
+    "too_few_candles": "too few candles",
+    "price_nan": "a candle's price is not a number",
+    "price_infinite": "a candle's price is infinite",
+    "price_zero": "a candle's price is zero",
+    "price_negative": "a candle's price is negative",
+    "market_inactive": "the market is inactive",
+    "position_unreadable": "the position cannot be read",
+    "position_stale": "the position is not renewed",
+    "position_in_future": "the position is dated in the future",
+    "position_synthetic": "an invented position would replace a real one",
+    "position_not_let_go": "the closed position cannot be forgotten",
+    "market_state_missing": "no market state",
+    "market_state_stale": "the market state is not renewed",
+    "market_state_unreadable": "the market state cannot be read",
+    "risk_proposal_unreadable": "the risk proposal cannot be read",
+}
+SHOWN_INSIDE = ("too_few_candles", "position_unreadable", "candles_unreadable", "market_state_unreadable")  # with their detail
 _GUARD = "risk_guard_"  # prefix of a gate's reason that names a guard of the account
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
@@ -73,8 +98,8 @@ def price_text(value: float | None) -> str:
 
     Examples
     --------
-    >>> price_text(97123.4567), price_text(0.00001234), price_text(105.0)
-    ('97,123.5', '0.00001234', '105.00')
+    >>> price_text(97123.4567), price_text(0.00001234), price_text(105.5)
+    ('97,123.5', '0.00001234', '105.50')
     """
     if value is None or not math.isfinite(value):
         return NONE
@@ -86,9 +111,21 @@ def price_text(value: float | None) -> str:
         return text
     whole, _, fraction = text.partition(".")
     fraction = fraction.rstrip("0")
-    if 1 <= abs(value) < CENTS_BELOW:
+    if fraction and 1 <= abs(value) < CENTS_BELOW:
         fraction = fraction.ljust(2, "0")
     return f"{whole}.{fraction}" if fraction else whole
+
+
+def prices_text(*values: float | None) -> list[str]:
+    """Write prices of one market with the decimals of the finest of them: what stands side by side can be compared.
+
+    Examples
+    --------
+    >>> prices_text(162.16, 161.3493, None)
+    ['162.160', '161.349', '–']
+    """
+    decimals = max((len(price_text(value).partition(".")[2]) for value in values), default=0)
+    return [number_text(value, decimals) for value in values]
 
 
 def number_text(value: float | None, decimals: int = 2, *, signed: bool = False) -> str:
@@ -117,6 +154,26 @@ def duration_text(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def moment_text(epoch: float) -> str:
+    """Write a time of any day; one that is none is written as it stands."""
+    if not 0 <= epoch < EPOCH_MAX:
+        return f"{epoch:g} s after 1970"
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def clock_text(epoch: float) -> str:
+    """Write a time of about now for a title: hours and minutes."""
+    return f"{datetime.fromtimestamp(epoch, UTC):%H:%M} UTC" if 0 <= epoch < EPOCH_MAX else moment_text(epoch)
+
+
+def stamp_text(stamp: str) -> str:
+    """Write a time that is given as ISO 8601; what is none stays as it is."""
+    try:
+        return moment_text(datetime.fromisoformat(stamp).timestamp())
+    except ValueError:
+        return stamp
+
+
 def epoch_or_none(value: object) -> float | None:
     """Take an epoch in s, whoever wrote it; what is no time is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -132,3 +189,49 @@ def reason_text(code: str) -> str:
     else:
         words = REASONS.get(name, name)
     return f"{words}{colon}{detail}"
+
+
+def name_text(name: str) -> str:
+    """Write the name of an asset as words."""
+    return name.replace("_", " ")
+
+
+def failure_text(why: str) -> str:
+    """Give the reason an asset recorded in words, with all of its detail.
+
+    Examples
+    --------
+    >>> failure_text("candles_stale: 430 s > 420 s")
+    'no new candles (7 min 10 s old, limit 7 min)'
+    """
+    cause, detail = cause_of(why), why.partition(": ")[2]
+    if not detail or detail in cause or why.startswith("position_invalid"):
+        return cause
+    if (age := re.fullmatch(r"(\d+) s > (\d+) s", detail)) is not None:
+        detail = f"{duration_text(float(age[1]))} old, limit {duration_text(float(age[2]))}"
+        cause = "no new candles" if cause == NO_CANDLES else cause
+    return f"{cause} ({detail})"
+
+
+def cause_of(why: str) -> str:
+    """Give the reason an asset recorded in an operator's words."""
+    code, _, detail = why.partition(": ")
+    name = re.match(r"\w*", code)
+    code = name.group() if name else code
+    if code == "position_invalid":
+        return _wrong_field(detail)
+    words = CAUSES.get(code, "")
+    if code in SHOWN_INSIDE or not words:
+        detail = why[len(code) :].strip(":() ")
+        return f"{words or code.replace('_', ' ')}{f' ({detail})' if detail else ''}"
+    return words
+
+
+def _wrong_field(detail: str) -> str:
+    field, _, value = detail.rpartition("=")
+    field = field.replace("_", " ")
+    if value.strip().lower() in ("nan", "+nan", "-nan"):
+        return f"{field} of the position is not a number"
+    if value in ("", "(missing)", "None"):
+        return f"{field} of the position is missing"
+    return f"{field} of the position is wrong ({value})"

@@ -91,7 +91,7 @@ class SymbolSigns:
     """
 
     symbol: str
-    clocks: Mapping[str, Sign]
+    clocks: dict[str, Sign]
     held: bool | None = False
     has_base_target: bool = False
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

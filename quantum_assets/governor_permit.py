@@ -121,8 +121,15 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
     return [one for one in queue.record(decisions, cycle_id=cycle_id) if one is not None]
 
 
-def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
+def judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool = True) -> list[Decision]:
     """Judge plans; what makes the judgement itself fail is that plan's fault and blocks it, never the others.
+
+    Parameters
+    ----------
+    store, plans
+        Where, and which.
+    recorded
+        False when only the gates are asked: the decisions carry no permit and no facts, and must not be recorded.
 
     Raises
     ------
@@ -130,25 +137,23 @@ def judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
         The server is away; the plans stay pending and are judged when it is back.
     """
     try:
-        return _judge(store, plans)
+        return _judge(store, plans, recorded=recorded)
     except RedisUnavailableError:
         raise
     except Exception as error:
         if len(plans) > 1:
             half = len(plans) // 2
-            return [*judge(store, plans[:half]), *judge(store, plans[half:])]
+            return [part for some in (plans[:half], plans[half:]) for part in judge(store, some, recorded=recorded)]
         log.exception("plan %s cannot be evaluated", plans[0].plan_id)
         closing = is_closing(plans[0].action, reduce_only=plans[0].reduce_only)
         return [Decision(plans[0], ERROR, facts={"closing": str(int(closing)), "error": type(error).__name__})]
 
 
-def _judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
+def _judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool) -> list[Decision]:
     symbols = sorted({plan.symbol for plan in plans})
     snapshots = {one.symbol: one for one in PositionReader(store).snapshots(symbols)}
     known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
     targets = dict(zip(symbols, read_scored(store, "base_target", "target_usd", symbols), strict=True))
-    hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
-    permits = [_permit(store, plan, known["position"], hints[plan.symbol]) for plan in plans]
     found = [
         Found({asset: rows[plan.symbol] for asset, rows in known.items()}, snapshots[plan.symbol], targets[plan.symbol])
         for plan in plans
@@ -156,8 +161,12 @@ def _judge(store: RedisStore, plans: Sequence[Plan]) -> list[Decision]:
     shut = _shut(store)
     evidence = _evidence(store, plans, found, shut)
     theta = theta_of(store.settings)
-    limits = json.dumps(asdict(theta), separators=(",", ":"))
     before, beyond = decide(evidence, theta, BEFORE_COUNTING), decide(evidence, theta, AFTER_COUNTING)
+    if not recorded:
+        return [Decision(plan, now, reason_beyond=later) for plan, now, later in zip(plans, before, beyond, strict=True)]
+    limits = json.dumps(asdict(theta), separators=(",", ":"))
+    hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
+    permits = [_permit(store, plan, known["position"], hints[plan.symbol]) for plan in plans]
     return [
         Decision(plan, reason, permit, _facts(evidence, row, found[row], shut, limits), later)
         for row, (plan, reason, permit, later) in enumerate(zip(plans, before, permits, beyond, strict=True))

@@ -16,7 +16,6 @@ from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.alert_words import (
     FAMILIES,
     NAMES_MAX,
-    NO_CANDLES,
     OF_PROOF,
     PROOF,
     SYMBOL,
@@ -24,10 +23,8 @@ from quantum_assets.alert_words import (
     Level,
     Message,
     Trouble,
-    clock_text,
     groups_of,
     message_of,
-    moment_text,
     pack_trouble,
     part_trouble,
     proof_text,
@@ -38,6 +35,7 @@ from quantum_assets.alert_words import (
     symbol_trouble,
 )
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
+from quantum_assets.display import NO_CANDLES, clock_text
 from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, Vital
 from quantum_assets.trading_watch import BACKLOG, BLOCKED, NOTHING_DECIDED, Change, Decided
 
@@ -58,7 +56,6 @@ __all__ = [
     "Policy",
     "Trouble",
     "messages_of",
-    "moment_text",
     "wrong_now",
 ]
 

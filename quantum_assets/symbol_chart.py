@@ -12,7 +12,7 @@ import numpy as np
 from quantum_assets.charts import CANDLES_WANTED, Level, Times, as_markdown, symbol_figure
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
-from quantum_assets.symbols import OWNERS
+from quantum_assets.symbols import DESK, OWNERS
 from resources.candles import CandleReader, Candles
 from resources.io_manager import fresh_frame
 from resources.redis_store import RedisStore
@@ -124,7 +124,7 @@ def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
             drawn: dict[str, Any] = {"no_chart": portrait.candles.reason}
         else:
             drawn = {"chart": dg.MetadataValue.md(as_markdown(figure, portrait.symbol))}
-        page = {"page": dg.MetadataValue.url(f"/desk/{quote(portrait.symbol, safe='')}")}
+        page = {"page": dg.MetadataValue.url(f"{DESK}/{quote(portrait.symbol, safe='')}")}
         context.add_asset_metadata({**drawn, **page, **portrait.numbers()}, partition_key=portrait.symbol)
     if len(without) == len(context.partition_keys):
         named = "; ".join(f"{symbol}: {why}" for symbol, why in without.items())

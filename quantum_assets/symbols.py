@@ -10,7 +10,7 @@ import dagster as dg
 from resources.dagster_internals import RANGE_TAGS
 
 OWNERS = ["team:quant"]
-DESK = "/desk"  # page of all symbols, of the product's own web server
+DESK = "/desk"  # page of all symbols, of our web server; `quantum up` and `quantum serve` put no path prefix before it
 ACCOUNT_ASSETS = frozenset({"equity", "risk_guard"})  # of the account as a whole, hence without partitions
 
 

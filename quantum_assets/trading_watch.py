@@ -14,8 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from quantum_assets.alert_catalogue import KINDS
-from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble, clock_text, number_text
+from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
+from quantum_assets.display import clock_text, price_text
 from quantum_assets.freshness import SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
 from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
@@ -329,7 +330,7 @@ class TradingWatch:
                 endings[alert] = "the position was closed, another is open"
                 final.add(alert)
             else:
-                endings[alert] = f"stop {number_text(stop.stop)}, price {number_text(stop.price)}"
+                endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
         self.memory.crossed = crossed
         return frozenset(final)
 
@@ -421,7 +422,7 @@ def _stop_trouble(signs: SymbolSigns, since: float) -> Trouble:
     stop = signs.stop
     assert stop is not None  # noqa: S101 - the caller has looked
     beyond = "above" if stop.side == "SHORT" else "below"
-    price, limit = number_text(stop.price), number_text(stop.stop)
+    price, limit = price_text(stop.price), price_text(stop.stop)
     where = "at" if price == limit else beyond
     what = f"{stop.side} stop {limit} crossed: price {price} is {where} it since {clock_text(since)}; the position is still open"
     likely = "the executor has not closed it, or the mark is wrong"
@@ -468,10 +469,10 @@ def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: flo
     limit = float(limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day", 0))
     unit = "USD" if usd else "units"
     amount, total = _number(fields.get("notional" if usd else "qty")), _number(fields.get("day_total"))
-    limited = f"{number_text(limit)} {unit} a day"
+    limited = f"{price_text(limit)} {unit} a day"
     if amount is None or total is None:
         return f"its size is not known, limit {limited}", limited, 0.0
-    text = f"{number_text(total)} + {number_text(amount)} {unit} exceed {limited}"
+    text = f"{price_text(total)} + {price_text(amount)} {unit} exceed {limited}"
     return text, limited, 0.0 if amount > limit else (at // DAY_SEC + 1) * DAY_SEC
 
 

@@ -1,31 +1,38 @@
 // Sorting, filtering and renewal of the desk's pages. The two limits come with the page.
 const {everyMs, timeoutMs} = document.currentScript.dataset;
+const collator = new Intl.Collator("en", {numeric: true});
 let order = null;
 const value = (row, column) => {
-  const cell = row.cells[column];
-  return cell.dataset.v === undefined ? cell.textContent : cell.dataset.v === "" ? null : Number(cell.dataset.v);
+  const cell = row.cells[column], given = cell.dataset.v;
+  if (given !== undefined) return given === "" ? null : Number(given);
+  if (!cell.classList.contains("n")) return cell.textContent;
+  const number = parseFloat(cell.textContent.replaceAll(",", ""));
+  return Number.isNaN(number) ? null : number;
 };
+function sort(body, {column, up}) {
+  const rows = [...body.rows];
+  const sorted = rows.map(row => [value(row, column), row]).sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);  // what has no value stays below
+    return (up ? 1 : -1) * (typeof a === "number" ? a - b : collator.compare(a, b));
+  }).map(([, row]) => row);
+  if (sorted.some((row, index) => row !== rows[index])) body.replaceChildren(...sorted);
+}
 function arrange() {
   const table = document.getElementById("desk");
   if (!table) return;
   const body = table.tBodies[0];
   for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
   if (order) {
-    const {column, up} = order;
-    table.tHead.rows[0].cells[column].setAttribute("aria-sort", up ? "ascending" : "descending");
-    const keyed = [...body.rows].map(row => [value(row, column), row]);
-    keyed.sort(([a], [b]) => {
-      if (a === null || b === null) return (a === null) - (b === null);  // what has no value stays below
-      return (up ? 1 : -1) * (typeof a === "number" ? a - b : a.localeCompare(b));
-    });
-    body.append(...keyed.map(([, row]) => row));
+    table.tHead.rows[0].cells[order.column].setAttribute("aria-sort", order.up ? "ascending" : "descending");
+    sort(body, order);
   }
   const wanted = document.getElementById("filter").value.trim().toLowerCase();
   const unhealthy = document.getElementById("unhealthy").checked;
   let shown = 0;
   for (const row of body.rows) {
-    row.hidden = !(row.textContent.toLowerCase().includes(wanted) && (!unhealthy || row.dataset.unhealthy === "1"));
-    shown += !row.hidden;
+    const hide = (unhealthy && row.dataset.unhealthy === undefined) || (wanted && !row.textContent.toLowerCase().includes(wanted));
+    if (row.hidden !== Boolean(hide)) row.hidden = hide;
+    shown += !hide;
   }
   document.getElementById("shown").textContent = `${shown} of ${body.rows.length} shown`;
 }

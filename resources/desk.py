@@ -24,7 +24,7 @@ from quantum_assets.contracts.tables import (
     PUBLISHED,
     RISK_PROPOSAL,
 )
-from quantum_assets.display import epoch_or_none
+from quantum_assets.display import duration_text, epoch_or_none, failure_text, name_text, stamp_text
 from quantum_assets.freshness import CANDLES, WELL, Condition, Limits, Vital, evaluate
 from quantum_assets.kernels.columns import REGIMES
 from quantum_assets.kernels.governor import BURST
@@ -142,11 +142,6 @@ class Faults:
         """What is not fresh; candles first, because the rest follows from them."""
         return sorted((vital for vital in self.vitals if vital.condition not in WELL), key=lambda vital: vital.thing != CANDLES)
 
-    @property
-    def fresh(self) -> bool:
-        """Whether nothing fails and nothing is too old."""
-        return not self.failures and not self.old
-
 
 @dataclass(frozen=True)
 class Row:
@@ -219,6 +214,11 @@ class Row:
     source: str | None = None
     updated: float | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing of it fails and nothing is too old: what banner, page and `quantum status` count."""
+        return self.health not in ("failed", "stale")
+
 
 @dataclass(frozen=True)
 class Symbol:
@@ -266,6 +266,7 @@ class _ReadOnce(RedisStore):
 
     def __init__(self, store: RedisStore) -> None:
         super().__init__(store.settings, store.clock, store.client)
+        self.decoded = store.decoded  # what has not changed since the last page is not decoded again
         self._read: dict[tuple[str, tuple[str, ...]], list[Reading[dict[str, Any]]]] = {}
 
     def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:
@@ -286,9 +287,8 @@ class DeskReader:
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
-        self._faults = Recent(lambda: read_faults(store, store.settings.symbols))  # of banner and table
-        self._standing = Recent(lambda: read_standing(store, self._faults.get()))
-        self._rows = Recent(lambda: read_rows(store, store.settings.symbols, self._faults.get()))
+        self._standing = Recent(lambda: read_standing(store, self._rows.get()))
+        self._rows = Recent(lambda: read_rows(store, store.settings.symbols, read_faults(store, store.settings.symbols)))
         self._symbols: dict[str, Recent[Symbol]] = {}
 
     def standing(self) -> Standing:
@@ -332,19 +332,27 @@ def read_faults(store: RedisStore, symbols: Sequence[str]) -> dict[str, Faults]:
     RedisUnavailableError
         The server is away.
     """
-    failures = read_failures(store, FAILING_ASSETS)
+    failures, limits, now = read_failures(store, FAILING_ASSETS), Limits.of(store.settings), store.clock().timestamp()
     vitals: dict[str, list[Vital]] = {symbol: [] for symbol in symbols}
-    signs = VitalSignsReader(_only(store, symbols)).read()
-    for vital in evaluate(signs, Limits.of(store.settings), store.clock().timestamp()).vitals:
+    signs = VitalSignsReader(_only(store, symbols), by_state=True).read()
+    for vital in evaluate(signs, limits, now).vitals:
         vitals[vital.symbol].append(vital)
     return {
-        symbol: Faults({asset: failed[symbol] for asset, failed in failures.items() if symbol in failed}, tuple(found))
+        symbol: Faults(
+            {
+                asset: failed[symbol]
+                for asset, failed in failures.items()
+                if symbol in failed
+                and now - failed[symbol].at <= limits.market_state_sec  # of a cycle that stopped it says nothing
+            },
+            tuple(found),
+        )
         for symbol, found in vitals.items()
     }
 
 
-def read_standing(store: RedisStore, faults: Mapping[str, Faults]) -> Standing:
-    """Read what the status banner says; of the symbols it is given the faults.
+def read_standing(store: RedisStore, rows: Sequence[Row]) -> Standing:
+    """Read what the status banner says; of the symbols it is given the rows.
 
     Raises
     ------
@@ -352,12 +360,12 @@ def read_standing(store: RedisStore, faults: Mapping[str, Faults]) -> Standing:
         The server is away.
     """
     alerts, notice = store.run("reading alerts", [("GET", store.keys.of(name)) for name in ("alerts_active", "banner")])
-    unfresh = tuple(symbol for symbol, fault in faults.items() if not fault.fresh)
+    unfresh = tuple(row.symbol for row in rows if not row.fresh)
     return Standing(
         at=store.clock().timestamp(),
         openings=read_openings(store),
-        fresh=len(faults) - len(unfresh),
-        symbols=len(faults),
+        fresh=len(rows) - len(unfresh),
+        symbols=len(rows),
         unfresh=unfresh,
         alerts=tuple(active_alerts(alerts)),
         notice=_text(notice, NOTICE_MAX) if isinstance(notice, bytes) else "",
@@ -389,21 +397,22 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
     """
     blocked, details = [], []
     if switches.killed:
-        blocked.append(": ".join(filter(None, ("kill switch", killed.get("reason", "")))))
+        blocked.append(f"kill switch: {killed['reason']} (set by {killed['by']})" if killed else "kill switch")
         who = f"set {killed['at']} by {killed['by']}: {killed['reason']}" if killed else "set, without a record of who and why"
         details.append(f"Kill switch: {who}. A named person ends it: quantum arm.")
     if switches.disarmed:
         cause = switches.disarm.get("cause", "")
         blocked.append(": ".join(filter(None, ("governor disarmed", cause))))
         details.append(
-            f"Governor: disarmed since {switches.disarm.get('at', 'an unknown time')}: {cause or 'cause unknown'}. "
+            f"Governor: disarmed since {stamp_text(switches.disarm.get('at', 'an unknown time'))}: {cause or 'cause unknown'}. "
             "A named person ends it: quantum arm."
         )
     for guard in guards.live:
         told = guards.said.get(guard, {})
-        blocked.append(f"risk guard {guard}")
-        until = f" It ends {told['expires_at']}." if "expires_at" in told else " It ends with its condition."
-        details.append(f"Risk guard {guard}: {told.get('reason', 'its condition holds')}.{until}")
+        reason = told.get("reason", "its condition holds").removeprefix(guard).strip(" :")
+        blocked.append(f"risk guard {guard}: {reason}")
+        until = f"at {stamp_text(told['expires_at'])}" if "expires_at" in told else "with its condition"
+        details.append(f"Risk guard {guard}: {reason}. It ends {until}.")
     for trouble in filter(None, (switches.trouble, guards.trouble)):
         blocked.append(f"unknown: {trouble}")
         details.append(f"Unknown, and unknown blocks: {trouble}.")
@@ -495,7 +504,7 @@ def opening_blocks(store: RedisStore, symbols: Sequence[str], granted: Mapping[s
 
     asked = [Plan("0-0", f"desk-{symbol}", symbol, action="OPEN", decision="EXECUTE") for symbol in symbols]
     limits, blocks = store.settings, {}
-    for decision in judge(store, asked):
+    for decision in judge(store, asked, recorded=False):
         counts = granted.get(decision.plan.symbol, {})
         reason = decision.reason
         if not reason and counts.get("permits_hour", 0) >= limits.gov_max_exec_per_hour:
@@ -587,10 +596,10 @@ def _health(readings: Mapping[str, Reading[dict[str, Any]]], faults: Faults) -> 
     failed = [(asset, faults.failures[asset]) for asset in FAILING_ASSETS if asset in faults.failures]
     if failed:
         asset, failure = failed[0]
-        return "failed", _text(f"{asset}: {failure.why}"), failure.since
+        return "failed", _text(f"{name_text(asset)}: {failure_text(failure.why)}"), failure.since
     unreadable = next((reading.reason for reading in readings.values() if reading.state is State.FAILED), "")
     if unreadable:
-        return "failed", _text(unreadable), None
+        return "failed", _text(failure_text(unreadable)), None
     if faults.old:
         more = f"; and {len(faults.old) - 1} more" if len(faults.old) > 1 else ""
         return "stale", _text(f"{vital_text(faults.old[0])}{more}"), None
@@ -605,9 +614,10 @@ def _health(readings: Mapping[str, Reading[dict[str, Any]]], faults: Faults) -> 
 
 def vital_text(vital: Vital) -> str:
     """Say how one thing stands, with its age and limit where they are known."""
+    thing, limit = name_text(vital.thing), duration_text(vital.limit_sec)
     if vital.age_sec is None:
-        return f"{vital.thing} {vital.condition}{f': {vital.detail}' if vital.detail else ''}"
-    return f"{vital.thing} {vital.condition}: {vital.age_sec:.0f} s, limit {vital.limit_sec:g} s"
+        return f"{thing} {vital.condition}{f': {vital.detail}' if vital.detail else ''}"
+    return f"{thing} {vital.condition}: {duration_text(vital.age_sec)} old, limit {limit}"
 
 
 def read_symbol(store: RedisStore, symbol: str) -> Symbol:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from quantum_assets.display import REGIMES, percent_text, price_text
+from quantum_assets.display import REGIMES, percent_text, price_text, prices_text
 
 WIDTH, PRICE_HEIGHT, REGIME_HEIGHT, GAP = 980, 300, 54, 26
 LEFT, RIGHT, TOP, BOTTOM = 8, 168, 10, 24
@@ -170,7 +170,8 @@ def _labels(levels: Sequence[Level], y: Callable[[float], float]) -> str:
         below = heights[index + 1] - LABEL_PX if index + 1 < len(heights) else TOP + PRICE_HEIGHT
         heights[index] = min(heights[index], below)
     drawn = []
-    for level, height in zip(ordered, heights, strict=True):
+    texts = prices_text(*(level.value for level in ordered))
+    for level, height, text in zip(ordered, heights, texts, strict=True):
         name, at = html.escape(level.name), y(level.value)
         away = f" {percent_text(level.value / price - 1, signed=True)}" if price and level.name != "price" else ""
         if level.name in ("entry", "profit lock"):
@@ -179,7 +180,7 @@ def _labels(levels: Sequence[Level], y: Callable[[float], float]) -> str:
         drawn.append(f'<path class="lead" d="M{edge} {at:.1f}L{edge + 10} {height:.1f}"/>')
         drawn.append(
             f'<text class="label {name.split()[0]}" x="{edge + 13}" y="{height + 4:.1f}">'
-            f"{name} {price_text(level.value)}<tspan>{away}</tspan></text>"
+            f"{name} {text}<tspan>{away}</tspan></text>"
         )
     return "".join(drawn)
 

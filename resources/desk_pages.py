@@ -19,9 +19,13 @@ from quantum_assets.display import (
     NONE,
     REGIMES,
     duration_text,
+    failure_text,
+    moment_text,
+    name_text,
     number_text,
     percent_text,
     price_text,
+    prices_text,
     reason_text,
 )
 from quantum_assets.freshness import WELL, Vital
@@ -60,14 +64,14 @@ _COLUMNS = (  # heading, unit, aligned to the right, first click sorts
     ("Price", "quote", True, "down"),
     ("Profit", "R", True, "down"),
     ("Stop", "quote", True, "down"),
-    ("Distance", "to the stop", True, "up"),
+    ("Distance", "to stop", True, "up"),
     ("Target", "quote", True, "down"),
-    ("Regime", "most probable", False, "up"),
+    ("Regime", "likeliest", False, "up"),
     ("Action", "harvest", False, "up"),
     ("Kill score", "0.5 to 1", True, "down"),
     ("Age", "position", True, "down"),
-    ("Last decision", "governor", False, "down"),
-    ("Openings blocked by", "first failed gate", False, "up"),
+    ("Decision", "governor", False, "down"),
+    ("Blocked by", "openings", False, "up"),
 )
 
 
@@ -92,7 +96,7 @@ def overview(standing: Standing, rows: Sequence[Row], prefix: str, nonce: str) -
     content = (
         f"{_cards(standing, rows, prefix)}"
         '<section class="table" id="symbols"><div class="tools">'
-        '<input type="search" id="filter" placeholder="Filter: symbol, side, regime, reason" aria-label="Filter rows">'
+        '<input type="search" id="filter" placeholder="Symbol, side, regime, reason" aria-label="Filter rows">'
         '<label><input type="checkbox" id="unhealthy"> unhealthy only</label><span id="shown" class="dim"></span>'
         f'<span class="end"><a href="{esc(prefix)}{PATH}?format=json">JSON, full precision</a></span></div>'
         f'<div class="scroll"><table id="desk"><thead><tr>{heads}</tr></thead><tbody id="rows" data-live>{body}</tbody>'
@@ -108,7 +112,7 @@ def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str
         f'<a href="{esc(prefix)}{PATH}">Desk</a><span class="sep">/</span><h1>{esc(row.symbol)}</h1>'
         f'<span id="health" data-live>{_health_chip(row)} {_source_chip(row)}</span>'
     )
-    since = "" if row.since is None else f"since {_moment(row.since)}, for {duration_text(at - row.since)}"
+    since = "" if row.since is None else f"since {moment_text(row.since)}, for {duration_text(at - row.since)}"
     wrong = f'<div class="cards">{_card("What is wrong", esc(row.why), [since], tone="bad")}</div>' if row.why else ""
     chart = f'<section class="card"><h2>{esc(history.note)}</h2><div class="wide">{history.chart(row, at)}</div></section>'
     stack = f'<div class="stack">{_harvest_card(row)}{_stop_card(row, history.stop_since(row), at)}{_regime_card(row)}</div>'
@@ -178,7 +182,7 @@ def _alerts_card(standing: Standing, prefix: str) -> str:
         symbols = ", ".join(
             f'<a href="{esc(address(prefix, name))}">{esc(name)}</a>' for name in alert.symbols[:ALERT_SYMBOLS_MAX]
         )
-        since = f"since {_moment(alert.since)}" if alert.since is not None else ""
+        since = f"since {moment_text(alert.since)}" if alert.since is not None else ""
         more = " · ".join(filter(None, (since, symbols)))
         items.append(f'<span class="{tones[alert.severity]}">{esc(alert.title)}</span>{f"<br>{more}" if more else ""}')
     said = f"{len(items)} active" if items else "none active"
@@ -191,36 +195,39 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table_row(row: Row, now: float, prefix: str) -> str:
+    """Write a row: cells are left unclosed and attributes unquoted where HTML allows it, which is a third of the page."""
     why = f"<small>{esc(row.why)}</small>" if row.why else ""
-    decision, when = _decision(row), row.last_decision_epoch
+    when = row.last_decision_epoch
+    entry, price, stop, target = prices_text(row.entry, row.price, row.stop, row.target)
+    ago = "" if when is None else f"<small>{duration_text(now - when)} ago</small>"
     cells = (
-        f'<td><a href="{esc(address(prefix, row.symbol))}">{esc(row.symbol)}</a></td>',
-        f'<td class="w" data-v="{HEALTHS.index(row.health)}">{_health_chip(row)}{why}</td>',
-        f"<td>{_side(row)}</td>",
-        _number(row.qty, price_text(row.qty)),
-        _number(row.entry, price_text(row.entry)),
-        _number(row.price, price_text(row.price)),
-        _number(row.R, number_text(row.R, signed=True), _tone(row.R)),
-        _number(row.stop, price_text(row.stop)),
-        _number(row.stop_distance, percent_text(row.stop_distance), _stop_tone(row)),
-        _number(row.target, price_text(row.target)),
-        f"<td>{REGIMES.get(row.regime or '', NONE)}</td>",
-        f'<td class="{"so" if row.action not in (None, "NONE") else ""}">{esc(_action(row))}</td>',
-        _number(row.kill_score, number_text(row.kill_score)),
-        _number(row.age_sec, duration_text(row.age_sec)),
-        f'<td data-v="{_key(when)}">{decision}'
-        f"{f'<small>{duration_text(now - when)} ago</small>' if when is not None else ''}</td>",
-        f'<td class="w">{esc(reason_text(row.blocked_by)) or NONE}</td>',
+        f'<td><a href="{esc(address(prefix, row.symbol))}">{esc(row.symbol)}</a>',
+        f"<td data-v={HEALTHS.index(row.health)}>{_health_chip(row)}{why}",
+        f"<td>{_side(row)}",
+        _number(price_text(row.qty)),
+        _number(entry),
+        _number(price),
+        _number(number_text(row.R, signed=True), _tone(row.R)),
+        _number(stop),
+        _number(percent_text(row.stop_distance), _stop_tone(row)),
+        _number(target),
+        f"<td>{REGIMES.get(row.regime or '', NONE)}",
+        f"<td{' class=so' if row.action not in (None, 'NONE') else ''}>{esc(_action(row))}",
+        _number(number_text(row.kill_score)),
+        f"<td class=n data-v={_key(row.age_sec)}>{duration_text(row.age_sec)}",
+        f"<td data-v={_key(when)}>{_decision(row)}{ago}",
+        f"<td>{esc(reason_text(row.blocked_by)) or NONE}",
     )
-    return f'<tr data-unhealthy="{int(row.health in UNHEALTHY)}">{"".join(cells)}</tr>'
+    return f"<tr{' data-unhealthy' if row.health in UNHEALTHY else ''}>{''.join(cells)}"
 
 
-def _number(value: float | None, text: str, tone: str = "") -> str:
-    return f'<td class="n {tone}" data-v="{_key(value)}">{text}</td>'
+def _number(text: str, tone: str = "") -> str:
+    """Write a number; rows are sorted by what is shown."""
+    return f'<td class="n {tone}">{text}' if tone else f"<td class=n>{text}"
 
 
 def _key(value: float | None) -> str:
-    return "" if value is None else f"{value:.9g}"
+    return '""' if value is None else f"{value:.0f}"
 
 
 def _tone(value: float | None) -> str:
@@ -252,22 +259,20 @@ def _decision(row: Row) -> str:
     return '<span class="good">permit</span>' if row.last_decision == "PERMIT" else '<span class="so">block</span>'
 
 
-def _moment(epoch: float) -> str:
-    return time.strftime("%d %b %H:%M:%S UTC", time.gmtime(epoch))
-
-
 def _tiles(row: Row, stop_since: float | None, now: float) -> str:
-    pnl = "" if row.unrealized_pnl is None else f"unrealized {price_text(row.unrealized_pnl)} quote"
+    pnl = row.unrealized_pnl
+    unrealized = "" if pnl is None else f"unrealized {number_text(pnl) if abs(pnl) >= 1 else price_text(pnl)} quote"
     moved = f"{percent_text(row.price / row.entry - 1, signed=True)} since entry" if row.price and row.entry else ""
     stands = f", for {duration_text(now - stop_since)}" if stop_since is not None else ""
     away = f"{percent_text(row.stop_distance)} away{stands}" if row.stop else ""
+    entry, price, stop, target = prices_text(row.entry, row.price, row.stop, row.target)
     tiles = (
         ("Position", _side(row), "", f"{price_text(row.qty)} base, {duration_text(row.age_sec)} old" if row.side else ""),
-        ("Entry, quote", price_text(row.entry), "", ""),
-        ("Price, quote", price_text(row.price), "", moved),
-        ("Profit, R", number_text(row.R, signed=True), _tone(row.R), pnl),
-        ("Stop, quote", price_text(row.stop), _stop_tone(row), away),
-        ("Target, quote", price_text(row.target), "", f"{percent_text(row.target_distance)} away" if row.target else ""),
+        ("Entry, quote", entry, "", ""),
+        ("Price, quote", price, "", moved),
+        ("Profit, R", number_text(row.R, signed=True), _tone(row.R), unrealized),
+        ("Stop, quote", stop, _stop_tone(row), away),
+        ("Target, quote", target, "", f"{percent_text(row.target_distance)} away" if row.target else ""),
         ("Kill score, 0.5 to 1", number_text(row.kill_score), "", esc(_action(row)) if row.action else ""),
     )
     inner = "".join(
@@ -290,7 +295,7 @@ def _harvest_card(row: Row) -> str:
 def _stop_card(row: Row, stop_since: float | None, now: float) -> str:
     if row.stop is None:
         return ""
-    stands = "" if stop_since is None else f"since {_moment(stop_since)}, for {duration_text(now - stop_since)}"
+    stands = "" if stop_since is None else f"since {moment_text(stop_since)}, for {duration_text(now - stop_since)}"
     reasons = [esc(reason_text(code)) for code in row.stop_reasons if not code.startswith("regime_")]
     said = f'{price_text(row.stop)} <span class="dim">quote, {percent_text(row.stop_distance)} away</span>'
     return _card("Proposed stop", said, [stands, *reasons], tone=_stop_tone(row))
@@ -329,7 +334,10 @@ def _decisions_card(decisions: Sequence[Mapping[str, Any]], now: float) -> str:
 
 
 def _ages_card(found: Symbol) -> str:
-    failing = [f'<span class="bad">{esc(asset)}: {esc(failure.why)}</span>' for asset, failure in found.faults.failures.items()]
+    failing = [
+        f'<span class="bad">{name_text(asset)}: {esc(failure_text(failure.why))}</span>'
+        for asset, failure in found.faults.failures.items()
+    ]
     old = found.faults.old
     fresh = [vital for vital in found.faults.vitals if vital.condition in WELL]
     said, tone = (f"{len(old) + len(failing)} not fresh", "bad") if old or failing else ("all fresh", "good")
@@ -340,7 +348,7 @@ def _age_line(vital: Vital) -> str:
     tone = "" if vital.condition in WELL else "bad"
     limit = f", limit {duration_text(vital.limit_sec)}"
     age = str(vital.condition) if vital.age_sec is None else f"{duration_text(vital.age_sec)}{limit}"
-    return f'<span class="{tone}">{esc(vital.thing)}: {esc(age)}{f" ({esc(vital.detail)})" if vital.detail else ""}</span>'
+    return f'<span class="{tone}">{name_text(vital.thing)}: {esc(age)}{f" ({esc(vital.detail)})" if vital.detail else ""}</span>'
 
 
 def _links(symbol: str, prefix: str) -> str:

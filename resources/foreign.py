@@ -178,7 +178,13 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     if isinstance(fields, Unreadable):
         return Scored("error")
     value, confidence, ts = number_or_none(fields.get(value_field)), number_or_none(fields.get("confidence")), epoch_of(fields)
-    if value is None or (value < 0 and value_field not in SIGNED) or confidence is None or ts is None or ts - now > CLOCK_AHEAD_SEC:
+    if (
+        value is None
+        or (value < 0 and value_field not in SIGNED)
+        or confidence is None
+        or ts is None
+        or ts - now > CLOCK_AHEAD_SEC
+    ):
         return Scored("error")
     status = "stale" if now - ts > INPUT_STALE_SEC else "ok"
     return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""), ts)

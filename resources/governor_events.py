@@ -66,7 +66,7 @@ def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
     dict
         by, reason, at; empty when there is no record of it: another program set it, or the record is no longer kept.
     """
-    from quantum_assets.incidents import moment_text
+    from quantum_assets.display import moment_text
 
     found: dict[str, str] = {}
     for entry_id, raw in entries:

@@ -174,7 +174,9 @@ class RedisStore:
         self.client = client or connect(settings)
         self._away_until = 0.0
         self._spent: deque[tuple[float, float]] = deque()
-        self._decoded: dict[tuple[str, str], tuple[Mapping[bytes, bytes], dict[str, Any]]] = {}
+        self.decoded: dict[
+            tuple[str, str], tuple[Mapping[bytes, bytes], dict[str, Any]]
+        ] = {}  # by key and symbol: as read, and as row
         self._known = frozenset(settings.symbols)
 
     def as_governor(self) -> RedisStore:
@@ -286,20 +288,20 @@ class RedisStore:
         return rows
 
     def _decode(self, table: Table, symbol: str, raw: Mapping[bytes, bytes]) -> dict[str, Any]:
-        """Decode a hash; one that still holds the very bytes decoded last is not decoded again (five steps read each)."""
-        last = self._decoded.get((table.key, symbol))
+        """Decode a hash; what still holds the bytes decoded last is not decoded again (five steps read each)."""
+        last = self.decoded.get((table.key, symbol))
         if last is not None and last[0] == raw:
             return last[1]
-        values = table.decode(raw)
+        values = table.decode(raw) if last is None else table.redecode(raw, *last)
         if symbol in self._known:
-            self._decoded[table.key, symbol] = (raw, values)
+            self.decoded[table.key, symbol] = (raw, values)
         return values
 
     def _keep(self, table: Table, symbol: str, written: Mapping[str, str]) -> dict[str, Any]:
         """Give the row as it will read back, and remember it for the steps that read it next."""
         values = table.reread(written)
         if symbol in self._known:
-            self._decoded[table.key, symbol] = ({name.encode(): text.encode() for name, text in written.items()}, values)
+            self.decoded[table.key, symbol] = ({name.encode(): text.encode() for name, text in written.items()}, values)
         return values
 
     def publish(

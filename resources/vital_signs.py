@@ -22,13 +22,14 @@ from quantum_assets.contracts.tables import (
     POSITION,
     RISK_PROPOSAL,
 )
-from quantum_assets.freshness import CANDLES, EPOCH_MAX, PARTS, Sign, Stop, StoredProof, SymbolSigns, VitalSigns
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, PARTS, Limits, Sign, Stop, StoredProof, SymbolSigns, VitalSigns
 from resources.candles import CandleReader, Candles
 from resources.failures import Failure, read_failures
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs
 
 CLOCK = "last_update_epoch"
+NEWEST_CANDLE = "ts_timestamp"  # of a market state: close of the newest candle it was computed from
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
 STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "position_entry_price", "sl_breached")
 FAILING = (MARKET_STATE.asset, POSITION.asset, RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset)  # whose failures are causes of alerts
@@ -47,10 +48,15 @@ class VitalSignsReader:
         Where from, and whose clock counts.
     shown
         Asset to fields that are read beside its clock, for who wants to show them.
+    by_state
+        Whether candles count as being as new as the newest one a market state was computed from, as long as that one is fresh
+        itself: they were there. Only the candles of other symbols are read, which costs as much as everything else together.
     """
 
-    def __init__(self, store: RedisStore, shown: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.store, self.shown = store, shown or {}
+    def __init__(self, store: RedisStore, shown: Mapping[str, Sequence[str]] | None = None, *, by_state: bool = False) -> None:
+        self.store, self.shown, self.by_state = store, dict(shown or {}), by_state
+        if by_state:
+            self.shown[MARKET_STATE.asset] = (*self.shown.get(MARKET_STATE.asset, ()), NEWEST_CANDLE)
         patient = store.settings.model_copy(update={"candle_stale_margin_sec": ANY_AGE_SEC})
         self.candles = CandleReader(RedisStore(patient, store.clock, store.client))
         self._commands = self._one_read()
@@ -73,11 +79,11 @@ class VitalSignsReader:
         first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
         heartbeats = {part: sign_of(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
         proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
-        candles = self._candles()
         signs = [
-            _symbol_signs(symbol, replies[begin : begin + per_symbol], candles.get(symbol), self.shown)
+            _symbol_signs(symbol, replies[begin : begin + per_symbol], self.shown)
             for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
         ]
+        self._add_candles(signs)
         return VitalSigns(signs, heartbeats, proofs, finished, self._failures() if with_failures else {})
 
     def _failures(self) -> dict[str, dict[str, Failure]]:
@@ -102,23 +108,31 @@ class VitalSignsReader:
     def _fields_beside(self, table: Table) -> tuple[str, ...]:
         return (*self.shown.get(table.asset, ()), *(STOP_FIELDS if table is RISK_PROPOSAL else ()))
 
-    def _candles(self) -> Mapping[str, Sign]:
+    def _add_candles(self, signs: Sequence[SymbolSigns]) -> None:
         """Tell when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
         if self.store.settings.marketstate_source == "synthetic":
-            return {}
-        signs = {one.symbol: _candle_sign(one) for one in self.candles.read(self.store.settings.symbols, window=1)}
-        return {symbol: sign for symbol, sign in signs.items() if sign is not None}
+            return
+        limits, now = Limits.of(self.store.settings), self.store.clock().timestamp()
+        unread = []
+        for one in signs:
+            newest = one.numbers.get(MARKET_STATE.asset, {}).get(NEWEST_CANDLE, 0.0)
+            if self.by_state and -limits.candle_ahead_sec <= now - newest <= limits.candles_sec:
+                one.clocks[CANDLES] = Sign(newest)
+            else:
+                unread.append(one)
+        readings = self.candles.read([one.symbol for one in unread], window=1) if unread else []
+        for one, reading in zip(unread, readings, strict=True):
+            if (sign := _candle_sign(reading)) is not None:
+                one.clocks[CANDLES] = sign
 
 
-def _symbol_signs(symbol: str, replies: Sequence[Reply], candles: Sign | None, shown: Mapping[str, Sequence[str]]) -> SymbolSigns:
+def _symbol_signs(symbol: str, replies: Sequence[Reply], shown: Mapping[str, Sequence[str]]) -> SymbolSigns:
     position, target, *clocked = replies
     clocks = {
         table.asset: sign_of(reply if isinstance(reply, Exception) else reply[0])
         for table, reply in zip(CLOCKED, clocked, strict=True)
     }
     held, clocks["position"] = _position(position)
-    if candles is not None:
-        clocks[CANDLES] = candles
     numbers = {
         table.asset: _numbers(shown[table.asset], reply)
         for table, reply in zip(CLOCKED, clocked, strict=True)

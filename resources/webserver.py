@@ -26,6 +26,7 @@ from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -142,7 +143,7 @@ class DeskPages:
         return [
             Route(f"{self.prefix}{banner.PATH}", self.banner),
             Route(f"{self.prefix}{banner.FONT_PATH}", self.font),
-            Route(f"{self.prefix}{desk_pages.PATH}", self.overview),
+            Route(f"{self.prefix}{desk_pages.PATH}", self.overview, middleware=[Middleware(GZipMiddleware, compresslevel=1)]),
             Route(f"{self.prefix}{desk_pages.PATH}/{{symbol:path}}", self.symbol),
         ]
 

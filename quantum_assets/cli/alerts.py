@@ -87,7 +87,7 @@ def list_active(*, as_json: bool) -> None:
     elif not active:
         click.echo("No alerts.", err=True)
     else:
-        from quantum_assets.incidents import moment_text
+        from quantum_assets.display import moment_text
 
         for one in active:
             severity = one.get("severity", "")

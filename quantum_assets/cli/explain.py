@@ -49,7 +49,6 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "day_total_after",
     "position_notional_usd",
     "target_usd",
-    "theta",
 )
 
 
@@ -117,13 +116,12 @@ def _outcome(reason: str) -> str:
 
 def limit_line(limit: Mapping[str, Any], now: float) -> str:
     """Say count against limit, and when the same plan would be within it."""
-    from quantum_assets.display import duration_text
-    from quantum_assets.incidents import moment_text
+    from quantum_assets.display import duration_text, moment_text
 
     unit = {"usd": " USD", "qty": " units"}.get(limit["unit"], "")
-    line = f"{limit['what']}: {limit['count']:,.10g} of {limit['allowed']:,.10g}{unit}"
+    line = f"{limit['what']}: {limit['count']:,.6g} of {limit['allowed']:,.6g}{unit}"
     if unit:
-        line += ", this plan: " + ("size unknown" if limit["adds"] is None else f"{limit['adds']:,.10g}{unit}")
+        line += ", this plan: " + ("size unknown" if limit["adds"] is None else f"{limit['adds']:,.6g}{unit}")
     if limit["passes_at"] is None:
         return f"{line}; the same plan never passes this limit"
     if limit["passes_at"] <= now:
@@ -131,9 +129,28 @@ def limit_line(limit: Mapping[str, Any], now: float) -> str:
     return f"{line}; the next one passes at {moment_text(limit['passes_at'])}, in {duration_text(limit['passes_at'] - now)}"
 
 
+def facts_of(event: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List what a decision rests on, for people; each of its limits is a fact of its own."""
+    facts = [(name, fact_text(name, event[name])) for name in JUDGED_BY if event.get(name)]
+    with suppress(ValueError, AttributeError):
+        facts += [(f"limit {name}", str(value)) for name, value in json.loads(event.get("theta", "")).items()]
+    return facts
+
+
+def fact_text(name: str, recorded: str) -> str:
+    """Write one recorded fact for people: ages as durations, amounts rounded."""
+    from quantum_assets.display import duration_text, price_text
+    from resources.foreign import number_or_none
+
+    number = number_or_none(recorded)
+    if number is None or "." not in recorded:
+        return recorded
+    return duration_text(number) if name.endswith("_age_sec") else price_text(number)
+
+
 def _print(told: Mapping[str, Any], now: float) -> None:
-    from quantum_assets.cli.layout import Column, console, records
-    from quantum_assets.incidents import moment_text
+    from quantum_assets.cli.layout import Column, console, paragraph, records
+    from quantum_assets.display import moment_text, reason_text
     from resources.foreign import number_or_none
 
     event = told["event"]
@@ -141,20 +158,23 @@ def _print(told: Mapping[str, Any], now: float) -> None:
         click.echo(printable(f"{told['plan_id']}: {told['trouble']}."))
         return
     when = number_or_none(event.get("timestamp_epoch")) or 0.0
-    click.echo(
-        printable(
-            f"{told['plan_id']} ({event.get('symbol') or 'no symbol'} {event.get('action', '')}): "
-            f"{_outcome(event.get('reason', ''))}, at {moment_text(when)}, cycle {event.get('cycle_id', '')}"
-        )
-    )
-    for limit in told["limits"]:
-        click.echo(f"  {limit_line(limit, now)}")
     out = console()
+    whose = f"{event.get('symbol') or 'no symbol'} {event.get('action', '')}"
+    outcome = f"{_outcome(event.get('reason', ''))}, at {moment_text(when)}, cycle {event.get('cycle_id', '')}"
+    out.print(paragraph(out, f"{told['plan_id']} ({whose}): {outcome}"))
+    for limit in told["limits"]:
+        out.print(paragraph(out, f"  {limit_line(limit, now)}"))
     if told["gates"]:
-        gates = [(str(one["number"]), one["reason"], one["state"]) for one in told["gates"]]
-        out.print(records(out, (Column("gate"), Column("reason of a block"), Column("")), gates, title="Gates, in this order"))
-    facts = [(name, event[name]) for name in JUDGED_BY if event.get(name)]
-    out.print(records(out, (Column("judged by"), Column("value")), facts, title="As recorded"))
+        states = {"open": "passed", "SHUT": "FAILED"}
+        gates = [
+            (str(one["number"]), one["reason"], reason_text(one["reason"]), states.get(one["state"], one["state"]))
+            for one in told["gates"]
+        ]
+        columns = (Column("gate"), Column("reason"), Column("blocks when"), Column("", colours={"FAILED": "red"}))
+        out.print(records(out, columns, gates, title="Gates, in this order"))
+    out.print(
+        records(out, (Column("judged by"), Column("value")), facts_of(event), title="As recorded; --json has full precision")
+    )
     alive = "permit" if told["permit"] else "block" if told["block"] else None
     click.echo(f"Its {alive} still stands." if alive else "Its permit or block has expired; the record above remains.")
     if told["trouble"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
@@ -71,6 +72,14 @@ def records(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str
         return table
     lines = [line for row in cells for line in _lines(columns, row, out.width)]
     return Group(*([Text(title, style="italic")] if title else []), *lines)
+
+
+def paragraph(out: Console, text: str, style: str = "") -> Text:
+    """Set a sentence, broken between words where the terminal ends; in a pipe it is one line."""
+    text = printable(text)
+    indent = text[: len(text) - len(text.lstrip())]
+    lines = wrap(text, out.width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
+    return Text("\n".join(lines), style, overflow="ignore", no_wrap=True)
 
 
 def _cell(column: Column, value: str) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +12,7 @@ from quantum_assets.contracts.reading import printable
 from resources.settings import load_settings
 
 if TYPE_CHECKING:
-    from resources.guards import GuardReading
-    from resources.switches import Switches
+    from resources.desk import Openings
 
 
 @click.command()
@@ -29,6 +28,8 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
 
     Exit codes: 0 shown; 2 wrong usage or settings; 3 Redis away. Events that cannot be read are an empty list, and named.
     """
+    from quantum_assets.cli.layout import console, paragraph
+    from resources.desk import openings
     from resources.governor_events import last_decisions, last_kill, newest_events
     from resources.guards import read_guards
     from resources.redis_store import RedisStore
@@ -52,8 +53,9 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(told, indent=2))
         return
-    for line in standing_lines(switches, killed, guards):
-        click.echo(printable(line))
+    out = console()
+    for line in standing_lines(openings(switches, guards, killed)):
+        out.print(paragraph(out, line))
     if unreadable:
         click.echo(printable(f"The decisions cannot be read: {unreadable}"), err=True)
     elif not decisions:
@@ -62,52 +64,16 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
         _print(decisions)
 
 
-def blocked_because(switches: Switches, guards: GuardReading, events: Callable[[], Iterable[tuple[bytes, Any]]]) -> list[str]:
-    """Name everything that blocks all openings, in the order of the gates; empty when the governor is armed.
-
-    Parameters
-    ----------
-    switches, guards
-        As they were read.
-    events
-        Reads the governor's events, newest first; asked only for who set the kill switch.
-    """
-    from resources.governor_events import last_kill
-
-    causes = []
-    if switches.killed:
-        killed = last_kill(events())
-        causes.append(
-            f"kill switch set by {killed['by']} ({killed['reason']})" if killed else "kill switch set, by whom is unknown"
-        )
-    if switches.disarmed:
-        causes.append(f"governor disarmed ({switches.disarm.get('cause', 'why is unknown')})")
-    causes += [f"risk guard {_guard_line(guard, guards.said[guard])}" for guard in guards.live]
-    return [*causes, *(f"unknown: {trouble}" for trouble in (switches.trouble, guards.trouble) if trouble)]
-
-
-def standing_lines(switches: Switches, killed: Mapping[str, str], guards: GuardReading) -> list[str]:
-    """Say what stands against openings, and how it ends."""
-    who = f"since {killed['at']}, by {killed['by']}: {killed['reason']}" if killed else "without a record of who and why"
-    lines = [f"kill switch: {f'SET {who}' if switches.killed else 'not set'}"]
-    since = f" since {switches.disarm.get('at', '?')}: {switches.disarm.get('cause', '?')}" if switches.disarm else ""
-    lines.append(f"governor:    {f'DISARMED{since}' if switches.disarmed else 'armed'}")
-    if switches.killed or switches.disarmed:
-        lines.append('             ended by: quantum arm --name "YOUR NAME" --reason "WHY"')
-    told = [_guard_line(one, guards.said[one]) for one in guards.live]
-    lines += [f"risk guards: {told[0] if told else 'none'}", *(f"             {one}" for one in told[1:])]
-    trouble = "; ".join(filter(None, [switches.trouble, guards.trouble]))
-    return [*lines, *([f"trouble:     {trouble}"] if trouble else [])]
-
-
-def _guard_line(guard: str, said: Mapping[str, str]) -> str:
-    until = f", until {said['expires_at']}" if "expires_at" in said else ""
-    return f"{said.get('reason', guard)}{until}"
+def standing_lines(standing: Openings) -> list[str]:
+    """Say whether openings are blocked, then by what and how each of it ends."""
+    if not standing.blocked:
+        return ["Openings are armed: no kill switch, no disarming, no risk guard."]
+    return ["Openings are BLOCKED:", *(f"  {line}" for line in standing.details)]
 
 
 def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
     from quantum_assets.cli.layout import Column, console, records
-    from quantum_assets.incidents import moment_text
+    from quantum_assets.display import moment_text
     from resources.governor_events import COUNTS
 
     columns = (

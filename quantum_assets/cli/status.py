@@ -18,7 +18,7 @@ from resources.settings import load_settings
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from resources.failures import Failure
+    from resources.desk import Faults, Row
     from resources.redis_store import RedisStore
 
 SHOWN = {  # asset -> fields worth a glance
@@ -32,7 +32,6 @@ SHOWN = {  # asset -> fields worth a glance
     "trade_intent": ("due", "harvest_action", "stop_loss", "intent_id"),
     "governor_permit": ("eff_factor", "last_decision", "last_reason"),
 }
-ALWAYS_DUE = ("market_state", "risk_guard")  # whatever the book holds
 WATCH_EVERY_SEC = 3.0
 ALERTS_LISTED = 10
 
@@ -52,14 +51,19 @@ class Report:
     alerts
         Active alerts; ``None`` when no watcher has reported.
     symbols
-        In the order of SYMBOLS.
+        As the desk has them, those that are not fresh first.
     """
 
     blocked: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     wrong: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]] | None
-    symbols: Sequence[str]
+    symbols: Sequence[Row]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing is missing, stale, unreadable or cannot be computed."""
+        return not self.wrong and all(row.fresh for row in self.symbols)
 
 
 @click.command()
@@ -95,7 +99,7 @@ def status(symbols: str | None, *, by_asset: bool, watch: bool, as_json: bool) -
 
         out = console()
         out.print(_page(out, report, by_asset=by_asset))
-    if report.wrong:
+    if not report.fresh:
         sys.exit(EXIT_FAILED)
 
 
@@ -108,11 +112,11 @@ def read_report(store: RedisStore) -> Report:
         The server is away.
     """
     from quantum_assets.contracts.tables import PUBLISHED
-    from resources.failures import read_failures
+    from resources.desk import read_faults, read_openings, read_rows
     from resources.foreign import epoch_of
 
     names, now = store.settings.symbols, store.clock().timestamp()
-    failures = read_failures(store, [table.asset for table in PUBLISHED])
+    faults = read_faults(store, names)
     rows: list[dict[str, Any]] = []
     for table in PUBLISHED:
         asset = table.asset
@@ -126,35 +130,24 @@ def read_report(store: RedisStore) -> Report:
             continue
         for values in store.read_fresh(table, table.subjects(names)):
             epoch = values.get("last_update_epoch")
-            age = None if epoch is None else now - epoch
             state, why = values["state"], values["why"]
-            failure = failures[asset].get(values["symbol"])
-            if failure is not None and now - failure.at <= store.max_age_sec(table):  # of a cycle that stopped it says nothing
-                state, why = "failed", _failing(failure, now)
-            rows.append(_row(asset, values["symbol"], state, why, age, values))
-    held = {row["symbol"] for row in rows if row["asset"] == "position" and row["state"] == "present"}
-    wrong = [
-        row
-        for row in rows
-        if row["state"] == "failed"
-        or (row["state"] == "absent" and row["age_sec"] is None and (row["asset"] in ALWAYS_DUE or row["symbol"] in held))
-    ]
-    return Report(_blocked(store), rows, wrong, _alerts(store), names)
+            if fault := _fault(faults.get(values["symbol"]), asset, now):
+                state, why = "failed", fault
+            rows.append(_row(asset, values["symbol"], state, why, None if epoch is None else now - epoch, values))
+    wrong = [row for row in rows if row["state"] == "failed" or (row["symbol"] not in faults and row["age_sec"] is None)]
+    return Report(read_openings(store).blocked, rows, wrong, _alerts(store), read_rows(store, names, faults, gates=False))
 
 
-def _failing(failure: Failure, now: float) -> str:
-    from quantum_assets.display import duration_text
+def _fault(faults: Faults | None, asset: str, now: float) -> str:
+    """Say what is wrong with one asset of a symbol, as the desk found it."""
+    from quantum_assets.display import duration_text, failure_text
+    from resources.desk import vital_text
 
-    return f"{failure.why} (cannot be computed for {duration_text(now - failure.since)})"
-
-
-def _blocked(store: RedisStore) -> list[str]:
-    from quantum_assets.cli.permits import blocked_because
-    from resources.governor_events import newest_events
-    from resources.guards import read_guards
-    from resources.switches import read_switches
-
-    return blocked_because(read_switches(store), read_guards(store), lambda: newest_events(store)[0])
+    if faults is None:
+        return ""
+    if (failure := faults.failures.get(asset)) is not None:
+        return f"{failure_text(failure.why)}; cannot be computed for {duration_text(now - failure.since)}"
+    return next((vital_text(vital) for vital in faults.old if vital.thing == asset), "")
 
 
 def _alerts(store: RedisStore) -> list[dict[str, Any]] | None:
@@ -168,8 +161,7 @@ def _alerts(store: RedisStore) -> list[dict[str, Any]] | None:
 
 def verdict(report: Report) -> str:
     """Say in one line whether openings are blocked and why, how many symbols are fresh, and how many alerts are active."""
-    unhealthy = {row["symbol"] for row in report.wrong}
-    fresh = sum(symbol not in unhealthy for symbol in report.symbols)
+    fresh = sum(row.fresh for row in report.symbols)
     armed = f"blocked: {'; '.join(report.blocked)}" if report.blocked else "armed"
     count = "alerts unknown: no watcher has reported" if report.alerts is None else _counted(len(report.alerts), "alert")
     return printable(f"{armed} | {fresh} of {_counted(len(report.symbols), 'symbol')} fresh | {count}")
@@ -181,33 +173,28 @@ def _counted(count: int, what: str) -> str:
 
 def _page(out: Console, report: Report, *, by_asset: bool) -> RenderableType:
     from rich.console import Group
-    from rich.text import Text
 
-    healthy = not report.blocked and not report.wrong and not report.alerts and report.alerts is not None
-    lines = [Text(verdict(report), style="bold green" if healthy else "bold red")]
+    from quantum_assets.cli.layout import paragraph
+
+    healthy = not report.blocked and report.fresh and not report.alerts and report.alerts is not None
+    lines = [paragraph(out, verdict(report), "bold green" if healthy else "bold red")]
     titles = [str(alert.get("title", "?")) for alert in (report.alerts or ())[:ALERTS_LISTED]]
-    lines += [Text(printable(f"  alert: {title}"), style="red") for title in titles]
+    lines += [paragraph(out, f"  alert: {title}", "red") for title in titles]
     return Group(*lines, _by_asset(out, report) if by_asset else _by_symbol(out, report))
 
 
 def _by_symbol(out: Console, report: Report) -> RenderableType:
     """Lay out one record per symbol, those that are not fresh first."""
     from quantum_assets.cli.layout import Column, records
+    from quantum_assets.display import ACTIONS, duration_text, price_text
 
-    causes: dict[str, str] = {}
-    for row in report.wrong:  # in the order of the lineage: the first is the cause, the others follow from it
-        causes.setdefault(row["symbol"], f"{row['asset']}: {row['why']}")
-    unread = {row["symbol"] for row in report.rows if row["asset"] == "position" and row["state"] == "failed"}
-    shown: dict[str, dict[str, Any]] = {symbol: {} for symbol in report.symbols}
     ages: dict[str, float] = {}
     for row in report.rows:
-        if row["symbol"] in shown:
-            shown[row["symbol"]] |= {f"{row['asset']}.{name}": value for name, value in row["values"].items()}
-            if row["age_sec"] is not None and row["asset"] != "capital_efficiency":
-                ages[row["symbol"]] = max(ages.get(row["symbol"], 0.0), row["age_sec"])
+        if row["age_sec"] is not None and row["asset"] != "capital_efficiency":
+            ages[row["symbol"]] = max(ages.get(row["symbol"], 0.0), row["age_sec"])
     columns = (
         Column("symbol"),
-        Column("state", colours={"fresh": "green", "failed": "red"}),
+        Column("state", colours={"ok": "green", "warning": "yellow", "failed": "red", "stale": "red", "stop crossed": "red"}),
         Column("oldest", right=True, labelled=True),
         Column("position"),
         Column("price", right=True, labelled=True),
@@ -215,21 +202,19 @@ def _by_symbol(out: Console, report: Report) -> RenderableType:
         Column("harvest"),
         Column("why"),
     )
-    rows = []
-    for symbol in sorted(report.symbols, key=lambda one: one not in causes):
-        value = shown[symbol].get
-        rows.append(
-            (
-                symbol,
-                "failed" if symbol in causes else "fresh",
-                f"{ages[symbol]:.0f} s" if symbol in ages else "",
-                str(value("position.side") or ("unknown" if symbol in unread else "no position")),
-                _short(value("position.current_price", "")),
-                _short(value("risk_proposal.proposed_sl", "")) + (" crossed" if value("risk_proposal.sl_breached") else ""),
-                str(value("harvest_proposal.harvest_action", "")),
-                causes.get(symbol, ""),
-            )
+    rows = [
+        (
+            row.symbol,
+            row.health,
+            duration_text(ages[row.symbol]) if row.symbol in ages else "",
+            row.side or ("unknown" if row.held is None else "no position"),
+            "" if row.price is None else price_text(row.price),
+            "" if row.stop is None else price_text(row.stop),
+            ACTIONS.get(row.action or "", row.action or ""),
+            row.why,
         )
+        for row in report.symbols
+    ]
     return records(out, columns, rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -76,6 +76,7 @@ COMMON = (
     Field("digest", TEXT, "", "fingerprint of the fields of the table as written; a value edited since does not match"),
 )
 STAMPS = frozenset(item.name for item in COMMON)
+RENEWED = frozenset({"computed_at_utc", "last_update_epoch"})  # change while the values stay
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,14 @@ class Table:
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
     _wire: Sequence[tuple[str, bytes, Callable[[str], Any]]] = field(init=False, repr=False, compare=False)
     _fingerprinted: Sequence[str] = field(init=False, repr=False, compare=False)
+    _fingerprinted_keys: Sequence[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_name = {item.name: item for item in (*COMMON, *self.fields)}
         object.__setattr__(self, "by_name", by_name)
         object.__setattr__(self, "_wire", [(name, name.encode(), item.codec.decode) for name, item in by_name.items()])
         object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
+        object.__setattr__(self, "_fingerprinted_keys", [name.encode() for name in self._fingerprinted])
 
     def subjects(self, symbols: Sequence[str]) -> Sequence[str]:
         """Name whom the table has a hash for, given the symbols of the product."""
@@ -203,14 +206,31 @@ class Table:
             raise ContractError(DIGEST, detail)
         return row
 
+    def redecode(self, raw: Mapping[bytes, bytes], last: Mapping[bytes, bytes], row: Mapping[str, Any]) -> dict[str, Any]:
+        """Give what ``decode`` would, decoding only what has changed since ``last`` was decoded to ``row``.
+
+        Raises
+        ------
+        ContractError
+            As ``decode`` does.
+        """
+        try:
+            changed = [(name, raw[key], decode) for name, key, decode in self._wire if raw[key] != last[key]]
+            renewed = {**row, **{name: decode(value.decode()) for name, value, decode in changed}}
+            stamps_only = all(name in RENEWED for name, _, _ in changed)
+            if stamps_only or renewed[DIGEST] == _fingerprint(raw[key] for key in self._fingerprinted_keys):
+                return renewed
+        except (UnicodeDecodeError, CodecError, KeyError):
+            pass
+        return self.decode(raw)  # which names what is wrong
+
     def reread(self, written: Mapping[str, str]) -> dict[str, Any]:
         """Give what ``decode`` would, of texts that were encoded a moment ago."""
         return {name: item.codec.reread(written[name]) for name, item in self.by_name.items()}
 
     def digest(self, encoded: Mapping[str, str]) -> str:
         """Fingerprint the encoded fields, all but the presence flag, which changes between publications."""
-        text = "\x1f".join([encoded[name] for name in self._fingerprinted])
-        return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
+        return _fingerprint(encoded[name].encode() for name in self._fingerprinted)
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Build the typed frame of decoded rows: ``symbol``, ``state``, ``why``, then every field (null unless present)."""
@@ -251,6 +271,10 @@ class Table:
             return {entry: known[source] for entry, source in pairs}
         except KeyError as error:
             raise ContractError(str(error.args[0]), "missing for the stream") from None
+
+
+def _fingerprint(values: Iterable[bytes]) -> str:
+    return hashlib.blake2s(b"\x1f".join(values), digest_size=8).hexdigest()
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from quantum_assets.cli.layout import Column, records
+from quantum_assets.cli.layout import PIPE_WIDTH, Column, paragraph, records
 from quantum_assets.governor_permit import decide_plans
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -172,10 +172,11 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     live.client.set("quantum:risk:guard_active:DRAWDOWN", json.dumps(guard))
     shown = quantum(live, "permits").stdout
     top = shown.partition("Decisions")[0]
-    assert re.search("kill switch: SET since .*, by .*: wrong prices", top)
-    assert "DISARMED" in top
+    assert top.startswith("Openings are BLOCKED:")
+    assert re.search("Kill switch: set .* UTC by .*: wrong prices. A named person ends it: quantum arm", top)
+    assert re.search("Governor: disarmed since [0-9-]+ [0-9:]+ UTC: burst_limit_exceeded", top)
     assert "burst_limit_exceeded" in top
-    assert "DRAWDOWN drawdown=9.0% > 8.0%, until 2026-01-22T13:00:00+00:00" in top
+    assert "Risk guard DRAWDOWN: drawdown=9.0% > 8.0%. It ends at 2026-01-22 13:00:00 UTC." in top
     assert "risk_guard_missing" in top
     assert "p-btc" in shown
     assert "\x1b[2J" not in shown
@@ -183,8 +184,18 @@ def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     assert (told["kill"], told["guards"][0]["guard_type"]) == (True, "DRAWDOWN")
     assert told["killed"]["reason"] == "wrong prices"
     live.client.delete("quantum:stream:governor.events")
-    assert "kill switch: SET without a record" in quantum(live, "permits").stdout
+    assert "Kill switch: set, without a record" in quantum(live, "permits").stdout
     assert told["disarm"]["cause"] == "burst_limit_exceeded: plan p2"
+
+
+@pytest.mark.parametrize("width", [80, 30])
+def test_a_sentence_is_broken_between_words_and_never_cut(width: int) -> None:
+    """A terminal breaks a line in the middle of a word; a pipe gets one line, for grep."""
+    text = f"  Kill switch: set by Ada Lovelace: exchange reports wrong prices at {'x' * 40}."
+    shown = paragraph(Console(width=width), text).plain
+    assert shown.split() == text.split()
+    assert all(len(line) <= width or "xxx" in line for line in shown.splitlines())
+    assert paragraph(Console(width=PIPE_WIDTH), text).plain == text
 
 
 def test_permits_shows_a_guard_that_lapsed_while_its_condition_holds(live) -> None:
@@ -192,7 +203,7 @@ def test_permits_shows_a_guard_that_lapsed_while_its_condition_holds(live) -> No
     Desk(live).guard(status="blocked", triggered=["EQUITY_STALE"])
     shown = quantum(live, "permits")
     assert shown.returncode == 0, shown.stderr
-    assert "risk guards: EQUITY_STALE" in shown.stdout
+    assert "Risk guard EQUITY_STALE: its condition holds. It ends with its condition." in shown.stdout
     told = json.loads(quantum(live, "permits", "--json").stdout)
     assert told["guards"] == [{"guard_type": "EQUITY_STALE"}]
 
@@ -202,7 +213,8 @@ def test_on_an_empty_server_permits_says_so(live) -> None:
     done = quantum(live, "permits", "--symbol", "BTCUSDT")
     assert done.returncode == 0
     assert "No decision for BTCUSDT" in done.stdout
-    assert "kill switch: not set" in done.stdout
+    assert "Unknown, and unknown blocks: risk_guard_missing" in done.stdout
+    assert "Kill switch" not in done.stdout
 
 
 def test_the_commands_start_without_dagster(live) -> None:

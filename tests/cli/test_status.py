@@ -79,10 +79,10 @@ def test_the_verdict_names_who_blocks_openings_and_why(desk: Desk) -> None:
     kill(desk.store, reason="exchange reports wrong prices", by="Ada")
     desk.store.client.set(desk.store.keys.of("alerts_active"), json.dumps([{"title": "kill switch set"}]))
     line = verdict(read_report(desk.store))
-    assert line.startswith("blocked: kill switch set by Ada (exchange reports wrong prices) | ")
+    assert line.startswith("blocked: kill switch: exchange reports wrong prices (set by Ada)")
     assert line.endswith(" | 1 alert")
     disarm(desk.store, "burst_limit_exceeded: plan p1")
-    assert "governor disarmed (burst_limit_exceeded: plan p1)" in verdict(read_report(desk.store))
+    assert "governor disarmed: burst_limit_exceeded: plan p1" in verdict(read_report(desk.store))
 
 
 def test_a_guard_and_an_unknown_guard_block_and_a_silent_watcher_is_no_good_news(desk: Desk) -> None:
@@ -101,10 +101,10 @@ def test_a_symbol_whose_state_fails_is_not_present_although_its_old_hash_lives(d
     report = read_report(desk.store)
     (row,) = only_of_the_desk(report)
     assert (row["asset"], row["symbol"], row["state"]) == ("market_state", "ETHUSDT", "failed")
-    assert row["why"].startswith("candles_missing: no key (cannot be computed for ")
+    assert row["why"].startswith("no candles (no key); cannot be computed for ")
     shown = CliRunner().invoke(status, [])
     (line,) = [line for line in shown.output.splitlines() if "ETHUSDT" in line]
-    assert "market_state: candles_missing: no key" in line
+    assert "market state: no candles (no key)" in line
     assert shown.exit_code == 1
     record_failures(desk.store, "market_state", ["ETHUSDT"], {}, "c2")
     assert not only_of_the_desk(read_report(desk.store))
@@ -116,7 +116,7 @@ def test_the_why_of_a_symbol_is_the_first_cause_and_not_what_follows_from_it(des
     record_failures(desk.store, "market_state", ["SOLUSDT"], {"SOLUSDT": "candles_stale: 500 s > 420 s"}, "c1")
     lines = [line for line in CliRunner().invoke(status, []).output.splitlines() if "SOLUSDT" in line]
     assert len(lines) == 1
-    assert "market_state: candles_stale" in lines[0]
+    assert "market state: no new candles (8 min 20 s old, limit 7 min)" in lines[0]
     each = [line for line in CliRunner().invoke(status, ["--assets"]).output.splitlines() if "SOLUSDT" in line]
     assert len(each) > len(lines)
 
@@ -141,7 +141,7 @@ def test_watch_renews_itself_until_ctrl_c(desk: Desk) -> None:
     try:
         wait_for(b"armed | ")
         kill(desk.store, reason="wrong prices", by="Ada")
-        wait_for(b"blocked: kill switch set by Ada")
+        wait_for(b"blocked: kill switch: wrong prices (set by Ada)")
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     finally:

@@ -1,5 +1,7 @@
 """The wire contract: what is written reads back equal, and what does not fit is refused by name."""
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,29 @@ from quantum_assets.contracts.tables import (
 
 NOW = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+STATE: dict[str, Any] = {
+    "sigma": 0.001,
+    "mu": 0.0,
+    "ts": 0.1,
+    "p_trend": 0.2,
+    "p_mr": 0.3,
+    "p_chop": 0.5,
+    "dp": 0.5,
+    "vr": 1.0,
+    "spike_proxy": 1.0,
+    "ts_timestamp": 1_769_083_200,
+    "buffer_size": 300,
+    "source": "candles",
+    "candle_key": "k",
+    "candles_digest": "d",
+}
+
+
+def raw_of(encoded: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Give a hash as the server does."""
+    return {name.encode(): text.encode() for name, text in encoded.items()}
 
 
 def values_for(field: Field) -> st.SearchStrategy[Any]:
@@ -64,6 +89,26 @@ def reads_back(table: Table, row: dict[str, Any]) -> None:
     assert decoded["computed_at_utc"] == NOW
     assert decoded["last_update_epoch"] == int(NOW.timestamp())
     assert table.reread(raw) == decoded
+
+
+def test_what_has_changed_reads_as_if_all_of_it_were_decoded() -> None:
+    """A hash is mostly the one of the last cycle; an edited value must be found all the same."""
+    encoded = MARKET_STATE.encode(STATE)
+    first = raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW)})
+    row = MARKET_STATE.decode(first)
+    moved = MARKET_STATE.encode({**STATE, "sigma": 0.002})
+    for later in (
+        raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW + timedelta(seconds=10))}),
+        raw_of({**moved, **stamps(MARKET_STATE, "BTCUSDT", moved, "c2", NOW + timedelta(seconds=20))}),
+    ):
+        assert MARKET_STATE.redecode(later, first, row) == MARKET_STATE.decode(later) != row
+    edits = {"sigma": b"0.00300000", "p_chop": b"7", "mu": b"\xff", "digest": b"0"}
+    gone = [{name: value for name, value in first.items() if name != lost} for lost in (b"ts", b"cycle_id")]
+    for edited in (*({**first, name.encode(): value} for name, value in edits.items()), *gone):
+        with pytest.raises(ContractError) as whole:
+            MARKET_STATE.decode(edited)
+        with pytest.raises(ContractError, match=re.escape(str(whole.value))):
+            MARKET_STATE.redecode(edited, first, row)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.key)

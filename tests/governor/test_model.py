@@ -32,7 +32,7 @@ from tests.world import write_target
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 TABLES = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
 LIMITS = {
-    "max_data_age_sec": 120, "kill_score_critical": 0.8, "allow_synthetic": False, "max_exec_per_hour": 3,
+    "max_data_age_sec": 120, "max_close_age_sec": 120, "kill_score_critical": 0.8, "allow_synthetic": False, "max_exec_per_hour": 3,
     "max_exec_per_5min": 2, "max_notional_per_day_usd": 5000.0, "max_qty_per_day": 0.02,
 }  # fmt: skip
 
@@ -64,6 +64,7 @@ class Model:
     """All the model remembers."""
 
     inputs: dict[tuple[str, str], Known] = field(default_factory=lambda: defaultdict(Known))
+    flats: dict[str, float] = field(default_factory=dict)  # since when the symbol is told to be flat
     targets: dict[str, tuple[float, float, str]] = field(default_factory=dict)  # usd, written, mode
     guard_written: float | None = None
     killed: bool = False
@@ -132,6 +133,16 @@ class GovernorMachine(RuleBasedStateMachine):
         else:
             self.store.client.hset(key, "schema", "nan")
         self.model.inputs[symbol, table.asset] = Known(unreadable=True)
+
+    @rule(symbol=st.sampled_from(SYMBOLS), age=st.sampled_from([0.0, 60.0, 121.0, -60.0]))
+    def tell_flat(self, symbol: str, age: float) -> None:
+        self.store.client.hset(self.store.keys.of("raw_position", symbol), mapping={"side": "FLAT", "ts_epoch": self.now - age})
+        self.model.flats[symbol] = self.now - age
+
+    @rule(symbol=st.sampled_from(SYMBOLS))
+    def tell_nothing(self, symbol: str) -> None:
+        self.store.client.delete(self.store.keys.of("raw_position", symbol))
+        self.model.flats.pop(symbol, None)
 
     @rule(seconds=st.sampled_from([1, 30, 61, 119, 299, 301, 3601, 43_200]))
     def time_passes(self, seconds: int) -> None:
@@ -218,7 +229,11 @@ class GovernorMachine(RuleBasedStateMachine):
         capped = target is not None and target[2] == "enforce" and self.now - target[1] <= 300
         guard_age = None if model.guard_written is None else self.now - model.guard_written
         lost_guard = guard_age is None or guard_age > 120
-        unreadable = any(one.unreadable for one in rows.values()) or (not asked.closing and lost_guard)
+        told_flat = model.flats.get(asked.symbol)
+        flat = told_flat is not None
+        skipped = {"harvest_proposal"} if asked.closing else {"harvest_proposal", "position"} if flat else set()
+        needed = [one for name, one in rows.items() if name not in skipped]
+        unreadable = any(one.unreadable for one in needed) or (not asked.closing and lost_guard)
         harvest = rows["harvest_proposal"]
         day = self.clock().date().isoformat()
         granted = model.permits[asked.symbol]
@@ -229,18 +244,25 @@ class GovernorMachine(RuleBasedStateMachine):
             "disarmed": model.disarmed,
             "risk_guard": "",
             **{f"{name}_age_sec": None if one.written is None else self.now - one.written for name, one in rows.items()},
+            **({"position_age_sec": self.now - told_flat} if told_flat is not None else {}),
+            "market_close_age_sec": self.close_age(rows["market_state"]),
+            "flat": flat,
+            "position_unknown": not flat and position.written is None,
             "unknown_symbol": asked.symbol not in SYMBOLS,
-            "non_live": any(not one.live for one in rows.values() if one.written is not None),
-            "kill_score": max([asked.kill_score, *([harvest.kill_score] if harvest.written is not None else [])]),
+            "non_live": any(not one.live for one in needed if one.written is not None),
+            "kill_score": max([asked.kill_score, *([harvest.kill_score] if harvest.written is not None and not flat else [])]),
             "permits_hour": sum(self.now - when < 3600 for when in granted),
             "permits_5min": sum(self.now - when < 300 for when in granted),
             "day_total": model.totals[asked.symbol, day, in_usd],
             "amount": asked.amount * max(prices) if in_usd else asked.amount,
             "in_usd": in_usd,
-            "position_notional_usd": position.notional if position.written is not None else None,
+            "position_notional_usd": 0.0 if flat else position.notional if position.written is not None else None,
             "target_usd": target[0] if capped and target is not None else None,
         }
         return reference.governor(case, LIMITS)
+
+    def close_age(self, market: Known) -> float | None:
+        return None if market.written is None else self.now - market.written
 
     def settle(self, plan_id: str, reason: str, permit: Any) -> None:
         asked, model = self.model.asked[plan_id], self.model
@@ -276,7 +298,9 @@ class GovernorMachine(RuleBasedStateMachine):
             assert total <= (5000 if usd else 0.02) + 1e-9
         for event in events:
             if event["event"] == "PERMIT" and event["closing"] == "0":
-                assert all(-5 <= float(event[f"{table.asset}_age_sec"]) <= 120 for table in TABLES)
+                due = [f"{table.asset}_age_sec" for table in TABLES if table is not HARVEST_PROPOSAL or event["flat"] == "0"]
+                assert all(-5 <= float(event[name]) <= 120 for name in (*due, "market_close_age_sec"))
+                assert event["position_unknown"] == "0"
                 assert event["unreadable"] == event["non_live"] == event["kill_switch"] == event["disarmed"] == "0"
 
     def teardown(self) -> None:

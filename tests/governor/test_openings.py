@@ -93,7 +93,9 @@ def test_a_symbol_no_source_shows_is_unknown_and_not_flat(desk: Desk) -> None:
 
 def test_whoever_says_that_absent_is_flat_opens(store: RedisStore) -> None:
     """Some writers delete the hash with the position."""
-    desk = Desk(RedisStore(load_settings(**{**store.settings.model_dump(exclude_unset=True), "position_absent": "flat"})))
+    desk = Desk(
+        RedisStore(load_settings(**{**store.settings.model_dump(exclude_unset=True), "position_absent": "flat"}), store.clock)
+    )
     desk.put(MARKET_STATE, SYMBOL)
     desk.guard()
     assert asked(desk) == ""
@@ -119,7 +121,7 @@ def test_a_state_just_computed_from_old_candles_is_old(desk: Desk, age_sec: int,
 def test_candles_of_five_minutes_may_be_that_old(store: RedisStore) -> None:
     """Between two closes there is nothing newer to be had."""
     settings = load_settings(**{**store.settings.model_dump(exclude_unset=True), "candle_interval_sec": 300})
-    desk = Desk(RedisStore(settings))
+    desk = Desk(RedisStore(settings, store.clock))
     now = store.clock().timestamp()
     tell(desk, side="FLAT", ts_epoch=now)
     desk.guard()

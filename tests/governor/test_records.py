@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantum_assets import governor_permit
-from quantum_assets.cli.explain import explain, limit_line
+from quantum_assets.cli.explain import explain, fact_text, facts_of, limit_line
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
 from resources import plans
 from resources.decisions import IncompleteRecordError, decided_again, limits_met, look_up
@@ -198,13 +198,24 @@ def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.Monke
     assert CliRunner().invoke(explain, ["nobody"]).exit_code == 1
     as_json = json.loads(CliRunner().invoke(explain, ["p1", "--json"]).stdout)
     assert as_json["decided_again"] == as_json["event"]["reason"] == ""
-    assert len(as_json["gates"]) == 18
+    assert len(as_json["gates"]) == 19
     stream = desk.store.keys.of("stream_governor_events")
     desk.store.client.delete(stream)
     desk.store.client.xadd(stream, {**as_json["event"], "unreadable": "1"})
     forged = CliRunner().invoke(explain, ["p1"])
     assert forged.exit_code == 1
     assert "evaluation_error" in forged.output
+
+
+def test_a_recorded_fact_is_rounded_for_people() -> None:
+    """6.127177000045776 s of age is noise; the record and --json have all of it."""
+    assert fact_text("market_state_age_sec", "95.127177000045776") == "1 min 35 s"
+    assert fact_text("notional", "113.67678000000001") == "113.677"
+    event = {"kill_score": "0.75479017", "theta": '{"max_data_age_sec":120}', "cycle_id": "c"}
+    assert facts_of(event) == [("kill_score", "0.75479"), ("limit max_data_age_sec", "120")]
+    assert facts_of({"theta": "["}) == []
+    for text in ("0", "3", "t1795947707.110058", "candles,redis_hash"):
+        assert fact_text("permits_hour", text) == text
 
 
 def test_explain_shows_count_against_limit_and_when_the_next_one_passes(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 
-from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
 from quantum_assets.governor_permit import judge
 from resources import banner, desk_pages
 from resources.desk import (
@@ -75,7 +76,7 @@ def test_the_failing_symbol_comes_first_with_its_cause_and_since_when(world, clo
     record_failures(world, "risk_proposal", SYMBOLS, {"SOLUSDT": "market_state_stale: 190 s > 180 s"}, "c")
     first = read_rows(world, SYMBOLS, read_faults(world, SYMBOLS))[0]
     assert (first.symbol, first.health, first.since) == ("SOLUSDT", "failed", clock.now.timestamp())
-    assert first.why == "market_state: candles_stale: 430 s > 420 s"
+    assert first.why == "market state: no new candles (7 min 10 s old, limit 7 min)"
     assert DeskReader(world).standing().unfresh == ("SOLUSDT",)
 
 
@@ -90,7 +91,8 @@ def test_a_deployment_that_has_stopped_is_not_fresh(world, clock) -> None:
 
 def test_a_crossed_stop_and_an_edited_hash_are_named(world) -> None:
     world.client.hset("quantum:harvest:proposal:ETHUSDT", "R_net", "99")
-    assert "harvest_proposal_unreadable" in rows_of(world)["ETHUSDT"].why
+    assert rows_of(world)["ETHUSDT"].why.startswith("harvest proposal unreadable (digest: ")
+    assert DeskReader(world).standing().unfresh == ("ETHUSDT",)  # banner and table count alike
     key = "quantum:risk:proposal:BTCUSDT"
     texts = {name.decode(): text.decode() for name, text in world.client.hgetall(key).items()} | {"sl_breached": "1"}
     world.client.hset(key, mapping={"sl_breached": "1", "digest": RISK_PROPOSAL.digest(texts)})
@@ -114,6 +116,30 @@ def test_what_blocks_an_opening_is_what_the_governor_says(world) -> None:
     assert {row.blocked_by for row in rows_of(world).values()} == {""}
 
 
+def test_candles_are_read_only_of_symbols_whose_market_state_does_not_vouch_for_them(world, clock) -> None:
+    """The candles of 566 symbols cost as much as everything else on the page."""
+
+    def scripts_run() -> int:
+        return world.client.info("commandstats").get("cmdstat_eval_ro", {"calls": 0})["calls"]
+
+    for newest_age_sec, read in ((None, 0), (1000, 1), (-1000, 1)):
+        if newest_age_sec is not None:
+            newest = int(clock.now.timestamp() - newest_age_sec)
+            world.client.hset(world.keys.of(MARKET_STATE.key, "ETHUSDT"), "ts_timestamp", newest)
+        before = scripts_run()
+        faults = read_faults(world, SYMBOLS)
+        assert scripts_run() - before == read
+        assert not any(one.old for one in faults.values())
+
+
+def test_asking_the_gates_alone_gives_the_same_reasons(world) -> None:
+    plans = [Plan("0-0", symbol, symbol, "OPEN", "EXECUTE") for symbol in SYMBOLS]
+    world.client.hset(world.keys.of(POSITION.key, "ETHUSDT"), "qty", "x")
+    whole, asked = judge(world, plans), judge(world, plans, recorded=False)
+    assert [(one.reason, one.reason_beyond) for one in asked] == [(one.reason, one.reason_beyond) for one in whole]
+    assert [one.permit for one in asked] == [None] * len(plans)
+
+
 def test_permits_used_up_block_openings_too(world, clock, instance) -> None:
     now = clock.now.timestamp()
     world.client.rpush(world.keys.of("permits_granted", "BTCUSDT"), *(now - 400 - back for back in range(3)))
@@ -127,12 +153,12 @@ def test_armed_or_blocked_and_why(world, clock) -> None:
     kill(world, reason="prices are wrong", by="Ada")
     disarm(world, "burst")
     blocked = read_openings(world)
-    assert blocked.blocked == ("kill switch: prices are wrong", "governor disarmed: burst")
+    assert blocked.blocked == ("kill switch: prices are wrong (set by Ada)", "governor disarmed: burst")
     assert "by Ada: prices are wrong" in blocked.details[0]
     arm(world, name="Ada", reason="over")
     expires = (clock.now + timedelta(hours=1)).isoformat()
     world.client.set(world.keys.of("guard_active", "DRAWDOWN"), json.dumps({"reason": "drawdown 12 %", "expires_at": expires}))
-    assert read_openings(world).blocked == ("risk guard DRAWDOWN",)
+    assert read_openings(world).blocked == ("risk guard DRAWDOWN: drawdown 12 %",)
     world.client.delete(world.keys.of("guard_active", "DRAWDOWN"))
     clock.advance(1000)
     assert read_openings(world).blocked[0].startswith("unknown: risk_guard_stale")  # unknown means no
@@ -198,7 +224,7 @@ def test_the_path_of_the_stop_is_read_from_the_event_log(world, clock, instance)
 def test_a_chart_shows_path_levels_and_regimes_and_survives_anything() -> None:
     prices = [(AT + 60 * step, 100 + step % 5) for step in range(60)]
     points = [Point(AT, 100, 98, 104), Point(AT + 600, 101, None, None), Point(AT + 1200, 102, 99, 105)]
-    levels = [Level("price", 101.0), Level("stop", 101.0001), Level("entry", 101.0)]
+    levels = [Level("price", 101.0), Level("stop", 101.0001), Level("target", 101.3), Level("entry", 101.0)]
     drawn = price_chart(prices, points, [Mix(AT, 0.3, 0.2, 0.5)], levels, since=AT, until=AT + 3600)
     assert drawn.count('<polyline class="stop"') == 2  # a gap where there was none
     assert all(word in drawn for word in ("entry 101.00", "mean-reverting"))
@@ -226,7 +252,9 @@ class Client:
 
     app: Starlette
 
-    def get(self, address: str, accept: str = "text/html", method: str = "GET") -> Answer:
+    def get(
+        self, address: str, accept: str = "text/html", method: str = "GET", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Answer:
         path, _, query = address.partition("?")
         sent: list[dict[str, Any]] = []
 
@@ -237,13 +265,13 @@ class Client:
             async def send(message: dict[str, Any]) -> None:
                 sent.append(message)
 
-            headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
-            scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
+            told = [(b"host", b"localhost"), (b"accept", accept.encode()), *headers]
+            scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": told}
             await self.app(scope, receive, send)
 
         asyncio.run(ask())
         body = b"".join(message.get("body", b"") for message in sent)
-        return Answer(sent[0]["status"], Headers(raw=sent[0]["headers"]), body.decode())
+        return Answer(sent[0]["status"], Headers(raw=sent[0]["headers"]), body.decode(errors="replace"))
 
 
 def client_of(store: RedisStore, instance: dg.DagsterInstance, prefix: str = "") -> Client:
@@ -264,6 +292,15 @@ def test_pages_for_people_and_json_for_programs_under_one_address(world, instanc
     assert client.get("/q/desk/BTCUSDT?format=json").json["stop_since"]
     assert client.get("/q/banner").text.count("<script") == 1
     assert client.get("/q/desk", method="POST").status == 405
+
+
+def test_the_page_of_all_symbols_is_small(world, instance) -> None:
+    """A browser on a phone loads 566 rows of it, every ten seconds."""
+    answer = client_of(world, instance).get("/desk", headers=[(b"accept-encoding", b"gzip")])
+    assert answer.headers["content-encoding"] == "gzip"
+    row = client_of(world, instance).get("/desk").text.partition("data-live><tr>")[2].partition("<tr")[0]
+    assert "BTCUSDT" in row
+    assert len(row) < 600
 
 
 def test_an_unknown_symbol_and_an_absent_redis_are_said(world, instance, make_store) -> None:
