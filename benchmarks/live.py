@@ -52,6 +52,7 @@ class World:
         self.muted: set[str] = set()  # symbols whose position is not written
         self.frozen = False  # no candle is written
         self.dead: set[str] = set()  # symbols of which no candle is written
+        self.account_age_sec = 0  # as its clock says
         self.stopped = threading.Event()
 
     def marks(self) -> list[float]:
@@ -103,7 +104,7 @@ class World:
                 commands.append(self.candle(symbol, now_ms, mark))
             commands.append(("HSET", of("base_target", symbol), "target_usd", 1000, "confidence", 0.9, "timestamp", now))
             commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
-        commands.append(("HSET", of("equity"), "equity", 10_000, "peak", 10_000, "last_update_ts", now))
+        commands.append(("HSET", of("equity"), "equity", 10_000, "peak", 10_000, "last_update_ts", now - self.account_age_sec))
         self.send(commands)
         self.renewed = time.time()
 

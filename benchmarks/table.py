@@ -10,9 +10,10 @@ from benchmarks.report import arguments, folder
 
 WIDTH = 128
 INTRODUCTION = """
-`make bench` measures everything but the several hosts, the chaos trial, the detection of faults and the hour with dead symbols
-in one run (about an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is generated from
-them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than absolute numbers.
+`make bench` measures everything but the several hosts, the chaos trial, the detection and telling of faults and the hour with
+dead symbols in one run (about an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
+generated from them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than
+absolute numbers.
 """
 NAMES = {
     "stock": "stock Dagster: default launcher, multiprocess executor",
@@ -349,6 +350,30 @@ def dead_symbols(figures: Figures) -> str:
     )
 
 
+def told(figures: Figures) -> str:
+    """Render how soon a dead symbol is shown, and how soon what happens to trading is said."""
+    dead, names = figures["dead_symbol"], list(dict.fromkeys(one["event"] for one in figures["events"]))
+    trials = {name: [one for one in figures["events"] if one["event"] == name] for name in names}
+
+    def range_of(name: str, what: str) -> str:
+        values = [one[what] for one in trials[name]]
+        return f"{min(values):.1f} to {max(values):.1f}"
+
+    return (
+        "## How soon it is said (`benchmarks.told`)\n"
+        + paragraph("""
+            Three symbols. Seconds from the deletion of one symbol's candles until its web page shows it, and from their return
+            until it shows that: checks and inputs get better at most once a minute, so the fault lasts a minute and a half.""")
+        + table(["shown", "s"], [[name, number(sec, 1)] for name, sec in dead["shown_sec"].items()])
+        + table(["back to green", "s"], [[name, number(sec, 1)] for name, sec in dead["back_sec"].items()])
+        + "\nAn event, and the seconds until its alert has arrived and the banner names it:\n"
+        + table(
+            ["event", "trials", "alert, s", "banner, s"],
+            [[name, len(trials[name]), range_of(name, "alert_sec"), range_of(name, "banner_sec")] for name in names],
+        )
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -360,7 +385,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "scrape": scrape,
     "split_brain": split_brain,
 }
-SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection, "dead_symbols": dead_symbols}
+SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection, "dead_symbols": dead_symbols, "told": told}
 
 
 def page(results: Path) -> str:
