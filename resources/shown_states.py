@@ -32,7 +32,7 @@ from resources.shown import Shown, decoded
 from resources.vital_signs import CLOCK, VitalSignsReader, sign_of
 
 FRESH_FIELD, USABLE_FIELD = "_fresh", "_usable"  # what the checks of the asset show, beside its symbols
-SINCE = "_since"  # added to those names: when a cycle last recorded that it has changed, epoch s
+SINCE = "_since"  # added to those names: when a cycle last recorded a change that was not for the worse, epoch s
 FRESH_PROOFS = {proof.asset: proof for proof in PROOFS if proof.name == FRESH}
 RANKS = {"": 0, "WARN": 1, "ERROR": 2}  # severity to how bad it is
 RENEWED_AT_ONCE = 20  # inputs observed again in one cycle although nothing has changed
@@ -217,14 +217,15 @@ class ShownStep:
         return self._changed_check(verdict, FRESH_FIELD, self.fields)
 
     def _changed_check(self, verdict: Verdict, name: str, fields: Mapping[str, bytes]) -> dict[str, str]:
-        """Record a check when it is not as shown: at once where it is worse, else a while after its last change."""
+        """Record a check when it is not as shown: at once where it is worse, else a while after it last was not."""
         before, state = fields.get(name, state_of(None)), state_of(verdict)
         since = number_or_none(fields.get(name + SINCE)) or 0.0
-        waits = 0 <= self.now - since < self.store.settings.max_publish_age_sec and _rank(state) <= _rank(before)
+        worse = _rank(state) > _rank(before)
+        waits = 0 <= self.now - since < self.store.settings.max_publish_age_sec and not worse
         if state == before or waits:
             return {}
         record_checks(self.context, [evaluation_of(verdict)])
-        return {name: state.decode(), name + SINCE: repr(self.now)}
+        return {name: state.decode(), name + SINCE: repr(since if worse else self.now)}
 
     def _record_input(self, one: Input, frame: pl.DataFrame) -> None:
         """Observe the symbols of an input whose state has changed, and record its check when that has."""

@@ -109,7 +109,7 @@ def test_what_is_recorded_of_twenty_symbols_that_flap(counted) -> None:
     assert total == {
         **{f'ASSET_MATERIALIZATION_PLANNED ["{asset}"]': 2 * 20 for asset in ASSETS_OF_CANDLES},
         'ASSET_OBSERVATION ["candles"]': 2 * 20,
-        "ASSET_CHECK_EVALUATION": 2 + 3,
+        "ASSET_CHECK_EVALUATION": 4 + 3,
         "STEP_FAILURE": 2 * 4,
         "PIPELINE_FAILURE": 2,
         "line of the log": 2 * 4,
