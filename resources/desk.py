@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import orjson
@@ -26,8 +27,8 @@ from quantum_assets.contracts.tables import (
     RISK_PROPOSAL,
     least_live_of,
 )
-from quantum_assets.display import clock_text, duration_text, epoch_or_none, failure_text, name_text, stamp_text
-from quantum_assets.freshness import CANDLES, WELL, Condition, Limits, Vital, evaluate
+from quantum_assets.display import clock_text, duration_text, epoch_or_none, failure_text, moment_text, name_text, stamp_text
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, WELL, Condition, Limits, Vital, evaluate
 from quantum_assets.kernels.columns import REGIMES
 from quantum_assets.kernels.governor import BURST
 from resources.failures import Failure, read_failures
@@ -438,7 +439,7 @@ def read_openings(store: RedisStore) -> Openings:
         The server is away.
     """
     switches, guards = read_switches(store), read_guards(store)
-    killed = last_kill(newest_events(store, EVENTS_READ)[0]) if switches.killed else {}
+    killed = last_kill(newest_events(store, EVENTS_READ)[0]) if switches.set_by_kill else {}
     return openings(switches, guards, killed)
 
 
@@ -467,13 +468,24 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
     for guard in guards.live:
         told = guards.said.get(guard, {})
         reason = told.get("reason", "its condition holds").removeprefix(guard).strip(" :")
+        if reason[:1] in ("{", "["):
+            reason = f"its reason is no text: {reason}"
         blocked.append(f"risk guard {guard}: {reason}")
-        until = f"at {stamp_text(told['expires_at'])}" if "expires_at" in told else "with its condition"
+        until = _until(told["expires_at"]) if "expires_at" in told else "with its condition"
         details.append(f"Risk guard {guard}: {reason}. It ends {until}.")
     for trouble in filter(None, (switches.trouble, guards.trouble)):
         blocked.append(f"unknown: {trouble}")
         details.append(f"Unknown, and unknown blocks: {trouble}.")
     return Openings(tuple(_text(one) for one in blocked), tuple(_text(one) for one in details))
+
+
+def _until(stamp: str) -> str:
+    """Say when a guard ends; what is no time of now is not repeated as one."""
+    try:
+        epoch = datetime.fromisoformat(stamp).timestamp()
+    except (ValueError, OverflowError):
+        return f"at a time that cannot be read ({stamp})"
+    return f"at {moment_text(epoch)}" if 0 <= epoch < EPOCH_MAX else f"at a time that cannot be right ({stamp})"
 
 
 def active_alerts(stored: object) -> list[Alert]:
