@@ -29,6 +29,7 @@ ROUTINE = (  # loggers of what every cycle repeats
     "dagster.daemon.SensorDaemon",
     "dagster.code_server",
 )
+WATCHER = "quantum.watch"  # each of its lines is news: an alert raised, reminded of or cleared
 GOES_ON_SEC = 120.0  # a warning that comes again within this time is the same one: several cycles, also slow ones
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _RUN = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\bcycle - \S+ - ")  # which run it was is no news
@@ -114,7 +115,9 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
             kept = logging.makeLogRecord({"msg": f"{moment} {self.name:>{self.WIDTH}} | {words}"})
             _log_file(self.log_file).emit(kept)
         if line.level:
-            self._shown = self.verbose or not (line.routine or (line.level == "WARNING" and self._repeated(line)))
+            self._shown = self.verbose or not (
+                line.routine or (line.level == "WARNING" and line.logger != WATCHER and self._repeated(line))
+            )
         if not self._shown:
             return
         colour = COLOURS.get(line.level, "")

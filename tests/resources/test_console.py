@@ -64,6 +64,8 @@ def test_a_warning_that_goes_on_is_printed_once_and_kept_in_full(tmp_path, capsy
     other = "WARNING quantum.publish position: 1 of 3 symbols failed: X: position_stale: 1 s > 2 s"
     assert shown(stream, capsys, *warnings, other, *warnings) == [warnings[0], other]
     assert len(path.read_text().splitlines()) == 5
+    raised = [f"WARNING quantum.watch raised stop_crossed:X: price {price} is below" for price in (99, 98)]
+    assert shown(stream, capsys, *raised) == raised  # each is news
 
 
 def test_a_verbose_console_shows_the_routine_too_and_a_line_in_pieces_is_one(capsys) -> None:
