@@ -90,8 +90,8 @@ def parts(standing: Standing) -> list[Part]:
     said = [
         Part("wrong", f"blocked: {_listed(blocked, 1)}", "#openings") if blocked else Part("ok", "armed", "#openings"),
         Part(
-            "wrong" if standing.unfresh else "ok",
-            f"{standing.fresh} of {standing.symbols} symbols fresh{_named(standing.unfresh)}",
+            "wrong" if standing.unfresh else "notice" if standing.old_prices else "ok",
+            f"{standing.fresh} of {standing.symbols} symbols fresh{_named(standing.unfresh)}{old_prices_text(standing)}",
             "#symbols",
         ),
         _alerts(standing.alerts),
@@ -99,6 +99,11 @@ def parts(standing: Standing) -> list[Part]:
     if standing.notice:
         said.append(Part("notice", _shortened(first_sentence(standing.notice)), "#data"))
     return said
+
+
+def old_prices_text(standing: Standing) -> str:
+    """Say of how many symbols the price is old; empty when of none."""
+    return f", {standing.old_prices} with an old price" if standing.old_prices else ""
 
 
 def unreachable(address: str, last: Standing | None) -> list[Part]:

@@ -115,9 +115,7 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
             kept = logging.makeLogRecord({"msg": f"{moment} {self.name:>{self.WIDTH}} | {words}"})
             _log_file(self.log_file).emit(kept)
         if line.level:
-            self._shown = self.verbose or not (
-                line.routine or (line.level == "WARNING" and line.logger != WATCHER and self._repeated(line))
-            )
+            self._shown = self.verbose or not (line.routine or self._repeated(line))
         if not self._shown:
             return
         colour = COLOURS.get(line.level, "")
@@ -126,6 +124,8 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
 
     def _repeated(self, line: Line) -> bool:
         """Tell whether a warning goes on: the same but for its numbers was printed a moment ago, as each cycle prints it anew."""
+        if line.level != "WARNING" or line.logger == WATCHER:
+            return False
         now, what = time.monotonic(), _NUMBER.sub("#", f"{line.logger} {_RUN.sub('', line.text)}")
         self._warned = {known: at for known, at in self._warned.items() if now - at < GOES_ON_SEC}
         repeated = what in self._warned

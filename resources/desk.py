@@ -114,6 +114,8 @@ class Standing:
         Symbols of which nothing is too old and nothing fails, of how many.
     unfresh
         The other ones.
+    old_prices
+        Symbols whose price nobody has renewed for a minute: computed from anew, and not current.
     alerts
         Active alerts, in the watcher's order.
     notice
@@ -125,6 +127,7 @@ class Standing:
     fresh: int
     symbols: int
     unfresh: tuple[str, ...] = ()
+    old_prices: int = 0
     alerts: tuple[Alert, ...] = ()
     notice: str = ""
 
@@ -394,6 +397,7 @@ def read_standing(store: RedisStore, rows: Sequence[Row]) -> Standing:
         fresh=len(rows) - len(unfresh),
         symbols=len(rows),
         unfresh=unfresh,
+        old_prices=sum(row.mark_old(store.clock().timestamp()) for row in rows),
         alerts=tuple(active_alerts(alerts)),
         notice=data_notice(_text(notice, NOTICE_MAX) if isinstance(notice, bytes) else "", rows, store.clock().timestamp()),
     )

@@ -116,7 +116,9 @@ def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str
     wrong = f'<div class="cards">{_card("What is wrong", esc(row.why), [since], tone="bad")}</div>' if row.why else ""
     chart = f'<section class="card"><h2>{esc(history.note)}</h2><div class="wide">{history.chart(row, at)}</div></section>'
     stack = f'<div class="stack">{_harvest_card(row)}{_stop_card(row, history.stop_since(row), at)}{_regime_card(row)}</div>'
-    below = f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found)}</div>'
+    below = (
+        f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found, at)}</div>'
+    )
     content = (
         f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}'
         f'<div class="pair"><div class="stack">{chart}{below}</div>{stack}</div>{_links(row.symbol, prefix)}</div>'
@@ -152,7 +154,8 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
     counts = {health: sum(row.health == health for row in rows) for health in HEALTHS}
     told = ", ".join(f"{count} {health}" for health, count in counts.items() if count)
     held = f"{sum(row.side is not None for row in rows)} with a position"
-    fresh, tone = f"{standing.fresh} of {standing.symbols} fresh", "bad" if standing.unfresh else "good"
+    fresh = f"{standing.fresh} of {standing.symbols} fresh{banner.old_prices_text(standing)}"
+    tone = "bad" if standing.unfresh else "so" if standing.old_prices else "good"
     cards = [
         _card("Openings", _blocked(blocked[0] if blocked else "", "armed"), map(esc, details), name="openings"),
         _card("Symbols", fresh, [told, held], tone=tone),
@@ -355,7 +358,7 @@ def _decisions_card(decisions: Sequence[Mapping[str, Any]], now: float) -> str:
     return _card("Last decisions of the governor", said, items, tone=tone)
 
 
-def _ages_card(found: Symbol) -> str:
+def _ages_card(found: Symbol, now: float) -> str:
     failures, vitals = found.faults.failures, {vital.thing: vital for vital in found.faults.vitals}
     failing = [
         f'<span class="bad">{name_text(asset)}: {esc(failure_text(failure.why))}{_and_age(vitals.get(asset))}</span>'
@@ -364,6 +367,10 @@ def _ages_card(found: Symbol) -> str:
     old = [vital for vital in found.faults.old if vital.thing not in failures]
     fresh = [vital for vital in found.faults.vitals if vital.condition in WELL and vital.thing not in failures]
     said, tone = (f"{len(old) + len(failing)} not fresh", "bad") if old or failing else ("all fresh", "good")
+    if found.row.mark_old(now):
+        said, tone = f"{said}, the price is old", "bad"
+    if found.row.price is not None:
+        failing.insert(0, f'<span class="{"bad" if found.row.mark_old(now) else ""}">price: {mark_text(found.row, now)}</span>')
     return _card("Age of everything that is due", said, [*failing, *map(_age_line, [*old, *fresh])], tone=tone, whole=True)
 
 

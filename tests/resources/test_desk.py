@@ -154,6 +154,8 @@ def test_a_price_that_nobody_renews_is_old_however_lately_it_was_computed_with(w
     row = rows_of(world)["BTCUSDT"]
     assert (row.health, row.why) == ("warning", "the price is 1 min 20 s old: its source has not renewed it")
     assert f'<div class="value dim">{text}' in page_of(world)
+    assert "all fresh, the price is old" in page_of(world)
+    assert banner.parts(DeskReader(world).standing())[1][:2] == ("notice", "3 of 3 symbols fresh, 3 with an old price")
     assert f'<td class="n dim">{text}' in desk_pages.overview(well(at=clock.now.timestamp()), [row], "", "n")
     world.client.hdel(world.keys.of("raw_position", "BTCUSDT"), "ts_epoch")
     run_cycle(world, instance)
