@@ -107,13 +107,13 @@ def old_prices_text(standing: Standing) -> str:
 
 
 def unreachable(address: str, last: Standing | None) -> list[Part]:
-    """Say that Redis is away, since when, and what was known last."""
+    """Say that Redis is away, and what was known last and when: what has changed since then nobody has seen."""
     if last is None:
         return [Part("wrong", f"Redis at {address} does not answer; nothing is known yet", "")]
     opened = f"blocked: {_listed(last.openings.blocked, 1)}" if last.openings.blocked else "armed"
-    said = [Part("wrong", f"Redis has not answered since {moment(last.at)} UTC; last known: {opened}", "")]
+    said = [Part("wrong", f"Redis does not answer; last known, at {moment(last.at)} UTC: {opened}", "")]
     if last.notice:
-        said.append(Part("notice", _shortened(first_sentence(last.notice)), ""))
+        said.append(Part("notice", first_sentence(last.notice).partition(";")[0], ""))
     return said
 
 

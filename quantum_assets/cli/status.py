@@ -143,7 +143,7 @@ def read_report(store: RedisStore) -> Report:
     wrong = [row for row in rows if row["state"] == "failed" or (row["symbol"] not in faults and row["age_sec"] is None)]
     symbols = read_rows(store, names, faults, gates=False)
     (said,) = store.run("reading the banner", [("GET", store.keys.of("banner"))])
-    notice = data_notice(printable(said) if isinstance(said, bytes) else "", symbols, now)
+    notice = data_notice(printable(said.decode(errors="replace")) if isinstance(said, bytes) else "", symbols, now)
     return Report(read_openings(store).blocked, rows, wrong, _alerts(store), symbols, notice, now)
 
 

@@ -151,6 +151,8 @@ def test_status_shows_the_age_of_the_price_the_last_stop_and_what_is_an_example(
     assert "96.50 (last, published before " in btc
     assert "unknown" in eth
     assert "EXAMPLE DATA, not live; its feed has been silent for 6 min" in lines
+    desk.store.client.set(desk.store.keys.of("banner"), "PLAYED DATA, not live. More.")
+    assert "\n  PLAYED DATA, not live; its feed" in CliRunner().invoke(status, []).output
 
 
 @pytest.mark.slow

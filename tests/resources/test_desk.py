@@ -291,7 +291,7 @@ def test_the_alert_that_costs_money_is_named_first_and_a_kill_once() -> None:
     assert banner.parts(well(alerts=alerts[2:3]))[2].text == "1 alert: kill switch set"
 
 
-def test_a_redis_that_hangs_is_said_with_since_when_and_what_was_known(world, instance, make_store) -> None:
+def test_a_redis_that_hangs_is_said_with_what_was_known_and_when(world, instance, make_store) -> None:
     """Before, "blocked: unknown" and the words of a program."""
     reader = DeskReader(world)
     client = Client(Starlette(routes=DeskPages(reader, lambda: instance).routes()))
@@ -299,9 +299,9 @@ def test_a_redis_that_hangs_is_said_with_since_when_and_what_was_known(world, in
     hung = DeskReader(make_store(redis_url="redis://127.0.0.1:1"))
     hung.last = reader.last
     client = Client(Starlette(routes=DeskPages(hung, lambda: instance).routes()))
-    assert "Redis has not answered since 12:00:00 UTC; last known: armed" in client.get("/banner").text
+    assert "Redis does not answer; last known, at 12:00:00 UTC: armed" in client.get("/banner").text
     page = client.get("/desk").text
-    assert "Redis has not answered since 12:00:00 UTC; last known: armed" in page
+    assert "Redis does not answer; last known, at 12:00:00 UTC: armed" in page
     assert "half-written" not in page
     assert "reading failures" not in page
 
