@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from quantum_assets.contracts.reading import State
+from quantum_assets.contracts.tables import least_live_of
 from quantum_assets.kernels.columns import Floats, Market, Position
 
 WITHOUT_RESULT = pl.Schema({"symbol": pl.String, "state": pl.String, "why": pl.String})
-LIVENESS = ("candles", "replay", "example", "synthetic")  # most live first; a result is as live as its least live input
 
 
 def sort_out(position: pl.DataFrame, market_state: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -93,12 +93,7 @@ def inputs_used(frame: pl.DataFrame) -> dict[str, pl.Series]:
 
 def least_live(first: pl.Series, second: pl.Series) -> pl.Series:
     """Label each row by the less live of two sources."""
-    ranks = [max(_liveness(one), _liveness(other)) for one, other in zip(first, second, strict=True)]
-    return pl.Series([LIVENESS[rank] for rank in ranks], dtype=pl.String)
-
-
-def _liveness(source: str) -> int:
-    return LIVENESS.index(source) if source in LIVENESS else 0
+    return pl.Series([least_live_of(pair) for pair in zip(first, second, strict=True)], dtype=pl.String)
 
 
 def nan_for_none(series: pl.Series) -> Floats:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import dagster as dg
 
@@ -37,13 +40,22 @@ def partitioned_by_symbol(
         of_account = spec.key.to_user_string() in ACCOUNT_ASSETS
         if of_account:
             return spec
-        return spec.replace_attributes(partitions_def=partitions, metadata={**spec.metadata, "desk": dg.MetadataValue.url(DESK)})
+        return spec.replace_attributes(partitions_def=partitions, metadata={**spec.metadata, "desk": desk_link()})
 
     def in_one_run(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
         of_account = asset.key.to_user_string() in ACCOUNT_ASSETS
         return asset if of_account else asset.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())
 
     return [*map(by_symbol, external), *(in_one_run(asset.map_asset_specs(by_symbol)) for asset in assets)]
+
+
+def desk_link() -> dg.MetadataValue[str]:
+    """Link to the desk where our web server runs; plain `dagster dev` has no such page, and would show its timeline."""
+    installed = Path(os.environ.get("DAGSTER_HOME", ""), "dagster.yaml")
+    with suppress(OSError):
+        if "WarmRunLauncher" in installed.read_text():
+            return dg.MetadataValue.url(DESK)
+    return dg.MetadataValue.text(f"{DESK} is a page of `quantum up`; plain `dagster dev` has none")
 
 
 def symbol_partitions(symbols: Sequence[str]) -> dg.StaticPartitionsDefinition:

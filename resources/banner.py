@@ -18,6 +18,8 @@ Level = Literal["ok", "notice", "wrong"]
 PATH, FONT_PATH = "/banner", "/desk-font.css"
 COLOURS: dict[Level, str] = {"ok": "#1d5c34", "notice": "#7a4b00", "wrong": "#a11212"}
 RENEWED_EVERY_SEC, ANSWERS_WITHIN_SEC, HEIGHT_PX = 10, 8, 24
+FIRST = ("close_refused", "stop_crossed")  # kinds of alerts that are named first: money is lost while one waits
+KILL = "kill_switch"
 TITLES_SHOWN = 3  # alerts named; the page of the desk has all
 NAMES_SHOWN = 3  # symbols named
 PART_CHARS_MAX = 160
@@ -88,8 +90,8 @@ def parts(standing: Standing) -> list[Part]:
     said = [
         Part("wrong", f"blocked: {_listed(blocked, 1)}", "#openings") if blocked else Part("ok", "armed", "#openings"),
         Part(
-            "wrong" if standing.unfresh else "ok",
-            f"{standing.fresh} of {standing.symbols} symbols fresh{_named(standing.unfresh)}",
+            "wrong" if standing.unfresh else "notice" if standing.old_prices else "ok",
+            f"{standing.fresh} of {standing.symbols} symbols fresh{_named(standing.unfresh)}{old_prices_text(standing)}",
             "#symbols",
         ),
         _alerts(standing.alerts),
@@ -99,9 +101,25 @@ def parts(standing: Standing) -> list[Part]:
     return said
 
 
-def unreachable(address: str) -> list[Part]:
-    """Say that nothing is known, because Redis is away."""
-    return [Part("wrong", f"blocked: unknown, Redis at {address} does not answer", "")]
+def old_prices_text(standing: Standing) -> str:
+    """Say of how many symbols the price is old; empty when of none."""
+    return f", {standing.old_prices} with an old price" if standing.old_prices else ""
+
+
+def unreachable(address: str, last: Standing | None) -> list[Part]:
+    """Say that Redis is away, and what was known last and when: what has changed since then nobody has seen."""
+    if last is None:
+        return [Part("wrong", f"Redis at {address} does not answer; nothing is known yet", "")]
+    opened = f"blocked: {_listed(last.openings.blocked, 1)}" if last.openings.blocked else "armed"
+    said = [Part("wrong", f"Redis does not answer; last known, at {moment(last.at)} UTC: {opened}", "")]
+    if last.notice:
+        said.append(Part("notice", first_sentence(last.notice).partition(";")[0], ""))
+    return said
+
+
+def moment(epoch: float) -> str:
+    """Write a time of today."""
+    return time.strftime("%H:%M:%S", time.gmtime(epoch))
 
 
 def document(said: Sequence[Part], prefix: str, nonce: str) -> str:
@@ -122,12 +140,11 @@ def document(said: Sequence[Part], prefix: str, nonce: str) -> str:
         f'<a target="_top" class="{part.level}" href="{html.escape(prefix)}/desk{part.link}">{html.escape(part.text)}</a>'
         for part in said
     )
-    moment = time.strftime("%H:%M:%S", time.gmtime())
     font = f'<link rel="stylesheet" href="{html.escape(prefix)}{FONT_PATH}">'
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>status banner</title>{font}'
         f'<style nonce="{nonce}">{_STYLE}</style><script nonce="{nonce}">{_SCRIPT}</script>'
-        f'<body class="{level}">{links} <span class="time">{moment} UTC</span></body></html>'
+        f'<body class="{level}">{links} <span class="time">{moment(time.time())} UTC</span></body></html>'
     )
 
 
@@ -141,12 +158,18 @@ def _alerts(alerts: Sequence[Alert]) -> Part:
         return Part("ok", "no alert", "#alerts")
     level: Level = "wrong" if any(alert.severity == "page" for alert in alerts) else "notice"
     counted = f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''}: "
-    return Part(level, counted + _listed([alert.title for alert in alerts], TITLES_SHOWN), "#alerts")
+    first = sorted(alerts, key=lambda alert: _rank(alert.kind))
+    titles = ["kill switch set" if alert.kind == KILL else alert.title for alert in first]  # by whom and why is said already
+    return Part(level, counted + _listed(titles, TITLES_SHOWN), "#alerts")
+
+
+def _rank(kind: str) -> int:
+    return FIRST.index(kind) if kind in FIRST else len(FIRST)
 
 
 def _listed(texts: Sequence[str], shown: int) -> str:
-    more = f"; and {len(texts) - shown} more" if len(texts) > shown else ""
-    return "; ".join(map(_shortened, texts[:shown])) + more
+    more = f" | and {len(texts) - shown} more" if len(texts) > shown else ""
+    return " | ".join(map(_shortened, texts[:shown])) + more
 
 
 def _named(symbols: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from functools import cache
 from logging.handlers import RotatingFileHandler
@@ -28,6 +29,10 @@ ROUTINE = (  # loggers of what every cycle repeats
     "dagster.daemon.SensorDaemon",
     "dagster.code_server",
 )
+WATCHER = "quantum.watch"  # each of its lines is news: an alert raised, reminded of or cleared
+GOES_ON_SEC = 120.0  # a warning that comes again within this time is the same one: several cycles, also slow ones
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_RUN = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\bcycle - \S+ - ")  # which run it was is no news
 QUIET = ("DEBUG", "INFO")
 COLOURS = {"WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -60,7 +65,7 @@ def parse(printed: str) -> Line:
         if found := layout.fullmatch(plain):
             fields = found.groupdict()
             level = fields.get("level") or ("WARNING" if fields["mark"] == "#" else "INFO")
-            return Line(level, fields["logger"] or "", fields["text"])
+            return Line(level, fields["logger"] or "", fields["text"].removeprefix(f"{level} "))
     return Line("", "", plain)
 
 
@@ -91,6 +96,7 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
         self.log_file, self.verbose = log_file, verbose
         self.unfinished = ""
         self._shown = True
+        self._warned: dict[str, float] = {}  # warnings, without their numbers, and when each was last printed by the process
 
     def __call__(self, chunk: dict[str, Any]) -> None:
         """Print one chunk of output."""
@@ -109,9 +115,19 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
             kept = logging.makeLogRecord({"msg": f"{moment} {self.name:>{self.WIDTH}} | {words}"})
             _log_file(self.log_file).emit(kept)
         if line.level:
-            self._shown = self.verbose or not line.routine
+            self._shown = self.verbose or not (line.routine or self._repeated(line))
         if not self._shown:
             return
         colour = COLOURS.get(line.level, "")
         painted = f"\x1b[{colour}m{words}\x1b[0m" if colour and sys.stderr.isatty() else words
         sys.stderr.write(f"{moment} {self.name:>{self.WIDTH}} | {painted}\n")
+
+    def _repeated(self, line: Line) -> bool:
+        """Tell whether a warning goes on: the same but for its numbers was printed a moment ago, as each cycle prints it anew."""
+        if line.level != "WARNING" or line.logger == WATCHER:
+            return False
+        now, what = time.monotonic(), _NUMBER.sub("#", f"{line.logger} {_RUN.sub('', line.text)}")
+        self._warned = {known: at for known, at in self._warned.items() if now - at < GOES_ON_SEC}
+        repeated = what in self._warned
+        self._warned[what] = now
+        return repeated

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import orjson
@@ -19,13 +20,15 @@ from quantum_assets.contracts.schema import Table
 from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
+    LIVENESS,
     MARKET_STATE,
     POSITION,
     PUBLISHED,
     RISK_PROPOSAL,
+    least_live_of,
 )
-from quantum_assets.display import duration_text, epoch_or_none, failure_text, name_text, stamp_text
-from quantum_assets.freshness import CANDLES, WELL, Condition, Limits, Vital, evaluate
+from quantum_assets.display import clock_text, duration_text, epoch_or_none, failure_text, moment_text, name_text, stamp_text
+from quantum_assets.freshness import CANDLES, EPOCH_MAX, WELL, Condition, Limits, Vital, evaluate
 from quantum_assets.kernels.columns import REGIMES
 from quantum_assets.kernels.governor import BURST
 from resources.failures import Failure, read_failures
@@ -48,6 +51,10 @@ DECISIONS_SHOWN = 8
 TEXT_MAX = 300  # characters of what comes from Redis
 NOTICE_MAX = 4000  # characters of what a feed says of its data
 ALERTS_MAX = 200
+NAMES_TOLD = 3  # symbols named in a sentence
+MARK_OLD_SEC = 60  # an older mark is shown grey, with a warning
+FEED_SILENT_SEC = 120  # a replay or an example renews its data every few seconds, a market state every minute
+LIVE, INVENTED = "candles", "synthetic"  # sources: an exchange's candles, numbers of our own
 WATCHER_SILENT = "the watcher has not been heard of for 30 s: nothing is alerted"
 ALERTS_UNREADABLE = "the list of active alerts cannot be read"
 
@@ -107,10 +114,12 @@ class Standing:
         Symbols of which nothing is too old and nothing fails, of how many.
     unfresh
         The other ones.
+    old_prices
+        Symbols whose price nobody has renewed for a minute: computed from anew, and not current.
     alerts
         Active alerts, in the watcher's order.
     notice
-        What a replay or an example says of its data; empty with live data.
+        What the data is, when any of it is not live: by what a feed says of it, and by the labels of the data itself.
     """
 
     at: float
@@ -118,6 +127,7 @@ class Standing:
     fresh: int
     symbols: int
     unfresh: tuple[str, ...] = ()
+    old_prices: int = 0
     alerts: tuple[Alert, ...] = ()
     notice: str = ""
 
@@ -155,8 +165,12 @@ class Row:
         Whether a position is held; ``None`` when that is not known.
     side, qty, entry, price, unrealized_pnl, age_sec
         The position; ``None`` without one.
+    mark_at
+        Time of the position's snapshot, which carries the price, epoch s; ``None`` when its writer gives none.
     R, stop, stop_distance, stop_published, target, target_distance, stop_reasons
         The proposals, as published last.
+    stop_last
+        When the stop is the last one there was and none is proposed now: since when, in words; else empty.
     regime, p_trend, p_mr, p_chop, sigma
         The market state.
     action, action_reasons, kill_score, new_stop
@@ -170,7 +184,9 @@ class Row:
     blocked_by
         First gate an opening would fail now, in the governor's code; empty when none, the daily limit aside.
     source
-        Least live of the inputs.
+        Least live of everything that is shown, by its own labels.
+    fed_at
+        When a replay or an example last renewed what is shown, epoch s; ``None`` where neither does, or without a clock.
     updated
         When the market state was last evaluated, epoch s.
     """
@@ -185,11 +201,13 @@ class Row:
     entry: float | None = None
     price: float | None = None
     unrealized_pnl: float | None = None
+    mark_at: float | None = None
     age_sec: float | None = None
     R: float | None = None
     stop: float | None = None
     stop_distance: float | None = None
     stop_published: float | None = None
+    stop_last: str = ""
     target: float | None = None
     target_distance: float | None = None
     stop_reasons: tuple[str, ...] = ()
@@ -212,12 +230,22 @@ class Row:
     permits_5min: int | None = None
     blocked_by: str = ""
     source: str | None = None
+    fed_at: float | None = None
     updated: float | None = None
 
     @property
     def fresh(self) -> bool:
         """Whether nothing of it fails and nothing is too old: what banner, page and `quantum status` count."""
         return self.health not in ("failed", "stale")
+
+    def mark_age(self, now: float) -> float | None:
+        """Tell how old the price is, in s; ``None`` when its writer gives no time."""
+        return None if self.mark_at is None else now - self.mark_at
+
+    def mark_old(self, now: float) -> bool:
+        """Tell whether the price is too old to be relied on, as far as its age is known."""
+        age = self.mark_age(now)
+        return age is not None and age > MARK_OLD_SEC
 
 
 @dataclass(frozen=True)
@@ -290,6 +318,7 @@ class DeskReader:
         self._standing = Recent(lambda: read_standing(store, self._rows.get()))
         self._rows = Recent(lambda: read_rows(store, store.settings.symbols, read_faults(store, store.settings.symbols)))
         self._symbols: dict[str, Recent[Symbol]] = {}
+        self.last: Standing | None = None  # what was known when Redis last answered
 
     def standing(self) -> Standing:
         """Give what the banner says.
@@ -299,7 +328,8 @@ class DeskReader:
         RedisUnavailableError
             The server is away.
         """
-        return self._standing.get()
+        self.last = self._standing.get()
+        return self.last
 
     def rows(self) -> list[Row]:
         """Give one row per symbol, the unhealthy first.
@@ -367,9 +397,41 @@ def read_standing(store: RedisStore, rows: Sequence[Row]) -> Standing:
         fresh=len(rows) - len(unfresh),
         symbols=len(rows),
         unfresh=unfresh,
+        old_prices=sum(row.mark_old(store.clock().timestamp()) for row in rows),
         alerts=tuple(active_alerts(alerts)),
-        notice=_text(notice, NOTICE_MAX) if isinstance(notice, bytes) else "",
+        notice=data_notice(_text(notice, NOTICE_MAX) if isinstance(notice, bytes) else "", rows, store.clock().timestamp()),
     )
+
+
+def data_notice(said: str, rows: Sequence[Row], now: float) -> str:
+    """Say what the data is when it is not live, also when the feed that says so of itself is gone.
+
+    Parameters
+    ----------
+    said
+        What a feed says of its data; it stops saying so when it stops.
+    rows
+        What is shown, with the labels it carries.
+    now
+        Epoch s.
+    """
+    labelled = {row.symbol: row.source for row in rows if row.source not in (None, LIVE)}
+    fed = [row.fed_at for row in rows if row.fed_at is not None]
+    silent = bool(fed) and (not said or now - max(fed) > FEED_SILENT_SEC)
+    if not labelled or (said and not silent):
+        return said
+    sources = sorted({str(source) for source in labelled.values()})
+    first, _, rest = said.partition(". ")
+    first = first or f"{'SYNTHETIC' if sources == [INVENTED] else 'EXAMPLE'} DATA, not live"
+    if silent:
+        first += f"; its feed has been silent for {duration_text(now - max(fed))}, since {clock_text(max(fed))}"
+    rest = rest or f"What is shown of {_few(sorted(labelled))} is labelled {' or '.join(sources)}."
+    return f"{first}. {rest}"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    return f"{', '.join(names[:NAMES_TOLD])}{more}"
 
 
 def read_openings(store: RedisStore) -> Openings:
@@ -381,7 +443,7 @@ def read_openings(store: RedisStore) -> Openings:
         The server is away.
     """
     switches, guards = read_switches(store), read_guards(store)
-    killed = last_kill(newest_events(store, EVENTS_READ)[0]) if switches.killed else {}
+    killed = last_kill(newest_events(store, EVENTS_READ)[0]) if switches.set_by_kill else {}
     return openings(switches, guards, killed)
 
 
@@ -410,13 +472,24 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
     for guard in guards.live:
         told = guards.said.get(guard, {})
         reason = told.get("reason", "its condition holds").removeprefix(guard).strip(" :")
+        if reason[:1] in ("{", "["):
+            reason = f"its reason is no text: {reason}"
         blocked.append(f"risk guard {guard}: {reason}")
-        until = f"at {stamp_text(told['expires_at'])}" if "expires_at" in told else "with its condition"
+        until = _until(told["expires_at"]) if "expires_at" in told else "with its condition"
         details.append(f"Risk guard {guard}: {reason}. It ends {until}.")
     for trouble in filter(None, (switches.trouble, guards.trouble)):
         blocked.append(f"unknown: {trouble}")
         details.append(f"Unknown, and unknown blocks: {trouble}.")
     return Openings(tuple(_text(one) for one in blocked), tuple(_text(one) for one in details))
+
+
+def _until(stamp: str) -> str:
+    """Say when a guard ends; what is no time of now is not repeated as one."""
+    try:
+        epoch = datetime.fromisoformat(stamp).timestamp()
+    except (ValueError, OverflowError):
+        return f"at a time that cannot be read ({stamp})"
+    return f"at {moment_text(epoch)}" if 0 <= epoch < EPOCH_MAX else f"at a time that cannot be right ({stamp})"
 
 
 def active_alerts(stored: object) -> list[Alert]:
@@ -468,6 +541,7 @@ def read_rows(store: RedisStore, symbols: Sequence[str], faults: Mapping[str, Fa
             symbol,
             {asset: found[index] for asset, found in readings.items()},
             faults[symbol],
+            store.clock().timestamp(),
             blocks[symbol],
         )
         for index, symbol in enumerate(symbols)
@@ -519,6 +593,7 @@ def symbol_row(
     symbol: str,
     readings: Mapping[str, Reading[dict[str, Any]]],
     faults: Faults,
+    now: float,
     blocked_by: str = "",
 ) -> Row:
     """Combine what is known of one symbol.
@@ -531,17 +606,29 @@ def symbol_row(
         By asset, of all :data:`READ`.
     faults
         See :class:`Faults`.
+    now
+        Epoch s.
     blocked_by
         See :class:`Row`.
     """
     position, market, risk, harvest, governor = (readings[table.asset].value or {} for table in READ)
     held = _held(readings[POSITION.asset])
-    health, why, since = _health(readings, faults)
+    mark_at = (position.get("position_ts_epoch") or None) if held else None
+    health, why, since = _health(readings, faults, mark_at, now)
     shares = {name: market[f"p_{name}"] for name in REGIMES if market}
     open_position = position if held else {}
-    if not held:
+    if held is False:
         risk, harvest = {}, {}  # what is left of a position that is gone
     price, stop, target = open_position.get("current_price"), risk.get("proposed_sl"), risk.get("proposed_tp")
+    stop_last = _stop_last(risk, faults, position_known=held is not None)
+    if stop is None and (stop := open_position.get("current_sl")) is not None:  # tracked with the position, and never forgotten
+        stop_last = _stop_last(risk, faults, position_known=True) or "last"
+    invented = open_position.get("position_source") in LIVENESS
+    sources = [
+        *(row.get("data_source") for row in (risk, harvest)),
+        *(market.get("source"), open_position.get("position_source")),
+    ]
+    fed = [mark_at if invented else None, market.get("ts_timestamp") if market.get("source") == "replay" else None]
     direction = -1.0 if open_position.get("side") == "SHORT" else 1.0
     return Row(
         symbol=symbol,
@@ -553,12 +640,14 @@ def symbol_row(
         qty=open_position.get("qty"),
         entry=open_position.get("entry_price"),
         price=price,
+        mark_at=mark_at,
         unrealized_pnl=open_position.get("unrealized_pnl"),
         age_sec=open_position.get("age_sec"),
         R=harvest.get("R_net"),
         stop=stop,
         stop_distance=direction * (1 - stop / price) if stop and price else None,
         stop_published=risk["published_at_utc"].timestamp() if "published_at_utc" in risk else None,
+        stop_last=stop_last,
         target=target,
         target_distance=direction * (target / price - 1) if target and price else None,
         stop_reasons=tuple(risk.get("reason_codes", ())),
@@ -580,7 +669,8 @@ def symbol_row(
         permits_hour=governor.get("permits_hour"),
         permits_5min=governor.get("permits_5min"),
         blocked_by=blocked_by,
-        source=harvest.get("data_source") or market.get("source"),
+        source=least_live_of(sources) if any(sources) else None,
+        fed_at=max((float(one) for one in fed if one), default=None),
         updated=market.get("last_update_epoch"),
     )
 
@@ -591,7 +681,20 @@ def _held(reading: Reading[dict[str, Any]]) -> bool | None:
     return bool(reading.value["held"]) if reading.value else False
 
 
-def _health(readings: Mapping[str, Reading[dict[str, Any]]], faults: Faults) -> tuple[Health, str, float | None]:
+def _stop_last(risk: Mapping[str, Any], faults: Faults, *, position_known: bool) -> str:
+    """Say since when no stop is proposed any more; empty while one is."""
+    asset = RISK_PROPOSAL.asset
+    failure = faults.failures.get(asset) or faults.failures.get(POSITION.asset)
+    if risk and position_known and failure is None and all(vital.thing != asset for vital in faults.old):
+        return ""
+    if "published_at_utc" in risk:
+        return f"last, published {clock_text(risk['published_at_utc'].timestamp())}"
+    return "" if failure is None else f"last, published before {clock_text(failure.since)}"
+
+
+def _health(
+    readings: Mapping[str, Reading[dict[str, Any]]], faults: Faults, mark_at: float | None, now: float
+) -> tuple[Health, str, float | None]:
     """Name the worst that is known of a symbol: the cause, its consequences only counted."""
     failed = [(asset, faults.failures[asset]) for asset in FAILING_ASSETS if asset in faults.failures]
     if failed:
@@ -604,8 +707,11 @@ def _health(readings: Mapping[str, Reading[dict[str, Any]]], faults: Faults) -> 
         more = f"; and {len(faults.old) - 1} more" if len(faults.old) > 1 else ""
         return "stale", _text(f"{vital_text(faults.old[0])}{more}"), None
     position, risk = readings[POSITION.asset].value, readings[RISK_PROPOSAL.asset].value
+    old = f"the price is {duration_text(now - mark_at)} old" if mark_at is not None and now - mark_at > MARK_OLD_SEC else ""
     if position and position["held"] and risk and risk["sl_breached"]:
-        return "stop crossed", "the price has crossed the proposed stop", None
+        return "stop crossed", "; ".join(filter(None, ("the price has crossed the proposed stop", old))), None
+    if old:
+        return "warning", f"{old}: its source has not renewed it", None
     if position and position["held"] and position["collared"]:
         return "warning", "a price waits for the next candle to confirm it", None
     aging = [vital for vital in faults.vitals if vital.condition is Condition.AGING]

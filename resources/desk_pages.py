@@ -116,7 +116,9 @@ def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str
     wrong = f'<div class="cards">{_card("What is wrong", esc(row.why), [since], tone="bad")}</div>' if row.why else ""
     chart = f'<section class="card"><h2>{esc(history.note)}</h2><div class="wide">{history.chart(row, at)}</div></section>'
     stack = f'<div class="stack">{_harvest_card(row)}{_stop_card(row, history.stop_since(row), at)}{_regime_card(row)}</div>'
-    below = f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found)}</div>'
+    below = (
+        f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found, at)}</div>'
+    )
     content = (
         f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}'
         f'<div class="pair"><div class="stack">{chart}{below}</div>{stack}</div>{_links(row.symbol, prefix)}</div>'
@@ -152,7 +154,8 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
     counts = {health: sum(row.health == health for row in rows) for health in HEALTHS}
     told = ", ".join(f"{count} {health}" for health, count in counts.items() if count)
     held = f"{sum(row.side is not None for row in rows)} with a position"
-    fresh, tone = f"{standing.fresh} of {standing.symbols} fresh", "bad" if standing.unfresh else "good"
+    fresh = f"{standing.fresh} of {standing.symbols} fresh{banner.old_prices_text(standing)}"
+    tone = "bad" if standing.unfresh else "so" if standing.old_prices else "good"
     cards = [
         _card("Openings", _blocked(blocked[0] if blocked else "", "armed"), map(esc, details), name="openings"),
         _card("Symbols", fresh, [told, held], tone=tone),
@@ -165,10 +168,11 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
     return f'<div class="cards" id="live" data-live>{"".join(cards)}</div>'
 
 
-def _card(heading: str, said: str, items: Iterable[str] = (), *, tone: str = "", name: str = "") -> str:
-    """Write a card; heading, text and items are HTML."""
+def _card(heading: str, said: str, items: Iterable[str] = (), *, tone: str = "", name: str = "", whole: bool = False) -> str:
+    """Write a card; heading, text and items are HTML. A long list is scrolled, unless ``whole``."""
     anchor = f' id="{name}"' if name else ""
-    return f'<section class="card"{anchor}><h2>{heading}</h2><div class="say {tone}">{said}</div>{_list(items)}</section>'
+    kind = "card whole" if whole else "card"
+    return f'<section class="{kind}"{anchor}><h2>{heading}</h2><div class="say {tone}">{said}</div>{_list(items)}</section>'
 
 
 def _blocked(why: str, otherwise: str) -> str:
@@ -206,9 +210,9 @@ def _table_row(row: Row, now: float, prefix: str) -> str:
         f"<td>{_side(row)}",
         _number(price_text(row.qty)),
         _number(entry),
-        _number(price),
+        _price_cell(row, price, now),
         _number(number_text(row.R, signed=True), _tone(row.R)),
-        _number(stop),
+        _number(stop, _stop_tone(row), row.stop_last),
         _number(percent_text(row.stop_distance), _stop_tone(row)),
         _number(target),
         f"<td>{REGIMES.get(row.regime or '', NONE)}",
@@ -221,9 +225,24 @@ def _table_row(row: Row, now: float, prefix: str) -> str:
     return f"<tr{' data-unhealthy' if row.health in UNHEALTHY else ''}>{''.join(cells)}"
 
 
-def _number(text: str, tone: str = "") -> str:
+def _number(text: str, tone: str = "", more: str = "") -> str:
     """Write a number; rows are sorted by what is shown."""
-    return f'<td class="n {tone}">{text}' if tone else f"<td class=n>{text}"
+    cell = f'<td class="n {tone}">' if tone else "<td class=n>"
+    return f"{cell}{text}{f'<small>{esc(more)}</small>' if more else ''}"
+
+
+def _price_cell(row: Row, price: str, now: float) -> str:
+    return _number(price, _mark_tone(row, now), "" if row.price is None else mark_text(row, now))
+
+
+def mark_text(row: Row, now: float) -> str:
+    """Say how old the price is: that it was computed with a moment ago does not make it new."""
+    age = row.mark_age(now)
+    return "age unknown" if age is None else f"{duration_text(max(age, 0.0))} old"
+
+
+def _mark_tone(row: Row, now: float) -> str:
+    return "dim" if row.price is not None and row.mark_old(now) else ""
 
 
 def _key(value: float | None) -> str:
@@ -265,11 +284,13 @@ def _tiles(row: Row, stop_since: float | None, now: float) -> str:
     moved = f"{percent_text(row.price / row.entry - 1, signed=True)} since entry" if row.price and row.entry else ""
     stands = f", for {duration_text(now - stop_since)}" if stop_since is not None else ""
     away = f"{percent_text(row.stop_distance)} away{stands}" if row.stop else ""
+    away = esc(row.stop_last) if row.stop_last else away
+    moved = "" if row.price is None else ", ".join(filter(None, (mark_text(row, now), moved)))
     entry, price, stop, target = prices_text(row.entry, row.price, row.stop, row.target)
     tiles = (
         ("Position", _side(row), "", f"{price_text(row.qty)} base, {duration_text(row.age_sec)} old" if row.side else ""),
         ("Entry, quote", entry, "", ""),
-        ("Price, quote", price, "", moved),
+        ("Price, quote", price, _mark_tone(row, now), moved),
         ("Profit, R", number_text(row.R, signed=True), _tone(row.R), unrealized),
         ("Stop, quote", stop, _stop_tone(row), away),
         ("Target, quote", target, "", f"{percent_text(row.target_distance)} away" if row.target else ""),
@@ -283,6 +304,8 @@ def _tiles(row: Row, stop_since: float | None, now: float) -> str:
 
 
 def _stop_tone(row: Row) -> str:
+    if row.stop_last:
+        return "dim"
     return "bad" if row.health == "stop crossed" else ""
 
 
@@ -298,6 +321,8 @@ def _stop_card(row: Row, stop_since: float | None, now: float) -> str:
     stands = "" if stop_since is None else f"since {moment_text(stop_since)}, for {duration_text(now - stop_since)}"
     reasons = [esc(reason_text(code)) for code in row.stop_reasons if not code.startswith("regime_")]
     said = f'{price_text(row.stop)} <span class="dim">quote, {percent_text(row.stop_distance)} away</span>'
+    if row.stop_last:
+        stands = f"{esc(row.stop_last)}; none is proposed now"
     return _card("Proposed stop", said, [stands, *reasons], tone=_stop_tone(row))
 
 
@@ -333,15 +358,24 @@ def _decisions_card(decisions: Sequence[Mapping[str, Any]], now: float) -> str:
     return _card("Last decisions of the governor", said, items, tone=tone)
 
 
-def _ages_card(found: Symbol) -> str:
+def _ages_card(found: Symbol, now: float) -> str:
+    failures, vitals = found.faults.failures, {vital.thing: vital for vital in found.faults.vitals}
     failing = [
-        f'<span class="bad">{name_text(asset)}: {esc(failure_text(failure.why))}</span>'
-        for asset, failure in found.faults.failures.items()
+        f'<span class="bad">{name_text(asset)}: {esc(failure_text(failure.why))}{_and_age(vitals.get(asset))}</span>'
+        for asset, failure in failures.items()
     ]
-    old = found.faults.old
-    fresh = [vital for vital in found.faults.vitals if vital.condition in WELL]
+    old = [vital for vital in found.faults.old if vital.thing not in failures]
+    fresh = [vital for vital in found.faults.vitals if vital.condition in WELL and vital.thing not in failures]
     said, tone = (f"{len(old) + len(failing)} not fresh", "bad") if old or failing else ("all fresh", "good")
-    return _card("Age of everything that is due", said, [*failing, *map(_age_line, [*old, *fresh])], tone=tone)
+    if found.row.mark_old(now):
+        said, tone = f"{said}, the price is old", "bad"
+    if found.row.price is not None:
+        failing.insert(0, f'<span class="{"bad" if found.row.mark_old(now) else ""}">price: {mark_text(found.row, now)}</span>')
+    return _card("Age of everything that is due", said, [*failing, *map(_age_line, [*old, *fresh])], tone=tone, whole=True)
+
+
+def _and_age(vital: Vital | None) -> str:
+    return "" if vital is None or vital.age_sec is None else f"; last {duration_text(vital.age_sec)} ago"
 
 
 def _age_line(vital: Vital) -> str:

@@ -1,8 +1,7 @@
-"""The governor's newest events as people ask for them: the last decisions of each symbol, and who set the kill switch."""
+"""The governor's newest events as people ask for them: the last decisions, and who set the kill switch."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +21,7 @@ def newest_events(store: RedisStore, count: int = EVENTS_STREAM_MAXLEN) -> tuple
 
 
 def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, count: int) -> list[dict[str, Any]]:
-    """Select the newest decisions of each symbol.
+    """Select the newest decisions.
 
     Parameters
     ----------
@@ -31,20 +30,23 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
     symbol
         Only this one.
     count
-        At most so many per symbol.
+        At most so many.
 
     Returns
     -------
     list of dict
-        By symbol, newest first: symbol, time (epoch s), plan_id, action, outcome, reason, and the counts before the decision.
+        Newest first: symbol, time (epoch s), plan_id, action, outcome, reason, the counts before the decision, and the unit of
+        the day's total (usd or qty).
     """
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found: list[dict[str, Any]] = []
     for entry_id, raw in entries:
         fields = texts(raw)
         whose = fields.get("symbol", "")
-        if fields.get("event") not in DECISIONS or symbol not in (None, whose) or len(found[whose]) == count:
+        if fields.get("event") not in DECISIONS or symbol not in (None, whose):
             continue
-        found[whose].append(
+        if len(found) == count:
+            break
+        found.append(
             {
                 "symbol": whose,
                 "time": number_or_none(fields.get("timestamp_epoch")) or int(entry_id.partition(b"-")[0]) / 1000,
@@ -53,9 +55,10 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
                 "outcome": DECISIONS[fields["event"]],
                 "reason": fields.get("reason", ""),
                 **{name: number_or_none(fields.get(name)) for name in COUNTS},
+                "unit": fields.get("unit", ""),
             }
         )
-    return [one for whose in sorted(found) for one in found[whose]]
+    return found
 
 
 def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:

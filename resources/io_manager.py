@@ -46,6 +46,15 @@ WORDS = (  # fields that are told with a materialization, beside the numbers tha
 SAME_LOOK_SEC = 3.0  # a step that runs later than this after another reads for itself
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
+MENDED = {  # beginning of a reason code to the input that is wrong
+    "candles": "the candles",
+    "too_few_candles": "the candles",
+    "price_": "the candles",
+    "market_state": "the candles, from which the market state is computed",
+    "position": "the snapshot of the position, which the execution side writes",
+    "risk_proposal": "the candles or the position, from which the risk proposal is computed",
+}
+
 log = logging.getLogger("quantum.publish")
 
 
@@ -170,7 +179,7 @@ class RedisIOManager(dg.IOManager):
             warn("%s: %d of %d symbols failed: %s", table.asset, len(failures), len(obj), named)
             if run_fails:
                 raise dg.Failure(
-                    description=f"{table.asset} published nothing. {named}. Mend the named input, then materialize again.",
+                    description=f"{table.asset} published nothing. {named}. {remedy_of(failures)}",
                     metadata={"failures": _failure_table(failures)},
                 )
 
@@ -191,6 +200,13 @@ class RedisIOManager(dg.IOManager):
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
         return self.store.publish(table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+
+
+def remedy_of(failures: Mapping[str, str]) -> str:
+    """Say which input to mend: that of the first asset that went wrong, not what follows from it."""
+    first = next(iter(failures.values()))
+    inputs = next((words for code, words in MENDED.items() if first.startswith(code)), "the named input")
+    return f"Mend {inputs}, then materialize again."
 
 
 def of_the_loop(run: dg.DagsterRun) -> bool:
@@ -223,6 +239,11 @@ def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_
         for item in table.fields
         if item.show and row.get(item.name) is not None
     }
+    if not table.of_account:
+        words["symbol"] = str(row["symbol"])
+    if table.asset == "risk_proposal":  # stop_dist_pct is what the model asks for; the stop itself never loosens
+        away = 1 - row["proposed_sl"] / row["position_current_price"]
+        numbers["stop_distance_from_mark"] = away if row["position_side"] == "LONG" else -away
     return {**numbers, **amounts, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
 
 

@@ -11,9 +11,10 @@ import dagster as dg
 import dagster_celery.launcher
 from celery import Celery
 from celery.exceptions import DuplicateTaskNameWarning
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
-from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG
+from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG, DAGSTER_CELERY_TASK_ID_TAG
 from dagster_celery.tasks import create_execute_job_task
 
 from quantum_assets.freshness import PARTS
@@ -101,6 +102,17 @@ class WarmRunLauncher(CeleryRunLauncher):
         """Learn which instance it launches runs of."""
         super().register_instance(instance)
         keep_apart(self.celery, instance)
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Tell how the task of a run stands; one that is just being handed over has none yet, which is no fault."""
+        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
+            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "It is being handed to a worker.")
+        return super().check_run_worker_health(run)
+
+    def terminate(self, run_id: str) -> bool:
+        """Stop a run; one that has not been handed over cannot be stopped yet."""
+        run = self._instance.get_run_by_id(run_id)
+        return run is not None and DAGSTER_CELERY_TASK_ID_TAG in run.tags and super().terminate(run_id)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

@@ -72,6 +72,12 @@ class PruneResult:
     freed_bytes: int
     complete: bool
 
+    @property
+    def words(self) -> str:
+        """Say it to a person."""
+        deleted = f"deleted {self.runs:,} older runs, {self.events:,} events and {self.check_results:,} check results"
+        return f"{deleted}, {self.freed_bytes / 1e6:,.1f} MB freed{'' if self.complete else '; the rest follows'}"
+
 
 def prune(
     instance: dg.DagsterInstance,

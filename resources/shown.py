@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-CHECK_PREFIX = "_"  # fields beside the symbols say what the checks of the asset show
+FRESH_FIELD, USABLE_FIELD = "_fresh", "_usable"  # what the checks of the asset show, beside its symbols
+SINCE = "_since"  # added to those names: when a cycle last recorded a change that was not for the worse, epoch s
+CHECK_FIELDS = frozenset({FRESH_FIELD, USABLE_FIELD, FRESH_FIELD + SINCE, USABLE_FIELD + SINCE})  # a symbol may begin with "_"
 
 
 class Shown(NamedTuple):
@@ -43,7 +45,7 @@ def decoded(fields: Mapping[str, bytes]) -> dict[str, Shown]:
     """Decode the entries of symbols; one that is none of ours is left out, and replaced."""
     shown = {}
     for name, text in fields.items():
-        if name.startswith(CHECK_PREFIX):
+        if name in CHECK_FIELDS:
             continue
         try:
             at, code, failed, storage, *more = json.loads(text)

@@ -28,11 +28,9 @@ from quantum_assets.freshness import Limits, Vital, evaluate
 from resources.dagster_internals import fail_partitions, observe, record_checks, settle_partitions, storage_id
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, flat, pairs
-from resources.shown import Shown, decoded
+from resources.shown import FRESH_FIELD, SINCE, USABLE_FIELD, Shown, decoded
 from resources.vital_signs import CLOCK, VitalSignsReader, sign_of
 
-FRESH_FIELD, USABLE_FIELD = "_fresh", "_usable"  # what the checks of the asset show, beside its symbols
-SINCE = "_since"  # added to those names: when a cycle last recorded a change that was not for the worse, epoch s
 FRESH_PROOFS = {proof.asset: proof for proof in PROOFS if proof.name == FRESH}
 RANKS = {"": 0, "WARN": 1, "ERROR": 2}  # severity to how bad it is
 RENEWED_AT_ONCE = 20  # inputs observed again in one cycle although nothing has changed

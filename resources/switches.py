@@ -86,6 +86,8 @@ class Switches:
         The kill switch is set; also when its key cannot be read.
     disarmed
         The governor is disarmed; also when its key cannot be read.
+    set_by_kill
+        The kill switch is what `quantum kill` leaves there. Anything else was set by another program: no record is of it.
     disarm
         Why and since when (cause, at); empty when it is not disarmed, or the key says nothing.
     trouble
@@ -94,6 +96,7 @@ class Switches:
 
     killed: bool
     disarmed: bool
+    set_by_kill: bool = False
     disarm: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ""
 
@@ -186,6 +189,7 @@ def read_switches(store: RedisStore) -> Switches:
     return Switches(
         killed=kill_reply not in (None, b"", b"0"),
         disarmed=disarm_reply is not None,
+        set_by_kill=kill_reply == b"1",
         disarm=guard_said(disarm_reply),
         trouble="; ".join(broken),
     )

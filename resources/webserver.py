@@ -152,7 +152,7 @@ class DeskPages:
         try:
             said = banner.parts(self.reader.standing())
         except RedisUnavailableError:
-            said = banner.unreachable(self.reader.store.settings.redis_address)
+            said = banner.unreachable(self.reader.store.settings.redis_address, self.reader.last)
         nonce = secrets.token_hex(16)
         return _page(banner.document(said, self.prefix, nonce), banner.CSP, nonce)
 
@@ -208,7 +208,14 @@ class DeskPages:
         return self._message(request, "Unknown symbol", text, HTTPStatus.NOT_FOUND)
 
     def _unavailable(self, request: Request, error: RedisUnavailableError) -> Response:
-        return self._message(request, "Nothing is known", str(error), HTTPStatus.SERVICE_UNAVAILABLE)
+        parts = banner.unreachable(self.reader.store.settings.redis_address, self.reader.last)
+        text = (
+            "Nothing is shown until Redis answers again, and nothing is permitted. This page tries again by itself. "
+            "What to look at: quantum doctor."
+        )
+        if error.__cause__ is not None:
+            text += f" The connection says: {error.__cause__}"
+        return self._message(request, ". ".join(part.text for part in parts), text, HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _message(self, request: Request, title: str, text: str, status: HTTPStatus) -> Response:
         if wants_json(request):

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from quantum_assets.display import duration_text
 from resources.launcher import has_warm_workers
 from resources.redis_store import RedisStore
 from resources.retention import prune, prune_to_fit
@@ -25,8 +26,11 @@ def delete_old_runs(context: dg.OpExecutionContext, store: dg.ResourceParam[Redi
     limit_gb = store.settings.run_retention_max_gb
     kept, result = prune_to_fit(context.instance, now=store.clock(), keep=wanted, max_bytes=limit_gb * 1e9)
     if kept < wanted:
-        context.log.warning(f"the event log has reached RUN_RETENTION_MAX_GB={limit_gb}: runs are kept for {kept}, not {wanted}")
-    context.log.info(f"runs of the last {kept} are kept: {result}")
+        context.log.warning(
+            f"the event log has reached RUN_RETENTION_MAX_GB={limit_gb}: "
+            f"runs are kept for {duration_text(kept.total_seconds())}, not {duration_text(wanted.total_seconds())}"
+        )
+    context.log.info(f"runs of the last {duration_text(kept.total_seconds())} are kept; {result.words}")
 
 
 @dg.job(name=RETENTION_JOB_NAME, description="Keep the instance's disk use bounded.")

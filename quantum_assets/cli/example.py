@@ -8,6 +8,8 @@ from quantum_assets.cli import given
 from quantum_assets.cli.up import embedded_port
 from resources.settings import load_settings
 
+OTHER_SHELL = "ALLOW_SYNTHETIC=true dagster dev"  # without it nothing is ever permitted: the data is not live
+
 
 @click.command()
 @click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
@@ -15,8 +17,8 @@ def example(symbols: str | None) -> None:
     """Play recorded candles and example positions: into an embedded Valkey, or into REDIS_URL when it is set.
 
     \b
-    quantum example &        in one shell
-    dagster dev              in another one
+    quantum example                               in one shell
+    ALLOW_SYNTHETIC=true dagster dev              in another one
 
     Ctrl-C stops it. `quantum up --replay DIR --examples` starts the same and everything else. Exit codes: 0 stopped as asked;
     1 the instance folder is in use; 2 wrong settings; 3 REDIS_URL does not answer.
@@ -30,7 +32,7 @@ def example(symbols: str | None) -> None:
         port = embedded_port(settings)
         feed = example_feed("--symbols", ",".join(settings.symbols))
         listed = [feed] if port is None else [valkey(port), feed]
-        click.echo(f"Examples are played into {settings.redis_address}. In another shell: dagster dev. Ctrl-C stops.", err=True)
+        click.echo(f"Examples are played into {settings.redis_address}. In another shell: {OTHER_SHELL}. Ctrl-C stops.", err=True)
         try:
             supervisor(listed, home).start()
         finally:

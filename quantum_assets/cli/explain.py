@@ -66,6 +66,7 @@ def explain(plan_id: str, *, as_json: bool) -> None:
     its outcome; 2 wrong settings; 3 Redis away.
     """
     from resources.decisions import IncompleteRecordError, decided_again, gates_judged, limits_met, look_up
+    from resources.desk import read_openings
     from resources.redis_store import RedisStore
 
     store = RedisStore(load_settings())
@@ -99,6 +100,7 @@ def explain(plan_id: str, *, as_json: bool) -> None:
         "block": case.block,
         "gates": [{"number": n, "reason": r, "state": s} for n, r, s in gates_judged(event or {})],
         "limits": limits,
+        "blocked_now": read_openings(store).blocked,
         "decided_again": again,
         "trouble": trouble,
     }
@@ -115,7 +117,7 @@ def _outcome(reason: str) -> str:
 
 
 def limit_line(limit: Mapping[str, Any], now: float) -> str:
-    """Say count against limit, and when the same plan would be within it."""
+    """Say count against limit, as they were at the decision, and when the same plan would be within it."""
     from quantum_assets.display import duration_text, moment_text
 
     unit = {"usd": " USD", "qty": " units"}.get(limit["unit"], "")
@@ -125,8 +127,9 @@ def limit_line(limit: Mapping[str, Any], now: float) -> str:
     if limit["passes_at"] is None:
         return f"{line}; the same plan never passes this limit"
     if limit["passes_at"] <= now:
-        return f"{line}; the next one passes now"
-    return f"{line}; the next one passes at {moment_text(limit['passes_at'])}, in {duration_text(limit['passes_at'] - now)}"
+        return f"{line}; the same plan is within this limit now"
+    wait = duration_text(limit["passes_at"] - now)
+    return f"{line}; the same plan is within this limit at {moment_text(limit['passes_at'])}, in {wait}"
 
 
 def facts_of(event: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -164,6 +167,8 @@ def _print(told: Mapping[str, Any], now: float) -> None:
     out.print(paragraph(out, f"{told['plan_id']} ({whose}): {outcome}"))
     for limit in told["limits"]:
         out.print(paragraph(out, f"  {limit_line(limit, now)}"))
+    if told["limits"] and told["blocked_now"] and event.get("closing") != "true":
+        out.print(paragraph(out, f"  Openings are blocked now all the same: {'; '.join(told['blocked_now'])}"))
     if told["gates"]:
         states = {"open": "passed", "SHUT": "FAILED"}
         gates = [

@@ -1,4 +1,4 @@
-"""``quantum permits``: what the governor decided last, symbol by symbol, and what stands against openings now."""
+"""``quantum permits``: what the governor decided last, and what stands against openings now."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from resources.desk import Openings
 
 
+UNITS = {"usd": "USD", "qty": "units"}  # of the day's total
+
+
 @click.command()
 @click.option("--symbol", help="Only this one; default: every symbol that had a plan.")
-@click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="Decisions shown per symbol.")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Decisions shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
 def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
-    """Show the last decisions of the governor per symbol, newest first; above them kill switch, disarming and risk guards.
+    """Show the last decisions of the governor, newest first; above them kill switch, disarming and risk guards.
 
     \b
     quantum permits
@@ -38,7 +41,7 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
     store = RedisStore(load_settings())
     switches, guards, stream = read_switches(store), read_guards(store), store.keys.of("stream_governor_events")
     events, unreadable = newest_events(store)
-    decisions, killed = last_decisions(events, symbol=symbol, count=count), last_kill(events) if switches.killed else {}
+    decisions, killed = last_decisions(events, symbol=symbol, count=count), last_kill(events) if switches.set_by_kill else {}
     if as_json:
         standing = {"guards": [{"guard_type": one, **guards.said[one]} for one in guards.live], "guard_trouble": guards.trouble}
         told = {
@@ -71,6 +74,13 @@ def standing_lines(standing: Openings) -> list[str]:
     return ["Openings are BLOCKED:", *(f"  {line}" for line in standing.details)]
 
 
+def amount_text(amount: float | None, unit: str) -> str:
+    """Write what was permitted today, with its unit where the record has one."""
+    from quantum_assets.display import price_text
+
+    return "" if amount is None else f"{price_text(amount)} {UNITS.get(unit, unit)}".rstrip()
+
+
 def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
     from quantum_assets.cli.layout import Column, console, records
     from quantum_assets.display import moment_text
@@ -88,7 +98,8 @@ def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             *(one["symbol"], moment_text(one["time"]), one["plan_id"], one["action"], one["outcome"], one["reason"]),
-            *("" if one[name] is None else f"{one[name]:g}" for name in COUNTS),
+            *("" if one[name] is None else f"{one[name]:g}" for name in COUNTS[:2]),
+            amount_text(one["day_total"], one["unit"]),
         )
         for one in decisions
     ]

@@ -52,6 +52,10 @@ class Report:
         Active alerts; ``None`` when no watcher has reported.
     symbols
         As the desk has them, those that are not fresh first.
+    notice
+        What the data is, when any of it is not live.
+    at
+        When it was read, epoch s.
     """
 
     blocked: Sequence[str]
@@ -59,6 +63,8 @@ class Report:
     wrong: Sequence[Mapping[str, Any]]
     alerts: Sequence[Mapping[str, Any]] | None
     symbols: Sequence[Row]
+    notice: str = ""
+    at: float = 0.0
 
     @property
     def fresh(self) -> bool:
@@ -112,7 +118,7 @@ def read_report(store: RedisStore) -> Report:
         The server is away.
     """
     from quantum_assets.contracts.tables import PUBLISHED
-    from resources.desk import read_faults, read_openings, read_rows
+    from resources.desk import data_notice, read_faults, read_openings, read_rows
     from resources.foreign import epoch_of
 
     names, now = store.settings.symbols, store.clock().timestamp()
@@ -135,7 +141,10 @@ def read_report(store: RedisStore) -> Report:
                 state, why = "failed", fault
             rows.append(_row(asset, values["symbol"], state, why, None if epoch is None else now - epoch, values))
     wrong = [row for row in rows if row["state"] == "failed" or (row["symbol"] not in faults and row["age_sec"] is None)]
-    return Report(read_openings(store).blocked, rows, wrong, _alerts(store), read_rows(store, names, faults, gates=False))
+    symbols = read_rows(store, names, faults, gates=False)
+    (said,) = store.run("reading the banner", [("GET", store.keys.of("banner"))])
+    notice = data_notice(printable(said.decode(errors="replace")) if isinstance(said, bytes) else "", symbols, now)
+    return Report(read_openings(store).blocked, rows, wrong, _alerts(store), symbols, notice, now)
 
 
 def _fault(faults: Faults | None, asset: str, now: float) -> str:
@@ -178,6 +187,8 @@ def _page(out: Console, report: Report, *, by_asset: bool) -> RenderableType:
 
     healthy = not report.blocked and report.fresh and not report.alerts and report.alerts is not None
     lines = [paragraph(out, verdict(report), "bold green" if healthy else "bold red")]
+    if report.notice:
+        lines.append(paragraph(out, f"  {report.notice.partition('. ')[0]}", "yellow"))
     titles = [str(alert.get("title", "?")) for alert in (report.alerts or ())[:ALERTS_LISTED]]
     lines += [paragraph(out, f"  alert: {title}", "red") for title in titles]
     return Group(*lines, _by_asset(out, report) if by_asset else _by_symbol(out, report))
@@ -198,6 +209,7 @@ def _by_symbol(out: Console, report: Report) -> RenderableType:
         Column("oldest", right=True, labelled=True),
         Column("position"),
         Column("price", right=True, labelled=True),
+        Column("price age", right=True, labelled=True),
         Column("stop", right=True, labelled=True),
         Column("harvest"),
         Column("why"),
@@ -209,7 +221,8 @@ def _by_symbol(out: Console, report: Report) -> RenderableType:
             duration_text(ages[row.symbol]) if row.symbol in ages else "",
             row.side or ("unknown" if row.held is None else "no position"),
             "" if row.price is None else price_text(row.price),
-            "" if row.stop is None else price_text(row.stop),
+            "" if row.price is None else "unknown" if (old := row.mark_age(report.at)) is None else duration_text(max(old, 0.0)),
+            "" if row.stop is None else f"{price_text(row.stop)}{f' ({row.stop_last})' if row.stop_last else ''}",
             ACTIONS.get(row.action or "", row.action or ""),
             row.why,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,7 +189,14 @@ def _split(template: str) -> tuple[str, str, str]:
 CANDLE_KEYS = ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json")  # first hit wins
 
 _SOURCE = choice("candles", "replay", "synthetic", "example")
+LIVENESS = ("candles", "replay", "example", "synthetic")  # most live first; a result is as live as its least live input
 _SIDE = choice("LONG", "SHORT")
+
+
+def least_live_of(sources: Iterable[str | None]) -> str:
+    """Give the least live of some sources; one that is not in LIVENESS is as live as candles."""
+    return max((one if one in LIVENESS else LIVENESS[0] for one in sources), key=LIVENESS.index, default=LIVENESS[0])
+
 
 _REGIME = (
     Field("p_trend", SHARE, "probability", "of the trend regime, as the market state has it", Change.ABSOLUTE, plot=True),
@@ -247,8 +255,14 @@ RISK_PROPOSAL = Table(
     fields=(
         Field("proposed_sl", POSITIVE, "quote", "proposed stop loss", Change.RELATIVE, show=True),
         Field("proposed_tp", POSITIVE, "quote", "proposed take profit", Change.RELATIVE, show=True),
-        Field("stop_dist_pct", POSITIVE, "fraction", "stop distance from the mark", plot=True),
-        Field("tp_dist_pct", POSITIVE, "fraction", "target distance from the mark"),
+        Field(
+            "stop_dist_pct",
+            POSITIVE,
+            "fraction",
+            "the model's distance; the stop never loosens and may be nearer",
+            plot=True,
+        ),
+        Field("tp_dist_pct", POSITIVE, "fraction", "the model's distance from the mark"),
         Field("trail_gap_pct", POSITIVE, "fraction", "trailing distance from the peak or trough"),
         Field("reason_codes", CODES, "", "why, in the order of spec section 3", Change.EXACT),
         Field("ts", NOT_NEGATIVE, "", "trend strength used"),

@@ -9,11 +9,13 @@ import pytest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from definitions import assemble
-from quantum_assets.symbols import symbol_partitions
+from quantum_assets.symbols import desk_link, symbol_partitions
 from resources.dagster_internals import FAILED_SYMBOLS_JOB
-from resources.io_manager import ONCE_TAG
+from resources.home import prepare_home
+from resources.io_manager import ONCE_TAG, remedy_of
 from resources.redis_store import RedisStore
 from resources.retention import prune
+from resources.settings import load_settings
 from resources.shown_states import RENEWED_AFTER_SEC, Due, Shown, decide
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 from tests.world import QUIET, hash_of, real_closes, recorded, run_cycle, write_candles, write_position, write_world
@@ -127,6 +129,51 @@ def test_a_partition_is_green_with_the_next_success_although_nothing_has_changed
     result = cycles(world, instance)
     assert ("market_state", "BTCUSDT") in recorded(instance, result)
     assert failed(instance, "market_state") == set()
+
+
+def test_a_symbol_may_begin_with_an_underscore(make_store, instance) -> None:
+    """Its record was taken for that of a check, and made again in every cycle."""
+    write_world(make_store(symbols="BTCUSDT"))
+    store = make_store(symbols="_ODD,BTCUSDT")
+    write_position(store, "_ODD")
+    cycles(store, instance)
+    before = len(records(instance))
+    cycles(store, instance, 2)
+    assert (before > 0, len(records(instance))) == (True, before)
+
+
+def test_a_proposal_in_the_user_interface_names_its_symbol_and_its_real_distance(world, instance) -> None:
+    """The overview of an asset shows its last materialization, whichever symbol that was of."""
+    run_cycle(world, instance)
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("risk_proposal"), asset_partitions=["BTCUSDT"])
+    (record,) = instance.fetch_materializations(wanted, limit=1).records
+    metadata = record.asset_materialization.metadata
+    assert metadata["symbol"].value == "BTCUSDT"
+    published = hash_of(world, "risk_proposal", "BTCUSDT")
+    distance = 1 - float(published["proposed_sl"]) / float(published["position_current_price"])
+    assert metadata["stop_distance_from_mark"].value == pytest.approx(distance)
+
+
+@pytest.mark.parametrize(
+    ("why", "named"),
+    [
+        ("market_state_stale: 328 s > 180 s", "the candles, from which"),
+        ("candles_missing: no key", "the candles,"),
+        ("position_stale: snapshot", "the snapshot of the position"),
+        ("odd", "the named input,"),
+    ],
+)
+def test_a_run_that_fails_names_the_input_to_mend(why: str, named: str) -> None:
+    """Nobody outside writes a market state."""
+    assert remedy_of({"ETHUSDT": why}).startswith(f"Mend {named}")
+
+
+def test_the_desk_is_linked_only_where_our_web_server_serves_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain `dagster dev` answered with its timeline."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    assert desk_link().value == "/desk is a page of `quantum up`; plain `dagster dev` has none"
+    prepare_home(load_settings(quantum_home=tmp_path))
+    assert desk_link().value == "/desk"
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from quantum_assets.cli import COMMANDS, cli
+from quantum_assets.cli.example import OTHER_SHELL
 from resources.redis_store import RedisStore
 
 HEAVY = frozenset({"dagster", "polars", "scipy", "matplotlib", "celery", "sqlalchemy", "circus"})
@@ -60,3 +62,10 @@ def test_every_command_in_the_list_exists_and_has_a_help_of_its_own(name: str) -
     assert command.help
     assert what.endswith(".")
     assert f"{name} " in cli.get_help(click.Context(cli))
+
+
+def test_the_example_names_a_command_that_permits_something() -> None:
+    """Without ALLOW_SYNTHETIC=true no plan of the example is ever permitted, and nothing says why."""
+    told = CliRunner().invoke(cli, ["example", "--help"]).output
+    assert "ALLOW_SYNTHETIC=true dagster dev" in told
+    assert OTHER_SHELL.startswith("ALLOW_SYNTHETIC=true ")

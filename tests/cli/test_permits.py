@@ -124,7 +124,7 @@ def decide(live: RedisStore) -> None:
     decide_plans(live, cycle_id="c1")
 
 
-def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> None:
+def test_permits_shows_the_last_decisions_newest_first_with_their_counts(live) -> None:
     """Why was my plan refused? One command."""
     decide(live)
     done = quantum(live, "permits", "--count", "2", "--json")
@@ -134,8 +134,13 @@ def test_permits_shows_the_last_decisions_per_symbol_with_their_counts(live) -> 
     assert rows == [
         ("BTCUSDT", "p-btc", "block", "invalid_plan:action", 0),
         ("ETHUSDT", "p2", "block", "burst_limit_exceeded", 2),
-        ("ETHUSDT", "p1", "permit", "", 1),
     ]
+    write_plan(live, "p-last", "ETHUSDT", "CLOSE", price=1.0)
+    decide_plans(live, cycle_id="c1")
+    everything = json.loads(quantum(live, "permits", "--json").stdout)["decisions"]
+    assert [one["plan_id"] for one in everything] == ["p-last", "p-btc", "p2", "p1", "p0"]  # by time over all symbols
+    (line,) = [line for line in quantum(live, "permits").stdout.splitlines() if "p1" in line]
+    assert "USD" in line
     assert all(abs(one["time"] - time.time()) < 60 for one in told["decisions"])
     only = json.loads(quantum(live, "permits", "--symbol", "BTCUSDT", "--json").stdout)["decisions"]
     assert [one["plan_id"] for one in only] == ["p-btc"]

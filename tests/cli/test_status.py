@@ -16,12 +16,13 @@ from click.testing import CliRunner
 
 from quantum_assets.cli.status import read_report, status, verdict
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
+from resources.desk import DeskReader
 from resources.failures import record_failures
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.switches import disarm, kill
 from tests.governor.desk import Desk
-from tests.world import real_closes, run_cycle, write_candles, write_efficiency, write_position, write_target
+from tests.world import real_closes, run_cycle, write_candles, write_efficiency, write_position, write_target, write_world
 
 SYMBOL = "SOLUSDT"
 
@@ -119,6 +120,39 @@ def test_the_why_of_a_symbol_is_the_first_cause_and_not_what_follows_from_it(des
     assert "market state: no new candles (8 min 20 s old, limit 7 min)" in lines[0]
     each = [line for line in CliRunner().invoke(status, ["--assets"]).output.splitlines() if "SOLUSDT" in line]
     assert len(each) > len(lines)
+
+
+@pytest.mark.parametrize("efficiency", [True, False])
+def test_status_and_desk_judge_alike(make_store, instance, monkeypatch: pytest.MonkeyPatch, *, efficiency: bool) -> None:
+    """One said 0 of 4 fresh, the other 4 of 4, because nobody wrote an efficiency."""
+    store = make_store(symbols="BTCUSDT,ETHUSDT,SOLUSDT")
+    store.clock = lambda: datetime.now(UTC)
+    write_world(store)
+    if not efficiency:
+        store.client.delete(*(store.keys.of("capital_efficiency", symbol) for symbol in store.settings.symbols))
+    run_cycle(store, instance)
+    standing = DeskReader(store).standing()
+    report = read_report(store)
+    assert f"{standing.fresh} of 3 symbols fresh" in verdict(report)
+    assert report.fresh is (not standing.unfresh), report.wrong
+    monkeypatch.setenv("REDIS_URL", store.settings.url)
+    assert CliRunner().invoke(status, ["--symbols", "BTCUSDT,ETHUSDT,SOLUSDT"]).exit_code == (1 if standing.unfresh else 0)
+
+
+def test_status_shows_the_age_of_the_price_the_last_stop_and_what_is_an_example(desk: Desk) -> None:
+    """As the desk does."""
+    now = desk.store.clock().timestamp()
+    desk.put(POSITION, "BTCUSDT", position_ts_epoch=now - 400, position_source="example", current_sl=96.5)
+    desk.put(POSITION, "ETHUSDT", position_ts_epoch=0)
+    record_failures(desk.store, "risk_proposal", ["BTCUSDT"], {"BTCUSDT": "market_state_stale: 200 s > 180 s"}, "c1")
+    lines = CliRunner().invoke(status, []).output
+    (btc,), (eth,) = ([line for line in lines.splitlines() if line.startswith(f"│ {name}")] for name in ("BTC", "ETH"))
+    assert "6 min 4" in btc
+    assert "96.50 (last, published before " in btc
+    assert "unknown" in eth
+    assert "EXAMPLE DATA, not live; its feed has been silent for 6 min" in lines
+    desk.store.client.set(desk.store.keys.of("banner"), "PLAYED DATA, not live. More.")
+    assert "\n  PLAYED DATA, not live; its feed" in CliRunner().invoke(status, []).output
 
 
 @pytest.mark.slow

@@ -218,6 +218,18 @@ def test_a_recorded_fact_is_rounded_for_people() -> None:
         assert fact_text("permits_hour", text) == text
 
 
+def test_explain_does_not_promise_an_opening_while_the_kill_switch_is_set(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each limit speaks of itself only; together they read as "it passes now"."""
+    desk.ready(SYMBOL)
+    desk.plan("p1", SYMBOL, "OPEN", qty=1, price=100)
+    desk.decide()
+    monkeypatch.setenv("REDIS_URL", desk.store.settings.url)
+    kill(desk.store, reason="wrong prices", by="Ada")
+    told = CliRunner().invoke(explain, ["p1"]).output
+    assert "the next one passes" not in told
+    assert "Openings are blocked now all the same: kill switch: wrong prices (set by Ada)" in told
+
+
 def test_explain_shows_count_against_limit_and_when_the_next_one_passes(desk: Desk) -> None:
     """A refusal is half an answer; when the same plan would be within the limit is the other half."""
     began = desk.store.clock().timestamp()
@@ -234,9 +246,9 @@ def test_explain_shows_count_against_limit_and_when_the_next_one_passes(desk: De
     assert daily.passes_at == datetime(2026, 1, 23, tzinfo=UTC).timestamp()
     now = desk.store.clock().timestamp()
     assert limit_line(asdict(hourly), now).startswith(
-        "permits in 1 h: 3 of 3; the next one passes at 2026-01-22 13:00:00 UTC, in "
+        "permits in 1 h: 3 of 3; the same plan is within this limit at 2026-01-22 13:00:00 UTC, in "
     )
-    assert limit_line(asdict(burst), now) == "permits in 5 min: 0 of 2; the next one passes now"
+    assert limit_line(asdict(burst), now) == "permits in 5 min: 0 of 2; the same plan is within this limit now"
     desk.plan("p4", SYMBOL, "CLOSE", qty=1, price=6000)
     desk.decide()
     (event,) = look_up(desk.store, "p4").events

@@ -22,7 +22,7 @@ FAILED = "\x1b[32m2026-11-29 07:17:52 +0000\x1b[0m - dagster.daemon.SensorDaemon
             ("INFO", "quantum.example_feed", "Playing BTCUSDT"),
         ),
         ("INFO:     Started server process [1]", ("INFO", "", "Started server process [1]")),
-        ("4696:M 29 Nov 2026 07:17:08.217 # WARNING Memory", ("WARNING", "", "WARNING Memory")),
+        ("4696:M 29 Nov 2026 07:17:08.217 # WARNING Memory", ("WARNING", "", "Memory")),
         ("4696:M 29 Nov 2026 07:17:08.217 * Ready", ("INFO", "", "Ready")),
         ('  File "a.py", line 1, in <module>', ("", "", '  File "a.py", line 1, in <module>')),
     ],
@@ -52,6 +52,20 @@ def test_what_every_cycle_repeats_is_in_the_file_and_a_fault_is_on_the_console(t
     assert f"    worker | {PUBLISHED}\n" in kept
     assert len(kept.splitlines()) == len(lines)
     assert "\x1b" not in kept + "".join(said)
+
+
+def test_a_warning_that_goes_on_is_printed_once_and_kept_in_full(tmp_path, capsys) -> None:
+    """A symbol that fails is four lines in every cycle."""
+    path = tmp_path / "quantum.log"
+    stream = NamedStream("worker", str(path))
+    warnings = [
+        f"WARNING quantum.publish market_state: 1 of 3 symbols failed: X: candles_stale: {age} s > 420 s" for age in (430, 440)
+    ]
+    other = "WARNING quantum.publish position: 1 of 3 symbols failed: X: position_stale: 1 s > 2 s"
+    assert shown(stream, capsys, *warnings, other, *warnings) == [warnings[0], other]
+    assert len(path.read_text().splitlines()) == 5
+    raised = [f"WARNING quantum.watch raised stop_crossed:X: price {price} is below" for price in (99, 98)]
+    assert shown(stream, capsys, *raised) == raised  # each is news
 
 
 def test_a_verbose_console_shows_the_routine_too_and_a_line_in_pieces_is_one(capsys) -> None:

@@ -37,7 +37,7 @@ from resources.plans import Plan
 from resources.redis_store import RedisStore
 from resources.switches import arm, disarm, kill
 from resources.webserver import DeskPages
-from tests.world import run_cycle, write_world
+from tests.world import run_cycle, write_position, write_world
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 AT = 1_769_083_200.0
@@ -104,6 +104,88 @@ def test_a_position_that_is_gone_leaves_no_stop_behind(world) -> None:
     world.client.hset(world.keys.of(POSITION.key, "BTCUSDT"), "held", "0")
     row = rows_of(world)["BTCUSDT"]
     assert (row.held, row.side, row.stop, row.action) == (False, None, None, None)
+
+
+def shown_of(store: RedisStore) -> Standing:
+    return DeskReader(store).standing()
+
+
+def test_example_data_is_labelled_as_long_as_it_is_shown_also_when_its_feed_is_dead(store, instance, clock) -> None:
+    """A feed that hangs renews its label no more; its positions and stops are shown for an hour."""
+    write_world(store)
+    for symbol in SYMBOLS:
+        write_position(store, symbol, source="example")
+    run_cycle(store, instance)
+    assert shown_of(store).notice.startswith("EXAMPLE DATA, not live; its feed has been silent")  # it says nothing at all
+    store.client.set(store.keys.of("banner"), "EXAMPLE DATA, not live. Recorded candles.")
+    assert shown_of(store).notice == "EXAMPLE DATA, not live. Recorded candles."
+    clock.advance(130)
+    for said in ("EXAMPLE DATA, not live. Recorded candles.", ""):
+        store.client.set(store.keys.of("banner"), said)
+        (part,) = [part for part in banner.parts(shown_of(store)) if part.link == "#data"]
+        assert (part.level, part.text) == (
+            "notice",
+            "EXAMPLE DATA, not live; its feed has been silent for 2 min 10 s, since 12:00 UTC",
+        )
+    store.client.delete(store.keys.of("banner"), *(store.keys.of("harvest_proposal", symbol) for symbol in SYMBOLS))
+    assert {row.source for row in rows_of(store).values()} == {"example"}
+    assert "is labelled example" in shown_of(store).notice
+
+
+def test_live_data_carries_no_label(world, clock) -> None:
+    clock.advance(130)
+    assert shown_of(world).notice == ""
+
+
+def page_of(store: RedisStore, symbol: str = "BTCUSDT") -> str:
+    return desk_pages.symbol_page(read_symbol(store, symbol), History(), well(at=store.clock().timestamp()), "", "n")
+
+
+def test_a_price_that_nobody_renews_is_old_however_lately_it_was_computed_with(world, clock, instance) -> None:
+    """The execution side may be dead for minutes while every cycle computes with its last mark."""
+    price = rows_of(world)["BTCUSDT"].price
+    text = desk_pages.price_text(price)
+    assert "<small>0 s old</small>" in desk_pages.overview(well(), [Row("X", price=price, mark_at=AT)], "", "n")
+    clock.advance(50)
+    run_cycle(world, instance)
+    assert rows_of(world)["BTCUSDT"].health == "ok"
+    clock.advance(30)
+    run_cycle(world, instance)
+    row = rows_of(world)["BTCUSDT"]
+    assert (row.health, row.why) == ("warning", "the price is 1 min 20 s old: its source has not renewed it")
+    assert f'<div class="value dim">{text}' in page_of(world)
+    assert "all fresh, the price is old" in page_of(world)
+    assert banner.parts(DeskReader(world).standing())[1][:2] == ("notice", "3 of 3 symbols fresh, 3 with an old price")
+    assert f'<td class="n dim">{text}' in desk_pages.overview(well(at=clock.now.timestamp()), [row], "", "n")
+    world.client.hdel(world.keys.of("raw_position", "BTCUSDT"), "ts_epoch")
+    run_cycle(world, instance)
+    assert rows_of(world)["BTCUSDT"].mark_at is None
+    assert "age unknown" in page_of(world)
+
+
+def test_the_last_stop_of_a_failing_symbol_stays_in_sight(world) -> None:
+    """Its hash lives for 100 s; the position it protects, for longer."""
+    stop = rows_of(world)["BTCUSDT"].stop
+    assert rows_of(world)["BTCUSDT"].stop_last == ""
+    record_failures(world, "risk_proposal", SYMBOLS, {"BTCUSDT": "market_state_stale: 190 s > 180 s"}, "c")
+    assert (rows_of(world)["BTCUSDT"].stop, rows_of(world)["BTCUSDT"].stop_last) == (stop, "last, published 12:00 UTC")
+    assert "<small>last, published 12:00 UTC</small>" in desk_pages.overview(well(), list(rows_of(world).values()), "", "n")
+    key = world.keys.of(POSITION.key, "BTCUSDT")
+    texts = {name.decode(): text.decode() for name, text in world.client.hgetall(key).items()} | {"current_sl": repr(stop)}
+    world.client.hset(key, mapping={**texts, "digest": POSITION.digest(texts)})  # as the next cycle tracks it
+    world.client.delete(world.keys.of(RISK_PROPOSAL.key, "BTCUSDT"))
+    assert (rows_of(world)["BTCUSDT"].stop, rows_of(world)["BTCUSDT"].stop_last) == (stop, "last, published before 12:00 UTC")
+    assert "last, published before 12:00 UTC; none is proposed now" in page_of(world)
+
+
+def test_the_card_of_ages_is_whole_and_names_each_asset_once(world, clock) -> None:
+    """It was cut at seven lines, and a failing asset was in it twice."""
+    clock.advance(200)
+    record_failures(world, "market_state", SYMBOLS, {"BTCUSDT": "candles_stale: 430 s > 420 s"}, "c")
+    card = page_of(world).partition("Age of everything")[2].partition("</section>")[0]
+    assert card.count("market state: ") == 1
+    assert "governor permit: " in card
+    assert '<section class="card whole"><h2>Age of everything' in page_of(world)
 
 
 def test_what_blocks_an_opening_is_what_the_governor_says(world) -> None:
@@ -191,13 +273,37 @@ def test_the_banner_says_how_things_stand_and_links_to_the_detail() -> None:
 
 def test_the_banner_turns_red_for_what_is_wrong() -> None:
     blocked = banner.parts(well(openings=Openings(("kill switch: x", "risk guard DRAWDOWN"))))
-    assert blocked[0].text == "blocked: kill switch: x; and 1 more"
+    assert blocked[0].text == "blocked: kill switch: x | and 1 more"
     assert banner.parts(well(fresh=2, unfresh=("ETHUSDT",)))[1].text == "2 of 3 symbols fresh, not ETHUSDT"
     alerts = tuple(Alert(f"alert {number}") for number in range(5))
-    assert banner.parts(well(alerts=alerts))[2].text == "5 alerts: alert 0; alert 1; alert 2; and 2 more"
+    assert banner.parts(well(alerts=alerts))[2].text == "5 alerts: alert 0 | alert 1 | alert 2 | and 2 more"
     for standing in (well(openings=Openings(("x",))), well(fresh=2, unfresh=("ETHUSDT",)), well(alerts=alerts)):
         assert 'body class="wrong"' in banner.document(banner.parts(standing), "", "n")
     assert banner.parts(well(alerts=(Alert("x", "warn"),)))[2].level == "notice"
+
+
+def test_the_alert_that_costs_money_is_named_first_and_a_kill_once() -> None:
+    """It was behind "and 1 more"; the reason of the kill stood there twice instead."""
+    kinds = ("symbol", "guard", "kill_switch", "stop_crossed", "close_refused")
+    alerts = tuple(Alert("Kill switch set by ada: x" if kind == "kill_switch" else kind, kind=kind) for kind in kinds)
+    said = banner.parts(well(openings=Openings(("kill switch: x (set by ada)",)), alerts=alerts))
+    assert said[2].text == "5 alerts: close_refused | stop_crossed | symbol | and 2 more"
+    assert banner.parts(well(alerts=alerts[2:3]))[2].text == "1 alert: kill switch set"
+
+
+def test_a_redis_that_hangs_is_said_with_what_was_known_and_when(world, instance, make_store) -> None:
+    """Before, "blocked: unknown" and the words of a program."""
+    reader = DeskReader(world)
+    client = Client(Starlette(routes=DeskPages(reader, lambda: instance).routes()))
+    assert "armed" in client.get("/banner").text
+    hung = DeskReader(make_store(redis_url="redis://127.0.0.1:1"))
+    hung.last = reader.last
+    client = Client(Starlette(routes=DeskPages(hung, lambda: instance).routes()))
+    assert "Redis does not answer; last known, at 12:00:00 UTC: armed" in client.get("/banner").text
+    page = client.get("/desk").text
+    assert "Redis does not answer; last known, at 12:00:00 UTC: armed" in page
+    assert "half-written" not in page
+    assert "reading failures" not in page
 
 
 def test_the_stop_stands_since_it_last_moved() -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from resources.desk import read_openings
 from resources.redis_store import RedisStore, UnreadableKeyError
 from resources.settings import load_settings
 from resources.switches import Switched, arm, disarm, kill, read_switches
@@ -24,6 +25,29 @@ def server_url(request: pytest.FixtureRequest) -> str:
 
 def events(store: RedisStore) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in store.client.xrange(EVENTS)]
+
+
+def test_a_kill_that_another_program_set_has_no_author_of_ours(store) -> None:
+    """Deleted by hand and set anew by another program, it went on bearing the name and the reason of the former one."""
+    kill(store, reason="old reason", by="ada")
+    assert "set by ada" in read_openings(store).blocked[0]
+    for other in (" 0", "true", "yes"):
+        store.client.set("quantum:kill", other)
+        assert read_openings(store).blocked[0] == "kill switch"
+        assert "without a record of who and why" in read_openings(store).details[0]
+    store.client.delete("quantum:kill")
+    store.client.rpush("quantum:kill", "x")
+    assert read_openings(store).blocked[0] == "kill switch"
+
+
+def test_a_guard_whose_text_is_junk_keeps_its_name_and_no_impossible_time(store) -> None:
+    guard = {"reason": {"a": 1}, "expires_at": "0001-01-01T00:00:00+14:00"}
+    store.client.set(store.keys.of("guard_active", "DRAWDOWN"), json.dumps(guard))
+    (line,) = [line for line in read_openings(store).details if "DRAWDOWN" in line]
+    assert line == (
+        "Risk guard DRAWDOWN: its reason is no text: {'a': 1}. "
+        "It ends at a time that cannot be right (0001-01-01T00:00:00+14:00)."
+    )
 
 
 def test_the_kill_switch_is_set_with_who_and_why(store, clock) -> None:

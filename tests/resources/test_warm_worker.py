@@ -10,6 +10,7 @@ import dagster as dg
 import psutil
 import pytest
 from celery import Celery
+from dagster._core.launcher.base import WorkerStatus
 
 from resources.launcher import celery_arguments, keep_apart
 from resources.settings import load_settings
@@ -81,3 +82,11 @@ def test_a_pickled_task_is_refused_so_that_root_needs_no_warning(worker: Worker)
     assert worker.says("Refusing to deserialize"), worker.said
     assert worker.ping().get(timeout=20) == "pong"
     assert "SecurityWarning" not in "".join(worker.said)
+
+
+def test_a_run_that_is_being_handed_to_a_worker_is_no_fault(instance: dg.DagsterInstance) -> None:
+    """Its task has no name yet: the daemon printed KeyError('dagster-celery/task_id')."""
+    run = dg.DagsterRun("cycle", status=dg.DagsterRunStatus.STARTING)
+    instance.add_run(run)
+    assert instance.run_launcher.check_run_worker_health(run).status is WorkerStatus.UNKNOWN
+    assert instance.run_launcher.terminate(run.run_id) is False
