@@ -36,8 +36,9 @@ from quantum_assets.alert_words import (
 )
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.display import NO_CANDLES, clock_text
-from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, Vital
+from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 from quantum_assets.trading_watch import BACKLOG, BLOCKED, NOTHING_DECIDED, Change, Decided
+from quantum_assets.unusable import Guarded
 
 if TYPE_CHECKING:
     from resources.settings import Settings
@@ -181,6 +182,7 @@ class Ledger:
         self.active = {incident.trouble.alert: incident for incident in active}
         self.cleared = dict(cleared or {})
         self._universe = 0
+        self._guarded = Guarded()
         self._begin(started)
 
     def _begin(self, now: float) -> None:
@@ -273,11 +275,13 @@ class Ledger:
                 unhealthy.setdefault(symbol, [])
             elif failures:
                 found.unsure.add(SYMBOL + symbol)
-        for symbol, vitals in unhealthy.items():
-            found.unhealthy[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
-        for symbol, vitals in near.items():
-            if symbol not in unhealthy:
-                found.near[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
+        for symbol, vitals in {**near, **unhealthy}.items():
+            alert, failures = SYMBOL + symbol, evaluation.failures.get(symbol, {})
+            trouble: Trouble | None = self._guarded.call(alert, None, symbol_trouble, symbol, vitals, failures, now)
+            if trouble is None:
+                found.unsure.add(alert)
+            else:
+                (found.unhealthy if symbol in unhealthy else found.near)[alert] = trouble
 
     def _is_unhealthy(self, vital: Vital, alert: str, found: _Findings, now: float) -> bool:
         """Tell whether a thing's time is up; note under its alert what else there is to know."""
@@ -316,24 +320,35 @@ class Ledger:
         symbols = {SYMBOL + vital.symbol for vital in evaluation.vitals}
         warned: dict[str, float] = {}
         for proof in evaluation.proofs:
-            own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
-            if proof.passed or own:
-                continue
-            if self._is_explained(proof.title, found):
-                found.unsure.add(PROOF + proof.title)
-                continue
-            failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
-            named = proof.per_symbol and failing and failing.keys() <= symbols
-            reported = failing if named else {PROOF + proof.title: proof_text(proof)}
-            first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
-            once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
-            for alert, what in reported.items():
-                if once or proof.evaluated_at < self._trusted_from:
-                    found.unsure.add(alert)
-                else:
-                    known = found.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
-                    found.unhealthy[alert] = proof_trouble(known, alert, proof, what)
+            self._guarded.call(f"proof {proof.title}", None, self._look_at_proof, proof, evaluation, symbols, warned, found, now)
         self._warned = warned
+
+    def _look_at_proof(
+        self,
+        proof: StoredProof,
+        evaluation: Evaluation,
+        symbols: set[str],
+        warned: dict[str, float],
+        found: _Findings,
+        now: float,
+    ) -> None:
+        own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
+        if proof.passed or own:
+            return
+        if self._is_explained(proof.title, found):
+            found.unsure.add(PROOF + proof.title)
+            return
+        failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
+        named = proof.per_symbol and failing and failing.keys() <= symbols
+        reported = failing if named else {PROOF + proof.title: proof_text(proof)}
+        first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
+        once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
+        for alert, what in reported.items():
+            if once or proof.evaluated_at < self._trusted_from:
+                found.unsure.add(alert)
+            else:
+                known = found.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
+                found.unhealthy[alert] = proof_trouble(known, alert, proof, what)
 
     def _is_explained(self, title: str, found: _Findings) -> bool:
         causes = EXPLAINED.get(title, ())

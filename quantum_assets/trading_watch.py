@@ -8,18 +8,21 @@ reported, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from quantum_assets.alert_catalogue import KINDS
 from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.display import clock_text, price_text
-from quantum_assets.freshness import SymbolSigns
+from quantum_assets.freshness import EPOCH_MAX, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
 from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
+from quantum_assets.unusable import Guarded
 
 KILL, DISARM, BLOCKED, BACKLOG = "kill_switch", "disarmed", "openings_blocked", "plan_backlog"
 PLAN_WAIT_SEC = 30.0  # a plan that has waited for longer is a backlog; they are decided within seconds otherwise
@@ -29,6 +32,7 @@ NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: t
 UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
 EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
+LIMIT_MAX = 1e15  # a larger limit is junk
 
 GUARD_WORDS = {
     EQUITY_STALE: "Equity is not renewed",
@@ -185,6 +189,7 @@ class TradingWatch:
 
     def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
         self.memory = Memory(**(stored or {}))
+        self._guarded = Guarded()
 
     def to_json(self) -> dict[str, Any]:
         """Give the memory as plain values."""
@@ -212,18 +217,33 @@ class TradingWatch:
         changes: list[Change] = []
         endings = dict.fromkeys((KILL, DISARM), "its key is gone, without a record of who and why")
         for entry in signs.entries:
-            changes += self._fold(entry, signs)
+            changes += self._guarded.call(f"event {entry.id}", [], self._fold, entry, signs)
         self.memory.cursors = dict(signs.cursors)
-        troubles = dict(self._switches(signs, now))
-        troubles |= {GUARD + guard: _guard_trouble(guard, said, now) for guard, said in signs.guards.items()}
-        self._guard_endings(signs, now, endings)
-        unsure = self._openings(signs, troubles, now, patient=patient)
-        final = self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
-        self._refused(symbols, now, troubles, endings)
-        self._permits(signs, now, troubles, endings)
-        if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
-            troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
-        return Decided([] if first else changes, troubles, frozenset(unsure), endings, final)
+        troubles: dict[str, Trouble] = {}
+        unsure: set[str] = set()
+        final: set[str] = set()
+        symbols = list(symbols)
+
+        def part(alert: str, judge: Callable[..., None], *what: Any) -> None:
+            """Judge one thing; of one that cannot be judged nothing is known, so that its alert is not cleared."""
+            if not self._guarded.call(alert, None, _done, judge, *what):
+                unsure.add(alert)
+
+        part(KILL, self._kill_switch, signs, now, troubles)
+        part(DISARM, self._disarmed, signs, now, troubles)
+        for guard, said in signs.guards.items():
+            part(GUARD + guard, _guard, guard, said, now, troubles)
+        part(GUARD, self._guard_endings, signs, now, endings)
+        part(BLOCKED, partial(self._openings, patient=patient), signs, troubles, now, unsure)
+        before, self.memory.crossed = self.memory.crossed, {}
+        for one in symbols:
+            part(STOP + one.symbol, self._stop, one, before, now, stop_age_sec, troubles, unsure, endings, final)
+        flat = {one.symbol for one in symbols if one.held is False}
+        for symbol, refused in list(self.memory.refused.items()):
+            part(CLOSE + symbol, self._refusal, symbol, refused, flat, now, troubles, endings)
+        part(PERMIT, self._permits, signs, now, troubles, endings)
+        part(BACKLOG, _backlog, signs, now, troubles)
+        return Decided([] if first else changes, troubles, frozenset(unsure), endings, frozenset(final))
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -273,13 +293,15 @@ class TradingWatch:
 
     # --- states ----------------------------------------------------------------------------------------------------------
 
-    def _switches(self, signs: TradingSigns, now: float) -> Iterable[tuple[str, Trouble]]:
+    def _kill_switch(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.killed:
-            yield KILL, _kill_trouble(self.memory.kill, now)
+            troubles[KILL] = _kill_trouble(self.memory.kill, now)
         else:
             self.memory.kill = {}
+
+    def _disarmed(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.disarmed:
-            yield DISARM, _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
+            troubles[DISARM] = _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
 
     def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
         for guard, until in self.memory.guards.items():
@@ -287,67 +309,72 @@ class TradingWatch:
             endings[GUARD + guard] = "the equity is fresh again" if guard == EQUITY_STALE else early
         self.memory.guards = {guard: _epoch(said.get("expires_at", "")) for guard, said in signs.guards.items()}
 
-    def _openings(self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, *, patient: bool) -> set[str]:
+    def _openings(
+        self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, unsure: set[str], *, patient: bool
+    ) -> None:
         """Report why openings are blocked altogether where neither a switch nor a guard says so."""
         why = "; ".join(filter(None, (signs.switch_trouble, signs.guard_trouble)))
         if not why:
             self.memory.blocked_since = 0.0
-            return set()
+            return
         self.memory.blocked_since = self.memory.blocked_since or now
-        if troubles:  # a switch or a guard is the cause that is reported
-            return {BLOCKED}
         patience = NO_GUARD_SEC if why.startswith("risk_guard_missing") else UNJUDGED_SEC
-        if patient and now - self.memory.blocked_since < patience:
-            return {BLOCKED}
-        troubles[BLOCKED] = _blocked_trouble(why, self.memory.blocked_since)
-        return set()
+        if troubles or (patient and now - self.memory.blocked_since < patience):  # a switch or a guard is the cause that is told
+            unsure.add(BLOCKED)
+        else:
+            troubles[BLOCKED] = _blocked_trouble(why, self.memory.blocked_since)
 
-    def _stops(
+    def _stop(
         self,
-        symbols: Iterable[SymbolSigns],
+        signs: SymbolSigns,
+        before: Mapping[str, tuple[float, float]],
         now: float,
         stop_age_sec: float,
         troubles: dict[str, Trouble],
         unsure: set[str],
         endings: dict[str, str],
-    ) -> frozenset[str]:
-        """Report crossed stops; give those whose position is closed, so that the next one is another fault."""
-        before, crossed, final = self.memory.crossed, {}, set()
-        for signs in symbols:
-            stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
-            if signs.held is False:
-                endings[alert] = "the position is closed"
-                final.add(alert)
-            elif stop is None or now - stop.at > stop_age_sec:
-                unsure.add(alert)
-                if symbol in before:
-                    crossed[symbol] = before[symbol]
-            elif stop.breached:
-                since, entry = before.get(symbol, (stop.at, stop.entry))
-                crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
-                troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
-            elif symbol in before and before[symbol][1] != stop.entry:
-                endings[alert] = "the position was closed, another is open"
-                final.add(alert)
-            else:
-                endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
-        self.memory.crossed = crossed
-        return frozenset(final)
+        final: set[str],
+    ) -> None:
+        """Report a crossed stop; when its position is closed, the next one is another fault."""
+        stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
+        crossed = self.memory.crossed
+        if signs.held is False:
+            endings[alert] = "the position is closed"
+            final.add(alert)
+        elif stop is None or now - stop.at > stop_age_sec:
+            unsure.add(alert)
+            if symbol in before:
+                crossed[symbol] = before[symbol]
+        elif stop.breached:
+            since, entry = before.get(symbol, (stop.at, stop.entry))
+            crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
+            troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
+        elif symbol in before and before[symbol][1] != stop.entry:
+            endings[alert] = "the position was closed, another is open"
+            final.add(alert)
+        else:
+            endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
 
-    def _refused(self, symbols: Iterable[SymbolSigns], now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
-        flat = {one.symbol for one in symbols if one.held is False}
-        for symbol, refused in list(self.memory.refused.items()):
-            alert = CLOSE + symbol
-            if refused["until"] and now >= refused["until"]:
-                endings[alert] = "the limit has room again: the plan may be sent again"
-            elif symbol in flat and now - refused["last"] > PLAN_WAIT_SEC:  # a close of a flat symbol is refused, too
-                endings[alert] = "the position is closed"
-            elif now - refused["last"] > REFUSAL_SEC:
-                endings[alert] = "no closing plan was refused for an hour"
-            else:
-                troubles[alert] = _refused_trouble(symbol, refused)
-                continue
-            del self.memory.refused[symbol]
+    def _refusal(
+        self,
+        symbol: str,
+        refused: Mapping[str, Any],
+        flat: set[str],
+        now: float,
+        troubles: dict[str, Trouble],
+        endings: dict[str, str],
+    ) -> None:
+        alert = CLOSE + symbol
+        if refused["until"] and now >= refused["until"]:
+            endings[alert] = "the limit has room again: the plan may be sent again"
+        elif symbol in flat and now - refused["last"] > PLAN_WAIT_SEC:  # a close of a flat symbol is refused, too
+            endings[alert] = "the position is closed"
+        elif now - refused["last"] > REFUSAL_SEC:
+            endings[alert] = "no closing plan was refused for an hour"
+        else:
+            troubles[alert] = _refused_trouble(symbol, refused)
+            return
+        del self.memory.refused[symbol]
 
     def _permits(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
         for plan_id, permit in list(self.memory.permits.items()):
@@ -369,6 +396,20 @@ class TradingWatch:
                 endings.setdefault(PERMIT + symbol, "ten minutes have passed")
             else:
                 troubles[PERMIT + symbol] = _unused_trouble(symbol, unused)
+
+
+def _done(judge: Callable[..., None], *what: Any) -> bool | None:
+    judge(*what)
+    return True
+
+
+def _guard(guard: str, said: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
+    troubles[GUARD + guard] = _guard_trouble(guard, said, now)
+
+
+def _backlog(signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
+    if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
+        troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
 
 
 # --- words -------------------------------------------------------------------------------------------------------------------
@@ -445,13 +486,9 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
     fields, reason, at = entry.fields, entry.fields.get("reason", ""), entry.at
     limits = _limits(fields)
     if reason == "hourly_limit_exceeded":
-        limit = int(limits.get("max_exec_per_hour", 0))
-        text = f"{fields.get('permits_hour', '?')} of {limit} permits this hour are used"
-        return text, f"{limit} permits in an hour", _room_at(granted, limit, HOUR_SEC)
+        return _count_refusal(fields.get("permits_hour"), limits.get("max_exec_per_hour"), "an hour", granted, HOUR_SEC)
     if reason == BURST:
-        limit = int(limits.get("max_exec_per_5min", 0))
-        text = f"{fields.get('permits_5min', '?')} of {limit} permits in 5 minutes are used"
-        return text, f"{limit} permits in 5 minutes", _room_at(granted, limit, BURST_SEC)
+        return _count_refusal(fields.get("permits_5min"), limits.get("max_exec_per_5min"), "5 minutes", granted, BURST_SEC)
     if reason == "daily_limit_exceeded":
         return _daily_refusal(fields, limits, at)
     if reason == "synthetic_data":
@@ -464,10 +501,22 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
     return reason.replace("_", " "), "", 0.0
 
 
-def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: float) -> tuple[str, str, float]:
+def _count_refusal(
+    used: str | None, limit: float | None, window: str, granted: Sequence[float], window_sec: float
+) -> tuple[str, str, float]:
+    if limit is None:
+        return f"the limit of permits in {window} is reached, its record does not say which", "", 0.0
+    during = "this hour" if window == "an hour" else f"in {window}"
+    limited = f"{limit:g} permits in {window}"
+    return f"{used or '?'} of {limit:g} permits {during} are used", limited, _room_at(granted, int(limit), window_sec)
+
+
+def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, float], at: float) -> tuple[str, str, float]:
     usd = fields.get("unit") == "usd"
-    limit = float(limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day", 0))
+    limit = limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day")
     unit = "USD" if usd else "units"
+    if limit is None:
+        return "the limit of a day is reached, its record does not say which", "", 0.0
     amount, total = _number(fields.get("notional" if usd else "qty")), _number(fields.get("day_total"))
     limited = f"{price_text(limit)} {unit} a day"
     if amount is None or total is None:
@@ -476,12 +525,16 @@ def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: flo
     return text, limited, 0.0 if amount > limit else (at // DAY_SEC + 1) * DAY_SEC
 
 
-def _limits(fields: Mapping[str, str]) -> Mapping[str, Any]:
+def _limits(fields: Mapping[str, str]) -> Mapping[str, float]:
+    """Read the limits of a decision; what is no number of a limit is left out."""
     try:
         limits = json.loads(fields.get("theta", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return limits if isinstance(limits, dict) else {}
+    if not isinstance(limits, dict):
+        return {}
+    numbers = {name: _number(str(value)) for name, value in limits.items() if isinstance(value, int | float)}
+    return {name: number for name, number in numbers.items() if number is not None and 0 <= number < LIMIT_MAX}
 
 
 def _room_at(granted: Sequence[float], limit: int, window_sec: float) -> float:
@@ -510,15 +563,18 @@ def _closes(fields: Mapping[str, str]) -> bool:
     return closing == "1" or (closing == "" and is_closing(fields.get("action", ""), reduce_only=False))
 
 
-def _epoch(moment: str) -> float:
+def _epoch(moment: object) -> float:
+    """Read a time; 0 where it is none."""
     try:
-        return datetime.fromisoformat(moment).timestamp()
-    except ValueError:
+        epoch = datetime.fromisoformat(str(moment)).timestamp()
+    except (ValueError, OverflowError, OSError):
         return 0.0
+    return epoch if 0 <= epoch < EPOCH_MAX else 0.0
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text) if text else math.nan
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
