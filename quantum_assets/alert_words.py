@@ -6,6 +6,7 @@ is decided in ``quantum_assets.incidents``.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.reading import printable
-from quantum_assets.display import NO_CANDLES, cause_of, clock_text, duration_text, moment_text
+from quantum_assets.display import CAUSES, NO_CANDLES, cause_of, clock_text, duration_text, moment_text
 from quantum_assets.freshness import CANDLES, Condition, StoredProof, Vital
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Level = Literal["failure", "warning"]
 
 SYMBOL, PROOF = "symbol:", "proof:"
 STOP, GUARD, CLOSE, PERMIT = "stop_crossed:", "guard:", "close_refused:", "permit_unused:"
+EQUITY_GUARD = f"{GUARD}EQUITY_STALE"
 FAMILIES = {  # alerts of which several are one message, and how that one is called
     SYMBOL: "symbols",
     PROOF: "failing proofs",
@@ -48,6 +50,7 @@ LIKELY_CANDLES = "the program that writes the candles has stopped, or the exchan
 LIKELY_INPUT = "the program that writes this input has a fault, or somebody edited the key"
 LIKELY_PROOF = "a published value was edited, an input is wrong, or what was deployed computes something else"
 
+CONSEQUENT = ("market_state_missing", "market_state_stale")  # recorded causes that follow from others
 LINEAGE = ("market_state", "position", "risk_proposal", "harvest_proposal")  # whose failures are causes, in the order they arise
 
 
@@ -78,6 +81,10 @@ class Trouble:
         The cause alone: symbols with the same one are reported together.
     seen
         Values seen, as text.
+    code
+        Machine-readable cause, where one is recorded: another code is another fault.
+    notice
+        Whether it is told as a notice only: a repeat of what was told as it is.
     """
 
     alert: str
@@ -90,6 +97,8 @@ class Trouble:
     kind: str = ""
     cause: str = ""
     seen: str = ""
+    code: str = ""
+    notice: bool = False
 
     @property
     def family(self) -> str:
@@ -143,6 +152,8 @@ class Message:
 
 def severity_of(trouble: Trouble, severities: Mapping[str, Severity]) -> Severity:
     """Tell how bad a trouble is; what rests on warnings only never pages."""
+    if trouble.notice:
+        return "info"
     kind = KINDS.get(trouble.kind)
     severity = severities.get(trouble.kind) or (kind.severity if kind else "page")
     return "warn" if trouble.level == "warning" and severity == "page" and trouble.kind in ("symbol", "proof") else severity
@@ -357,11 +368,13 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
     """
     failure = next((failures[asset] for asset in LINEAGE if asset in failures), None)
     candles = next((vital for vital in vitals if vital.thing == CANDLES), None)
+    code = ""
     if failure is not None:
-        cause, since = cause_of(failure.why), failure.since
+        cause, since, code = cause_of(failure.why), failure.since, _code_of(failure.why)
         likely = LIKELY_CANDLES if cause == NO_CANDLES else LIKELY_INPUT
     else:
         cause, since = _cause_of_vitals(vitals), _since(vitals, now)
+        code = NO_CANDLES if cause == NO_CANDLES else ""
         likely = LIKELY[next((one for one in LIKELY if one in {vital.condition for vital in vitals}), Condition.STALE)]
     if candles is not None and candles.condition in (Condition.STALE, Condition.MISSING):
         likely, since = LIKELY_CANDLES, since if candles.age_sec is None else now - candles.age_sec
@@ -375,9 +388,21 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         likely=likely,
         look=f"quantum status --symbols {symbol}",
         kind="symbol",
-        cause=cause,
+        cause=CAUSES.get(code, cause),
         seen="; ".join(seen),
+        code=code,
     )
+
+
+def _code_of(why: str) -> str:
+    """Give the cause an asset recorded without its values; empty where it only follows from another."""
+    name = re.match(r"\w*", why)
+    code = name.group() if name else ""
+    if code in CONSEQUENT:
+        return ""
+    if CAUSES.get(code) == NO_CANDLES:
+        return NO_CANDLES
+    return f"{code}:{why.partition(': ')[2].partition('=')[0]}" if code == "position_invalid" else code
 
 
 def _cause_of_vitals(vitals: Sequence[Vital]) -> str:

@@ -127,15 +127,12 @@ class Decided:
         Alerts of which nothing is known now.
     endings
         What ended an alert that is not in ``troubles`` any more, where that is known.
-    final
-        Alerts of ``endings`` that cannot come back: what follows is another fault.
     """
 
     changes: Sequence[Change] = ()
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
     endings: Mapping[str, str] = field(default_factory=dict)
-    final: frozenset[str] = frozenset()
 
 
 NOTHING_DECIDED = Decided()
@@ -221,7 +218,6 @@ class TradingWatch:
         self.memory.cursors = dict(signs.cursors)
         troubles: dict[str, Trouble] = {}
         unsure: set[str] = set()
-        final: set[str] = set()
         symbols = list(symbols)
 
         def part(alert: str, judge: Callable[..., None], *what: Any) -> None:
@@ -237,13 +233,13 @@ class TradingWatch:
         part(BLOCKED, partial(self._openings, patient=patient), signs, troubles, now, unsure)
         before, self.memory.crossed = self.memory.crossed, {}
         for one in symbols:
-            part(STOP + one.symbol, self._stop, one, before, now, stop_age_sec, troubles, unsure, endings, final)
+            part(STOP + one.symbol, self._stop, one, before, now, stop_age_sec, troubles, unsure, endings)
         flat = {one.symbol for one in symbols if one.held is False}
         for symbol, refused in list(self.memory.refused.items()):
             part(CLOSE + symbol, self._refusal, symbol, refused, flat, now, troubles, endings)
         part(PERMIT, self._permits, signs, now, troubles, endings)
         part(BACKLOG, _backlog, signs, now, troubles)
-        return Decided([] if first else changes, troubles, frozenset(unsure), endings, frozenset(final))
+        return Decided([] if first else changes, troubles, frozenset(unsure), endings)
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -333,14 +329,12 @@ class TradingWatch:
         troubles: dict[str, Trouble],
         unsure: set[str],
         endings: dict[str, str],
-        final: set[str],
     ) -> None:
-        """Report a crossed stop; when its position is closed, the next one is another fault."""
+        """Report a crossed stop, or how it ended."""
         stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
         crossed = self.memory.crossed
         if signs.held is False:
             endings[alert] = "the position is closed"
-            final.add(alert)
         elif stop is None or now - stop.at > stop_age_sec:
             unsure.add(alert)
             if symbol in before:
@@ -351,7 +345,6 @@ class TradingWatch:
             troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
         elif symbol in before and before[symbol][1] != stop.entry:
             endings[alert] = "the position was closed, another is open"
-            final.add(alert)
         else:
             endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
 
