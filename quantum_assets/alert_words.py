@@ -462,15 +462,18 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
     )
 
 
-def pack_trouble(why: str, since: float, limit_sec: float) -> Trouble:
-    """Report that the proof pack does not run."""
+def pack_trouble(why: str, since: float, limit_sec: float, *, ahead: bool = False) -> Trouble:
+    """Report that the proof pack does not run, or that nobody can tell because its time is ahead of the clock."""
+    not_run = f"The proof pack has not run since {clock_text(since)}{f' ({why})' if why else ''}"
     return Trouble(
         alert="proofs",
         level="failure",
-        what=f"The proof pack has not run since {clock_text(since)}{f' ({why})' if why else ''}; nobody checks the numbers",
+        what=f"{f'Whether the proof pack runs is not known: {why}' if ahead else not_run}; nobody checks the numbers",
         since=since,
         limit=f"{limit_sec:g} s",
-        likely="its sensor is switched off, or its runs fail; Automation in the user interface shows which",
+        likely=LIKELY[Condition.AHEAD]
+        if ahead
+        else "its sensor is switched off, or its runs fail; Automation in the user interface shows which",
         look=KINDS["proofs"].look,
         kind="proofs",
     )

@@ -37,7 +37,7 @@ from quantum_assets.alert_words import (
     symbol_trouble,
 )
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.display import NO_CANDLES, clock_text
+from quantum_assets.display import NO_CANDLES, clock_text, moment_text
 from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 from quantum_assets.trading_watch import BACKLOG, BLOCKED, NOTHING_DECIDED, Change, Decided
 from quantum_assets.unusable import Guarded
@@ -207,7 +207,7 @@ class Ledger:
         self._begin(started)
 
     def _begin(self, now: float) -> None:
-        self._observed = self._redis_answered = now
+        self._begun = self._observed = self._redis_answered = now
         self._trusted_from = now + GRACE_SEC  # verdicts made before say more about the start than about the numbers
         self._seen: set[Key] = set()
         self._waiting: dict[Key, float] = {}
@@ -330,8 +330,11 @@ class Ledger:
         if vital.condition is Condition.AGING:
             found.aging.add(alert)
         if vital.condition in WELL:
-            self._seen.add(key)
-            self._waiting.pop(key, None)
+            if vital.age_sec is None or now - vital.age_sec > self._begun:
+                self._seen.add(key)
+                self._waiting.pop(key, None)
+            else:  # left by a predecessor, which may have died with it: given the same grace as what was never seen
+                self._waiting.setdefault(key, now)
             return False
         due_since = self._waiting.setdefault(key, now)
         known = key in self._seen
@@ -397,15 +400,23 @@ class Ledger:
 
     def _look_at_pack(self, finished: Sign, found: _Findings, now: float) -> None:
         limit = PACK_INTERVALS * self.policy.proof_interval_sec
+        why = finished.trouble
+        if finished.epoch is not None and finished.epoch - now > CLOCK_SKEW_SEC:  # it would look fresh for as long as that lasts
+            ahead = f"its last run is dated {moment_text(finished.epoch)}, ahead of the clock"
+            if now >= self._trusted_from:
+                found.unhealthy[PACK] = pack_trouble(ahead, self._proven_at or now, limit, ahead=True)
+            else:
+                found.unsure.add(PACK)
+            return
         if finished.epoch is not None:
             self._proven_at = finished.epoch
-            if -CLOCK_SKEW_SEC <= now - finished.epoch <= limit:
+            if now - finished.epoch <= limit:
                 return
         last = max(self._proven_at, self._trusted_from)
         if now - last <= limit:
             found.unsure.add(PACK)
             return
-        found.unhealthy[PACK] = pack_trouble(finished.trouble, self._proven_at or last, limit)
+        found.unhealthy[PACK] = pack_trouble(why, self._proven_at or last, limit)
 
     # --- deciding ------------------------------------------------------------------------------------------------------------
 

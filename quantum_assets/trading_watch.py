@@ -19,7 +19,7 @@ from quantum_assets.alert_catalogue import KINDS
 from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.display import clock_text, price_text
-from quantum_assets.freshness import EPOCH_MAX, SymbolSigns
+from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
 from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
 from quantum_assets.unusable import Guarded
@@ -333,9 +333,12 @@ class TradingWatch:
         """Report a crossed stop, or how it ended."""
         stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
         crossed = self.memory.crossed
-        if signs.held is False:
+        current = stop is not None and now - stop.at <= stop_age_sec
+        if signs.held is False and signs.clocks.get("position", NOTHING).epoch is not None:
             endings[alert] = "the position is closed"
-        elif stop is None or now - stop.at > stop_age_sec:
+        elif signs.held is False and not (current and symbol in before):
+            endings[alert] = "no position is tracked any more; whether it is closed is not known"
+        elif signs.held is False or stop is None or now - stop.at > stop_age_sec:
             unsure.add(alert)
             if symbol in before:
                 crossed[symbol] = before[symbol]

@@ -455,3 +455,36 @@ def test_a_cause_outlives_the_proofs_that_fail_a_little_longer(product):
     product.run(90)
     assert events(product.told) == [("raised", "symbol:S001"), ("cleared", "symbol:S001")]
     assert "missing since 12:03 UTC; no new stop" in product.told[-1].title
+
+
+@pytest.mark.parametrize("ahead", [86_400, 60])
+def test_a_pack_dated_ahead_of_the_clock_is_named(product, ahead):
+    """Dated a day ahead it silenced the alert for a day."""
+    product.dead |= {"pack"}
+    product.finished = product.now + ahead
+    (raised,) = product.run(10)
+    assert raised.alert == "proofs"
+    assert "ahead of the clock" in raised.title
+    product.finished = product.now
+    assert events(product.run(10)) == [("cleared", "proofs")]
+
+
+@pytest.mark.parametrize("pause", [0, 10, 30])
+@pytest.mark.parametrize("dead", [{"worker", "daemon", "loop"}, {"daemon"}, {"loop"}])
+def test_what_died_with_the_predecessor_is_given_a_minute(product, pause, dead):
+    """Stopping the stack and starting it half a minute later said that no cycle has ended; a kill, that the daemon is silent."""
+    product.now += pause
+    product.restart_watcher()
+    product.dead |= dead
+    assert product.run(45) == []
+    product.dead.clear()
+    assert [message for message in product.run(300) if message.severity == "page"] == []  # a late cycle is a warning
+
+
+def test_what_stays_dead_after_a_restart_is_told_after_the_minute(product):
+    """Grace is not blindness."""
+    product.dead |= {"daemon"}
+    product.now += 10
+    product.restart_watcher()
+    (raised,) = product.run(120)
+    assert raised.alert == "daemon"

@@ -354,9 +354,23 @@ def test_nothing_is_known_of_the_stop_of_an_old_proposal(desk):
     set_stop(desk)
     desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=True)
     assert desk.rest(60) == []
-    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=False)
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {"position": Sign(desk.now)}, held=False)
     (cleared,) = desk.poll()
     assert "the position is closed" in cleared.title
+
+
+def test_a_tracked_position_that_was_deleted_is_not_called_closed(desk):
+    """The position was open all the time: the tracker writes it anew with the next cycle."""
+    set_stop(desk)
+    crossed = desk.symbols["BTCUSDT"]
+    desk.symbols["BTCUSDT"] = replace(crossed, held=False)  # its hash is gone, the proposal still stands
+    assert desk.poll() == []
+    desk.symbols["BTCUSDT"] = crossed
+    assert desk.rest(60) == []
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=False)
+    (cleared,) = desk.poll()
+    assert "no position is tracked any more; whether it is closed is not known" in cleared.text
+    assert "the position is closed" not in cleared.text
 
 
 def test_an_unused_permit_is_a_notice_only_where_executors_mark_them(desk):
