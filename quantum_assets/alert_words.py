@@ -34,10 +34,28 @@ FAMILIES = {  # alerts of which several are one message, and how that one is cal
     CLOSE: "closing plans refused",
     PERMIT: "permits unused",
 }
+ENDED = {  # what is over, by kind
+    "redis": "silence of Redis",
+    "worker": "silence of the worker",
+    "daemon": "silence of the sensor daemon",
+    "loop": "time without a cycle",
+    "proof": "failing proof {name}",
+    "proofs": "time without proofs",
+    "stop_crossed": "{name} stop crossing",
+    "kill_switch": "kill switch",
+    "auto_disarm": "governor disarmed",
+    "disarmed": "governor disarmed",
+    "guard": "guard {name}",
+    "openings_blocked": "openings blocked",
+    "close_refused": "close of {name} refused",
+    "plan_backlog": "plans waiting",
+    "permit_unused": "unused permit of {name}",
+}
 OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
+ONE_CYCLE = "risk_proposal/one_cycle"
 OF_PROOF = "proof "  # first word of a cause that rests on a proof alone
 
 LIKELY = {
@@ -85,6 +103,8 @@ class Trouble:
         Machine-readable cause, where one is recorded: another code is another fault.
     notice
         Whether it is told as a notice only: a repeat of what was told as it is.
+    trading
+        What it means for trading, where the catalogue says too much.
     """
 
     alert: str
@@ -99,6 +119,7 @@ class Trouble:
     seen: str = ""
     code: str = ""
     notice: bool = False
+    trading: str = ""
 
     @property
     def family(self) -> str:
@@ -204,10 +225,12 @@ def message_of(
     names = [trouble.name for trouble in group]
     limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ") if limit))
     headline = line_of(first) if alone else _headline(group, universe)
-    lasted = f"over after {duration_text(now - since)}"
-    before = {"raised": "", "reminded": "still: ", "cleared": f"{lasted}{f' ({ended})' if ended else ''}: "}[event]
+    if event == "cleared":
+        headline = f"OVER: {_ended_subject(group)}, lasted {duration_text(now - since)}{f'; {ended}' if ended else ''}"
+    elif event == "reminded":
+        headline = f"still: {headline}"
     beside = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
-    lines = [printable(line_of(trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
+    lines = [printable(_told(event, trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
     if len(group) > NAMES_MAX:
         lines.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
     lines.append(f"Since: {moment_text(since)}")
@@ -223,7 +246,7 @@ def message_of(
         event=event,
         alert=first.alert if alone else FAMILIES[first.family],
         level="failure" if any(trouble.level == "failure" for trouble in group) else "warning",
-        title=one_line(printable(before + headline)),
+        title=one_line(printable(headline)),
         text="\n".join(lines),
         symbols=tuple(names) if first.family in OF_SYMBOLS else (),
         since=since,
@@ -261,6 +284,23 @@ def line_of(trouble: Trouble) -> str:
     return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP) else trouble.what
 
 
+def _told(event: Event, trouble: Trouble) -> str:
+    """Give the line of one trouble; of one that is over only what it was, not what followed from it while it lasted."""
+    return f"Was: {line_of(trouble).partition('; ')[0]}" if event == "cleared" else line_of(trouble)
+
+
+def _ended_subject(group: Sequence[Trouble]) -> str:
+    """Name what is over, without saying that it is so."""
+    first, names = group[0], _named([trouble.name for trouble in group])
+    if len(group) > 1:
+        causes = {trouble.cause for trouble in group}
+        cause = f" ({causes.pop()})" if first.family == SYMBOL and len(causes) == 1 else ""
+        return f"{len(group)} {FAMILIES[first.family]}{cause}: {names}"
+    if first.family == SYMBOL:
+        return f"{first.name} {first.cause or 'trouble'}"
+    return ENDED.get(first.kind, first.what.partition("; ")[0]).format(name=first.name)
+
+
 def _headline(group: Sequence[Trouble], universe: int) -> str:
     first, names = group[0], [trouble.name for trouble in group]
     if first.family != SYMBOL:
@@ -291,7 +331,7 @@ def _advice(group: Sequence[Trouble], names: Sequence[str], limits: str) -> list
     likely = "; ".join(dict.fromkeys(trouble.likely for trouble in group if trouble.likely))
     return [
         *([f"Limit: {limits}"] if limits else []),
-        *([f"For trading: {kind.trading}"] if kind else []),
+        *([f"For trading: {first.trading or kind.trading}"] if kind else []),
         *([printable(f"Likely: {likely}")] if likely else []),
         printable(f"Look: {look}"),
         *([f"Fix: {kind.fix}"] if kind else []),
@@ -448,6 +488,20 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
         worse: Level = "failure" if "failure" in (known.level, level) else "warning"
         return Trouble(**{**vars(known), "level": worse, "seen": "; ".join(filter(None, (known.seen, seen)))})
     symbol = alert[len(SYMBOL) :] if alert.startswith(SYMBOL) else ""
+    if proof.title == ONE_CYCLE and proof.severity == "WARN":  # a try that did not end in time: nothing was published by it
+        return Trouble(
+            alert=alert,
+            level=level,
+            what="A test cycle (`quantum once`) took too long; published numbers are unaffected",
+            since=proof.evaluated_at,
+            limit="20 s",
+            likely="the machine is busy",
+            look="quantum once",
+            kind="proof",
+            cause="a test cycle took too long",
+            seen=seen,
+            trading="none: the test cycle publishes nothing, and published numbers are unaffected",
+        )
     return Trouble(
         alert=alert,
         level=level,

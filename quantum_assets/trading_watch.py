@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -18,10 +19,10 @@ from typing import Any
 from quantum_assets.alert_catalogue import KINDS
 from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
-from quantum_assets.display import clock_text, price_text
+from quantum_assets.display import clock_text, duration_text, price_text
 from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
-from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
+from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
 from quantum_assets.unusable import Guarded
 
 KILL, DISARM, BLOCKED, BACKLOG = "kill_switch", "disarmed", "openings_blocked", "plan_backlog"
@@ -32,6 +33,7 @@ NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: t
 UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
 EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
+EQUITY_STALE_SEC = RiskGuardTheta().equity_stale_sec
 LIMIT_MAX = 1e15  # a larger limit is junk
 
 GUARD_WORDS = {
@@ -162,6 +164,8 @@ class Memory:
         Symbol to when its stop was first seen crossed, epoch s, and the entry price of that position.
     guards
         Live guard to when it expires, epoch s; 0 where it does not say.
+    bursts
+        The last plan that was one too many within five minutes, in words.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -173,6 +177,7 @@ class Memory:
     blocked_since: float = 0.0
     crossed: dict[str, tuple[float, float]] = field(default_factory=dict)
     guards: dict[str, float] = field(default_factory=dict)
+    bursts: dict[str, str] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -213,6 +218,9 @@ class TradingWatch:
         first = not self.memory.cursors  # history explains what is on, but is no news
         changes: list[Change] = []
         endings = dict.fromkeys((KILL, DISARM), "its key is gone, without a record of who and why")
+        for entry in signs.entries:  # first: the governor disarms itself before it records the plan
+            if entry.fields.get("event") == "BLOCK" and entry.fields.get("reason") == BURST:
+                self.memory.bursts = {entry.fields.get("plan_id", ""): _burst_text(entry.fields)}
         for entry in signs.entries:
             changes += self._guarded.call(f"event {entry.id}", [], self._fold, entry, signs)
         self.memory.cursors = dict(signs.cursors)
@@ -249,7 +257,9 @@ class TradingWatch:
             self.memory.kill = self.memory.kill or _who(entry)
             return [Change(KILL, _kill_trouble(self.memory.kill, entry.at))]
         if event == "AUTO_DISARM":
-            return [Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, itself=True))]
+            return [
+                Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, self.memory.bursts, itself=True))
+            ]
         if event == "ARMED":
             self.memory.kill = {}
             ended = f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}"
@@ -297,7 +307,7 @@ class TradingWatch:
 
     def _disarmed(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.disarmed:
-            troubles[DISARM] = _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
+            troubles[DISARM] = _disarm_trouble(signs.disarm, now, self.memory.bursts, itself=bool(signs.disarm))
 
     def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
         for guard, until in self.memory.guards.items():
@@ -427,11 +437,22 @@ def _kill_trouble(kill: Mapping[str, Any], now: float) -> Trouble:
     return _trouble(KILL, KILL, f"Kill switch set {who}; no openings for any symbol", kill.get("at", now))
 
 
-def _disarm_trouble(disarm: Mapping[str, str], now: float, *, itself: bool) -> Trouble:
+def _burst_text(fields: Mapping[str, str]) -> str:
+    """Say which plan was one too many: how many were permitted, of which symbol, and the limit."""
+    limit, used = _limits(fields).get("max_exec_per_5min"), _number(fields.get("permits_5min"))
+    if limit is None or used is None:
+        return f"too many plans of {fields.get('symbol', '?')} within 5 minutes"
+    return f"another plan of {fields.get('symbol', '?')} after {used:g} permits within 5 minutes, limit {limit:g}"
+
+
+def _disarm_trouble(disarm: Mapping[str, str], now: float, bursts: Mapping[str, str], *, itself: bool) -> Trouble:
     since = _epoch(disarm.get("at", "")) or now
     if not itself:
         return _trouble(DISARM, "disarmed", "Governor disarmed without a record of why; no openings for any symbol", since)
-    cause = disarm.get("cause", "?").replace(f"{BURST}:", "too many plans within 5 minutes,")
+    code, _, plan = disarm.get("cause", "?").partition(": plan ")
+    cause = disarm.get("cause", "?")
+    if code == BURST:
+        cause = f"{bursts.get(plan, 'too many plans within 5 minutes')} (plan {plan})"
     return _trouble(DISARM, "auto_disarm", f"Governor disarmed itself: {cause}; no openings for any symbol", since)
 
 
@@ -439,6 +460,13 @@ def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
     reason = said.get("reason", "").removeprefix(guard).strip()
     words, until = GUARD_WORDS.get(guard, f"Guard {guard} is active"), _epoch(said.get("expires_at", ""))
     ends = f" until {clock_text(until)}" if until and guard != EQUITY_STALE else ""
+    if guard == EQUITY_STALE and (age := re.fullmatch(r"age=(\d{1,9})s(?: > (\d{1,9})s)?", reason)) and until:
+        last = until - EQUITY_STALE_SEC - float(age[1])  # it is renewed for so long by each evaluation
+        words, reason = (
+            f"Equity is not written since {clock_text(last)}",
+            f"limit {duration_text(float(age[2]))}" if age[2] else "",
+        )
+        ends = " until it is written again"
     what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
     seen = f"set by {said['source']}" if said.get("source") else ""
     return _trouble(GUARD + guard, "guard", what, _epoch(said.get("activated_at", "")) or now, seen=seen)

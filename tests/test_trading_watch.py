@@ -425,8 +425,35 @@ def test_a_restart_of_the_watcher_doubles_and_forgets_nothing(desk):
     desk.restart()
     assert desk.rest(60) == []
     (cleared,) = end_kill(desk)
-    assert "by ada" in cleared.title
+    assert "by ada" in cleared.text
     assert heard(permit(desk)) == [("cleared", "close_refused:BTCUSDT")]
+
+
+def test_the_end_of_a_crossing_says_over_first_and_nothing_in_the_present(desk):
+    """The fault was repeated in the present tense, and cut in the middle of a word."""
+    set_stop(desk)
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {"position": Sign(desk.now)}, held=False)
+    (cleared,) = desk.poll()
+    assert cleared.title.startswith("OVER: BTCUSDT stop crossing, lasted ")
+    assert cleared.title.endswith(" s; the position is closed")
+    assert "still open" not in cleared.text
+
+
+def test_a_stale_equity_says_since_when_and_until_what(desk):
+    """Its end moved with each cycle, and its name stood twice."""
+    said = {"reason": "EQUITY_STALE age=458s > 300s", "expires_at": "2026-01-22T12:10:38+00:00"}
+    (raised,) = desk.poll(guards={"EQUITY_STALE": said})
+    since = "Equity is not written since 12:02 UTC (limit 5 min)"
+    assert raised.title == f"{since}; no openings for any symbol until it is written again (guard EQUITY_STALE)"
+
+
+def test_a_burst_is_told_with_its_symbol_its_count_and_its_limit(desk):
+    """Too many plans: of what, how many, and how many are allowed?"""
+    cause = "burst_limit_exceeded: plan p-3"
+    block = {**BLOCK, "plan_id": "p-3", "closing": 0, "reason": "burst_limit_exceeded", "permits_5min": 2}
+    (raised,) = desk.poll({"event": "AUTO_DISARM", "reason": cause}, block, disarmed=True, disarm={"cause": cause})
+    assert "another plan of BTCUSDT after 2 permits within 5 minutes, limit 2 (plan p-3)" in raised.title
+    assert "burst_limit_exceeded" not in raised.title
 
 
 # --- causes of symbols ---------------------------------------------------------------------------------------------------
