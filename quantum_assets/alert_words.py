@@ -6,6 +6,7 @@ is decided in ``quantum_assets.incidents``.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.reading import printable
-from quantum_assets.display import NO_CANDLES, cause_of, clock_text, duration_text, moment_text
+from quantum_assets.display import CAUSES, NO_CANDLES, cause_of, clock_text, duration_text, moment_text
 from quantum_assets.freshness import CANDLES, Condition, StoredProof, Vital
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Level = Literal["failure", "warning"]
 
 SYMBOL, PROOF = "symbol:", "proof:"
 STOP, GUARD, CLOSE, PERMIT = "stop_crossed:", "guard:", "close_refused:", "permit_unused:"
+EQUITY_GUARD = f"{GUARD}EQUITY_STALE"
 FAMILIES = {  # alerts of which several are one message, and how that one is called
     SYMBOL: "symbols",
     PROOF: "failing proofs",
@@ -32,10 +34,28 @@ FAMILIES = {  # alerts of which several are one message, and how that one is cal
     CLOSE: "closing plans refused",
     PERMIT: "permits unused",
 }
+ENDED = {  # what is over, by kind
+    "redis": "silence of Redis",
+    "worker": "silence of the worker",
+    "daemon": "silence of the sensor daemon",
+    "loop": "time without a cycle",
+    "proof": "failing proof {name}",
+    "proofs": "time without proofs",
+    "stop_crossed": "{name} stop crossing",
+    "kill_switch": "kill switch",
+    "auto_disarm": "governor disarmed",
+    "disarmed": "governor disarmed",
+    "guard": "guard {name}",
+    "openings_blocked": "openings blocked",
+    "close_refused": "close of {name} refused",
+    "plan_backlog": "plans waiting",
+    "permit_unused": "unused permit of {name}",
+}
 OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
+ONE_CYCLE = "risk_proposal/one_cycle"
 OF_PROOF = "proof "  # first word of a cause that rests on a proof alone
 
 LIKELY = {
@@ -48,6 +68,7 @@ LIKELY_CANDLES = "the program that writes the candles has stopped, or the exchan
 LIKELY_INPUT = "the program that writes this input has a fault, or somebody edited the key"
 LIKELY_PROOF = "a published value was edited, an input is wrong, or what was deployed computes something else"
 
+CONSEQUENT = ("market_state_missing", "market_state_stale")  # recorded causes that follow from others
 LINEAGE = ("market_state", "position", "risk_proposal", "harvest_proposal")  # whose failures are causes, in the order they arise
 
 
@@ -78,6 +99,12 @@ class Trouble:
         The cause alone: symbols with the same one are reported together.
     seen
         Values seen, as text.
+    code
+        Machine-readable cause, where one is recorded: another code is another fault.
+    notice
+        Whether it is told as a notice only: a repeat of what was told as it is.
+    trading
+        What it means for trading, where the catalogue says too much.
     """
 
     alert: str
@@ -90,6 +117,9 @@ class Trouble:
     kind: str = ""
     cause: str = ""
     seen: str = ""
+    code: str = ""
+    notice: bool = False
+    trading: str = ""
 
     @property
     def family(self) -> str:
@@ -143,6 +173,8 @@ class Message:
 
 def severity_of(trouble: Trouble, severities: Mapping[str, Severity]) -> Severity:
     """Tell how bad a trouble is; what rests on warnings only never pages."""
+    if trouble.notice:
+        return "info"
     kind = KINDS.get(trouble.kind)
     severity = severities.get(trouble.kind) or (kind.severity if kind else "page")
     return "warn" if trouble.level == "warning" and severity == "page" and trouble.kind in ("symbol", "proof") else severity
@@ -193,10 +225,12 @@ def message_of(
     names = [trouble.name for trouble in group]
     limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ") if limit))
     headline = line_of(first) if alone else _headline(group, universe)
-    lasted = f"over after {duration_text(now - since)}"
-    before = {"raised": "", "reminded": "still: ", "cleared": f"{lasted}{f' ({ended})' if ended else ''}: "}[event]
+    if event == "cleared":
+        headline = f"OVER: {_ended_subject(group)}, lasted {duration_text(now - since)}{f'; {ended}' if ended else ''}"
+    elif event == "reminded":
+        headline = f"still: {headline}"
     beside = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
-    lines = [printable(line_of(trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
+    lines = [printable(_told(event, trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
     if len(group) > NAMES_MAX:
         lines.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
     lines.append(f"Since: {moment_text(since)}")
@@ -212,7 +246,7 @@ def message_of(
         event=event,
         alert=first.alert if alone else FAMILIES[first.family],
         level="failure" if any(trouble.level == "failure" for trouble in group) else "warning",
-        title=one_line(printable(before + headline)),
+        title=one_line(printable(headline)),
         text="\n".join(lines),
         symbols=tuple(names) if first.family in OF_SYMBOLS else (),
         since=since,
@@ -250,6 +284,23 @@ def line_of(trouble: Trouble) -> str:
     return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP) else trouble.what
 
 
+def _told(event: Event, trouble: Trouble) -> str:
+    """Give the line of one trouble; of one that is over only what it was, not what followed from it while it lasted."""
+    return f"Was: {line_of(trouble).partition('; ')[0]}" if event == "cleared" else line_of(trouble)
+
+
+def _ended_subject(group: Sequence[Trouble]) -> str:
+    """Name what is over, without saying that it is so."""
+    first, names = group[0], _named([trouble.name for trouble in group])
+    if len(group) > 1:
+        causes = {trouble.cause for trouble in group}
+        cause = f" ({causes.pop()})" if first.family == SYMBOL and len(causes) == 1 else ""
+        return f"{len(group)} {FAMILIES[first.family]}{cause}: {names}"
+    if first.family == SYMBOL:
+        return f"{first.name} {first.cause or 'trouble'}"
+    return ENDED.get(first.kind, first.what.partition("; ")[0]).format(name=first.name)
+
+
 def _headline(group: Sequence[Trouble], universe: int) -> str:
     first, names = group[0], [trouble.name for trouble in group]
     if first.family != SYMBOL:
@@ -280,7 +331,7 @@ def _advice(group: Sequence[Trouble], names: Sequence[str], limits: str) -> list
     likely = "; ".join(dict.fromkeys(trouble.likely for trouble in group if trouble.likely))
     return [
         *([f"Limit: {limits}"] if limits else []),
-        *([f"For trading: {kind.trading}"] if kind else []),
+        *([f"For trading: {first.trading or kind.trading}"] if kind else []),
         *([printable(f"Likely: {likely}")] if likely else []),
         printable(f"Look: {look}"),
         *([f"Fix: {kind.fix}"] if kind else []),
@@ -357,11 +408,13 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
     """
     failure = next((failures[asset] for asset in LINEAGE if asset in failures), None)
     candles = next((vital for vital in vitals if vital.thing == CANDLES), None)
+    code = ""
     if failure is not None:
-        cause, since = cause_of(failure.why), failure.since
+        cause, since, code = cause_of(failure.why), failure.since, _code_of(failure.why)
         likely = LIKELY_CANDLES if cause == NO_CANDLES else LIKELY_INPUT
     else:
         cause, since = _cause_of_vitals(vitals), _since(vitals, now)
+        code = NO_CANDLES if cause == NO_CANDLES else ""
         likely = LIKELY[next((one for one in LIKELY if one in {vital.condition for vital in vitals}), Condition.STALE)]
     if candles is not None and candles.condition in (Condition.STALE, Condition.MISSING):
         likely, since = LIKELY_CANDLES, since if candles.age_sec is None else now - candles.age_sec
@@ -375,9 +428,21 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         likely=likely,
         look=f"quantum status --symbols {symbol}",
         kind="symbol",
-        cause=cause,
+        cause=CAUSES.get(code, cause),
         seen="; ".join(seen),
+        code=code,
     )
+
+
+def _code_of(why: str) -> str:
+    """Give the cause an asset recorded without its values; empty where it only follows from another."""
+    name = re.match(r"\w*", why)
+    code = name.group() if name else ""
+    if code in CONSEQUENT:
+        return ""
+    if CAUSES.get(code) == NO_CANDLES:
+        return NO_CANDLES
+    return f"{code}:{why.partition(': ')[2].partition('=')[0]}" if code == "position_invalid" else code
 
 
 def _cause_of_vitals(vitals: Sequence[Vital]) -> str:
@@ -423,6 +488,20 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
         worse: Level = "failure" if "failure" in (known.level, level) else "warning"
         return Trouble(**{**vars(known), "level": worse, "seen": "; ".join(filter(None, (known.seen, seen)))})
     symbol = alert[len(SYMBOL) :] if alert.startswith(SYMBOL) else ""
+    if proof.title == ONE_CYCLE and proof.severity == "WARN":  # a try that did not end in time: nothing was published by it
+        return Trouble(
+            alert=alert,
+            level=level,
+            what="A test cycle (`quantum once`) took too long; published numbers are unaffected",
+            since=proof.evaluated_at,
+            limit="20 s",
+            likely="the machine is busy",
+            look="quantum once",
+            kind="proof",
+            cause="a test cycle took too long",
+            seen=seen,
+            trading="none: the test cycle publishes nothing, and published numbers are unaffected",
+        )
     return Trouble(
         alert=alert,
         level=level,
@@ -437,15 +516,18 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
     )
 
 
-def pack_trouble(why: str, since: float, limit_sec: float) -> Trouble:
-    """Report that the proof pack does not run."""
+def pack_trouble(why: str, since: float, limit_sec: float, *, ahead: bool = False) -> Trouble:
+    """Report that the proof pack does not run, or that nobody can tell because its time is ahead of the clock."""
+    not_run = f"The proof pack has not run since {clock_text(since)}{f' ({why})' if why else ''}"
     return Trouble(
         alert="proofs",
         level="failure",
-        what=f"The proof pack has not run since {clock_text(since)}{f' ({why})' if why else ''}; nobody checks the numbers",
+        what=f"{f'Whether the proof pack runs is not known: {why}' if ahead else not_run}; nobody checks the numbers",
         since=since,
         limit=f"{limit_sec:g} s",
-        likely="its sensor is switched off, or its runs fail; Automation in the user interface shows which",
+        likely=LIKELY[Condition.AHEAD]
+        if ahead
+        else "its sensor is switched off, or its runs fail; Automation in the user interface shows which",
         look=KINDS["proofs"].look,
         kind="proofs",
     )

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.alert_words import (
+    EQUITY_GUARD,
     FAMILIES,
     NAMES_MAX,
     OF_PROOF,
     PROOF,
+    STOP,
     SYMBOL,
     Event,
     Level,
@@ -35,9 +37,10 @@ from quantum_assets.alert_words import (
     symbol_trouble,
 )
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.display import NO_CANDLES, clock_text
-from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, Vital
+from quantum_assets.display import NO_CANDLES, clock_text, moment_text
+from quantum_assets.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 from quantum_assets.trading_watch import BACKLOG, BLOCKED, NOTHING_DECIDED, Change, Decided
+from quantum_assets.unusable import Guarded
 
 if TYPE_CHECKING:
     from resources.settings import Settings
@@ -79,6 +82,8 @@ AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after
 PACK_INTERVALS = 3  # a proof pack that has not run for so many intervals has stopped
 SLEPT_SEC = 30.0  # between two evaluations: the watcher itself was stopped, and knows nothing of the time between
 FLAP_SEC = 600.0  # what is raised again so soon after it was cleared stays open until it was healthy for so long
+LASTING_SEC = 120.0  # a repeat that was only a notice and lasts for so long is a page after all
+QUIET = (STOP, EQUITY_GUARD)  # whose repeats within FLAP_SEC are a notice: prices and positions come and go all day
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,14 @@ class Incident:
         How long it must look healthy before it is cleared.
     routes
         Severities it was raised with.
+    told_as
+        Identity of the message it was raised with: its own, or that of several. Whoever keeps it open must hear of its end.
+    codes
+        Causes that were told while it is open; another one is news.
+    bad_since
+        Since when it is unhealthy without a break, epoch s.
+    times
+        How often it became unhealthy while it is open.
     """
 
     trouble: Trouble
@@ -105,6 +118,15 @@ class Incident:
     well_since: float | None = None
     hold_sec: float = 0.0
     routes: tuple[str, ...] = ()
+    told_as: str = ""
+    codes: tuple[str, ...] = ()
+    bad_since: float = 0.0
+    times: int = 1
+
+    @property
+    def identity(self) -> str:
+        """Identity it is known by to whoever was told."""
+        return self.told_as or self.trouble.alert  # a predecessor may not have noted it
 
 
 @dataclass(frozen=True)
@@ -181,10 +203,11 @@ class Ledger:
         self.active = {incident.trouble.alert: incident for incident in active}
         self.cleared = dict(cleared or {})
         self._universe = 0
+        self._guarded = Guarded()
         self._begin(started)
 
     def _begin(self, now: float) -> None:
-        self._observed = self._redis_answered = now
+        self._begun = self._observed = self._redis_answered = now
         self._trusted_from = now + GRACE_SEC  # verdicts made before say more about the start than about the numbers
         self._seen: set[Key] = set()
         self._waiting: dict[Key, float] = {}
@@ -200,7 +223,15 @@ class Ledger:
     def from_json(stored: Iterable[Mapping[str, Any]]) -> list[Incident]:
         """Read what :meth:`to_json` gave."""
         return [
-            Incident(**{**one, "trouble": Trouble(**one["trouble"]), "routes": tuple(one.get("routes", ()))}) for one in stored
+            Incident(
+                **{
+                    **one,
+                    "trouble": Trouble(**one["trouble"]),
+                    "routes": tuple(one.get("routes", ())),
+                    "codes": tuple(one.get("codes", ())),
+                }
+            )
+            for one in stored
         ]
 
     def observe(self, evaluation: Evaluation | None, now: float, decided: Decided = NOTHING_DECIDED) -> list[Message]:
@@ -221,10 +252,11 @@ class Ledger:
         if evaluation is None:
             return self._without_redis(now)
         self._redis_answered = now
-        self._universe = len({vital.symbol for vital in evaluation.vitals})
+        symbols = {vital.symbol for vital in evaluation.vitals}
+        self._universe = len(symbols)
         found = self._look(evaluation, decided, now)
         before = set(self.active)  # a cause that is cleared now has shaped what was found now
-        messages = self._apply(decided.changes, now) + self._settle_causes(found, now)
+        messages = self._let_go(symbols, now) + self._apply(decided.changes, now) + self._settle_causes(found, now)
         frozen = not (before | self.active.keys() | found.aging).isdisjoint(CAUSES)
         messages += self._settle_rest(found, decided, now, frozen=frozen)
         among = [
@@ -234,14 +266,25 @@ class Ledger:
 
     def standing(self, now: float) -> list[Message]:
         """Give what is not over, as it would be raised now, the worst first."""
-        troubles = [
-            incident.trouble
-            if incident.well_since is None or not incident.hold_sec
-            else replace(incident.trouble, what=f"healthy since {clock_text(incident.well_since)}: {incident.trouble.what}")
-            for incident in self.active.values()
-        ]
-        messages = self._messages("raised", troubles, now)
-        return sorted(messages, key=lambda message: SEVERITIES.index(message.severity))
+        wrong = [one for one in self.active.values() if one.well_since is None or one.trouble.alert in CAUSES]
+        messages = self._messages("raised", [incident.trouble for incident in wrong], now)
+        messages = sorted(messages, key=lambda message: SEVERITIES.index(message.severity))
+        return messages + [self._held(incident, now) for incident in self.active.values() if incident not in wrong]
+
+    def _held(self, incident: Incident, now: float) -> Message:
+        """Say of what is well again, and not closed yet, just that."""
+        well = incident.well_since or now
+        closes = f", closes {clock_text(well + incident.hold_sec)} if it stays so" if incident.hold_sec else ""
+        what = f"well since {clock_text(well)}{closes} (was: {_short(incident.trouble)})"
+        (message,) = self._messages("raised", [replace(incident.trouble, what=what, notice=True)], now)
+        return message
+
+    def _let_go(self, symbols: set[str], now: float) -> list[Message]:
+        """End what concerns symbols that are not watched any more."""
+        families = (SYMBOL, STOP)
+        gone = [one for one in self.active.values() if one.trouble.family in families and one.trouble.name not in symbols]
+        ended = "the symbol was removed from SYMBOLS"
+        return self._clear(gone, {one.trouble.alert: ended for one in gone}, now) if symbols else []
 
     # --- looking -------------------------------------------------------------------------------------------------------------
 
@@ -273,11 +316,13 @@ class Ledger:
                 unhealthy.setdefault(symbol, [])
             elif failures:
                 found.unsure.add(SYMBOL + symbol)
-        for symbol, vitals in unhealthy.items():
-            found.unhealthy[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
-        for symbol, vitals in near.items():
-            if symbol not in unhealthy:
-                found.near[SYMBOL + symbol] = symbol_trouble(symbol, vitals, evaluation.failures.get(symbol, {}), now)
+        for symbol, vitals in {**near, **unhealthy}.items():
+            alert, failures = SYMBOL + symbol, evaluation.failures.get(symbol, {})
+            trouble: Trouble | None = self._guarded.call(alert, None, symbol_trouble, symbol, vitals, failures, now)
+            if trouble is None:
+                found.unsure.add(alert)
+            else:
+                (found.unhealthy if symbol in unhealthy else found.near)[alert] = trouble
 
     def _is_unhealthy(self, vital: Vital, alert: str, found: _Findings, now: float) -> bool:
         """Tell whether a thing's time is up; note under its alert what else there is to know."""
@@ -285,8 +330,11 @@ class Ledger:
         if vital.condition is Condition.AGING:
             found.aging.add(alert)
         if vital.condition in WELL:
-            self._seen.add(key)
-            self._waiting.pop(key, None)
+            if vital.age_sec is None or now - vital.age_sec > self._begun:
+                self._seen.add(key)
+                self._waiting.pop(key, None)
+            else:  # left by a predecessor, which may have died with it: given the same grace as what was never seen
+                self._waiting.setdefault(key, now)
             return False
         due_since = self._waiting.setdefault(key, now)
         known = key in self._seen
@@ -316,24 +364,35 @@ class Ledger:
         symbols = {SYMBOL + vital.symbol for vital in evaluation.vitals}
         warned: dict[str, float] = {}
         for proof in evaluation.proofs:
-            own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
-            if proof.passed or own:
-                continue
-            if self._is_explained(proof.title, found):
-                found.unsure.add(PROOF + proof.title)
-                continue
-            failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
-            named = proof.per_symbol and failing and failing.keys() <= symbols
-            reported = failing if named else {PROOF + proof.title: proof_text(proof)}
-            first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
-            once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
-            for alert, what in reported.items():
-                if once or proof.evaluated_at < self._trusted_from:
-                    found.unsure.add(alert)
-                else:
-                    known = found.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
-                    found.unhealthy[alert] = proof_trouble(known, alert, proof, what)
+            self._guarded.call(f"proof {proof.title}", None, self._look_at_proof, proof, evaluation, symbols, warned, found, now)
         self._warned = warned
+
+    def _look_at_proof(
+        self,
+        proof: StoredProof,
+        evaluation: Evaluation,
+        symbols: set[str],
+        warned: dict[str, float],
+        found: _Findings,
+        now: float,
+    ) -> None:
+        own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
+        if proof.passed or own:
+            return
+        if self._is_explained(proof.title, found):
+            found.unsure.add(PROOF + proof.title)
+            return
+        failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
+        named = proof.per_symbol and failing and failing.keys() <= symbols
+        reported = failing if named else {PROOF + proof.title: proof_text(proof)}
+        first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
+        once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
+        for alert, what in reported.items():
+            if once or proof.evaluated_at < self._trusted_from:
+                found.unsure.add(alert)
+            else:
+                known = found.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
+                found.unhealthy[alert] = proof_trouble(known, alert, proof, what)
 
     def _is_explained(self, title: str, found: _Findings) -> bool:
         causes = EXPLAINED.get(title, ())
@@ -341,15 +400,23 @@ class Ledger:
 
     def _look_at_pack(self, finished: Sign, found: _Findings, now: float) -> None:
         limit = PACK_INTERVALS * self.policy.proof_interval_sec
+        why = finished.trouble
+        if finished.epoch is not None and finished.epoch - now > CLOCK_SKEW_SEC:  # it would look fresh for as long as that lasts
+            ahead = f"its last run is dated {moment_text(finished.epoch)}, ahead of the clock"
+            if now >= self._trusted_from:
+                found.unhealthy[PACK] = pack_trouble(ahead, self._proven_at or now, limit, ahead=True)
+            else:
+                found.unsure.add(PACK)
+            return
         if finished.epoch is not None:
             self._proven_at = finished.epoch
-            if -CLOCK_SKEW_SEC <= now - finished.epoch <= limit:
+            if now - finished.epoch <= limit:
                 return
         last = max(self._proven_at, self._trusted_from)
         if now - last <= limit:
             found.unsure.add(PACK)
             return
-        found.unhealthy[PACK] = pack_trouble(finished.trouble, self._proven_at or last, limit)
+        found.unhealthy[PACK] = pack_trouble(why, self._proven_at or last, limit)
 
     # --- deciding ------------------------------------------------------------------------------------------------------------
 
@@ -411,39 +478,51 @@ class Ledger:
         new = {
             alert: trouble
             for alert, trouble in found.unhealthy.items()
-            if alert not in CAUSES and (not frozen or _independent(trouble)) and self._is_news(trouble)
+            if alert not in CAUSES and (not frozen or _independent(trouble)) and self._is_news(trouble, now)
         }
         if any(trouble.family == SYMBOL for trouble in new.values()):
             candles = any(trouble.cause == NO_CANDLES for trouble in new.values())
             joining = {alert: trouble for alert, trouble in found.near.items() if candles or trouble.cause != NO_CANDLES}
             new |= {alert: trouble for alert, trouble in joining.items() if alert not in {*new, *self.active}}
+        unsure: set[str] = set()
         for alert, incident in list(self.active.items()):
             independent = _independent(incident.trouble)
             if alert in CAUSES or (frozen and not independent):
                 continue
             trouble = found.unhealthy.get(alert)
             unknown = alert in found.unsure or (not independent and self._proven_at and PACK in found.unsure)
+            held = incident.well_since is not None and incident.hold_sec > 0
             if trouble is not None:
-                self.active[alert] = replace(incident, trouble=_renewed(incident.trouble, trouble), well_since=None)
-            elif unknown:  # no verdicts: nothing is known to be healthy
-                self.active[alert] = replace(incident, well_since=None)
-            elif alert in decided.final:
-                self.active[alert] = replace(incident, well_since=now, hold_sec=0.0)
+                again = incident.well_since is not None
+                self.active[alert] = replace(
+                    incident,
+                    trouble=_renewed(incident.trouble, trouble),
+                    well_since=None,
+                    bad_since=now if again else incident.bad_since,
+                    times=incident.times + again,
+                )
+            elif unknown:  # no verdicts: nothing is known to be healthy; but what was quiet so long is not to begin anew
+                unsure.add(alert)
+                self.active[alert] = incident if held else replace(incident, well_since=None)
             elif incident.well_since is None:
                 self.active[alert] = replace(incident, well_since=now)
         over = [
             incident
-            for incident in self.active.values()
-            if (not frozen or _independent(incident.trouble)) and self._is_over(incident, now)
+            for alert, incident in self.active.items()
+            if alert not in unsure and (not frozen or _independent(incident.trouble)) and self._is_over(incident, now)
         ]
-        messages = self._raise(new.values(), now) + self._clear(over, decided.endings, now)
-        self.cleared = {alert: at for alert, at in self.cleared.items() if alert not in decided.final}
-        return messages
+        return self._raise(new.values(), now) + self._clear(over, decided.endings, now)
 
-    def _is_news(self, trouble: Trouble) -> bool:
-        """Tell whether it was not raised yet; a failure where only a warning was raised is news."""
+    def _is_news(self, trouble: Trouble, now: float) -> bool:
+        """Tell whether it was not told yet: new, a failure where a warning was told, another cause, or a notice that lasts."""
         incident = self.active.get(trouble.alert)
-        return incident is None or (trouble.level == "failure" and incident.trouble.level == "warning")
+        if incident is None or (trouble.level == "failure" and incident.trouble.level == "warning"):
+            return True
+        if incident.trouble.notice and incident.well_since is None and now - incident.bad_since >= LASTING_SEC:
+            return True
+        another = bool(trouble.code) and trouble.code not in incident.codes
+        may_follow = incident.well_since is not None or bool(incident.codes)  # else it is why the values are old
+        return another and may_follow and now - trouble.since >= self.policy.failing_sec
 
     def _is_over(self, incident: Incident, now: float) -> bool:
         """Tell whether to clear; symbols raised together are cleared together, unless one of them takes too long."""
@@ -457,23 +536,71 @@ class Ledger:
         return None not in group or now - min(since for since in group if since is not None) >= AFTERMATH_SEC
 
     def _raise(self, troubles: Iterable[Trouble], now: float) -> list[Message]:
-        raised = list(troubles)
-        self.cleared = {alert: at for alert, at in self.cleared.items() if now - at < FLAP_SEC}
-        for trouble in raised:
-            known = self.active.get(trouble.alert)
-            again = trouble.alert in self.cleared
-            hold = known.hold_sec if known else FLAP_SEC if again else 0.0
-            severity = severity_of(trouble, self.policy.severities)
-            routes = tuple(dict.fromkeys((*(known.routes if known else ()), severity)))
-            self.active[trouble.alert] = Incident(trouble, raised=now, told=now, hold_sec=hold, routes=routes)
-        return self._messages("raised", raised, now)
+        self.cleared = {fault: at for fault, at in self.cleared.items() if now - at < FLAP_SEC}
+        raised = []
+        for trouble in troubles:
+            again = self._was_cleared(trouble)
+            quiet = again and trouble.alert not in self.active and trouble.alert.startswith(QUIET)
+            raised.append(replace(trouble, notice=quiet))
+        merged: dict[str, str] = {}
+        for group in groups_of(raised):
+            told_as = group[0].alert if len(group) == 1 else FAMILIES[group[0].family]
+            for trouble in group:
+                known = self.active.get(trouble.alert)
+                if known is not None and known.identity != told_as:
+                    merged[known.identity] = told_as
+                hold = known.hold_sec if known else FLAP_SEC if self._was_cleared(trouble) else 0.0
+                severity = severity_of(trouble, self.policy.severities)
+                self.active[trouble.alert] = Incident(
+                    trouble,
+                    raised=now,
+                    told=now,
+                    hold_sec=hold,
+                    routes=tuple(dict.fromkeys((*(known.routes if known else ()), severity))),
+                    told_as=told_as,
+                    codes=tuple(dict.fromkeys((*(known.codes if known else ()), *([trouble.code] if trouble.code else ())))),
+                    bad_since=now,
+                    times=known.times if known else 1,
+                )
+        return self._messages("raised", raised, now) + self._merged(merged, now)
+
+    def _merged(self, merged: Mapping[str, str], now: float) -> list[Message]:
+        """End each identity under which nothing is open any more, because it goes on under another."""
+        messages = []
+        open_now = {incident.identity for incident in self.active.values()}
+        for before, after in merged.items():
+            if before not in open_now:
+                troubles = [one.trouble for one in self.active.values() if one.identity == after]
+                ended = dict.fromkeys((trouble.alert for trouble in troubles), f"goes on as {after}")
+                (message,) = self._messages("cleared", troubles, now, ended)
+                messages.append(replace(message, alert=before, title=f"{before}: not over, merged into {after}"))
+        return messages
+
+    def _was_cleared(self, trouble: Trouble) -> bool:
+        """Tell whether the same fault was cleared within FLAP_SEC; an old value alone may be any of the faults before."""
+        alone = trouble.alert in self.cleared
+        if trouble.code:
+            return alone or _fault(trouble) in self.cleared
+        return alone or any(fault.startswith(f"{trouble.alert} ") for fault in self.cleared)
 
     def _clear(self, incidents: Sequence[Incident], endings: Mapping[str, str], now: float) -> list[Message]:
-        messages = self._messages("cleared", [incident.trouble for incident in incidents], now, endings)
+        """End incidents; each identity ends with the last that is open under it, and until then says what is left."""
+        messages = []
+        over = {incident.trouble.alert for incident in incidents}
+        for identity in dict.fromkeys(incident.identity for incident in incidents):
+            ended = [incident for incident in incidents if incident.identity == identity]
+            left = [one.trouble for one in self.active.values() if one.identity == identity and one.trouble.alert not in over]
+            if left:
+                names = ", ".join(one.trouble.name or one.trouble.alert for one in ended[:NAMES_MAX])
+                told = self._messages("reminded", left, now)
+                messages += [replace(one, alert=identity, text=f"Over: {names}\n{one.text}") for one in told]
+            else:
+                said = {one.trouble.alert: _with_count(one, endings.get(one.trouble.alert, "")) for one in ended}
+                told = self._messages("cleared", [one.trouble for one in ended], now, said)
+                messages += [replace(one, alert=identity) for one in told]
         for incident in incidents:
-            kind = KINDS.get(incident.trouble.kind)
-            if kind is not None and kind.may_flap:
-                self.cleared[incident.trouble.alert] = now
+            if _may_flap(incident.trouble):
+                self.cleared[_fault(incident.trouble)] = now
             del self.active[incident.trouble.alert]
         return messages
 
@@ -514,9 +641,29 @@ def _independent(trouble: Trouble) -> bool:
     return kind is not None and kind.independent
 
 
+def _short(trouble: Trouble) -> str:
+    return trouble.cause if trouble.family in (SYMBOL, PROOF) and trouble.cause else trouble.kind.replace("_", " ")
+
+
+def _may_flap(trouble: Trouble) -> bool:
+    kind = KINDS.get(trouble.kind)
+    return (kind is not None and kind.may_flap) or trouble.alert.startswith(QUIET)
+
+
+def _fault(trouble: Trouble) -> str:
+    """Name one fault of one thing: hysteresis holds for the same thing with the same cause."""
+    return f"{trouble.alert} {trouble.code}" if trouble.code else trouble.alert
+
+
+def _with_count(incident: Incident, ended: str) -> str:
+    return f"{ended}; it came {incident.times} times".removeprefix("; ") if incident.times > 1 else ended
+
+
 def _renewed(before: Trouble, now: Trouble) -> Trouble:
     """Follow a trouble that lasts; proofs that fail a little longer than their cause lasted do not replace it."""
-    since = min(before.since, now.since)
+    another = bool(before.code and now.code and before.code != now.code)
+    now = replace(now, notice=before.notice)
+    since = now.since if another else min(before.since, now.since)
     if now.cause.startswith(OF_PROOF) and before.cause and not before.cause.startswith(OF_PROOF):
         return replace(before, since=since, level=now.level, seen=now.seen)
     return replace(now, since=since)

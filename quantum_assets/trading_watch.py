@@ -8,18 +8,22 @@ reported, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from quantum_assets.alert_catalogue import KINDS
 from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
-from quantum_assets.display import clock_text, price_text
-from quantum_assets.freshness import SymbolSigns
+from quantum_assets.display import clock_text, duration_text, price_text
+from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
-from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE
+from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
+from quantum_assets.unusable import Guarded
 
 KILL, DISARM, BLOCKED, BACKLOG = "kill_switch", "disarmed", "openings_blocked", "plan_backlog"
 PLAN_WAIT_SEC = 30.0  # a plan that has waited for longer is a backlog; they are decided within seconds otherwise
@@ -29,6 +33,8 @@ NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: t
 UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
 EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
+EQUITY_STALE_SEC = RiskGuardTheta().equity_stale_sec
+LIMIT_MAX = 1e15  # a larger limit is junk
 
 GUARD_WORDS = {
     EQUITY_STALE: "Equity is not renewed",
@@ -123,15 +129,12 @@ class Decided:
         Alerts of which nothing is known now.
     endings
         What ended an alert that is not in ``troubles`` any more, where that is known.
-    final
-        Alerts of ``endings`` that cannot come back: what follows is another fault.
     """
 
     changes: Sequence[Change] = ()
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
     endings: Mapping[str, str] = field(default_factory=dict)
-    final: frozenset[str] = frozenset()
 
 
 NOTHING_DECIDED = Decided()
@@ -161,6 +164,8 @@ class Memory:
         Symbol to when its stop was first seen crossed, epoch s, and the entry price of that position.
     guards
         Live guard to when it expires, epoch s; 0 where it does not say.
+    bursts
+        The last plan that was one too many within five minutes, in words.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -172,6 +177,7 @@ class Memory:
     blocked_since: float = 0.0
     crossed: dict[str, tuple[float, float]] = field(default_factory=dict)
     guards: dict[str, float] = field(default_factory=dict)
+    bursts: dict[str, str] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -185,6 +191,7 @@ class TradingWatch:
 
     def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
         self.memory = Memory(**(stored or {}))
+        self._guarded = Guarded()
 
     def to_json(self) -> dict[str, Any]:
         """Give the memory as plain values."""
@@ -211,19 +218,36 @@ class TradingWatch:
         first = not self.memory.cursors  # history explains what is on, but is no news
         changes: list[Change] = []
         endings = dict.fromkeys((KILL, DISARM), "its key is gone, without a record of who and why")
+        for entry in signs.entries:  # first: the governor disarms itself before it records the plan
+            if entry.fields.get("event") == "BLOCK" and entry.fields.get("reason") == BURST:
+                self.memory.bursts = {entry.fields.get("plan_id", ""): _burst_text(entry.fields)}
         for entry in signs.entries:
-            changes += self._fold(entry, signs)
+            changes += self._guarded.call(f"event {entry.id}", [], self._fold, entry, signs)
         self.memory.cursors = dict(signs.cursors)
-        troubles = dict(self._switches(signs, now))
-        troubles |= {GUARD + guard: _guard_trouble(guard, said, now) for guard, said in signs.guards.items()}
-        self._guard_endings(signs, now, endings)
-        unsure = self._openings(signs, troubles, now, patient=patient)
-        final = self._stops(symbols, now, stop_age_sec, troubles, unsure, endings)
-        self._refused(symbols, now, troubles, endings)
-        self._permits(signs, now, troubles, endings)
-        if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
-            troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
-        return Decided([] if first else changes, troubles, frozenset(unsure), endings, final)
+        troubles: dict[str, Trouble] = {}
+        unsure: set[str] = set()
+        symbols = list(symbols)
+
+        def part(alert: str, judge: Callable[..., None], *what: Any) -> None:
+            """Judge one thing; of one that cannot be judged nothing is known, so that its alert is not cleared."""
+            if not self._guarded.call(alert, None, _done, judge, *what):
+                unsure.add(alert)
+
+        part(KILL, self._kill_switch, signs, now, troubles)
+        part(DISARM, self._disarmed, signs, now, troubles)
+        for guard, said in signs.guards.items():
+            part(GUARD + guard, _guard, guard, said, now, troubles)
+        part(GUARD, self._guard_endings, signs, now, endings)
+        part(BLOCKED, partial(self._openings, patient=patient), signs, troubles, now, unsure)
+        before, self.memory.crossed = self.memory.crossed, {}
+        for one in symbols:
+            part(STOP + one.symbol, self._stop, one, before, now, stop_age_sec, troubles, unsure, endings)
+        flat = {one.symbol for one in symbols if one.held is False}
+        for symbol, refused in list(self.memory.refused.items()):
+            part(CLOSE + symbol, self._refusal, symbol, refused, flat, now, troubles, endings)
+        part(PERMIT, self._permits, signs, now, troubles, endings)
+        part(BACKLOG, _backlog, signs, now, troubles)
+        return Decided([] if first else changes, troubles, frozenset(unsure), endings)
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -233,7 +257,9 @@ class TradingWatch:
             self.memory.kill = self.memory.kill or _who(entry)
             return [Change(KILL, _kill_trouble(self.memory.kill, entry.at))]
         if event == "AUTO_DISARM":
-            return [Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, itself=True))]
+            return [
+                Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, self.memory.bursts, itself=True))
+            ]
         if event == "ARMED":
             self.memory.kill = {}
             ended = f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}"
@@ -273,13 +299,15 @@ class TradingWatch:
 
     # --- states ----------------------------------------------------------------------------------------------------------
 
-    def _switches(self, signs: TradingSigns, now: float) -> Iterable[tuple[str, Trouble]]:
+    def _kill_switch(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.killed:
-            yield KILL, _kill_trouble(self.memory.kill, now)
+            troubles[KILL] = _kill_trouble(self.memory.kill, now)
         else:
             self.memory.kill = {}
+
+    def _disarmed(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.disarmed:
-            yield DISARM, _disarm_trouble(signs.disarm, now, itself=bool(signs.disarm))
+            troubles[DISARM] = _disarm_trouble(signs.disarm, now, self.memory.bursts, itself=bool(signs.disarm))
 
     def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
         for guard, until in self.memory.guards.items():
@@ -287,67 +315,72 @@ class TradingWatch:
             endings[GUARD + guard] = "the equity is fresh again" if guard == EQUITY_STALE else early
         self.memory.guards = {guard: _epoch(said.get("expires_at", "")) for guard, said in signs.guards.items()}
 
-    def _openings(self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, *, patient: bool) -> set[str]:
+    def _openings(
+        self, signs: TradingSigns, troubles: dict[str, Trouble], now: float, unsure: set[str], *, patient: bool
+    ) -> None:
         """Report why openings are blocked altogether where neither a switch nor a guard says so."""
         why = "; ".join(filter(None, (signs.switch_trouble, signs.guard_trouble)))
         if not why:
             self.memory.blocked_since = 0.0
-            return set()
+            return
         self.memory.blocked_since = self.memory.blocked_since or now
-        if troubles:  # a switch or a guard is the cause that is reported
-            return {BLOCKED}
         patience = NO_GUARD_SEC if why.startswith("risk_guard_missing") else UNJUDGED_SEC
-        if patient and now - self.memory.blocked_since < patience:
-            return {BLOCKED}
-        troubles[BLOCKED] = _blocked_trouble(why, self.memory.blocked_since)
-        return set()
+        if troubles or (patient and now - self.memory.blocked_since < patience):  # a switch or a guard is the cause that is told
+            unsure.add(BLOCKED)
+        else:
+            troubles[BLOCKED] = _blocked_trouble(why, self.memory.blocked_since)
 
-    def _stops(
+    def _stop(
         self,
-        symbols: Iterable[SymbolSigns],
+        signs: SymbolSigns,
+        before: Mapping[str, tuple[float, float]],
         now: float,
         stop_age_sec: float,
         troubles: dict[str, Trouble],
         unsure: set[str],
         endings: dict[str, str],
-    ) -> frozenset[str]:
-        """Report crossed stops; give those whose position is closed, so that the next one is another fault."""
-        before, crossed, final = self.memory.crossed, {}, set()
-        for signs in symbols:
-            stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
-            if signs.held is False:
-                endings[alert] = "the position is closed"
-                final.add(alert)
-            elif stop is None or now - stop.at > stop_age_sec:
-                unsure.add(alert)
-                if symbol in before:
-                    crossed[symbol] = before[symbol]
-            elif stop.breached:
-                since, entry = before.get(symbol, (stop.at, stop.entry))
-                crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
-                troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
-            elif symbol in before and before[symbol][1] != stop.entry:
-                endings[alert] = "the position was closed, another is open"
-                final.add(alert)
-            else:
-                endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
-        self.memory.crossed = crossed
-        return frozenset(final)
+    ) -> None:
+        """Report a crossed stop, or how it ended."""
+        stop, alert, symbol = signs.stop, STOP + signs.symbol, signs.symbol
+        crossed = self.memory.crossed
+        current = stop is not None and now - stop.at <= stop_age_sec
+        if signs.held is False and signs.clocks.get("position", NOTHING).epoch is not None:
+            endings[alert] = "the position is closed"
+        elif signs.held is False and not (current and symbol in before):
+            endings[alert] = "no position is tracked any more; whether it is closed is not known"
+        elif signs.held is False or stop is None or now - stop.at > stop_age_sec:
+            unsure.add(alert)
+            if symbol in before:
+                crossed[symbol] = before[symbol]
+        elif stop.breached:
+            since, entry = before.get(symbol, (stop.at, stop.entry))
+            crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
+            troubles[alert] = _stop_trouble(signs, crossed[symbol][0])
+        elif symbol in before and before[symbol][1] != stop.entry:
+            endings[alert] = "the position was closed, another is open"
+        else:
+            endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
 
-    def _refused(self, symbols: Iterable[SymbolSigns], now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
-        flat = {one.symbol for one in symbols if one.held is False}
-        for symbol, refused in list(self.memory.refused.items()):
-            alert = CLOSE + symbol
-            if refused["until"] and now >= refused["until"]:
-                endings[alert] = "the limit has room again: the plan may be sent again"
-            elif symbol in flat and now - refused["last"] > PLAN_WAIT_SEC:  # a close of a flat symbol is refused, too
-                endings[alert] = "the position is closed"
-            elif now - refused["last"] > REFUSAL_SEC:
-                endings[alert] = "no closing plan was refused for an hour"
-            else:
-                troubles[alert] = _refused_trouble(symbol, refused)
-                continue
-            del self.memory.refused[symbol]
+    def _refusal(
+        self,
+        symbol: str,
+        refused: Mapping[str, Any],
+        flat: set[str],
+        now: float,
+        troubles: dict[str, Trouble],
+        endings: dict[str, str],
+    ) -> None:
+        alert = CLOSE + symbol
+        if refused["until"] and now >= refused["until"]:
+            endings[alert] = "the limit has room again: the plan may be sent again"
+        elif symbol in flat and now - refused["last"] > PLAN_WAIT_SEC:  # a close of a flat symbol is refused, too
+            endings[alert] = "the position is closed"
+        elif now - refused["last"] > REFUSAL_SEC:
+            endings[alert] = "no closing plan was refused for an hour"
+        else:
+            troubles[alert] = _refused_trouble(symbol, refused)
+            return
+        del self.memory.refused[symbol]
 
     def _permits(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble], endings: dict[str, str]) -> None:
         for plan_id, permit in list(self.memory.permits.items()):
@@ -371,6 +404,20 @@ class TradingWatch:
                 troubles[PERMIT + symbol] = _unused_trouble(symbol, unused)
 
 
+def _done(judge: Callable[..., None], *what: Any) -> bool | None:
+    judge(*what)
+    return True
+
+
+def _guard(guard: str, said: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
+    troubles[GUARD + guard] = _guard_trouble(guard, said, now)
+
+
+def _backlog(signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
+    if signs.waiting_since is not None and now - signs.waiting_since > PLAN_WAIT_SEC:
+        troubles[BACKLOG] = _backlog_trouble(signs.waiting, signs.waiting_since, now)
+
+
 # --- words -------------------------------------------------------------------------------------------------------------------
 
 
@@ -390,11 +437,22 @@ def _kill_trouble(kill: Mapping[str, Any], now: float) -> Trouble:
     return _trouble(KILL, KILL, f"Kill switch set {who}; no openings for any symbol", kill.get("at", now))
 
 
-def _disarm_trouble(disarm: Mapping[str, str], now: float, *, itself: bool) -> Trouble:
+def _burst_text(fields: Mapping[str, str]) -> str:
+    """Say which plan was one too many: how many were permitted, of which symbol, and the limit."""
+    limit, used = _limits(fields).get("max_exec_per_5min"), _number(fields.get("permits_5min"))
+    if limit is None or used is None:
+        return f"too many plans of {fields.get('symbol', '?')} within 5 minutes"
+    return f"another plan of {fields.get('symbol', '?')} after {used:g} permits within 5 minutes, limit {limit:g}"
+
+
+def _disarm_trouble(disarm: Mapping[str, str], now: float, bursts: Mapping[str, str], *, itself: bool) -> Trouble:
     since = _epoch(disarm.get("at", "")) or now
     if not itself:
         return _trouble(DISARM, "disarmed", "Governor disarmed without a record of why; no openings for any symbol", since)
-    cause = disarm.get("cause", "?").replace(f"{BURST}:", "too many plans within 5 minutes,")
+    code, _, plan = disarm.get("cause", "?").partition(": plan ")
+    cause = disarm.get("cause", "?")
+    if code == BURST:
+        cause = f"{bursts.get(plan, 'too many plans within 5 minutes')} (plan {plan})"
     return _trouble(DISARM, "auto_disarm", f"Governor disarmed itself: {cause}; no openings for any symbol", since)
 
 
@@ -402,6 +460,13 @@ def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
     reason = said.get("reason", "").removeprefix(guard).strip()
     words, until = GUARD_WORDS.get(guard, f"Guard {guard} is active"), _epoch(said.get("expires_at", ""))
     ends = f" until {clock_text(until)}" if until and guard != EQUITY_STALE else ""
+    if guard == EQUITY_STALE and (age := re.fullmatch(r"age=(\d{1,9})s(?: > (\d{1,9})s)?", reason)) and until:
+        last = until - EQUITY_STALE_SEC - float(age[1])  # it is renewed for so long by each evaluation
+        words, reason = (
+            f"Equity is not written since {clock_text(last)}",
+            f"limit {duration_text(float(age[2]))}" if age[2] else "",
+        )
+        ends = " until it is written again"
     what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
     seen = f"set by {said['source']}" if said.get("source") else ""
     return _trouble(GUARD + guard, "guard", what, _epoch(said.get("activated_at", "")) or now, seen=seen)
@@ -445,13 +510,9 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
     fields, reason, at = entry.fields, entry.fields.get("reason", ""), entry.at
     limits = _limits(fields)
     if reason == "hourly_limit_exceeded":
-        limit = int(limits.get("max_exec_per_hour", 0))
-        text = f"{fields.get('permits_hour', '?')} of {limit} permits this hour are used"
-        return text, f"{limit} permits in an hour", _room_at(granted, limit, HOUR_SEC)
+        return _count_refusal(fields.get("permits_hour"), limits.get("max_exec_per_hour"), "an hour", granted, HOUR_SEC)
     if reason == BURST:
-        limit = int(limits.get("max_exec_per_5min", 0))
-        text = f"{fields.get('permits_5min', '?')} of {limit} permits in 5 minutes are used"
-        return text, f"{limit} permits in 5 minutes", _room_at(granted, limit, BURST_SEC)
+        return _count_refusal(fields.get("permits_5min"), limits.get("max_exec_per_5min"), "5 minutes", granted, BURST_SEC)
     if reason == "daily_limit_exceeded":
         return _daily_refusal(fields, limits, at)
     if reason == "synthetic_data":
@@ -464,10 +525,22 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
     return reason.replace("_", " "), "", 0.0
 
 
-def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: float) -> tuple[str, str, float]:
+def _count_refusal(
+    used: str | None, limit: float | None, window: str, granted: Sequence[float], window_sec: float
+) -> tuple[str, str, float]:
+    if limit is None:
+        return f"the limit of permits in {window} is reached, its record does not say which", "", 0.0
+    during = "this hour" if window == "an hour" else f"in {window}"
+    limited = f"{limit:g} permits in {window}"
+    return f"{used or '?'} of {limit:g} permits {during} are used", limited, _room_at(granted, int(limit), window_sec)
+
+
+def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, float], at: float) -> tuple[str, str, float]:
     usd = fields.get("unit") == "usd"
-    limit = float(limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day", 0))
+    limit = limits.get("max_notional_per_day_usd" if usd else "max_qty_per_day")
     unit = "USD" if usd else "units"
+    if limit is None:
+        return "the limit of a day is reached, its record does not say which", "", 0.0
     amount, total = _number(fields.get("notional" if usd else "qty")), _number(fields.get("day_total"))
     limited = f"{price_text(limit)} {unit} a day"
     if amount is None or total is None:
@@ -476,12 +549,16 @@ def _daily_refusal(fields: Mapping[str, str], limits: Mapping[str, Any], at: flo
     return text, limited, 0.0 if amount > limit else (at // DAY_SEC + 1) * DAY_SEC
 
 
-def _limits(fields: Mapping[str, str]) -> Mapping[str, Any]:
+def _limits(fields: Mapping[str, str]) -> Mapping[str, float]:
+    """Read the limits of a decision; what is no number of a limit is left out."""
     try:
         limits = json.loads(fields.get("theta", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return limits if isinstance(limits, dict) else {}
+    if not isinstance(limits, dict):
+        return {}
+    numbers = {name: _number(str(value)) for name, value in limits.items() if isinstance(value, int | float)}
+    return {name: number for name, number in numbers.items() if number is not None and 0 <= number < LIMIT_MAX}
 
 
 def _room_at(granted: Sequence[float], limit: int, window_sec: float) -> float:
@@ -510,15 +587,18 @@ def _closes(fields: Mapping[str, str]) -> bool:
     return closing == "1" or (closing == "" and is_closing(fields.get("action", ""), reduce_only=False))
 
 
-def _epoch(moment: str) -> float:
+def _epoch(moment: object) -> float:
+    """Read a time; 0 where it is none."""
     try:
-        return datetime.fromisoformat(moment).timestamp()
-    except ValueError:
+        epoch = datetime.fromisoformat(str(moment)).timestamp()
+    except (ValueError, OverflowError, OSError):
         return 0.0
+    return epoch if 0 <= epoch < EPOCH_MAX else 0.0
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text) if text else math.nan
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from quantum_assets.display import epoch_or_none
 from resources.redis_store import RedisStore, flat, pairs
 
 REASON_CHARS_MAX = 500
@@ -124,11 +125,20 @@ def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, Failure]:
             failure = Failure(
                 symbol=name.decode(),
                 why=str(values["why"]),
-                since=float(values["since"]),
-                at=float(values["at"]),
+                since=_time(values["since"]),
+                at=_time(values["at"]),
                 cycle_id=str(values["cycle_id"]),
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
         failures[failure.symbol] = failure
     return failures
+
+
+def _time(value: object) -> float:
+    """Read a time of ours, epoch s: NaN and infinity are valid for Python's JSON, and no time."""
+    epoch = epoch_or_none(value)
+    if epoch is None:
+        msg = f"{value!r} is no time"
+        raise ValueError(msg)
+    return epoch

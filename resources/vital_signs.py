@@ -202,9 +202,18 @@ def _proofs(reply: Reply, now: float) -> tuple[list[StoredProof], Sign]:
     if run is None:
         return proofs, Sign()
     try:
-        return proofs, Sign(float(orjson.loads(run)["finished_at"]))
+        return proofs, Sign(_time(orjson.loads(run)["finished_at"]))
     except (ValueError, TypeError, KeyError) as error:
         return proofs, Sign(trouble=f"{PROOF_RUN.decode()}: {type(error).__name__}: {error}")
+
+
+def _time(value: object) -> float:
+    """Read a time, epoch s."""
+    epoch = number_or_none(value)
+    if epoch is None or not 0 <= epoch < EPOCH_MAX:
+        msg = f"{value!r} is no time"
+        raise ValueError(msg)
+    return epoch
 
 
 def _proof(title: str, text: bytes, now: float) -> StoredProof:
@@ -215,7 +224,7 @@ def _proof(title: str, text: bytes, now: float) -> StoredProof:
             title,
             passed=verdict["passed"] is True,
             severity="WARN" if verdict["severity"] == "WARN" else "ERROR",
-            evaluated_at=float(verdict["evaluated_at"]),
+            evaluated_at=_time(verdict["evaluated_at"]),
             failing={str(name): str(what) for name, what in verdict["failing"].items()},
             per_symbol=verdict["per_symbol"] is True,
             observed=str(verdict["observed"]),

@@ -398,7 +398,7 @@ def test_a_cleared_alert_says_how_long_it_lasted(product):
     product.run(125)
     product.dead.clear()
     product.run(200)
-    assert product.told[-1].title.startswith("over after 2 min ")
+    assert product.told[-1].title.startswith("OVER: silence of the worker, lasted 2 min ")
     assert "Over: 2026-01-22 12:" in product.told[-1].text
 
 
@@ -454,4 +454,50 @@ def test_a_cause_outlives_the_proofs_that_fail_a_little_longer(product):
     set_claims(product)
     product.run(90)
     assert events(product.told) == [("raised", "symbol:S001"), ("cleared", "symbol:S001")]
-    assert "missing since 12:03 UTC; no new stop" in product.told[-1].title
+    assert "missing since 12:03 UTC" in product.told[-1].text
+    assert "no new stop" not in product.told[-1].text  # it is over
+
+
+@pytest.mark.parametrize("ahead", [86_400, 60])
+def test_a_pack_dated_ahead_of_the_clock_is_named(product, ahead):
+    """Dated a day ahead it silenced the alert for a day."""
+    product.dead |= {"pack"}
+    product.finished = product.now + ahead
+    (raised,) = product.run(10)
+    assert raised.alert == "proofs"
+    assert "ahead of the clock" in raised.title
+    product.finished = product.now
+    assert events(product.run(10)) == [("cleared", "proofs")]
+
+
+@pytest.mark.parametrize("pause", [0, 10, 30])
+@pytest.mark.parametrize("dead", [{"worker", "daemon", "loop"}, {"daemon"}, {"loop"}])
+def test_what_died_with_the_predecessor_is_given_a_minute(product, pause, dead):
+    """Stopping the stack and starting it half a minute later said that no cycle has ended; a kill, that the daemon is silent."""
+    product.now += pause
+    product.restart_watcher()
+    product.dead |= dead
+    assert product.run(45) == []
+    product.dead.clear()
+    assert [message for message in product.run(300) if message.severity == "page"] == []  # a late cycle is a warning
+
+
+def test_what_stays_dead_after_a_restart_is_told_after_the_minute(product):
+    """Grace is not blindness."""
+    product.dead |= {"daemon"}
+    product.now += 10
+    product.restart_watcher()
+    (raised,) = product.run(120)
+    assert raised.alert == "daemon"
+
+
+def test_a_test_cycle_that_took_too_long_is_said_to_be_that(product):
+    """Exit code -1, and "a published value was edited", sent people looking for a forger."""
+    slow = {"once": "exit code -1: did not end within 20 s"}
+    set_claims(product, claim("risk_proposal/one_cycle", severity="WARN", per_symbol=False, **slow))
+    product.run(60)
+    set_claims(product, claim("risk_proposal/one_cycle", severity="WARN", per_symbol=False, **slow))
+    (raised,) = product.run(60)
+    assert raised.title == "A test cycle (`quantum once`) took too long; published numbers are unaffected"
+    assert "numbers may be wrong" not in raised.text
+    assert "edited" not in raised.text.partition("Fix:")[0]

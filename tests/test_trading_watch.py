@@ -312,18 +312,41 @@ def test_a_price_around_its_stop_flaps_at_most_once_in_ten_minutes(desk):
         ("cleared", "stop_crossed:BTCUSDT"),
         ("raised", "stop_crossed:BTCUSDT"),
     ]
-    assert desk.ledger.standing(desk.now)[0].title.startswith("BTCUSDT: healthy since 12:")
-    assert heard(desk.rest(600)) == [("cleared", "stop_crossed:BTCUSDT")]
+    assert [message.severity for message in desk.said] == ["page", "page", "info"]  # the end goes where the beginning went
+    (held,) = desk.ledger.standing(desk.now)
+    assert held.title.startswith("BTCUSDT: well since 12:")
+    assert held.title.endswith("if it stays so (was: stop crossed)")
+    (cleared,) = desk.rest(600)
+    assert (cleared.event, cleared.alert) == ("cleared", "stop_crossed:BTCUSDT")
+    assert "it came 19 times" in cleared.text
 
 
-def test_the_stop_of_another_position_is_another_fault(desk):
-    """A closed position's stop is not watched for flapping, and the next position's is raised at once."""
+def test_the_next_position_of_a_symbol_is_no_new_page_within_ten_minutes(desk):
+    """The position closes and another opens: each was a page."""
     for entry in (62_000.0, 63_000.0, 64_000.0):
         desk.cross(entry=entry)
-        assert heard(desk.poll()) == [("raised", "stop_crossed:BTCUSDT")]
-        desk.cross(entry=entry + 1, breached=False)
-        (cleared,) = desk.poll()
-        assert "the position was closed, another is open" in cleared.title
+        desk.poll()
+        desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=False)
+        desk.rest(30)
+    assert [(one.event, one.severity) for one in desk.said] == [("raised", "page"), ("cleared", "page"), ("raised", "info")]
+
+
+def test_a_repeated_crossing_that_lasts_is_a_page_after_all(desk):
+    """A notice must not hide a position that stays beyond its stop."""
+    set_stop(desk)
+    end_stop(desk)
+    assert [one.severity for one in set_stop(desk)] == ["info"]
+    assert [(one.event, one.severity) for one in desk.rest(200)] == [("raised", "page")]
+
+
+def test_an_equity_that_comes_and_goes_is_one_page(desk):
+    """Fresh and stale in turns every 16 s: eight pages in two minutes."""
+    for _ in range(10):
+        desk.poll(guards={"EQUITY_STALE": {"reason": "EQUITY_STALE age=458s"}})
+        desk.rest(15)
+        desk.poll(guards={})
+        desk.rest(15)
+    assert [(one.event, one.severity) for one in desk.said] == [("raised", "page"), ("cleared", "page"), ("raised", "info")]
 
 
 def test_nothing_is_known_of_the_stop_of_an_old_proposal(desk):
@@ -331,9 +354,23 @@ def test_nothing_is_known_of_the_stop_of_an_old_proposal(desk):
     set_stop(desk)
     desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=True)
     assert desk.rest(60) == []
-    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=False)
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {"position": Sign(desk.now)}, held=False)
     (cleared,) = desk.poll()
     assert "the position is closed" in cleared.title
+
+
+def test_a_tracked_position_that_was_deleted_is_not_called_closed(desk):
+    """The position was open all the time: the tracker writes it anew with the next cycle."""
+    set_stop(desk)
+    crossed = desk.symbols["BTCUSDT"]
+    desk.symbols["BTCUSDT"] = replace(crossed, held=False)  # its hash is gone, the proposal still stands
+    assert desk.poll() == []
+    desk.symbols["BTCUSDT"] = crossed
+    assert desk.rest(60) == []
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {}, held=False)
+    (cleared,) = desk.poll()
+    assert "no position is tracked any more; whether it is closed is not known" in cleared.text
+    assert "the position is closed" not in cleared.text
 
 
 def test_an_unused_permit_is_a_notice_only_where_executors_mark_them(desk):
@@ -388,8 +425,35 @@ def test_a_restart_of_the_watcher_doubles_and_forgets_nothing(desk):
     desk.restart()
     assert desk.rest(60) == []
     (cleared,) = end_kill(desk)
-    assert "by ada" in cleared.title
+    assert "by ada" in cleared.text
     assert heard(permit(desk)) == [("cleared", "close_refused:BTCUSDT")]
+
+
+def test_the_end_of_a_crossing_says_over_first_and_nothing_in_the_present(desk):
+    """The fault was repeated in the present tense, and cut in the middle of a word."""
+    set_stop(desk)
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {"position": Sign(desk.now)}, held=False)
+    (cleared,) = desk.poll()
+    assert cleared.title.startswith("OVER: BTCUSDT stop crossing, lasted ")
+    assert cleared.title.endswith(" s; the position is closed")
+    assert "still open" not in cleared.text
+
+
+def test_a_stale_equity_says_since_when_and_until_what(desk):
+    """Its end moved with each cycle, and its name stood twice."""
+    said = {"reason": "EQUITY_STALE age=458s > 300s", "expires_at": "2026-01-22T12:10:38+00:00"}
+    (raised,) = desk.poll(guards={"EQUITY_STALE": said})
+    since = "Equity is not written since 12:02 UTC (limit 5 min)"
+    assert raised.title == f"{since}; no openings for any symbol until it is written again (guard EQUITY_STALE)"
+
+
+def test_a_burst_is_told_with_its_symbol_its_count_and_its_limit(desk):
+    """Too many plans: of what, how many, and how many are allowed?"""
+    cause = "burst_limit_exceeded: plan p-3"
+    block = {**BLOCK, "plan_id": "p-3", "closing": 0, "reason": "burst_limit_exceeded", "permits_5min": 2}
+    (raised,) = desk.poll({"event": "AUTO_DISARM", "reason": cause}, block, disarmed=True, disarm={"cause": cause})
+    assert "another plan of BTCUSDT after 2 permits within 5 minutes, limit 2 (plan p-3)" in raised.title
+    assert "burst_limit_exceeded" not in raised.title
 
 
 # --- causes of symbols ---------------------------------------------------------------------------------------------------
@@ -453,3 +517,125 @@ def test_symbols_that_fail_for_one_reason_keep_it_and_others_are_named_beside():
         {"S0": {"market_state": candles}, "S1": {"market_state": candles}, "S2": {"position": entry}}, count=5
     )
     assert raised.title == "3 symbols: no candles (S0, S1); entry price of the position is not a number (S2)"
+
+
+class Failing:
+    """Symbols whose market states fail, as a test says, poll by poll."""
+
+    def __init__(self, count: int = 5) -> None:
+        self.now = START
+        self.names = [f"S{number}" for number in range(count)]
+        self.ledger = Ledger(Policy(), self.now)
+        self.failures: dict[str, Failure] = {}
+        self.silent: set[str] = set()
+
+    def fail(self, why: str, *names: str) -> None:
+        self.failures |= {name: Failure(name, why, self.now, self.now, "c") for name in names}
+
+    def run(self, seconds: int) -> list[Message]:
+        said: list[Message] = []
+        for _ in range(seconds // 5):
+            self.now += 5
+            recent = {name: {"market_state": replace(one, at=self.now)} for name, one in self.failures.items()}
+            symbols = [SymbolSigns(n, {"market_state": Sign(self.now), "governor_permit": Sign(self.now)}) for n in self.names]
+            beats = {part: Sign(self.now - 100 * (part in self.silent)) for part in ("worker", "daemon", "cycle")}
+            signs = VitalSigns(symbols, beats, (), Sign(self.now), recent)
+            said += self.ledger.observe(evaluate(signs, Limits(candles_due=False), self.now), self.now)
+        return said
+
+    def flap(self, why: str, *names: str) -> None:
+        """Raise, clear and raise again, so that the alert is held."""
+        for _ in range(2):
+            self.fail(why, *names)
+            self.run(70)
+            self.failures.clear()
+            self.run(10)
+
+
+@pytest.fixture
+def failing() -> Failing:
+    """Five symbols that have been well for a while."""
+    failing = Failing()
+    assert failing.run(120) == []
+    return failing
+
+
+def test_another_cause_during_a_hold_is_told_at_once_and_the_same_is_not(failing):
+    """A side of GARBAGE was not told, as the symbol had flapped for want of candles."""
+    failing.flap("too_few_candles (12 candles from candles:S1:1m)", "S1")
+    failing.fail("too_few_candles (13 candles from candles:S1:1m)", "S1")
+    assert failing.run(100) == []
+    failing.failures.clear()
+    failing.run(60)
+    failing.fail("position_invalid: side=GARBAGE", "S1")
+    (raised,) = failing.run(100)
+    assert (raised.event, raised.alert, raised.severity) == ("raised", "symbol:S1", "page")
+    assert raised.title.startswith("S1: side of the position is wrong (GARBAGE)")
+
+
+def test_another_cause_without_a_pause_is_told_too(failing):
+    """The first one had never ended."""
+    failing.fail("candles_missing", "S1")
+    failing.run(100)
+    failing.fail("position_invalid: side=GARBAGE", "S1")
+    (raised,) = failing.run(100)
+    assert raised.title.startswith("S1: side of the position is wrong (GARBAGE)")
+
+
+def test_the_quiet_minutes_of_one_incident_are_not_begun_anew_by_another(failing):
+    """The daemon was silent meanwhile, and the symbol stayed open for 17 minutes."""
+    failing.flap("too_few_candles", "S1")
+    failing.run(300)
+    failing.silent.add("daemon")
+    assert heard(failing.run(20)) == [("raised", "daemon")]
+    failing.silent.clear()
+    assert heard(failing.run(340)) == [("cleared", "daemon"), ("cleared", "symbol:S1")]
+
+
+def test_what_is_held_says_so_after_what_is_wrong(failing):
+    """Symbols that were well again were shown as failing, and hid those that did."""
+    failing.flap("too_few_candles", "S0", "S1")
+    failing.fail("candles_missing", "S2")
+    failing.run(70)
+    wrong, *held = failing.ledger.standing(failing.now)
+    assert wrong.title.startswith("S2: no candles")
+    assert [one.title.partition(" 12:")[0] for one in held] == ["S0: well since", "S1: well since"]
+    assert {one.severity for one in held} == {"info"}
+
+
+def test_a_symbol_that_is_not_watched_any_more_is_let_go(failing):
+    """Of five symbols six were listed."""
+    failing.fail("candles_missing", "S4")
+    failing.run(70)
+    failing.names.remove("S4")
+    failing.failures.clear()
+    (cleared,) = failing.run(5)
+    assert (cleared.event, cleared.alert) == ("cleared", "symbol:S4")
+    assert "removed from SYMBOLS" in cleared.text
+
+
+def test_one_cause_is_one_whatever_key_it_names(failing):
+    """The name of the key made four causes of one."""
+    for name in failing.names:
+        failing.fail(f"too_few_candles (12 candles from candles:{name}:1m)", name)
+    (raised,) = failing.run(70)
+    assert raised.title.startswith("All 5 symbols: too few candles since 12:")
+
+
+def test_each_identity_that_was_raised_gets_its_own_end(failing):
+    """A pager that keys on the identity kept ETHUSDT open for ever."""
+    open_now: set[str] = set()
+    failing.fail("candles_missing", "S0")
+    said = failing.run(100)
+    failing.fail("position_invalid: side=GARBAGE", "S0", "S1", "S2")
+    said += failing.run(100)
+    failing.failures = {"S2": failing.failures["S2"]}
+    said += failing.run(100)  # what is over of several does not end the rest
+    for one in said:
+        (open_now.add if one.event != "cleared" else open_now.discard)(one.alert)
+    assert open_now == {"symbols"}
+    assert ("cleared", "symbol:S0") in heard(said)
+    assert said[-1].title.startswith("still: S2: ")
+    assert "Over: S0, S1" in said[-1].text
+    failing.failures.clear()
+    assert heard(failing.run(100)) == [("cleared", "symbols")]

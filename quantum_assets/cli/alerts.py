@@ -90,8 +90,8 @@ def list_active(*, as_json: bool) -> None:
         from quantum_assets.display import moment_text
 
         for one in active:
-            severity = one.get("severity", "")
-            click.echo(printable(f"{severity:<4} {one['level']:<8} since {moment_text(one['since'])}  {one['title']}".lstrip()))
+            severity = one.get("severity") or one["level"]
+            click.echo(printable(f"{severity:<4}  since {moment_text(one['since'])}  {one['title']}"))
     if active is None or active:
         sys.exit(EXIT_FAILED)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -21,9 +21,10 @@ import click
 from quantum_assets.alert_words import severity_of
 from quantum_assets.cli import EXIT_FAILED
 from quantum_assets.cli.answers import JSON, Answers
-from quantum_assets.freshness import Condition, Evaluation, Limits, Vital, evaluate
+from quantum_assets.freshness import Condition, Evaluation, Limits, SymbolSigns, Vital, VitalSigns, evaluate
 from quantum_assets.incidents import NAMES_MAX, Ledger, Message, Policy, messages_of, wrong_now
 from quantum_assets.trading_watch import NOTHING_DECIDED, Decided, TradingWatch
+from quantum_assets.unusable import Guarded
 from resources.alert_sinks import Outbox, from_json, sinks, to_json
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
@@ -96,6 +97,7 @@ class Watcher:
         self.reader, self.trading_reader = VitalSignsReader(store), TradingSignsReader(store)
         self.limits = Limits.of(store.settings)
         self.state_file = store.settings.quantum_home / STATE_FILE
+        self._guarded = Guarded(RedisUnavailableError)
         self._unsaved = ""  # why the last state could not be written
         stored = _stored(self.state_file)
         policy, active = Policy.of(store.settings), Ledger.from_json(stored["active"])
@@ -118,7 +120,7 @@ class Watcher:
             outbox.start()
         due = time.monotonic()
         while not stop.is_set():
-            self.round()
+            self._guarded.call("what this round has read", None, self.round)  # the next one tries again; healthz tells
             due = max(due + EVERY_SEC, time.monotonic())
             while not stop.wait(min(LOOK_SEC, max(due - time.monotonic(), 0))) and time.monotonic() < due:
                 if self._something_new():
@@ -164,16 +166,28 @@ class Watcher:
         return changed
 
     def _poll(self, now: float) -> tuple[Evaluation | None, Decided]:
+        """Read and judge; what cannot be used of one half leaves the other half as it is."""
         try:
-            signs = self.reader.read()
-            memory = self.trading.memory
-            permits = {plan_id: str(permit["symbol"]) for plan_id, permit in memory.permits.items()}
-            trading = self.trading_reader.read(memory.cursors, refused=memory.refused, permits=permits)
+            signs = self._guarded.call("what freshness is judged by", None, self._vital_signs)
+            symbols = signs.symbols if signs else ()
+            decided = self._guarded.call("what was decided", None, self._decided, symbols, now)
         except RedisUnavailableError as error:
             log.debug("%s", error)
             return None, NOTHING_DECIDED
-        decided = self.trading.observe(trading, signs.symbols, now, stop_age_sec=self.limits.proposal_sec)
+        if decided is None:  # nothing is known of it, so that nothing of it is over
+            decided = Decided(unsure=frozenset(self.ledger.active))
+        if signs is None:
+            return Evaluation((), ()), replace(decided, unsure=decided.unsure | self.ledger.active.keys())
         return evaluate(signs, self.limits, now), decided
+
+    def _vital_signs(self) -> VitalSigns | None:
+        return self.reader.read()
+
+    def _decided(self, symbols: Sequence[SymbolSigns], now: float) -> Decided | None:
+        memory = self.trading.memory
+        permits = {plan_id: str(permit["symbol"]) for plan_id, permit in memory.permits.items()}
+        trading = self.trading_reader.read(memory.cursors, refused=memory.refused, permits=permits)
+        return self.trading.observe(trading, symbols, now, stop_age_sec=self.limits.proposal_sec)
 
     def _state(self) -> dict[str, Any]:
         """Give what a successor must know of what was raised and read."""
