@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.reading import State
 from quantum_assets.kernels.columns import Floats, Market, Position
 
 WITHOUT_RESULT = pl.Schema({"symbol": pl.String, "state": pl.String, "why": pl.String})
 LIVENESS = ("candles", "replay", "example", "synthetic")  # most live first; a result is as live as its least live input
+EXAMPLE = "example"  # what is computed from data that nobody knows to be live is called
 
 
 def sort_out(position: pl.DataFrame, market_state: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -98,7 +100,7 @@ def least_live(first: pl.Series, second: pl.Series) -> pl.Series:
 
 
 def _liveness(source: str) -> int:
-    return LIVENESS.index(source) if source in LIVENESS else 0
+    return LIVENESS.index(source if source in LIVENESS else LIVENESS[0] if is_live(source) else EXAMPLE)
 
 
 def nan_for_none(series: pl.Series) -> Floats:

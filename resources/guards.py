@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from quantum_assets.contracts.reading import LABEL_CHARS_MAX
+from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD
 from quantum_assets.freshness import EPOCH_MAX
@@ -133,11 +133,14 @@ class GuardReading:
         could not judge the account. Empty when they can.
     said
         What each of them says of itself (guard_type, reason, activated_at, expires_at); empty for one that has no such text.
+    account
+        What the writer of the account says of itself, when last evaluated; empty when it says nothing.
     """
 
     live: tuple[str, ...]
     trouble: str = ""
     said: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    account: str = ""
 
 
 def read_guards(store: RedisStore) -> GuardReading:
@@ -153,26 +156,26 @@ def read_guards(store: RedisStore) -> GuardReading:
     *guards, reply = store.run("reading guards", [*(("GET", name) for name in names), ("HGETALL", state)])
     found = dict(zip(GUARDS, guards, strict=True))
     broken = [f"guard_unreadable: {name}: {one}" for name, one in zip(names, guards, strict=True) if isinstance(one, Exception)]
-    triggered, trouble = _last_state(store, state, reply)
+    triggered, trouble, account = _last_state(store, state, reply)
     live = tuple(guard for guard in GUARDS if found[guard] is not None or guard in triggered)
     told = "; ".join([*broken, *filter(None, [trouble])])
-    return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live})
+    return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live}, account)
 
 
-def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str]:
-    """Read the guards whose condition held when last evaluated, and why that evaluation cannot be relied on.
+def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str, str]:
+    """Read the guards whose condition held when last evaluated, why that evaluation cannot be relied on, and the account's label.
 
     A guard may lapse before the next evaluation finds that its condition still holds: it stands until then.
     """
     if isinstance(reply, Exception):
-        return (), f"risk_guard_unreadable: {key}: {reply}"
+        return (), f"risk_guard_unreadable: {key}: {reply}", ""
     if not reply:
-        return (), f"risk_guard_missing: {key}"
+        return (), f"risk_guard_missing: {key}", ""
     try:
         row = RISK_GUARD.decode(pairs(reply))
     except ContractError as error:
-        return (), f"risk_guard_unreadable: {key}: {error}"
-    return row["triggered"], _state_trouble(store, row)
+        return (), f"risk_guard_unreadable: {key}: {error}", ""
+    return row["triggered"], _state_trouble(store, row), row["equity_source"]
 
 
 def _state_trouble(store: RedisStore, row: Mapping[str, Any]) -> str:
@@ -219,11 +222,11 @@ def read_account(store: RedisStore) -> AccountReading:
     )
     seen = {
         EQUITY: f"{names[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
-        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak')}",
+        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak', *(('equity',) if 'peak' in worth else ()))}",
         DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
         CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
-    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, worth.get("source", "")[:LABEL_CHARS_MAX])
+    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, label_of(worth.get("source", "")))
 
 
 def utc_date(now: datetime) -> str:

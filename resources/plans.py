@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
 from quantum_assets.kernels.governor import BURST, COUNTED, ERROR, GATE_OF, KILLED, SWITCHES, GovernorTheta, is_closing
@@ -518,5 +519,5 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         qty=numbers.get("qty") or numbers.get("close_qty"),
         price=numbers.get("price") or None,
         invalid=invalid,
-        source=fields.get("source", "")[:32].lower(),
+        source=label_of(fields.get("source", "")),
     )

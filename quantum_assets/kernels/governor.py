@@ -16,7 +16,6 @@ CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_2
 CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
 ERROR, KILLED, DISARMED, GUARDED = "evaluation_error", "kill_switch_active", "disarmed", "risk_guard_"  # reasons others act on
 BURST = "burst_limit_exceeded"
-NON_LIVE = ("replay", "synthetic", "example")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Evidence:
     flat: Bools  # a source says that there is no position: no harvest proposal is due
     position_unknown: Bools  # no source shows the symbol
     unknown_symbol: Bools  # the symbol is none of SYMBOLS
-    non_live: Bools  # any input is labelled replay, example or synthetic
+    non_live: Bools  # a label of any input, or (for openings) of the account, is none of those known to be live
     kill_score: Floats  # larger of the plan's and (of an open position) the harvest proposal's, NaN where neither has one
     permits_hour: Floats  # permits of the symbol in the last 3600 s
     permits_5min: Floats  # permits of the symbol in the last 300 s

@@ -118,6 +118,7 @@ UNUSABLE = [
     ("peak", lambda store: store.client.hdel("quantum:equity:current", "peak")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "0")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "inf")),
+    ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "9989")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "much")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "profit", "1")),
     ("daily_pnl", lambda store: store.client.set("quantum:risk:daily_pnl:2026-01-22", "-100")),
@@ -136,6 +137,13 @@ def test_an_input_that_cannot_be_used_is_an_error_by_name_and_brings_no_guard_to
     assert (row["status"], row["errors"], row["guards"], row[name]) == ("error", [name], [], None)
     assert read_guards(store).live == ()
     assert read_guards(store).trouble.startswith(f"risk_guard_error: {name} cannot be used: quantum:")
+
+
+def test_a_peak_just_below_the_equity_is_rounding(store) -> None:
+    """Its writers do not write both at once; the row says what was read."""
+    write_equity(store, equity=10_000.0, peak=9_991.0)
+    row = evaluate(store)
+    assert (row["status"], row["peak"], row["drawdown"]) == ("ok", 9_991.0, 0.0)
 
 
 def test_an_equity_hash_of_another_type_is_an_error_and_not_a_missing_one(store) -> None:
