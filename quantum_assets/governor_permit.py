@@ -28,6 +28,7 @@ from quantum_assets.kernels.governor import (
     GATE_OF,
     Evidence,
     decide,
+    gate_reason,
     is_closing,
 )
 from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
@@ -289,7 +290,7 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
                 "last_decision": "PERMIT" if newest.granted else "BLOCK",
                 "last_reason": newest.reason,
                 "last_decision_epoch": now,
-                "last_gate": str(GATE_OF.get(newest.reason, "")),
+                "last_gate": str(GATE_OF.get(gate_reason(newest.reason), "")),
                 "last_evidence": json.dumps({**newest.facts, **newest.counts}, separators=(",", ":")),
             }
         rows.append(row)

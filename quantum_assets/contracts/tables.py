@@ -88,6 +88,7 @@ class Keys:
             "trade_intent_pending": "quantum:trade_intent:pending:{intent_id}",
             "governor_state": "quantum:governor:state:{symbol}",
             "risk_guard": "quantum:risk:guard:state",
+            "guards_found": "quantum:risk:guard:found",
             "guard_active": "quantum:risk:guard_active:{guard}",
             "permit": "quantum:permit:{plan_id}",
             "block": "quantum:governor:block:{plan_id}",

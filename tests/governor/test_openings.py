@@ -5,8 +5,8 @@ import pytest
 from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
 from quantum_assets.kernels.risk_guard import assess
-from resources.decisions import decided_again
-from resources.guards import enforce, guard_state, read_account
+from resources.decisions import decided_again, gates_judged
+from resources.guards import enforce, guard_state, look_for_more, read_account
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.governor.desk import Desk
@@ -186,3 +186,22 @@ def test_the_accounts_label_counts_for_openings_alone(desk: Desk, label: str, re
     assert desk.outcome("c") == ""
     (opened, closed) = desk.events()
     assert (opened["sources"] == closed["sources"]) == (label_of(label) in ("", "redis_hash"))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_guard_nobody_knows_blocks_openings_by_its_name(store: RedisStore, declared: bool) -> None:  # noqa: FBT001
+    """It stood there, readable, and openings were permitted."""
+    extra = {"risk_guards_extra": "MANUAL_HALT"} if declared else {}
+    desk = Desk(RedisStore(load_settings(**{**store.settings.model_dump(exclude_unset=True), **extra}), store.clock))
+    desk.put(MARKET_STATE, SYMBOL)
+    desk.guard()
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
+    if not declared:
+        look_for_more(desk.store)
+    assert asked(desk) == "risk_guard_MANUAL_HALT"
+    assert (desk.events()[-1]["gate"], desk.events()[-1]["risk_guard"]) == ("3", "MANUAL_HALT")
+    assert gates_judged(desk.events()[-1])[-1] == (3, "risk_guard_MANUAL_HALT", "SHUT")
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""
