@@ -154,8 +154,8 @@ EQUITY = Input(
 DAILY_PNL = Input(
     ("daily_pnl",),
     "hash; the key ends in the UTC date",
-    "Profit of the day. No hash: no trade yet, unless DAILY_PNL_REQUIRED. A hash without its field, or under a name that is neither "
-    "today's nor of the last 7 days: openings are blocked. Give it a lifetime of at most a week.",
+    "Profit of the day. No hash: no trade yet, unless DAILY_PNL_REQUIRED. A hash without its field, or under a name that is "
+    "neither today's nor of the last 7 days: openings are blocked. Give it a lifetime of at most a week.",
     (InputField(("pnl",), "-120.5", "USD, negative for a loss", required=True),),
 )
 
