@@ -11,6 +11,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
@@ -25,9 +26,9 @@ from quantum_assets.kernels.governor import (
     BEFORE_COUNTING,
     ERROR,
     GATE_OF,
-    NON_LIVE,
     Evidence,
     decide,
+    gate_reason,
     is_closing,
 )
 from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
@@ -203,23 +204,29 @@ class Found:
 
 @dataclass(frozen=True)
 class Shut:
-    """What shuts all openings at once, and why any of it cannot be known (empty when all of it could be read)."""
+    """What shuts all openings at once, why any of it cannot be known (empty when all of it could be read), and whose account."""
 
     killed: bool
     disarmed: bool
     guard: str
     trouble: str
+    account: str
+
+    def labels(self, *, closing: bool) -> set[str]:
+        """Give what the writer of the account says of itself: openings rest on its guards, closings do not."""
+        return {self.account} if self.account and not closing else set()
 
 
 def _shut(store: RedisStore) -> Shut:
     switches, guards = read_switches(store), read_guards(store)
     trouble = "; ".join(filter(None, (switches.trouble, guards.trouble)))
-    return Shut(switches.killed, switches.disarmed, next(iter(guards.live), ""), trouble)
+    return Shut(switches.killed, switches.disarmed, next(iter(guards.live), ""), trouble, guards.account)
 
 
 def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) -> dict[str, str]:
     """Say what one plan was judged by, so that the record alone tells why; counts are added by whoever counts."""
-    rows = found.needed(closing=bool(evidence.closing[row]))
+    closing = bool(evidence.closing[row])
+    rows = found.needed(closing=closing)
     cycles = {f"{asset}_cycle_id": str(one.value["cycle_id"]) for asset, one in rows.items() if one.value is not None}
     readings: list[Reading[Any]] = [*rows.values(), found.snapshot]
     unread = [one.reason for one in readings if one.state is State.FAILED]
@@ -227,7 +234,7 @@ def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) 
         **{name: str(int(getattr(evidence, name)[row])) for name in FLAGS},
         **{name: _number(getattr(evidence, name)[row]) for name in JUDGED},
         "risk_guard": str(evidence.risk_guard[row]),
-        "sources": ",".join(sorted(found.labels(closing=bool(evidence.closing[row])))),
+        "sources": ",".join(sorted(found.labels(closing=closing) | shut.labels(closing=closing))),
         "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",
         "theta": limits,
         **cycles,
@@ -283,7 +290,7 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
                 "last_decision": "PERMIT" if newest.granted else "BLOCK",
                 "last_reason": newest.reason,
                 "last_decision_epoch": now,
-                "last_gate": str(GATE_OF.get(newest.reason, "")),
+                "last_gate": str(GATE_OF.get(gate_reason(newest.reason), "")),
                 "last_evidence": json.dumps({**newest.facts, **newest.counts}, separators=(",", ":")),
             }
         rows.append(row)
@@ -341,7 +348,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [
-                bool(one.labels(closing=closes) & set(NON_LIVE)) or plan.source in NON_LIVE
+                not all(map(is_live, (plan.source, *one.labels(closing=closes), *shut.labels(closing=closes))))
                 for plan, (one, closes) in zip(plans, both, strict=True)
             ],
             dtype=bool,

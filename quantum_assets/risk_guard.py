@@ -13,7 +13,7 @@ from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.kernels.risk_guard import RiskGuardTheta, assess
 from quantum_assets.symbols import OWNERS
 from resources.calc_only import require_calc_only
-from resources.guards import enforce, guard_state, read_account
+from resources.guards import enforce, guard_state, look_for_more, read_account
 from resources.io_manager import cycle_id_of
 from resources.redis_store import RedisStore
 
@@ -38,5 +38,5 @@ def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[Red
     enforced = enforce(governor, assessment, cycle_id=cycle_id_of(context.run))
     for one in enforced.announced:
         context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")
-    row = guard_state(account, assessment, enforced)
+    row = guard_state(account, assessment, enforced, look_for_more(governor))
     return RISK_GUARD.frame([{**row, "state": str(State.PRESENT), "why": ""}])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
-from quantum_assets.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide
+from quantum_assets.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide, gate_reason
 from resources.foreign import number_or_none
 from resources.guards import utc_date
 from resources.plans import BURST_SEC, HOUR_SEC, LIMITS, USD, parse_plan
@@ -177,11 +177,12 @@ def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
     for gate in GATES if "theta" in event else ():  # a plan that could not be read met none of them
         if event.get("closing") == "1" and not gate.shuts_closings:
             state = "not asked of a closing plan"
-        elif gate.reason == event.get("reason"):
+        elif gate.reason == gate_reason(event.get("reason", "")):
             state = "SHUT"
         else:
             state = "open"
-        told.append((gate.number, gate.reason, state))
+        reason = event.get("reason", "") if state == "SHUT" else gate.reason
+        told.append((gate.number, f"{reason}*" if reason == GUARDED else reason, state))
         if state == "SHUT":
             break
     return told

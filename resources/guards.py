@@ -7,14 +7,15 @@ the governor and the commands read guards through :func:`read_guards`, also when
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from quantum_assets.contracts.reading import LABEL_CHARS_MAX
+from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD
 from quantum_assets.freshness import EPOCH_MAX
@@ -40,6 +41,11 @@ CLOCK = "last_update_ts"
 USD_MAX = 1e15  # a larger account is a fault, and what is computed from it must stay finite
 EVENTS = "events"  # the stream of risk events, where it is named as unusable
 ACTIVATED, FLATTEN_REQUESTED = "RISK_GUARD_ACTIVATED", "EMERGENCY_FLATTEN_REQUESTED"
+SEARCH, DAILY_PNL_NAMES = "search", "daily_pnl_names"  # what is unusable when keys cannot be searched, or have names nobody reads
+SCAN_COUNT = 1000  # places of the server's table of keys looked at in one command, below 1 ms
+SCANS, SCANS_FIRST = 10, 300  # commands of one evaluation; of those until the first search is complete, which blocks openings
+FOUND_MAX = 100  # keys found and kept; more are a fault
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 SHOWN_MAX = 80  # characters of what stands in the place of a number
 
 # KEYS[1] guard, KEYS[2] stream of risk events
@@ -92,12 +98,15 @@ class AccountReading:
         The writer's clock, epoch s; ``None`` where there is none.
     source
         The writer's own label, e.g. ``example``.
+    note
+        What is worth a warning, in words, and blocks nothing; empty when there is nothing.
     """
 
     account: Account
     seen: Mapping[str, str]
     ts_epoch: float | None = None
     source: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,46 +142,153 @@ class GuardReading:
         could not judge the account. Empty when they can.
     said
         What each of them says of itself (guard_type, reason, activated_at, expires_at); empty for one that has no such text.
+    account
+        What the writer of the account says of itself, when last evaluated; empty when it says nothing.
     """
 
     live: tuple[str, ...]
     trouble: str = ""
     said: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    account: str = ""
 
 
-def read_guards(store: RedisStore) -> GuardReading:
-    """Read the five guards and the risk guard's own state, in one round trip.
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What the search for keys that nobody reads by name came to.
+
+    Attributes
+    ----------
+    guards
+        Types of the guards found that live now and are neither of ``GUARDS`` nor of RISK_GUARDS_EXTRA.
+    errors
+        Why it cannot be relied on, and hashes of daily profit under a name that is no day's.
+    """
+
+    guards: tuple[str, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+
+def look_for_more(store: RedisStore) -> Searched:
+    """Search the server for guards and hashes of daily profit under names that nobody reads, a bounded part in each evaluation.
+
+    A cursor and what was found are kept in Redis. A server of up to SCANS x SCAN_COUNT keys is searched as a whole in each
+    evaluation, a larger one over several; what was found counts until it is gone.
 
     Raises
     ------
     RedisUnavailableError
         The server is away.
     """
-    names = [store.keys.of("guard_active", guard) for guard in GUARDS]
-    state = store.keys.of(RISK_GUARD.key)
-    *guards, reply = store.run("reading guards", [*(("GET", name) for name in names), ("HGETALL", state)])
-    found = dict(zip(GUARDS, guards, strict=True))
+    key, today = store.keys.of("guards_found"), store.clock()
+    (reply,) = store.run("reading what was found", [("HGETALL", key)])
+    if isinstance(reply, Exception):
+        return Searched((), {SEARCH: f"{key}: {reply}"})
+    kept: dict[bytes, bytes] = pairs(reply)
+    cursor, completed = kept.pop(b"cursor", b"0"), kept.pop(b"completed", b"")
+    found = set(kept)
+    for _ in range(SCANS if completed else SCANS_FIRST):
+        (reply,) = store.run("searching guards", [("SCAN", cursor, "MATCH", "quantum:risk:[gd]*", "COUNT", SCAN_COUNT)])
+        if isinstance(reply, Exception):
+            return Searched((), {SEARCH: f"SCAN: {reply}"})
+        cursor, names = reply
+        found |= set(names)
+        if cursor == b"0":
+            completed = str(int(today.timestamp())).encode()
+            break
+    guards, days = _unread(store, found, today)
+    asked = [*guards, *days]
+    counts = store.run("looking at what was found", [("EXISTS", name) for name in asked])
+    standing = [name for name, count in zip(asked, counts, strict=True) if count != 0]
+    fields = [b"cursor", cursor, b"completed", completed, *(part for name in standing[:FOUND_MAX] for part in (name, b"1"))]
+    written = [("MULTI",), ("DEL", key), ("HSET", key, *fields), ("EXEC",)]
+    *_, outcome = store.run("keeping what was found", written)
+    errors = {}
+    if not completed:
+        errors[SEARCH] = "the first search of the server's keys is not complete"
+    if len(standing) > FOUND_MAX:
+        errors[SEARCH] = f"more than {FOUND_MAX} keys with names nobody reads"
+    if isinstance(outcome, Exception):
+        errors[SEARCH] = f"{key}: {outcome}"
+    if wrong := [_shown_name(name) for name in standing if name in days]:
+        errors[DAILY_PNL_NAMES] = f"{', '.join(wrong[:3])}: neither today's nor a day past (UTC, YYYY-MM-DD)"
+    return Searched(tuple(guards[name] for name in standing if name in guards), errors)
+
+
+def _prefix(store: RedisStore, template: str) -> bytes:
+    return store.keys.templates()[template].partition("{")[0].rstrip(":").encode()
+
+
+def _unread(store: RedisStore, found: Collection[bytes], now: datetime) -> tuple[dict[bytes, str], list[bytes]]:
+    """Sort out which of these keys nobody reads by name: guards with their types, and hashes of daily profit."""
+    of = store.keys.of
+    read = {of("guard_active", guard).encode() for guard in (*GUARDS, *store.settings.risk_guards_extra)}
+    guard, day = _prefix(store, "guard_active"), _prefix(store, "daily_pnl")
+    left = sorted(set(found) - read)
+    end = of("guard_active", "|").partition("|")[2].encode()
+    guards = {name: _shown_name(name.removeprefix(guard).removesuffix(end)) for name in left if name.startswith(guard)}
+    last = utc_date(now + timedelta(seconds=CLOCK_SKEW_SEC))
+    return guards, [
+        name
+        for name in left
+        if name.startswith(day) and not _is_day(name.removeprefix(day + b":").decode(errors="replace"), last)
+    ]
+
+
+def _is_day(text: str, last: str) -> bool:
+    """Tell whether a text is a date as keys are named after, not after the last one."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return bool(_DAY.fullmatch(text)) and text <= last
+
+
+def _shown_name(name: bytes) -> str:
+    return re.sub(r"[^A-Za-z0-9_.:/-]", "?", name.decode(errors="replace").removeprefix(":"))[:SHOWN_MAX] or "?"
+
+
+def read_guards(store: RedisStore) -> GuardReading:
+    """Read the five guards, those of RISK_GUARDS_EXTRA, those found and the risk guard's own state.
+
+    In one round trip, or two when guards were found that nobody knows: these live while their key exists, whatever it holds.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    known = (*GUARDS, *store.settings.risk_guards_extra)
+    names = [store.keys.of("guard_active", guard) for guard in known]
+    state, search = store.keys.of(RISK_GUARD.key), store.keys.of("guards_found")
+    commands = [*(("GET", name) for name in names), ("HKEYS", search), ("HGETALL", state)]
+    *guards, kept, reply = store.run("reading guards", commands)
+    found = dict(zip(known, guards, strict=True))
+    if isinstance(kept, Exception):
+        names, guards = [*names, search], [*guards, kept]
+    elif others := _unread(store, kept, store.clock())[0]:
+        replies = store.run("reading guards that were found", [("GET", name) for name in others])
+        found |= {guard: reply for guard, reply in zip(others.values(), replies, strict=True) if reply is not None}
     broken = [f"guard_unreadable: {name}: {one}" for name, one in zip(names, guards, strict=True) if isinstance(one, Exception)]
-    triggered, trouble = _last_state(store, state, reply)
-    live = tuple(guard for guard in GUARDS if found[guard] is not None or guard in triggered)
+    triggered, trouble, account = _last_state(store, state, reply)
+    live = tuple(guard for guard, standing in found.items() if standing is not None or guard in triggered)
     told = "; ".join([*broken, *filter(None, [trouble])])
-    return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live})
+    return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live}, account)
 
 
-def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str]:
-    """Read the guards whose condition held when last evaluated, and why that evaluation cannot be relied on.
+def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str, str]:
+    """Read the guards whose condition held when last evaluated, why that evaluation cannot be relied on, and the account's label.
 
     A guard may lapse before the next evaluation finds that its condition still holds: it stands until then.
     """
     if isinstance(reply, Exception):
-        return (), f"risk_guard_unreadable: {key}: {reply}"
+        return (), f"risk_guard_unreadable: {key}: {reply}", ""
     if not reply:
-        return (), f"risk_guard_missing: {key}"
+        return (), f"risk_guard_missing: {key}", ""
     try:
         row = RISK_GUARD.decode(pairs(reply))
     except ContractError as error:
-        return (), f"risk_guard_unreadable: {key}: {error}"
-    return row["triggered"], _state_trouble(store, row)
+        return (), f"risk_guard_unreadable: {key}: {error}", ""
+    return row["triggered"], _state_trouble(store, row), row["equity_source"]
 
 
 def _state_trouble(store: RedisStore, row: Mapping[str, Any]) -> str:
@@ -214,16 +330,17 @@ def read_account(store: RedisStore) -> AccountReading:
         equity=_usd(worth.get("equity")),
         peak=_usd(worth.get("peak")),
         age_sec=MISSING_AGE_SEC if missing else now.timestamp() - epoch,
-        daily_pnl=_usd(profit.get("pnl")) if profit or isinstance(pnl, Exception) else 0.0,
+        daily_pnl=_usd(profit.get("pnl")) if profit or isinstance(pnl, Exception) or store.settings.daily_pnl_required else 0.0,
         consecutive_losses=0.0 if losses is None else _usd(_text(losses)),
     )
+    note = "" if profit or isinstance(pnl, Exception) else f"{names[1]} is missing: the profit of today counts as 0"
     seen = {
         EQUITY: f"{names[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
-        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak')}",
+        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak', *(('equity',) if 'peak' in worth else ()))}",
         DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
         CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
-    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, worth.get("source", "")[:LABEL_CHARS_MAX])
+    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, label_of(worth.get("source", "")), note)
 
 
 def utc_date(now: datetime) -> str:
@@ -283,18 +400,19 @@ def enforce(store: RedisStore, assessment: Assessment, *, cycle_id: str) -> Enfo
     if stale is not None or assessment.equity_fresh:
         guard, lifetime = ("", 0) if stale is None else (_guard_text(stale, now), stale.duration_sec)
         commands.append(("EVAL", RENEW_LUA, 1, of("guard_active", EQUITY_STALE), guard, lifetime, OURS))
-    names = [of("guard_active", guard) for guard in GUARDS]
+    known = (*GUARDS, *store.settings.risk_guards_extra)
+    names = [of("guard_active", guard) for guard in known]
     replies = store.run("setting guards", [*commands, *(("GET", name) for name in names)])
     written, found = replies[: len(commands)], replies[len(commands) :]
     errors = {
         f"guard:{guard}": f"{name}: {reply}"
-        for guard, name, reply in zip(GUARDS, names, found, strict=True)
+        for guard, name, reply in zip(known, names, found, strict=True)
         if isinstance(reply, Exception)
     }
     if unwritten := next((reply for reply in written if isinstance(reply, Exception)), None):
         errors[EVENTS] = str(unwritten)
     return Enforced(
-        live=tuple(guard for guard, reply in zip(GUARDS, found, strict=True) if reply is not None),
+        live=tuple(guard for guard, reply in zip(known, found, strict=True) if reply is not None),
         announced=tuple(one for one, reply in zip(announced, written, strict=False) if reply == 1),
         errors=errors,
     )
@@ -323,19 +441,22 @@ def _guard_text(one: Triggered, now: datetime) -> bytes:
     return orjson.dumps(said)
 
 
-def guard_state(account: AccountReading, assessment: Assessment, enforced: Enforced) -> dict[str, Any]:
+def guard_state(
+    account: AccountReading, assessment: Assessment, enforced: Enforced, searched: Searched = Searched()
+) -> dict[str, Any]:
     """Lay out one evaluation as the row of its table."""
     numbers, unusable = account.account, frozenset(assessment.unusable)
-    errors = {name: account.seen[name] for name in assessment.unusable} | dict(enforced.errors)
+    errors = {name: account.seen[name] for name in assessment.unusable} | dict(enforced.errors) | dict(searched.errors)
+    live = [*enforced.live, *searched.guards]
     reasons = [one.reason for one in assessment.triggered] + [f"{name} cannot be used: {why}" for name, why in errors.items()]
     worth = unusable if numbers.age_sec != MISSING_AGE_SEC else {EQUITY, PEAK}
     return {
         "symbol": ACCOUNT,
-        "status": "error" if errors else "blocked" if enforced.live else "ok",
-        "guards": list(enforced.live),
+        "status": "error" if errors else "blocked" if live else "ok",
+        "guards": live,
         "triggered": [one.guard for one in assessment.triggered],
         "errors": list(errors),
-        "reason": "; ".join(reasons),
+        "reason": "; ".join(reasons) or account.note,
         "equity": None if EQUITY in worth else numbers.equity,
         "peak": None if PEAK in worth else numbers.peak,
         "drawdown": None if {EQUITY, PEAK} & worth else _finite(assessment.drawdown),

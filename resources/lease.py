@@ -14,25 +14,32 @@ from pathlib import Path
 
 import redis
 
+from quantum_assets.contracts.reading import printable
 from resources.home import name_of
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
 
 LEASE_SEC = 15  # three ticks of the sensor daemon: a stack that dies is replaced within 20 s, one that restarts keeps its lease
+NO_LEASE_SEC = 60  # so long something that is no lease, because it would never lapse, may stand in its place
+NO_LEASE = "the lease "  # begins what is told of it; no stack is named so
 RIVAL_SEC = 60  # so long a stack that stood by is told of; the pack looks every minute
+OWNER_PARTS = 4  # joined by colons; a path may have some of its own
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # tells a copied virtual machine from its original
 
 # KEYS[1] lease, KEYS[2] who stands by, KEYS[3] newest cycle of each symbol
-# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, ARGV[4] 1 to renew it, then symbols and their new cycles
+# ARGV[1] owner, ARGV[2] lease in ms, ARGV[3] lifetime of KEYS[2] in s, ARGV[4] 1 to renew it, ARGV[5] the longest lifetime
+#         of a lease, in ms, then symbols and their new cycles; what has none or a longer one is no lease, and is given that one
 # returns the holder, or the owner when there is none; only then the lease was taken or renewed, and the cycles were noted
 HOLD_LUA = """
+local lives = redis.call('PTTL', KEYS[1])
+if lives == -1 or lives > tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
   return holder
 end
 if ARGV[4] == '1' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-for i = 5, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 return ARGV[1]
 """
 
@@ -76,7 +83,7 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     Returns
     -------
     str
-        The other stack that holds the lease; empty when this one does.
+        The other stack that holds the lease, or that what stands there is no lease (:data:`NO_LEASE`); empty when this one does.
 
     Raises
     ------
@@ -89,12 +96,21 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     names = [of("lease"), of("lease_rival"), of("newest_cycles")]
     announced = [text for pair in (cycles or {}).items() for text in pair]
     (reply,) = store.run(
-        "taking the lease", [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, int(renew), *announced)]
+        "taking the lease",
+        [("EVAL", HOLD_LUA, 3, *names, ours, LEASE_SEC * 1000, RIVAL_SEC, int(renew), NO_LEASE_SEC * 1000, *announced)],
     )
     if isinstance(reply, Exception):
         raise reply
     holder: str = reply.decode(errors="replace")
+    if holder.count(":") < OWNER_PARTS - 1:
+        what = f"({printable(holder)[:40]!r}); delete it, or it lapses within a minute"
+        return f"{NO_LEASE}{names[0]} holds something that is no lease {what}"
     return "" if holder == ours else holder
+
+
+def standing_by_for(other: str, does: str) -> str:
+    """Say why a sensor does nothing: another stack does it, or something that is no lease stands in its place."""
+    return f"standing by: {other}" if other.startswith(NO_LEASE) else f"standing by: {other} {does}"
 
 
 def other_host(store: RedisStore, storage: str) -> str:

@@ -14,9 +14,21 @@ from typing import Any
 
 import orjson
 
+from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
-from quantum_assets.kernels.governor import BURST, COUNTED, ERROR, GATE_OF, KILLED, SWITCHES, GovernorTheta, is_closing
+from quantum_assets.kernels.governor import (
+    BURST,
+    COUNTED,
+    ERROR,
+    GATE_OF,
+    GUARDED,
+    KILLED,
+    SWITCHES,
+    GovernorTheta,
+    gate_reason,
+    is_closing,
+)
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
 from resources.guards import utc_date
@@ -35,7 +47,7 @@ _SYMBOL = re.compile(r"[\w-]{2,40}")
 _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
-SHUTTING = tuple(gate.reason for gate in SWITCHES)  # as their keys follow each other in the script
+SHUTTING = tuple(gate.reason for gate in SWITCHES if gate.reason != GUARDED)  # as their keys follow each other in the script
 CLOSE_LATE_SEC = 60  # beyond its interval, before the newest close is too old to open anything
 PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
@@ -359,9 +371,11 @@ class PlanQueue:
             f"{keys.of('permitted_today', slot)}:{utc_date(now)}:{unit}" if counted else f"{seen}|uncounted",
             keys.of("stream_governor_events", slot),
         ]
+        extra = self.store.settings.risk_guards_extra
+        guards, switches = (*GUARDS, *extra), (*SHUTTING, *(f"{GUARDED}{guard}" for guard in extra))
         if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
-            names += [keys.of("kill"), keys.of("disarmed"), *(keys.of("guard_active", guard) for guard in GUARDS)]
-        reasons = {decision.reason, decision.reason_beyond, *SHUTTING, *LIMITS} - {""}
+            names += [keys.of("kill"), keys.of("disarmed"), *(keys.of("guard_active", guard) for guard in guards)]
+        reasons = {decision.reason, decision.reason_beyond, *switches, *LIMITS} - {""}
         blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
         block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now)}
         del block["reason"], block[DIGEST]
@@ -375,8 +389,8 @@ class PlanQueue:
             "digests": {reason: _block_digest(reason, int(now.timestamp())) for reason in reasons},
             "event": flat(self._event(decision, cycle_id, now, unit, amount)),
             "limits": LIMITS,
-            "switches": SHUTTING,
-            "gates": {reason: GATE_OF[reason] for reason in reasons if reason in GATE_OF},
+            "switches": switches,
+            "gates": {reason: GATE_OF[gate] for reason in reasons if (gate := gate_reason(reason)) in GATE_OF},
         }
         daily = theta.max_notional_per_day_usd if unit == USD else theta.max_qty_per_day
         limits = (
@@ -518,5 +532,5 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         qty=numbers.get("qty") or numbers.get("close_qty"),
         price=numbers.get("price") or None,
         invalid=invalid,
-        source=fields.get("source", "")[:32].lower(),
+        source=label_of(fields.get("source", "")),
     )

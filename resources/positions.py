@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
+from quantum_assets.contracts.labels import is_live, label_of
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from resources.redis_store import RedisStore, pairs
 
@@ -29,7 +30,11 @@ CLOCK_NAMES = ("ts_epoch", "timestamp", "ts", "ts_utc")
 OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
 FLAT = "FLAT"
 ONE_WAY = ("", "BOTH")  # a one-way account: the sign of the amount is the side
-OWN_LABELS = ("synthetic", "example", "replay")  # what a snapshot may say of itself, worst first
+OWN_LABELS = (
+    "synthetic",
+    "example",
+    "replay",
+)  # what a snapshot may say of itself, worst first; then any other not known as live
 LABEL_NAMES = ("source", "position_source")
 EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
 EPOCH_US_MIN = 1e14  # a larger one is microseconds
@@ -59,7 +64,8 @@ class RawPosition:
     age_sec, opened_at_epoch
         Time since the position was opened, and when that was.
     position_source
-        ``redis_hash``, ``redis_stream``, ``synthetic``, or what the snapshot says of itself: ``example``, ``replay``.
+        ``redis_hash``, ``redis_stream``, ``synthetic``, or what the snapshot says of itself when that is not known to be live:
+        ``example``, ``replay``, ``paper_trading``, anything.
     """
 
     symbol: str
@@ -234,8 +240,8 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
     fields
         Names and values as text.
     source
-        ``redis_hash`` or ``redis_stream``; the snapshot's own ``source`` or ``position_source`` wins when it says the data is
-        not live.
+        ``redis_hash`` or ``redis_stream``; the snapshot's own ``source`` or ``position_source`` wins when it is not
+        known to be live.
     ts_epoch
         Time of the snapshot when it does not say.
 
@@ -299,8 +305,9 @@ def _clock(fields: Fields, otherwise: float | None) -> float | None:
 
 
 def _label(fields: Fields, otherwise: str) -> str:
-    labels = [fields.get(name, "").lower() for name in LABEL_NAMES]
-    return next((label for label in OWN_LABELS if label in labels), otherwise)
+    labels = [label_of(fields.get(name, "")) for name in LABEL_NAMES]
+    foreign = [label for label in labels if not is_live(label)]
+    return next((label for label in (*OWN_LABELS, *foreign) if label in foreign), otherwise)
 
 
 def _parsed(

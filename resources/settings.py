@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.tables import Keys
+from quantum_assets.kernels.risk_guard import GUARDS
 
 REDIS_PORT = 6379
 EMBEDDED_PORT = 6390  # first choice of the embedded Valkey; the port really taken is in <QUANTUM_HOME>/redis.url
@@ -128,6 +129,13 @@ class Settings(BaseSettings):
     )
     gov_kill_score_critical: Fraction = Field(0.8, description="kill score from which nothing is opened")
     gov_max_data_age_sec: Seconds = Field(120, description="age from which data opens nothing")
+    risk_guards_extra: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated types of guards that others set, quantum:risk:guard_active:<TYPE>: seen at once, unsearched",
+    )
+    daily_pnl_required: bool = Field(
+        default=False, description="block openings without a hash of today's profit; else none is 0, and said so"
+    )
     efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
@@ -195,7 +203,18 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
-    @field_validator("alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before")
+    @field_validator("risk_guards_extra")
+    @classmethod
+    def _check_guards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [one for one in value if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", one)]
+        if wrong or len(set(value)) < len(value) or set(value) & set(GUARDS):
+            msg = f"accepted: each type once, 1 to 40 letters, digits, _ . or -, and none of {', '.join(GUARDS)}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator(
+        "risk_guards_extra", "alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before"
+    )
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -22,7 +22,7 @@ from resources.candles import CandleReader
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.launcher import QUEUE_TAG, has_warm_workers, queue_of
-from resources.lease import other_holder
+from resources.lease import other_holder, standing_by_for
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
 from sensors.overdue import SLOWER, goes_first, still_running
@@ -316,7 +316,7 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         }
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=f"standing by: {other} runs the loop", cursor=context.cursor)
+                return dg.SensorResult(skip_reason=standing_by_for(other, "runs the loop"), cursor=context.cursor)
             running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
             counts["ended"] += len(ended)
             busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}

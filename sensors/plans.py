@@ -9,7 +9,7 @@ from quantum_assets.symbols import range_tags
 from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
 from resources.io_manager import CYCLE_TAG
 from resources.launcher import has_warm_workers
-from resources.lease import other_holder
+from resources.lease import other_holder, standing_by_for
 from resources.plans import Waiting, waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
 from sensors.overdue import SLOWER, still_running
@@ -64,7 +64,7 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=f"standing by: {other} decides")
+                return dg.SensorResult(skip_reason=standing_by_for(other, "decides"))
             if not has_warm_workers(context.instance):
                 return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
             running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)

@@ -10,7 +10,7 @@ from quantum_assets.checks.pack import PROOFS
 from resources.dagster_internals import storage_id
 from resources.foreign import number_or_none
 from resources.launcher import has_warm_workers
-from resources.lease import other_holder
+from resources.lease import other_holder, standing_by_for
 from resources.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import SLOWER, goes_first, still_running
 
@@ -81,7 +81,7 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
     def proofs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
-                return _skip(context, f"standing by: {other} runs the loop")
+                return _skip(context, standing_by_for(other, "runs the loop"))
             running, _ = still_running(context.instance, PROOFS_JOB_NAME, store.clock(), context.log)
             if running:
                 return _skip(context, f"the previous one (run {running[0].run_id}) is still running")

@@ -10,6 +10,7 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Prover
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.tables import (
     ALLOCATION_REASONS,
     BLOCK_TTL_SEC,
@@ -19,7 +20,6 @@ from quantum_assets.contracts.tables import (
     PERMIT_TTL_SEC,
     SEEN_TTL_SEC,
 )
-from quantum_assets.kernels.governor import NON_LIVE
 from resources.decisions import ADDED, IncompleteRecordError, judged_by, rests_on_nothing
 from resources.foreign import number_or_none, read_efficiency
 from resources.plans import parse_plan, theta_of
@@ -166,8 +166,7 @@ def no_permit_from_bad_data(evidence: Evidence) -> Finding:
     for entry in (one for entries in _permits_by_symbol(evidence).values() for one in entries):
         fields = {**ADDED, **entry.fields}
         judged += 1
-        labels = set(fields.get("sources", "").split(","))
-        if labels & set(NON_LIVE) and not settings.allow_synthetic:
+        if not settings.allow_synthetic and not all(map(is_live, fields.get("sources", "").split(","))):
             failing[fields["plan_id"]] = f"granted on {fields['sources']}"
         if fields.get("closing") == "1":
             continue

@@ -16,6 +16,7 @@ from quantum_assets.checks.common import (
 )
 from quantum_assets.checks.evidence import TIMED_OUT, Evidence
 from quantum_assets.checks.proof import Finding, Prover, Severity
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import PROBABILITY_EPS
 from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
@@ -97,8 +98,13 @@ def no_synthetic_position(evidence: Evidence) -> Finding:
     invented = [] if settings.allow_synthetic and settings.position_source == "synthetic" else ["synthetic"]
     if not settings.allow_synthetic:
         invented += ["example", "replay"]
-    failing = {s: f"position_source {row['position_source']}" for s, row in rows.items() if row["position_source"] in invented}
-    return Finding(f"{len(failing)} invented", f"none from {', '.join(invented) or 'anywhere else'}", len(rows), failing)
+    failing = {
+        symbol: f"position_source {source}"
+        for symbol, source in ((one, row["position_source"]) for one, row in rows.items())
+        if source in invented or not (settings.allow_synthetic or is_live(source))
+    }
+    also = "" if settings.allow_synthetic else " or another label not known to be live"
+    return Finding(f"{len(failing)} invented", f"none from {', '.join(invented) or 'anywhere else'}{also}", len(rows), failing)
 
 
 def cadence(evidence: Evidence) -> Finding:

@@ -59,6 +59,8 @@ _ALSO = {
     "switches: event KILL, ARMED or AUTO_DISARM, reason, by, cleared, timestamp, timestamp_epoch (stream, ~10000)",
     "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source (string; lifetime "
     "EQUITY_STALE 60 s, renewed while it holds; DAILY_LOSS 86400 s; DRAWDOWN and CONSEC_LOSS 3600 s; EMERGENCY_FLATTEN 14400 s)",
+    "guards_found": "search for guards and hashes of daily profit under names nobody reads: cursor, completed (epoch-s), each "
+    "key found (hash, no lifetime)",
     "stream_risk_events": "RISK_GUARD_ACTIVATED: event, guard_type, reason, duration_sec, timestamp, cycle_id; "
     "EMERGENCY_FLATTEN_REQUESTED: event, reason, timestamp, cycle_id (stream, ~10000)",
     "kill": "kill switch: anything but empty or 0 blocks openings; set by `quantum kill` or by anybody, cleared by `quantum arm` "

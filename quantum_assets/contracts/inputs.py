@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quantum_assets.contracts.labels import NOT_LIVE_WORDS
+
 
 @dataclass(frozen=True, slots=True)
 class InputField:
@@ -54,6 +56,7 @@ class Input:
 
 CLOCK = InputField(("ts", "timestamp", "ts_utc"), "1769083200", "writer's clock: epoch s or ISO 8601", required=True)
 CONFIDENCE = InputField(("confidence",), "0.9", "0 to 1; clipped", required=True)
+NOT_LIVE = f"one with a word of {', '.join(sorted(NOT_LIVE_WORDS))}, or longer than 32 characters, is not live"
 SOURCE = InputField(("source",), "live", "writer's label; shown")
 
 CANDLE = Input(
@@ -99,7 +102,7 @@ POSITION = Input(
         InputField(("trough_price",), "42900", "lowest since entry; else tracked by us; 0 is none"),
         InputField(("current_sl",), "42500", "stop in force; 0 is none"),
         InputField(("current_tp",), "45000", "target in force; 0 is none"),
-        InputField(("source", "position_source"), "live", "example, replay or synthetic are not live: no permits"),
+        InputField(("source", "position_source"), "live", f"{NOT_LIVE}: no permits"),
     ),
 )
 
@@ -142,16 +145,17 @@ EQUITY = Input(
     "The account. Older than 300 s, in the future, or unusable: openings are blocked.",
     (
         InputField(("equity",), "10000", "USD", required=True),
-        InputField(("peak",), "10500", "highest equity, USD", required=True),
+        InputField(("peak",), "10500", "highest equity, USD; below the equity by more than .1 %: unusable", required=True),
         InputField(("last_update_ts",), "1769083195", "epoch s or ISO 8601", required=True),
-        SOURCE,
+        InputField(("source",), "live", f"{NOT_LIVE}: no permits for openings"),
     ),
 )
 
 DAILY_PNL = Input(
     ("daily_pnl",),
     "hash; the key ends in the UTC date",
-    "Profit of the day. No hash: no trade yet. A hash without its field: openings are blocked.",
+    "Profit of the day. No hash: no trade yet, unless DAILY_PNL_REQUIRED. A hash without its field, or under a name that is "
+    "neither today's nor that of a day past (YYYY-MM-DD): openings are blocked.",
     (InputField(("pnl",), "-120.5", "USD, negative for a loss", required=True),),
 )
 
@@ -178,7 +182,7 @@ PLAN = Input(
         InputField(("price",), "43250", "quote units; with it limits count notional, without it size"),
         InputField(("kill_score",), "0.3", "0 or more; from GOV_KILL_SCORE_CRITICAL on openings are blocked"),
         InputField(("confidence",), "0.8", "0 or more; checked, not used"),
-        InputField(("source",), "planner", "writer's label; on record"),
+        InputField(("source",), "planner", f"{NOT_LIVE}: no permit"),
     ),
 )
 

@@ -34,7 +34,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("governor_state", "block", "permits_granted", "permitted_today", "seen_plan"),
-            *("risk_guard", "guard_active", "stream_risk_events"),
+            *("risk_guard", "guards_found", "guard_active", "stream_risk_events"),
         ),
         (GOVERNOR,),
     ),

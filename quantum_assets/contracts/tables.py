@@ -25,6 +25,7 @@ from quantum_assets.contracts.codecs import (
     optional,
     within,
 )
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.schema import Change, Field, Stream, Table
 
 STATE_TTL_SEC = 600  # ten market-state intervals: a dead publisher's values vanish, they do not linger
@@ -89,6 +90,7 @@ class Keys:
             "trade_intent_pending": "quantum:trade_intent:pending:{intent_id}",
             "governor_state": "quantum:governor:state:{symbol}",
             "risk_guard": "quantum:risk:guard:state",
+            "guards_found": "quantum:risk:guard:found",
             "guard_active": "quantum:risk:guard_active:{guard}",
             "permit": "quantum:permit:{plan_id}",
             "block": "quantum:governor:block:{plan_id}",
@@ -194,8 +196,14 @@ _SIDE = choice("LONG", "SHORT")
 
 
 def least_live_of(sources: Iterable[str | None]) -> str:
-    """Give the least live of some sources; one that is not in LIVENESS is as live as candles."""
-    return max((one if one in LIVENESS else LIVENESS[0] for one in sources), key=LIVENESS.index, default=LIVENESS[0])
+    """Give the least live of some sources; of others than those in LIVENESS, those that are not live count as examples."""
+    return max(map(_liveness_of, sources), key=LIVENESS.index, default=LIVENESS[0])
+
+
+def _liveness_of(source: str | None) -> str:
+    if source in LIVENESS:
+        return str(source)
+    return LIVENESS[0] if is_live(source or "") else "example"
 
 
 _REGIME = (

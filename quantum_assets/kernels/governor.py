@@ -16,7 +16,6 @@ CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_2
 CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
 ERROR, KILLED, DISARMED, GUARDED = "evaluation_error", "kill_switch_active", "disarmed", "risk_guard_"  # reasons others act on
 BURST = "burst_limit_exceeded"
-NON_LIVE = ("replay", "synthetic", "example")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Evidence:
     unreadable: Bools  # an input this plan needs could not be read
     kill_switch: Bools
     disarmed: Bools  # the governor has shut itself off for openings
-    risk_guard: Labels  # type of the live guard that comes first in GUARDS, or empty
+    risk_guard: Labels  # type of the live guard that comes first in GUARDS, else of one nobody knows, or empty
     market_state_age_sec: Floats  # since it was evaluated
     market_close_age_sec: Floats  # of the newest close it was computed from
     harvest_proposal_age_sec: Floats
@@ -49,7 +48,7 @@ class Evidence:
     flat: Bools  # a source says that there is no position: no harvest proposal is due
     position_unknown: Bools  # no source shows the symbol
     unknown_symbol: Bools  # the symbol is none of SYMBOLS
-    non_live: Bools  # any input is labelled replay, example or synthetic
+    non_live: Bools  # a label of any input, or (for openings) of the account, is none of those known to be live
     kill_score: Floats  # larger of the plan's and (of an open position) the harvest proposal's, NaN where neither has one
     permits_hour: Floats  # permits of the symbol in the last 3600 s
     permits_5min: Floats  # permits of the symbol in the last 300 s
@@ -102,6 +101,7 @@ GATES = (
     Gate(2, KILLED, shuts_closings=False, shuts=lambda e, _: e.kill_switch),
     Gate(2, DISARMED, shuts_closings=False, shuts=lambda e, _: e.disarmed),  # a kill switch the governor has thrown itself
     *map(_guard, GUARDS),
+    Gate(3, GUARDED, shuts_closings=False, shuts=lambda e, _: (e.risk_guard != "") & ~np.isin(e.risk_guard, GUARDS)),  # unknown
     Gate(4, "unknown_symbol", shuts_closings=False, shuts=_unknown),
     Gate(4, "stale_market_state", shuts_closings=False, shuts=_no_market),
     Gate(4, "position_unknown", shuts_closings=False, shuts=lambda e, _: e.position_unknown),
@@ -142,6 +142,11 @@ AFTER_COUNTING = tuple(gate for gate in GATES if gate.number >= COUNTED_NUMBERS.
 GATE_OF = {gate.reason: gate.number for gate in GATES}
 
 
+def gate_reason(reason: str) -> str:
+    """Give the reason of the gate that refused for a reason: guards nobody knows share one."""
+    return GUARDED if reason.startswith(GUARDED) and reason not in GATE_OF else reason
+
+
 def is_closing(action: str, *, reduce_only: bool) -> bool:
     """Tell whether a plan reduces risk (spec section 7)."""
     return reduce_only or action in CLOSING_ACTIONS
@@ -170,4 +175,6 @@ def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta(), gates: Se
     Spec section 7.
     """
     shut = [gate.shuts(evidence, theta) & (gate.shuts_closings | ~evidence.closing) for gate in gates]
-    return np.select(shut, [gate.reason for gate in gates], default="").astype(object)
+    first = np.select(shut, [gate.reason for gate in gates], default="").astype(object)
+    named = np.array([f"{GUARDED}{guard}" for guard in evidence.risk_guard], dtype=object)
+    return np.where(first == GUARDED, named, first)

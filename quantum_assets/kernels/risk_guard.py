@@ -14,6 +14,7 @@ EMERGENCY_FLATTEN, CONSEC_LOSS = "EMERGENCY_FLATTEN", "CONSEC_LOSS"
 GUARDS = (EQUITY_STALE, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, CONSEC_LOSS)  # in the order of spec section 8
 EQUITY, PEAK, DAILY_PNL, CONSECUTIVE_LOSSES = "equity", "peak", "daily_pnl", "consecutive_losses"  # the inputs
 ROUNDING = 1e-12  # fraction: what floats may add to a share that is exactly its limit, and less than any account can lose
+PEAK_BEHIND_MAX = 0.1  # fraction: by how much a peak may be below the equity: writers renew it later, some once a day
 MISSING_AGE_SEC = math.inf  # age of an equity nobody has written
 
 
@@ -111,7 +112,8 @@ def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assess
     Returns
     -------
     Assessment
-        Nothing is ever filled in: a missing peak leaves the drawdown unjudged and is named, and so on for every input. From a
+        Nothing is ever filled in: a missing peak, or one below the equity by more than 10 %, leaves the drawdown unjudged and is
+        named, and so on for every input. From a
         stale equity neither drawdown nor daily loss is judged: EQUITY_STALE blocks already, and an EMERGENCY_FLATTEN from old
         numbers would ask for something nobody may want any more.
 
@@ -139,9 +141,10 @@ def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assess
 def _unusable(account: Account) -> tuple[str, ...]:
     missing = account.age_sec == MISSING_AGE_SEC
     losses = account.consecutive_losses
+    beyond = account.equity * (1 - PEAK_BEHIND_MAX) > account.peak  # the highest so far, and yet it is not
     usable = {
         EQUITY: missing or (math.isfinite(account.equity) and math.isfinite(account.age_sec)),
-        PEAK: missing or (math.isfinite(account.peak) and account.peak > 0),
+        PEAK: missing or (math.isfinite(account.peak) and account.peak > 0 and not beyond),
         DAILY_PNL: math.isfinite(account.daily_pnl),
         CONSECUTIVE_LOSSES: math.isfinite(losses) and losses >= 0 and losses == math.floor(losses),
     }

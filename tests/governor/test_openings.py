@@ -2,11 +2,15 @@
 
 import pytest
 
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
-from resources.decisions import decided_again
+from quantum_assets.contracts.labels import label_of
+from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
+from quantum_assets.kernels.risk_guard import assess
+from resources.decisions import decided_again, gates_judged
+from resources.guards import enforce, guard_state, look_for_more, read_account
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.governor.desk import Desk
+from tests.world import write_equity
 
 SYMBOL = "BTCUSDT"
 
@@ -140,3 +144,64 @@ def test_a_close_needs_no_harvest_proposal_that_can_be_read(desk: Desk) -> None:
     desk.put(POSITION, SYMBOL)
     desk.store.client.set(desk.store.keys.of(HARVEST_PROPOSAL.key, SYMBOL), "no hash")
     assert asked(desk, "CLOSE") == ""
+
+
+LABELS = [
+    *[(label, "") for label in ("", "live", "Live ", "binance", "redis_hash", "quantum", " harvest_brain", "latest", "contest")],
+    *[
+        (label, "synthetic_data")
+        for label in ("paper_trading", "Example-feed", "example ", "replayed", "BINANCE-TESTNET", "quantum" + " " * 30 + "x")
+    ],
+]
+
+
+@pytest.mark.parametrize(("label", "reason"), LABELS)
+@pytest.mark.parametrize("action", ["OPEN", "CLOSE"])
+def test_a_position_with_a_label_not_known_to_be_live_is_not_live(desk: Desk, label: str, reason: str, action: str) -> None:
+    """Three exact words were refused, and paper trading passed for the book."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp(), source=label)
+    assert asked(desk, action) == reason
+
+
+@pytest.mark.parametrize(("label", "reason"), LABELS)
+@pytest.mark.parametrize("action", ["OPEN", "CLOSE"])
+def test_a_plan_with_a_label_not_known_to_be_live_is_not_live(desk: Desk, label: str, reason: str, action: str) -> None:
+    """A space behind the word was enough to pass."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    assert asked(desk, action, source=label) == reason
+
+
+@pytest.mark.parametrize(("label", "reason"), LABELS)
+def test_the_accounts_label_counts_for_openings_alone(desk: Desk, label: str, reason: str) -> None:
+    """Guards judged by an account of examples protect nothing; but what reduces risk needs no guard."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    write_equity(desk.store, source=label)
+    account = read_account(desk.store)
+    assessment = assess(account.account)
+    enforced = enforce(desk.store, assessment, cycle_id="c0")
+    desk.store.publish(RISK_GUARD, [guard_state(account, assessment, enforced)], cycle_id="c0")
+    assert asked(desk) == reason
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""
+    (opened, closed) = desk.events()
+    assert (opened["sources"] == closed["sources"]) == (label_of(label) in ("", "redis_hash"))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_guard_nobody_knows_blocks_openings_by_its_name(store: RedisStore, declared: bool) -> None:  # noqa: FBT001
+    """It stood there, readable, and openings were permitted."""
+    extra = {"risk_guards_extra": "MANUAL_HALT"} if declared else {}
+    desk = Desk(RedisStore(load_settings(**{**store.settings.model_dump(exclude_unset=True), **extra}), store.clock))
+    desk.put(MARKET_STATE, SYMBOL)
+    desk.guard()
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
+    if not declared:
+        look_for_more(desk.store)
+    assert asked(desk) == "risk_guard_MANUAL_HALT"
+    assert (desk.events()[-1]["gate"], desk.events()[-1]["risk_guard"]) == ("3", "MANUAL_HALT")
+    assert gates_judged(desk.events()[-1])[-1] == (3, "risk_guard_MANUAL_HALT", "SHUT")
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""

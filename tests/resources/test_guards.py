@@ -9,7 +9,7 @@ import pytest
 from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.contracts.tables import RISK_GUARD, Keys
 from quantum_assets.kernels.risk_guard import GUARDS, assess
-from resources.guards import enforce, guard_state, read_account, read_guards
+from resources.guards import FOUND_MAX, enforce, guard_state, look_for_more, read_account, read_guards
 from resources.redis_store import RedisStore, RedisUnavailableError
 from tests.world import write_equity
 
@@ -26,7 +26,7 @@ def evaluate(store: RedisStore) -> dict[str, object]:
     """Do what the asset does in a cycle; give the row it publishes."""
     account = read_account(store)
     assessment = assess(account.account)
-    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c1"))
+    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c1"), look_for_more(store))
     (outcome,) = store.publish(RISK_GUARD, [row], cycle_id="c1")
     assert not outcome.error
     return row
@@ -118,6 +118,7 @@ UNUSABLE = [
     ("peak", lambda store: store.client.hdel("quantum:equity:current", "peak")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "0")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "inf")),
+    ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "8989")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "much")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "profit", "1")),
     ("daily_pnl", lambda store: store.client.set("quantum:risk:daily_pnl:2026-01-22", "-100")),
@@ -138,6 +139,13 @@ def test_an_input_that_cannot_be_used_is_an_error_by_name_and_brings_no_guard_to
     assert read_guards(store).trouble.startswith(f"risk_guard_error: {name} cannot be used: quantum:")
 
 
+def test_a_peak_just_below_the_equity_is_one_its_writer_has_not_renewed_yet(store) -> None:
+    """Its writers do not write both at once; the row says what was read."""
+    write_equity(store, equity=10_000.0, peak=9_100.0)
+    row = evaluate(store)
+    assert (row["status"], row["peak"], row["drawdown"]) == ("ok", 9_100.0, 0.0)
+
+
 def test_an_equity_hash_of_another_type_is_an_error_and_not_a_missing_one(store) -> None:
     """A failed read must never look like "nobody writes it"."""
     store.client.set("quantum:equity:current", "10000")
@@ -151,6 +159,7 @@ def test_no_profit_and_no_losses_yet_are_noughts(store) -> None:
     write_equity(store)
     row = evaluate(store)
     assert (row["status"], row["daily_pnl"], row["consecutive_losses"]) == ("ok", 0.0, 0)
+    assert row["reason"] == "quantum:risk:daily_pnl:2026-01-22 is missing: the profit of today counts as 0"
 
 
 def test_the_loss_of_yesterday_is_not_the_loss_of_today(store, clock) -> None:
@@ -226,3 +235,122 @@ def test_an_equity_stale_of_somebody_else_is_left_alone(store) -> None:
     write_equity(store)
     assert evaluate(store)["guards"] == ["EQUITY_STALE"]
     assert store.client.get("quantum:risk:guard_active:EQUITY_STALE").decode() == foreign
+
+
+@pytest.mark.parametrize(("value", "kind"), [('{"reason": "by hand"}', "set"), ("", "set"), ("x", "rpush")])
+def test_a_guard_nobody_knows_lives_while_its_key_stands(store, value, kind) -> None:
+    """Somebody wanted openings to stop; that we do not know why is no reason to open."""
+    write_equity(store)
+    evaluate(store)
+    key = "quantum:risk:guard_active:MANUAL_HALT"
+    getattr(store.client, kind)(key, value)
+    row = evaluate(store)
+    assert (row["status"], row["guards"], row["errors"]) == ("blocked", ["MANUAL_HALT"], [])
+    reading = read_guards(store)
+    assert (reading.live, reading.trouble) == (("MANUAL_HALT",), "")
+    assert reading.said["MANUAL_HALT"] == ({"reason": "by hand"} if "hand" in value else {})
+    store.client.delete(key)
+    assert read_guards(store).live == ()
+    assert evaluate(store)["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "name", ["quantum:risk:guard_active", "quantum:risk:guard_active:", b"quantum:risk:guard_active:\xff\x00"]
+)
+def test_a_guard_with_a_name_that_is_none_lives_too(store, name) -> None:
+    """Whatever stands under the prefix."""
+    write_equity(store)
+    store.client.set(name, "1")
+    assert evaluate(store)["status"] == "blocked"
+    assert len(read_guards(store).live) == 1
+
+
+def test_a_guard_that_is_announced_in_the_settings_is_seen_without_a_search(store, make_store) -> None:
+    """The search of a large server takes a while; this does not."""
+    write_equity(store)
+    evaluate(store)
+    store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
+    assert read_guards(make_store(risk_guards_extra="MANUAL_HALT")).live == ("MANUAL_HALT",)
+
+
+def test_the_search_goes_on_where_it_was_and_keeps_what_it_found(store, monkeypatch) -> None:
+    """A large server is not searched as a whole in one evaluation."""
+    write_equity(store)
+    evaluate(store)
+    monkeypatch.setattr("resources.guards.SCAN_COUNT", 50)
+    monkeypatch.setattr("resources.guards.SCANS", 1)
+    with store.client.pipeline(transaction=False) as many:
+        for number in range(500):
+            many.set(f"other:{number}", 1)
+        many.execute()
+    store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
+    seen = [evaluate(store)["guards"] == ["MANUAL_HALT"] for _ in range(30)]
+    assert sum(seen) > 0
+    assert all(seen[seen.index(True) :])
+
+
+def test_before_the_first_search_is_complete_nothing_is_known(store, monkeypatch) -> None:
+    """Not yet found is not known to be absent."""
+    write_equity(store)
+    monkeypatch.setattr("resources.guards.SCAN_COUNT", 1)
+    monkeypatch.setattr("resources.guards.SCANS_FIRST", 1)
+    with store.client.pipeline(transaction=False) as many:
+        for number in range(500):
+            many.set(f"other:{number}", 1)
+        many.execute()
+    row = evaluate(store)
+    assert (row["status"], row["errors"]) == ("error", ["search"])
+    assert read_guards(store).trouble.startswith("risk_guard_error: search")
+
+
+def test_a_search_that_cannot_be_kept_is_trouble(store) -> None:
+    """What was found must not be forgotten."""
+    write_equity(store)
+    store.client.set("quantum:risk:guard:found", "x")
+    assert evaluate(store)["errors"] == ["search"]
+    assert "quantum:risk:guard:found" in read_guards(store).trouble
+
+
+def test_more_keys_than_are_kept_are_trouble(store) -> None:
+    """Nothing that was found is dropped in silence."""
+    write_equity(store)
+    with store.client.pipeline(transaction=False) as many:
+        for number in range(FOUND_MAX + 1):
+            many.set(f"quantum:risk:guard_active:G{number}", 1)
+        many.execute()
+    assert evaluate(store)["errors"] == ["search"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["quantum:risk:daily_pnl:2026-01-23", "quantum:risk:daily_pnl:20260122", "quantum:risk:daily_pnl:2026/01/22",
+     "quantum:risk:daily_pnl", "quantum:risk:daily_pnl_usd:2026-01-22", "quantum:risk:daily_pnl:2026-01-32",
+     "quantum:risk:daily_pnl:2026-W04-4"],
+)  # fmt: skip
+def test_the_loss_of_a_day_under_another_name_is_trouble(store, name) -> None:
+    """A writer that spells the day otherwise, or lives in another one, had its loss ignored."""
+    write_equity(store)
+    store.client.hset(name, "pnl", "-5000")
+    row = evaluate(store)
+    assert (row["status"], row["errors"]) == ("error", ["daily_pnl_names"])
+    assert name in read_guards(store).trouble
+    store.client.delete(name)
+    assert evaluate(store)["status"] == "ok"
+
+
+def test_the_hashes_of_today_and_of_days_past_may_stand(store) -> None:
+    """Shortly after midnight yesterday's is all there is."""
+    write_equity(store)
+    for day in ("2025-01-22", "2026-01-01", "2026-01-21", "2026-01-22"):
+        store.client.hset(f"quantum:risk:daily_pnl:{day}", "pnl", "-1")
+    assert evaluate(store)["status"] == "ok"
+
+
+def test_a_missing_hash_of_today_blocks_where_it_is_required(store, make_store) -> None:
+    """Whoever's bookkeeper always writes one knows that none is a fault."""
+    write_equity(store)
+    strict = make_store(daily_pnl_required=True)
+    row = evaluate(strict)
+    assert (row["status"], row["errors"]) == ("error", ["daily_pnl"])
+    store.client.hset(f"quantum:risk:daily_pnl:{store.clock().date()}", "pnl", "0")
+    assert evaluate(strict)["status"] == "ok"

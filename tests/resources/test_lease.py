@@ -263,3 +263,31 @@ def test_two_instances_on_one_broker_keep_their_runs_apart() -> None:
         prefixes.append(app.conf.broker_transport_options["global_keyprefix"])
         assert app.conf.result_backend_transport_options["global_keyprefix"] == prefixes[-1]
     assert prefixes[0] != prefixes[1]
+
+
+@pytest.mark.parametrize("sensor", ["cycle", "plans", "proofs"])
+def test_what_is_no_lease_is_named_and_does_not_stand_for_ever(store, instance, sensor) -> None:
+    """`SET quantum:lease garbage` stopped the loop until somebody found the key."""
+    key = store.keys.of("lease")
+    store.client.set(key, "garbage")
+    told = tick(store, instance, sensor).skip_reason.skip_message
+    assert told.startswith(f"standing by: the lease {key} holds something that is no lease ('garbage'); delete it")
+    assert 0 < store.client.pttl(key) <= 60_000
+    store.client.pexpire(key, 1)
+    while store.client.exists(key):
+        pass
+    assert other_holder(store, "one") == ""
+
+
+@pytest.mark.parametrize("lifetime", [None, 86_400])
+def test_a_key_that_would_outlive_every_lease_is_given_a_minute(two, lifetime) -> None:
+    """Also one that names a stack, and one of another type."""
+    first, _ = two
+    first.client.set(first.keys.of("lease"), "name:/home:boot:storage", ex=lifetime)
+    assert other_holder(first, "one", renew=False) == "name:/home:boot:storage"
+    assert 0 < first.client.pttl(first.keys.of("lease")) <= 60_000
+    first.client.delete(first.keys.of("lease"))
+    first.client.hset(first.keys.of("lease"), "a", "b")
+    with pytest.raises(redis.ResponseError):
+        other_holder(first, "one", renew=False)
+    assert 0 < first.client.pttl(first.keys.of("lease")) <= 60_000

@@ -186,7 +186,7 @@ def test_a_named_source_is_the_only_one(make_store, position_source, expected):
 
 
 @pytest.mark.parametrize("field", ["source", "position_source"])
-@pytest.mark.parametrize("label", ["example", "synthetic", "replay", "Replay "])
+@pytest.mark.parametrize("label", ["example", "synthetic", "replay", "Replay ", "paper_trading"])
 def test_a_snapshot_that_says_it_is_not_live_keeps_its_label(store, field, label):
     """No permit may come of it unnoticed."""
     write_position(store, SYMBOL, **{"source": "exchange", "position_source": "exchange", field: label})
