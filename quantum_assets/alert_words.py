@@ -152,6 +152,8 @@ class Message:
         Its entry in the catalogue, and how bad it is; the worst of several.
     routes
         Severities it was ever raised with: whoever heard of the beginning hears of the end. Empty: ``severity`` alone.
+    well_since
+        Since when nothing of it is wrong any more, epoch s, though it is not closed yet; else ``None``.
     """
 
     event: Event
@@ -166,6 +168,7 @@ class Message:
     kind: str = ""
     severity: Severity = "page"
     routes: tuple[str, ...] = ()
+    well_since: float | None = None
 
 
 # --- messages ----------------------------------------------------------------------------------------------------------------

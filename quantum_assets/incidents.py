@@ -277,7 +277,7 @@ class Ledger:
         closes = f", closes {clock_text(well + incident.hold_sec)} if it stays so" if incident.hold_sec else ""
         what = f"well since {clock_text(well)}{closes} (was: {_short(incident.trouble)})"
         (message,) = self._messages("raised", [replace(incident.trouble, what=what, notice=True)], now)
-        return message
+        return replace(message, well_since=well)
 
     def _let_go(self, symbols: set[str], now: float) -> list[Message]:
         """End what concerns symbols that are not watched any more."""

@@ -154,6 +154,7 @@ def first_sentence(text: str) -> str:
 
 
 def _alerts(alerts: Sequence[Alert]) -> Part:
+    alerts = [alert for alert in alerts if alert.well_since is None]  # the others are on the page of the desk
     if not alerts:
         return Part("ok", "no alert", "#alerts")
     level: Level = "wrong" if any(alert.severity == "page" for alert in alerts) else "notice"

@@ -75,6 +75,8 @@ class Alert:
         Epoch s; ``None`` when unknown.
     symbols
         Those concerned.
+    well_since
+        Since when nothing of it is wrong any more, epoch s, though the watcher has not closed it yet; else ``None``.
     """
 
     title: str
@@ -82,6 +84,7 @@ class Alert:
     kind: str = ""
     since: float | None = None
     symbols: tuple[str, ...] = ()
+    well_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -510,6 +513,7 @@ def _alert(entry: Mapping[str, Any]) -> Alert:
         kind=_text(entry.get("kind") or entry.get("alert") or ""),
         since=epoch_or_none(entry.get("since")),
         symbols=tuple(_text(symbol) for symbol in entry.get("symbols") or ()),
+        well_since=epoch_or_none(entry.get("well_since")),
     )
 
 

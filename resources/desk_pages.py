@@ -189,8 +189,10 @@ def _alerts_card(standing: Standing, prefix: str) -> str:
         since = f"since {moment_text(alert.since)}" if alert.since is not None else ""
         more = " · ".join(filter(None, (since, symbols)))
         items.append(f'<span class="{tones[alert.severity]}">{esc(alert.title)}</span>{f"<br>{more}" if more else ""}')
-    said = f"{len(items)} active" if items else "none active"
-    return _card("Alerts", said, items, tone="bad" if items else "good", name="alerts")
+    ending = sum(alert.well_since is not None for alert in standing.alerts)
+    active = len(items) - ending
+    said = f"{active or 'none'} active{f', {ending} ending' if ending else ''}"
+    return _card("Alerts", said, items, tone="bad" if active else "good", name="alerts")
 
 
 def _list(items: Iterable[str]) -> str:

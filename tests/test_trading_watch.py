@@ -316,6 +316,7 @@ def test_a_price_around_its_stop_flaps_at_most_once_in_ten_minutes(desk):
     (held,) = desk.ledger.standing(desk.now)
     assert held.title.startswith("BTCUSDT: well since 12:")
     assert held.title.endswith("if it stays so (was: stop crossed)")
+    assert held.well_since is not None
     (cleared,) = desk.rest(600)
     assert (cleared.event, cleared.alert) == ("cleared", "stop_crossed:BTCUSDT")
     assert "it came 19 times" in cleared.text

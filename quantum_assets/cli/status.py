@@ -165,7 +165,9 @@ def _alerts(store: RedisStore) -> list[dict[str, Any]] | None:
         active = json.loads(reply)
     except (TypeError, ValueError):  # no watcher, another type of key, or something else in it
         return None
-    return [one for one in active if isinstance(one, dict)] if isinstance(active, list) else None
+    if not isinstance(active, list):
+        return None
+    return [one for one in active if isinstance(one, dict) and one.get("well_since") is None]  # the others are ending
 
 
 def verdict(report: Report) -> str:

@@ -285,7 +285,7 @@ def _stored(path: Path) -> dict[str, Any]:
 def _summary(ledger: Ledger, now: float) -> list[dict[str, Any]]:
     """Give the active alerts, the worst first, as ``quantum:alerts:active`` and ``/healthz`` have them."""
     messages = ledger.standing(now)
-    names = ("alert", "kind", "severity", "level", "title", "since", "symbols")
+    names = ("alert", "kind", "severity", "level", "title", "since", "symbols", "well_since")
     return [{name: getattr(message, name) for name in names} for message in messages]
 
 

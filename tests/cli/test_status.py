@@ -82,6 +82,9 @@ def test_the_verdict_names_who_blocks_openings_and_why(desk: Desk) -> None:
     line = verdict(read_report(desk.store))
     assert line.startswith("blocked: kill switch: exchange reports wrong prices (set by Ada)")
     assert line.endswith(" | 1 alert")
+    ending = {"title": "ETHUSDT: well since 12:00 UTC", "well_since": 1.0}
+    desk.store.client.set(desk.store.keys.of("alerts_active"), json.dumps([ending]))
+    assert verdict(read_report(desk.store)).endswith(" | no alerts")
     disarm(desk.store, "burst_limit_exceeded: plan p1")
     assert "governor disarmed: burst_limit_exceeded: plan p1" in verdict(read_report(desk.store))
 

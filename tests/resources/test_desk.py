@@ -256,6 +256,17 @@ def test_a_silent_watcher_or_an_unreadable_list_is_an_alert() -> None:
     assert active_alerts(b'[{"title": "old watcher"}]') == [Alert("old watcher")]
 
 
+def test_an_alert_that_is_well_again_is_on_the_page_alone(world: RedisStore) -> None:
+    """For ten minutes after a fault the banner called it a page, and sent people to look for nothing."""
+    ending = {"title": "ETHUSDT: well since 12:00 UTC", "severity": "info", "well_since": 1.0}
+    world.client.set(world.keys.of("alerts_active"), json.dumps([ending]))
+    standing = DeskReader(world).standing()
+    assert ("ok", "no alert", "#alerts") in banner.parts(standing)
+    card = desk_pages._alerts_card(standing, "")
+    assert "none active, 1 ending" in card
+    assert "well since" in card
+
+
 def test_the_banner_says_how_things_stand_and_links_to_the_detail() -> None:
     said = banner.parts(well())
     assert [(part.level, part.text, part.link) for part in said] == [
