@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
@@ -282,9 +284,15 @@ def _socket(home: Path) -> str:
 
 
 def _short(home: Path, name: str) -> str:
+    """Give a socket's path, in a folder elsewhere when the instance folder's own is too long: the same one to every process."""
     path = str(home / name)
     if len(path) <= SOCKET_PATH_MAX:
         return path
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"quantum-{os.getuid()}-{abs(hash(str(home))) % 10**8}"  # noqa: S108 - private below
+    runtime, digest = os.environ.get("XDG_RUNTIME_DIR") or "/tmp", blake2s(str(home).encode(), digest_size=6).hexdigest()  # noqa: S108
+    folder = Path(runtime) / f"quantum-{os.getuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or not stat.S_ISDIR(found.st_mode):
+        msg = f"{folder} is not a folder of this user alone: remove it, or set QUANTUM_HOME to a path of at most 80 characters"
+        raise PermissionError(msg)
     return str(folder / name)

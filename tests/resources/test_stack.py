@@ -1,9 +1,11 @@
 """A process that dies is started again: at once, then after growing pauses that hold up nobody else."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from resources.stack import LONGEST_PAUSE_SEC, SERVER, STEADY_AFTER_SEC, Process, Restarts, pause_sec
+from resources.stack import LONGEST_PAUSE_SEC, SERVER, SOCKET_PATH_MAX, STEADY_AFTER_SEC, Process, Restarts, pause_sec
 
 CRASHES = Process("crashes", (sys.executable, "-c", "raise SystemExit(3)"))
 STEADY = Process("steady", ("sleep", "600"))
@@ -168,3 +170,29 @@ def test_the_supervisor_keeps_neither_dagster_nor_celery_in_memory() -> None:
     modules = "resources.home, resources.stack, resources.embedded_server, quantum_assets.cli.up"
     code = f"import sys, {modules}; sys.exit(' '.join({{'dagster', 'celery'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stderr == "\n"
+
+
+SOCKETS = """
+import sys
+from pathlib import Path
+from resources import stack
+print(stack.code(Path(sys.argv[1])).command[-1], stack.daemon(Path(sys.argv[1])).after)
+"""
+
+
+def test_every_process_of_a_long_instance_folder_finds_the_same_socket(tmp_path: Path) -> None:
+    """The folder was named by a hash that is another one in each process: code server and daemon never met."""
+    home = tmp_path / ("long" * 25)
+    home.mkdir()
+
+    def sockets(seed: str, runtime: str) -> set[str]:
+        variables = {**os.environ, "PYTHONHASHSEED": seed, "XDG_RUNTIME_DIR": runtime}
+        command = [sys.executable, "-c", SOCKETS, str(home)]
+        return set(subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.split())
+
+    with tempfile.TemporaryDirectory() as runtime:  # tmp_path is too long itself
+        (socket,) = sockets("1", runtime) | sockets("2", runtime)
+        assert len(socket) <= SOCKET_PATH_MAX
+        Path(socket).parent.chmod(0o755)
+        with pytest.raises(subprocess.CalledProcessError):
+            sockets("1", runtime)
