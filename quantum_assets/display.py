@@ -184,11 +184,8 @@ def epoch_or_none(value: object) -> float | None:
 def reason_text(code: str) -> str:
     """Give one reason code in words; a detail after a colon stays, and an unknown code is itself."""
     name, colon, detail = code.partition(":")
-    if name.startswith(_GUARD) and name.removeprefix(_GUARD).isupper():
-        words = f"risk guard {name.removeprefix(_GUARD)}"
-    else:
-        words = REASONS.get(name, name)
-    return f"{words}{colon}{detail}"
+    guard = f"risk guard {name.removeprefix(_GUARD)}".rstrip()  # named as whoever set it has chosen
+    return f"{guard if name.startswith(_GUARD) else REASONS.get(name, name)}{colon}{detail}"
 
 
 def name_text(name: str) -> str:

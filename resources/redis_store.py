@@ -7,12 +7,13 @@ publications and missing ones, nothing between.
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +23,7 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State
+from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State, printable
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings
@@ -42,12 +43,16 @@ UNFIT = (  # the server's trouble, not a key's
 # The same, and what has no class of its own, as a script reports it. A WRONGTYPE is about one key, whatever that key is called.
 _NO_RIGHT = r"NOPERM|The user executing the script can't|ACL failure in script"  # Redis 7.0 has words of its own inside a script
 _UNFIT_IN_SCRIPT = re.compile(rf"^(?!WRONGTYPE).*\b(READONLY|OOM|MISCONF|NOREPLICAS|BUSY|TRYAGAIN|{_NO_RIGHT})\b", re.DOTALL)
+FOREIGN_NAMED = 5  # fields of others, of one hash
 SEND_BYTES = 64 * 1024  # commands are sent as soon as so much has come together, and the server starts on them
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
+
+log = logging.getLogger("quantum.store")
 
 # KEYS[1] hash, KEYS[2] stream or absent
 # ARGV[1] lifetime in s, ARGV[2] published_at_utc as the caller read it ('' for no hash, '*' for whatever is there),
 # ARGV[3] count of hash values, the hash's fields and values, then (with KEYS[2]) the stream's cap, the entry's fields and values
+# replaces the whole hash: a field that somebody else has written beside ours does not stay
 # returns 1, or 0 when someone else has published meanwhile; raises, having written nothing, when a key is of another type
 PUBLISH_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
@@ -58,6 +63,7 @@ if KEYS[2] then
 end
 if ARGV[2] ~= '*' and (redis.call('HGET', KEYS[1], 'published_at_utc') or '') ~= ARGV[2] then return 0 end
 local last = 3 + tonumber(ARGV[3])
+if ARGV[2] == '*' or redis.call('HLEN', KEYS[1]) > tonumber(ARGV[3]) / 2 then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], unpack(ARGV, 4, last))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 if KEYS[2] then redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[last + 1], '*', unpack(ARGV, last + 2)) end
@@ -173,6 +179,7 @@ class RedisStore:
         self.clock = clock
         self.client = client or connect(settings)
         self._away_until = 0.0
+        self._foreign: set[str] = set()  # hashes of which it was said that somebody else writes to them
         self._spent: deque[tuple[float, float]] = deque()
         self.decoded: dict[
             tuple[str, str], tuple[Mapping[bytes, bytes], dict[str, Any]]
@@ -384,10 +391,21 @@ class RedisStore:
                 found.append(_Last(None, "" if raw.state is State.ABSENT else "*"))
                 continue
             try:
-                found.append(_Last(self._decode(table, raw.symbol, raw.value), raw.value[b"published_at_utc"].decode()))
+                values = self._decode(table, raw.symbol, raw.value)
+                if foreign := raw.value.keys() - table.wire_names:
+                    self._name_foreign(self.keys.of(table.key, raw.symbol), foreign)
+                    found.append(_Last(None, "*"))
+                else:
+                    found.append(_Last(values, raw.value[b"published_at_utc"].decode()))
             except ContractError:  # damaged, or edited by somebody: the whole publication replaces it
                 found.append(_Last(None, "*"))
         return found
+
+    def _name_foreign(self, key: str, foreign: Collection[bytes]) -> None:
+        if key not in self._foreign:
+            self._foreign.add(key)
+            names = ", ".join(printable(name.decode(errors="replace")) for name in sorted(foreign)[:FOREIGN_NAMED])
+            log.warning("%s held fields of another writer, which are removed: %s", key, names)
 
     @staticmethod
     def _settle(outcome: Publication, replies: Any) -> Publication:
@@ -434,7 +452,7 @@ class RedisStore:
         return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), expected, len(values), *values, *stream_part)
 
     def _refresh_command(self, table: Table, symbol: str, published_at: str, marks: Mapping[str, str]) -> tuple[Any, ...]:
-        refreshed = flat({name: marks[name] for name in ("computed_at_utc", "last_update_epoch")})
+        refreshed = flat({name: marks[name] for name in table.renewed})
         return ("EVAL", REFRESH_LUA, 1, self.keys.of(table.key, symbol), self.ttl_sec(table), published_at, *refreshed)
 
 

@@ -76,7 +76,7 @@ def rate_limited(evidence: Evidence) -> Finding:
     overdue_sec = settings.max_publish_age_sec + 2 * settings.publish_interval_sec
     oldest = 0.0
     for symbol, row in rows.items():
-        age = (row["computed_at_utc"] - row["published_at_utc"]).total_seconds()
+        age = row["last_update_epoch"] - row["published_at_utc"].timestamp()
         oldest = max(oldest, age)
         if age > overdue_sec:
             failing[symbol] = f"published {age:.0f} s before it was last evaluated"

@@ -70,7 +70,12 @@ COMMON = (
     Field("symbol", TEXT, "", "the symbol itself"),
     Field("cycle_id", TEXT, "", "cycle that wrote the values; equal across all assets of one cycle"),
     Field("schema", INTEGER, "", "version of this table"),
-    Field("computed_at_utc", TIME, "", "last evaluation, also when nothing had to be published"),
+    Field(
+        "computed_at_utc",
+        TIME,
+        "",
+        "last evaluation, also when nothing had to be published; of harvest proposals the publication",
+    ),
     Field("last_update_epoch", EPOCH, "s", "last evaluation, also when nothing had to be published"),
     Field("published_at_utc", TIME, "", "when the values were written"),
     Field("digest", TEXT, "", "fingerprint of the fields of the table as written; a value edited since does not match"),
@@ -127,6 +132,8 @@ class Table:
         True for state: written at every evaluation, but only a change is a publication.
     presence
         Flag field that is 0 while the row is only kept, not to be acted on.
+    dated_by_publication
+        True when ``computed_at_utc`` stays with the values it was published with: consumers hash it.
     of_account
         True for the one hash of the account, which carries ``ACCOUNT`` as its symbol.
     headline
@@ -143,11 +150,13 @@ class Table:
     rate_limited: bool = True
     kept_current: bool = False
     presence: str | None = None
+    dated_by_publication: bool = False
     of_account: bool = False
     headline: str = ""
     doc: str = ""
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
     _wire: Sequence[tuple[str, bytes, Callable[[str], Any]]] = field(init=False, repr=False, compare=False)
+    _wire_names: frozenset[bytes] = field(init=False, repr=False, compare=False)
     _fingerprinted: Sequence[str] = field(init=False, repr=False, compare=False)
     _fingerprinted_keys: Sequence[bytes] = field(init=False, repr=False, compare=False)
 
@@ -155,8 +164,19 @@ class Table:
         by_name = {item.name: item for item in (*COMMON, *self.fields)}
         object.__setattr__(self, "by_name", by_name)
         object.__setattr__(self, "_wire", [(name, name.encode(), item.codec.decode) for name, item in by_name.items()])
+        object.__setattr__(self, "_wire_names", frozenset(name.encode() for name in by_name))
         object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
         object.__setattr__(self, "_fingerprinted_keys", [name.encode() for name in self._fingerprinted])
+
+    @property
+    def wire_names(self) -> frozenset[bytes]:
+        """Names of all fields of the hash, as the server has them."""
+        return self._wire_names
+
+    @property
+    def renewed(self) -> tuple[str, ...]:
+        """Stamps that an evaluation renews although nothing is published."""
+        return ("last_update_epoch",) if self.dated_by_publication else ("computed_at_utc", "last_update_epoch")
 
     def subjects(self, symbols: Sequence[str]) -> Sequence[str]:
         """Name whom the table has a hash for, given the symbols of the product."""

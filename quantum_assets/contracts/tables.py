@@ -289,6 +289,7 @@ HARVEST_PROPOSAL = Table(
     key="harvest_proposal",
     ttl_sec=PROPOSAL_TTL_SEC,
     ttl_intervals_of="publish_interval_sec",
+    dated_by_publication=True,
     headline="harvest for {symbol}: action={harvest_action} R_net={R_net:.4f} K={kill_score:.4f} reasons={reason_codes}",
     doc="Proposed profit taking of one open position, and its kill score.",
     fields=(

@@ -130,6 +130,32 @@ def test_an_unchanged_value_is_refreshed_but_neither_published_nor_materialized(
     assert {asset for asset, _ in recorded(instance, result)} & quiet == set()
 
 
+def test_a_harvest_proposal_is_dated_by_its_publication(world, instance) -> None:
+    """A planner makes its plan ids of that time: moved with every evaluation it was a new plan every ten seconds."""
+    run_cycle(world, instance)
+    world.clock.advance(10)
+    run_cycle(world, instance)
+    first = hash_of(world, "harvest_proposal", "BTCUSDT")
+    world.clock.advance(10)
+    run_cycle(world, instance)
+    second = hash_of(world, "harvest_proposal", "BTCUSDT")
+    assert second["computed_at_utc"] == first["computed_at_utc"] == second["published_at_utc"]
+    assert int(second["last_update_epoch"]) == int(first["last_update_epoch"]) + 10
+
+
+def test_what_somebody_else_writes_into_our_hash_is_named_once_and_gone_with_the_next_cycle(world, instance, caplog) -> None:
+    """An executor read `action=PARTIAL_25` of a program long gone beside our FULL_CLOSE."""
+    run_cycle(world, instance)
+    key = world.keys.of("harvest_proposal", "BTCUSDT")
+    for _ in range(2):
+        world.client.hset(key, mapping={"action": "PARTIAL_25", "calibrated": "1"})
+        world.clock.advance(10)
+        run_cycle(world, instance)
+        assert {"action", "calibrated"}.isdisjoint(hash_of(world, "harvest_proposal", "BTCUSDT"))
+    told = [record.getMessage() for record in caplog.records if "another writer" in record.getMessage()]
+    assert told == [f"{key} held fields of another writer, which are removed: action, calibrated"]
+
+
 def test_an_unchanged_value_is_published_again_after_a_minute(world, instance) -> None:
     """MAX_PUBLISH_AGE_SEC."""
     run_cycle(world, instance)
