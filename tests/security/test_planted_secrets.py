@@ -116,7 +116,11 @@ def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> I
             for process in processes:
                 process.terminate()
             for process in processes:
-                process.wait(30)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:  # as systemd does; a process left behind would fail tests of others
+                    process.kill()
+                    process.wait(30)
             for child in family(home):
                 child.kill()
 
