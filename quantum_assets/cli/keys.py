@@ -91,7 +91,7 @@ _ALSO = {
     "proofs": "last verdict of every proof, JSON, and `_run` (hash)",
     "proofs_by_symbol": "what Dagster was last told of each asset and symbol (hash)",
     "single_cycle": "how `quantum once` went when the proofs last tried it (string, 600 s)",
-    "alerts_active": "active alerts, JSON (string, 30 s)",
+    "alerts_active": "active alerts, JSON; one with well_since (epoch s) is ending (string, 30 s)",
     "stream_alerts": "event, alert, level, title, text, symbols, since, limit, timestamp (stream, ~10000)",
     "seen_plan": "marker of a plan that has been decided (string, 24 h)",
     "banner": "what the example feed plays (string, 120 s)",

@@ -291,7 +291,7 @@ def test_active_alerts_have_what_the_banner_shows(live):
     assert shown.pop("since") == pytest.approx(time.time(), abs=60)
     assert shown == {
         "alert": "kill_switch", "kind": "kill_switch", "severity": "page", "level": "failure", "symbols": [],
-        "title": "Kill switch set by ada: wrong prices; no openings for any symbol",
+        "title": "Kill switch set by ada: wrong prices; no openings for any symbol", "well_since": None,
     }  # fmt: skip
 
 
