@@ -324,7 +324,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
     def ages(asset: str, clock: str = "last_update_epoch") -> Any:
         return np.array([_age_sec(one.rows[asset], clock, now) for one in found])
 
-    def position_age_sec(one: Found) -> float:  # of the snapshot: a dead writer makes no new ones
+    def age_of_position(one: Found) -> float:  # of the snapshot: a dead writer makes no new ones
         if one.flat is None:
             return _age_sec(one.rows["position"], "position_ts_epoch", now)
         return math.nan if one.flat.ts_epoch is None else now - one.flat.ts_epoch
@@ -332,6 +332,8 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
     def everywhere(value: object, dtype: Any = bool) -> Any:
         return np.full(len(plans), value, dtype=dtype)
 
+    position_age_sec = np.array([age_of_position(one) for one in found])
+    absent = np.array([one.snapshot.state is State.ABSENT for one in found], dtype=bool)
     unknown = everywhere(math.nan, float)
     return Evidence(
         closing=closing,
@@ -342,9 +344,9 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         market_state_age_sec=ages("market_state"),
         market_close_age_sec=ages("market_state", clock="ts_timestamp"),  # an evaluation of old candles is no news
         harvest_proposal_age_sec=ages("harvest_proposal"),
-        position_age_sec=np.array([position_age_sec(one) for one in found]),
+        position_age_sec=position_age_sec,
         flat=flat,
-        position_unknown=np.array([one.snapshot.state is State.ABSENT and math.isnan(position_age_sec(one)) for one in found]),
+        position_unknown=absent & np.isnan(position_age_sec),
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [

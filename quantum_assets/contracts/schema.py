@@ -155,8 +155,8 @@ class Table:
     headline: str = ""
     doc: str = ""
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
+    wire_names: frozenset[bytes] = field(init=False, repr=False, compare=False)
     _wire: Sequence[tuple[str, bytes, Callable[[str], Any]]] = field(init=False, repr=False, compare=False)
-    _wire_names: frozenset[bytes] = field(init=False, repr=False, compare=False)
     _fingerprinted: Sequence[str] = field(init=False, repr=False, compare=False)
     _fingerprinted_keys: Sequence[bytes] = field(init=False, repr=False, compare=False)
 
@@ -164,14 +164,9 @@ class Table:
         by_name = {item.name: item for item in (*COMMON, *self.fields)}
         object.__setattr__(self, "by_name", by_name)
         object.__setattr__(self, "_wire", [(name, name.encode(), item.codec.decode) for name, item in by_name.items()])
-        object.__setattr__(self, "_wire_names", frozenset(name.encode() for name in by_name))
+        object.__setattr__(self, "wire_names", frozenset(name.encode() for name in by_name))
         object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
         object.__setattr__(self, "_fingerprinted_keys", [name.encode() for name in self._fingerprinted])
-
-    @property
-    def wire_names(self) -> frozenset[bytes]:
-        """Names of all fields of the hash, as the server has them."""
-        return self._wire_names
 
     @property
     def renewed(self) -> tuple[str, ...]:

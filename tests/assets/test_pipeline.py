@@ -499,16 +499,22 @@ def test_efficiency_folds_every_fill_once_also_when_other_symbols_have_none(make
     assert float(hash_of(store, "capital_efficiency", "BTCUSDT")["dd_proxy"]) == pytest.approx(200)  # .2 x 1000
 
 
-def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store, instance) -> None:
-    """Spec section 6: perf .72, target 800, pnls +12.5 -3.1 +8.7."""
-    store = make_store(efficiency_mode="enforce")
+def write_performance(store, factor: str) -> int:
+    """Write how BTCUSDT performs and what it may hold; give the writer's clock, epoch s."""
     now = int(store.clock().timestamp())
     store.client.hset(
-        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": ".72", "confidence": ".8", "ts": str(now)}
+        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": factor, "confidence": ".8", "ts": str(now)}
     )
     store.client.hset(
         "quantum:allocation:target:BTCUSDT", mapping={"target_usd": "800", "confidence": ".8", "timestamp": str(now)}
     )
+    return now
+
+
+def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store, instance) -> None:
+    """Spec section 6: perf .72, target 800, pnls +12.5 -3.1 +8.7."""
+    store = make_store(efficiency_mode="enforce")
+    now = write_performance(store, ".72")
     for number, pnl in enumerate(("12.5", "-3.1", "8.7"), start=1):
         store.client.xadd("quantum:stream:execution", {"symbol": "BTCUSDT", "pnl_usd": pnl}, id=f"{now * 1000}-{number}")
     run_cycle(store, instance)
@@ -521,13 +527,7 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
 def test_a_losing_symbol_scores_0_and_not_as_one_nobody_knows(make_store, instance) -> None:
     """Writers give -1 to 1: counted as an error, the worst symbols were scored by their last good value, or as neutral."""
     store = make_store(efficiency_mode="enforce")
-    now = int(store.clock().timestamp())
-    store.client.hset(
-        "quantum:alpha:attribution:BTCUSDT", mapping={"performance_factor": "-0.6", "confidence": ".8", "ts": str(now)}
-    )
-    store.client.hset(
-        "quantum:allocation:target:BTCUSDT", mapping={"target_usd": "800", "confidence": ".8", "timestamp": str(now)}
-    )
+    write_performance(store, "-0.6")
     run_cycle(store, instance)
     fields = hash_of(store, "capital_efficiency", "BTCUSDT")
     assert (float(fields["efficiency_score"]), float(fields["p30_perf"]), fields["stale_flags"]) == (0, -0.6, "")

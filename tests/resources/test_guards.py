@@ -273,16 +273,18 @@ def test_a_guard_that_is_announced_in_the_settings_is_seen_without_a_search(stor
     assert read_guards(make_store(risk_guards_extra="MANUAL_HALT")).live == ("MANUAL_HALT",)
 
 
+def crowd(store) -> None:
+    """Write many keys of others."""
+    store.client.mset({f"other:{number}": 1 for number in range(500)})
+
+
 def test_the_search_goes_on_where_it_was_and_keeps_what_it_found(store, monkeypatch) -> None:
     """A large server is not searched as a whole in one evaluation."""
     write_equity(store)
     evaluate(store)
     monkeypatch.setattr("resources.guards.SCAN_COUNT", 50)
     monkeypatch.setattr("resources.guards.SCANS", 1)
-    with store.client.pipeline(transaction=False) as many:
-        for number in range(500):
-            many.set(f"other:{number}", 1)
-        many.execute()
+    crowd(store)
     store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
     seen = [evaluate(store)["guards"] == ["MANUAL_HALT"] for _ in range(30)]
     assert sum(seen) > 0
@@ -294,10 +296,7 @@ def test_before_the_first_search_is_complete_nothing_is_known(store, monkeypatch
     write_equity(store)
     monkeypatch.setattr("resources.guards.SCAN_COUNT", 1)
     monkeypatch.setattr("resources.guards.SCANS_FIRST", 1)
-    with store.client.pipeline(transaction=False) as many:
-        for number in range(500):
-            many.set(f"other:{number}", 1)
-        many.execute()
+    crowd(store)
     row = evaluate(store)
     assert (row["status"], row["errors"]) == ("error", ["search"])
     assert read_guards(store).trouble.startswith("risk_guard_error: search")
