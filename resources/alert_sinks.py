@@ -1,21 +1,26 @@
-"""Delivery of alerts: to the Apprise URLs of their severity and to the stream of alerts, each at its own pace.
+"""Delivery of alerts: to every recipient of the Apprise URLs of their severity and to the stream of alerts, each at its own pace.
 
 A sink that is slow or away holds up nobody else, gets every message in order once it answers again, and says meanwhile what is
-the matter with it. What an alert says is decided in ``quantum_assets.incidents``. URLs hold credentials: none of their parts is
-ever printed.
+the matter with it. Each recipient of an address is a sink of its own: Apprise answers for all of them at once, and who got a
+message would get it again with every attempt for the one that did not. What an alert says is decided in
+``quantum_assets.incidents``. URLs hold credentials: none of their parts is ever printed.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import logging
 import re
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -31,6 +36,10 @@ STREAM_MAXLEN = 10_000
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0
 ATTEMPTS_IN_A_ROW = 4  # then the messages of other alerts are tried first
 KEPT_SEC = 86400.0  # an alert that could not be delivered within a day is given up, and counted
+REFUSED_TRIES = 12  # half an hour: a service that says no to a message is asked no longer
+UNANSWERED_TRIES = 4  # a service that took the request and did not answer may have delivered it every time
+RETRY_AFTER_SEC_MAX = 3600.0  # what a service may ask for
+NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # of the 400s: later it may be yes
 SECRET_CHARS_MIN = 3  # shorter parts of a URL are no secrets, and hiding them would garble every text
 ERROR_CHARS_MAX = 300
 
@@ -38,7 +47,21 @@ log = logging.getLogger("quantum.alerts")
 
 
 class DeliveryError(RuntimeError):
-    """A sink did not take a message; the text holds no credentials."""
+    """A sink did not take a message; the text holds no credentials.
+
+    Parameters
+    ----------
+    text
+        Why.
+    retry_after_sec
+        What the service asked for before the next attempt.
+    tries_max
+        Attempts after which the message is given up; 0: it is tried for KEPT_SEC.
+    """
+
+    def __init__(self, text: str, *, retry_after_sec: float = 0.0, tries_max: int = 0) -> None:
+        super().__init__(text)
+        self.retry_after_sec, self.tries_max = retry_after_sec, tries_max
 
 
 class WrongAlertUrlError(DeliveryError):
@@ -60,7 +83,7 @@ class Sink(Protocol):
 
 
 class AppriseSink:
-    """One entry of ALERT_URLS, ALERT_URLS_WARN or ALERT_URLS_INFO.
+    """One entry of ALERT_URLS, ALERT_URLS_WARN or ALERT_URLS_INFO, or one recipient of it (:meth:`recipients`).
 
     Parameters
     ----------
@@ -104,6 +127,23 @@ class AppriseSink:
             raise WrongAlertUrlError(msg)
         self._service = service
 
+    def recipients(self) -> list[AppriseSink]:
+        """Give one sink for each recipient of the address; itself where it has one, or cannot be understood."""
+        try:
+            self.prepare()
+        except DeliveryError:  # named when it is tried
+            return [self]
+        parts = _one_each(self._service)
+        if len(parts) < 2:
+            return [self]
+        found = []
+        for number, (target, service) in enumerate(parts, start=1):
+            one = copy.copy(self)
+            one.name, one._service = f"{self.name}/{number}", service  # noqa: SLF001 - its own class
+            one.identity = hashlib.blake2s(f"{self._url}\0{target!r}".encode(), digest_size=8).hexdigest()
+            found.append(one)
+        return found
+
     def deliver(self, message: Message) -> None:
         """Send one message.
 
@@ -113,7 +153,7 @@ class AppriseSink:
             The service refused it or did not answer.
         """
         self.prepare()
-        with self._apprise() as (apprise, said):
+        with self._apprise() as (apprise, said), _answers() as answers:
             notifier = apprise.Apprise(asset=self._service.asset)
             notifier.add(self._service)
             taken = notifier.notify(
@@ -123,7 +163,9 @@ class AppriseSink:
                 body_format=apprise.NotifyFormat.TEXT,
             )
         if not taken:
-            raise DeliveryError(hide(" ".join(said) or "not taken, no reason given", self._url))
+            last = answers[-1] if answers else _Answer()
+            text = hide(" ".join(said) or "not taken, no reason given", self._url)
+            raise DeliveryError(text, retry_after_sec=last.retry_after_sec, tries_max=last.tries_max)
 
     @contextmanager
     def _apprise(self) -> Iterator[tuple[Any, list[str]]]:
@@ -196,9 +238,13 @@ class SinkState:
     name
         The sink.
     pending, delivered, failures, given_up
-        Messages waiting, messages taken, attempts that failed, messages dropped after a day; since the start.
+        Messages waiting, messages taken, attempts that failed, messages dropped; since the start.
     last_error
         Of the last attempt, when that failed.
+    lost
+        Title of the message last given up, and why; empty once another has been taken since.
+    lost_at
+        When the first of those that were given up since was, epoch s.
     """
 
     name: str
@@ -207,6 +253,8 @@ class SinkState:
     failures: int
     given_up: int
     last_error: str
+    lost: str = ""
+    lost_at: float = 0.0
 
 
 class Outbox:
@@ -241,7 +289,9 @@ class Outbox:
         self._after_delivery = delivered
         self._queue = deque(pending)
         self._delivered = self._failures = self._given_up = 0
-        self._last_error = ""
+        self._tries: Counter[tuple[str, str, float]] = Counter()  # of what waits
+        self._last_error = self._lost = ""
+        self._lost_at = 0.0
         self._ending = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"alerts {sink.name}", daemon=True)
@@ -276,7 +326,8 @@ class Outbox:
     def state(self) -> SinkState:
         """Tell how delivery stands."""
         with self._changed:
-            return SinkState(self.sink.name, len(self._queue), self._delivered, self._failures, self._given_up, self._last_error)
+            counts = (len(self._queue), self._delivered, self._failures, self._given_up)
+            return SinkState(self.sink.name, *counts, self._last_error, self._lost, self._lost_at)
 
     def _work(self) -> None:
         try:
@@ -286,18 +337,21 @@ class Outbox:
         pause, refused = 0.0, 0
         while (message := self._next(pause)) is not None:
             if self.clock().timestamp() - message.at > KEPT_SEC:
-                self._leave(given_up=True)
+                self._leave(given_up=f"not delivered within a day; {self._last_error}")
                 continue
             try:
                 self.sink.deliver(message)
             except DeliveryError as error:
                 self._failed(error)
                 pause, refused = min(2 * pause or self.first_pause_sec, LONGEST_PAUSE_SEC), refused + 1
-                if refused % ATTEMPTS_IN_A_ROW == 0:
+                pause = max(pause, min(error.retry_after_sec, RETRY_AFTER_SEC_MAX))
+                if 0 < error.tries_max <= self._tried(message):
+                    self._leave(given_up=f"{error.tries_max} attempts; {error}")
+                elif refused % ATTEMPTS_IN_A_ROW == 0:
                     self._let_others_pass(message)
                 continue
             pause, refused = 0.0, 0
-            self._leave(given_up=False)
+            self._leave()
 
     def _next(self, pause: float) -> Message | None:
         """Wait for the pause to be over and for a message; ``None`` when the work ends."""
@@ -312,25 +366,38 @@ class Outbox:
             same = [one for one in self._queue if one.alert == message.alert]
             self._queue = deque([*(one for one in self._queue if one.alert != message.alert), *same])
 
+    def _tried(self, message: Message) -> int:
+        """Count one more attempt to deliver a message."""
+        which = (message.alert, message.event, message.at)
+        self._tries[which] += 1
+        return self._tries[which]
+
     def _failed(self, error: DeliveryError) -> None:
         log.warning("%s: %s", self.sink.name, error)
         with self._changed:
             self._failures += 1
             self._last_error = str(error)[:ERROR_CHARS_MAX]
 
-    def _leave(self, *, given_up: bool) -> None:
+    def _leave(self, *, given_up: str = "") -> None:
+        """Take the first message out: it was delivered, or is given up for a reason."""
         with self._changed:
-            self._queue.popleft()
-            self._given_up += given_up
-            self._delivered += not given_up
-            self._last_error = self._last_error if given_up else ""
+            message = self._queue.popleft()
+            self._tries.pop((message.alert, message.event, message.at), None)
+            if given_up:
+                self._lost_at = self._lost_at or self.clock().timestamp()
+                self._lost = f"{message.title} ({given_up})"[:ERROR_CHARS_MAX]
+                self._given_up += 1
+            else:
+                self._delivered, self._last_error, self._lost, self._lost_at = self._delivered + 1, "", "", 0.0
+        if given_up:
+            log.error("%s: given up: %s: %s", self.sink.name, message.title, given_up)
         self._after_delivery()
 
 
 def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
-    """List the sinks of the settings: the stream first, then the addresses in their order.
+    """List the sinks of the settings: the stream first, then the recipients of the addresses in their order.
 
-    An address that stands in several lists is one sink, under the first of them.
+    A recipient that stands in several lists is one sink, under the first of them.
     """
     lists = {
         "ALERT_URLS": settings.alert_urls,
@@ -343,9 +410,9 @@ def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
     found: dict[str, AppriseSink] = {}
     for variable, urls in lists.items():
         for position, url in enumerate(urls, start=1):
-            sink = AppriseSink(url, position, variable, takes[variable])
-            known = found.setdefault(sink.identity, sink)
-            known.severities |= sink.severities
+            for sink in AppriseSink(url, position, variable, takes[variable]).recipients():
+                known = found.setdefault(sink.identity, sink)
+                known.severities |= sink.severities
     return [StreamSink(RedisStore(settings, clock)), *found.values()]
 
 
@@ -369,12 +436,92 @@ def trial_message(now: datetime) -> Message:
 def hide(text: str, url: str) -> str:
     """Take every part of a URL out of a text; most services put their token somewhere in it."""
     split = urlsplit(url)
-    parts = {url, *re.split(r"[/:@,]+", f"{split.netloc}/{split.path}"), *(value for _, value in parse_qsl(split.query))}
+    values = [value for _, value in parse_qsl(split.query)]
+    parts = {url, *values, *re.split(r"[/:@,\s]+", "/".join((split.netloc, split.path, *values)))}
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= SECRET_CHARS_MIN:
             text = text.replace(part, "***")
     return text[:ERROR_CHARS_MAX]
+
+
+def _one_each(service: Any) -> list[tuple[object, Any]]:
+    """Take a service of Apprise apart: each recipient, and the service with this one alone."""
+    count = len(service)
+    lists = {
+        name: value for name, value in vars(service).items() if isinstance(value, list | tuple | set) and len(value) == count
+    }
+    name = "targets" if "targets" in lists else next(iter(lists), "") if len(lists) == 1 else ""
+    found: list[tuple[object, Any]] = []
+    for target in sorted(lists[name], key=repr) if name else ():
+        one = copy.copy(service)
+        setattr(one, name, type(lists[name])([target]))
+        for copies in ("cc", "bcc"):  # of a mail: they go with the first
+            if found and isinstance(getattr(one, copies, None), set):
+                setattr(one, copies, set())
+        found.append((target, one))
+    return found if all(len(one) == 1 for _, one in found) else []
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of one HTTP request: what the service asked for, and how often it may be asked."""
+
+    retry_after_sec: float = 0.0
+    tries_max: int = 0
+
+    @classmethod
+    def of(cls, status: int, retry_after: str | None) -> _Answer:
+        refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in NOT_NOW
+        return cls(_seconds(retry_after), REFUSED_TRIES if refused else 0)
+
+
+_heard = threading.local()
+
+
+@contextmanager
+def _answers() -> Iterator[list[_Answer]]:
+    """Give what this thread's HTTP requests are answered meanwhile: Apprise passes on neither status nor Retry-After."""
+    _listen()
+    _heard.answers = []
+    try:
+        yield _heard.answers
+    finally:
+        _heard.answers = None
+
+
+@functools.cache
+def _listen() -> None:
+    import requests
+
+    send = requests.Session.send
+
+    @functools.wraps(send)
+    def noted(self: Any, request: Any, **options: Any) -> Any:
+        answers = getattr(_heard, "answers", None)
+        try:
+            answer = send(self, request, **options)
+        except requests.ReadTimeout:
+            if answers is not None:
+                answers.append(_Answer(tries_max=UNANSWERED_TRIES))
+            raise
+        if answers is not None:
+            answers.append(_Answer.of(answer.status_code, answer.headers.get("Retry-After")))
+        return answer
+
+    requests.Session.send = noted  # type: ignore[method-assign]
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Read a Retry-After: seconds, or a date (RFC 9110, section 10.2.3); 0 where it is neither."""
+    text = (retry_after or "").strip()
+    if text.isdecimal() and text.isascii():
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return 0.0
+    return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp(), 0.0)
 
 
 class _Overheard(logging.Handler):

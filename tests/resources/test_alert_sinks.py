@@ -11,11 +11,13 @@ from itertools import pairwise
 
 import pytest
 from aiosmtpd.controller import Controller
+from apprise.plugins.ntfy import NotifyNtfy
 from apprise.plugins.slack import NotifySlack
 from pydantic import SecretStr
 
 from quantum_assets.incidents import Message
 from resources.alert_sinks import (
+    REFUSED_TRIES,
     AppriseSink,
     DeliveryError,
     Outbox,
@@ -61,11 +63,59 @@ class HttpSink:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
+class Topics(HttpSink):
+    """An ntfy server, the plugin is the real one: each recipient is a topic, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+        self.asked: list[tuple[str, float]] = []
+        self.answer: dict[str, list[tuple[int, dict[str, str]]]] = {}  # by topic: the next answers, the last one for ever
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                topic = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["topic"]
+                sink.asked.append((topic, time.monotonic()))
+                answers = sink.answer.get(topic, [(200, {})])
+                status, headers = answers.pop(0) if len(answers) > 1 else answers[0]
+                if status == 200:
+                    sink.got.append(topic)
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": "2"}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def sinks(self, *topics: str) -> list[AppriseSink]:
+        return AppriseSink(SecretStr(f"ntfy://127.0.0.1:{self.server.server_port}/{'/'.join(topics)}"), 1).recipients()
+
+
+@pytest.fixture
+def topics(monkeypatch) -> Iterator[Topics]:
+    monkeypatch.setattr(NotifyNtfy, "request_rate_per_sec", 0)  # Apprise's own pause of 5.5 s
+    sink = Topics()
+    yield sink
+    sink.server.shutdown()
+    sink.server.server_close()
+
+
 class MailBox:
     """What arrived at the mail server."""
 
     def __init__(self) -> None:
         self.received: list[str] = []
+
+    async def handle_RCPT(self, server, session, envelope, address: str, options) -> str:  # noqa: ARG002, N802
+        if address.startswith("gone"):
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: object, session: object, envelope: object) -> str:  # noqa: ARG002, N802
         self.received.append(envelope.content.decode())
@@ -368,3 +418,87 @@ def test_a_sink_takes_its_severities_and_the_end_of_what_it_heard_begin(clock, h
     warn = replace(page, severity="warn", routes=("warn",))
     both = replace(page, event="cleared", severity="page", routes=("warn", "page"))
     assert box.taken([page, warn, both]) == [warn, both]
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500])
+def test_who_got_a_message_does_not_get_it_again_because_another_recipient_is_gone(topics, clock, outbox, status):
+    """One of two chats was deleted: the other one was sent the same alert with every attempt, for ever."""
+    topics.answer["gone"] = [(status, {})]
+    boxes = [outbox(sink) for sink in topics.sinks("desk", "gone", "night")]
+    assert [box.sink.name for box in boxes] == ["1:ntfy/1", "1:ntfy/2", "1:ntfy/3"]
+    for number in range(2):
+        for box in boxes:
+            box.put([replace(message(clock, number), alert=f"number {number}")])
+    assert within(5, lambda: sum(topic == "gone" for topic, _ in topics.asked) > 3)
+    assert within(5, lambda: len(topics.got) == 4)
+    assert sorted(topics.got) == ["desk", "desk", "night", "night"]
+    assert all("gone" not in str(box.state()) for box in boxes)
+
+
+def test_a_mail_to_two_of_whom_one_is_gone_reaches_the_other_once(mail, clock, outbox):
+    """Mail is refused by recipient, too; a copy to a third goes with the first one only."""
+    box, url = mail
+    both = url.get_secret_value().replace("to=ops@example.com", "to=gone@example.com,ops@example.com&cc=chief@example.com")
+    found = AppriseSink(SecretStr(both), 1).recipients()
+    assert len(found) == 2
+    for sink in found:
+        sink._service.request_rate_per_sec = 0  # Apprise's own pause of 5.5 s
+    boxes = [outbox(sink) for sink in found]
+    for one in boxes:
+        one.put([message(clock)])
+    assert within(5, lambda: sum(one.state().failures for one in boxes) > 3 and box.received)
+    assert sum("To: ops@example.com" in sent or "<ops@example.com>" in sent for sent in box.received) == 1
+
+
+def test_a_service_that_says_no_is_asked_a_dozen_times_and_what_it_missed_is_named(topics, clock, outbox):
+    """A chat that was deleted is asked for half an hour, not for ever; the next message is tried."""
+    topics.answer["gone"] = [(403, {})]
+    (sink,) = topics.sinks("gone")
+    box = outbox(sink, first_pause_sec=0.0001)
+    box.put([message(clock)])
+    assert within(10, lambda: box.state().given_up == 1)
+    assert len(topics.asked) == REFUSED_TRIES
+    state = box.state()
+    assert state.lost.startswith(f"number 1 ({REFUSED_TRIES} attempts; ")
+    assert "403" in state.lost
+    assert (state.lost_at, state.pending) == (clock.now.timestamp(), 0)
+    topics.answer.clear()
+    box.put([message(clock, 2)])
+    assert within(5, lambda: box.state().delivered == 1)
+    assert (box.state().lost, box.state().given_up) == ("", 1)
+
+
+def test_a_service_that_is_down_is_asked_longer_than_one_that_says_no(topics, clock, outbox):
+    """What is down comes back, and nobody has got the message."""
+    topics.answer["desk"] = [(503, {})] * (REFUSED_TRIES + 1) + [(200, {})]
+    (sink,) = topics.sinks("desk")
+    box = outbox(sink, first_pause_sec=0.0001)
+    box.put([message(clock)])
+    assert within(10, lambda: topics.got == ["desk"])
+    assert box.state().given_up == 0
+
+
+@pytest.mark.parametrize(("status", "asked"), [(429, "1"), (503, "1"), (429, "Thu, 01 Jan 1970 00:00:00 GMT"), (429, "soon")])
+def test_a_service_is_left_alone_for_as_long_as_it_asks(topics, clock, outbox, status, asked):
+    """Who goes on asking a service that limits him is shut out for longer."""
+    topics.answer["desk"] = [(status, {"Retry-After": asked}), (200, {})]
+    (sink,) = topics.sinks("desk")
+    outbox(sink, first_pause_sec=0.0001).put([message(clock)])
+    assert within(5, lambda: topics.got)
+    waited = topics.asked[1][1] - topics.asked[0][1]
+    assert (waited >= 1) == (asked == "1")
+
+
+def test_an_address_with_one_recipient_or_none_to_tell_apart_stays_one_sink(http_sink):
+    """Its name and its queue are those it had."""
+    sink = AppriseSink(http_sink.url, 1)
+    assert sink.recipients() == [sink]
+    wrong = AppriseSink(SecretStr("nosuchservice://token"), 2)
+    assert wrong.recipients() == [wrong]
+
+
+def test_each_recipient_keeps_its_queue_over_a_restart(topics):
+    """Queues are stored by identity: it must not depend on the order of the recipients."""
+    first = {sink.identity for sink in topics.sinks("desk", "night")}
+    assert len(first) == 2
+    assert first != {sink.identity for sink in topics.sinks("desk", "day")}
