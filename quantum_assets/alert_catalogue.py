@@ -236,6 +236,18 @@ CATALOGUE = (
         "A later permit of the symbol was used, or ten minutes have passed.",
         independent=True,
     ),
+    Kind(
+        "undelivered",
+        "warn",
+        "An alert was given up: its recipient said no to it twelve times, took it four times without an answer, or was away for "
+        "a day. A recipient is named by its list, its place in it, its service and its place in the address.",
+        "somebody is not told what he should know; the numbers are right",
+        "quantum alerts test",
+        "A bot that was thrown out of its chat, a mailbox or topic that is gone, a token that was revoked: mend or remove the "
+        "entry of ALERT_URLS, and restart the watcher. The other recipients of the address got every alert once.",
+        "The recipient has taken an alert again.",
+        independent=True,
+    ),
 )
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in CATALOGUE}
 

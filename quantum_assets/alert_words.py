@@ -50,6 +50,7 @@ ENDED = {  # what is over, by kind
     "close_refused": "close of {name} refused",
     "plan_backlog": "plans waiting",
     "permit_unused": "unused permit of {name}",
+    "undelivered": "alerts that reached nobody",
 }
 OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds

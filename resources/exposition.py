@@ -64,6 +64,8 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _gauge("quantum_proof_holds", "1 when the proof held last.", proofs, "proof")
     switches = {(name,): float(stands) for name, stands in look.switches.items()}
     yield _gauge("quantum_switch", "1 when it stands against openings.", switches, "switch")
+    for name, what in (("delivered", "Alerts a recipient took."), ("given_up", "Alerts given up, which reached nobody there.")):
+        yield _counter(f"quantum_alerts_{name}", what, _by_label(look.alerts, name), "recipient")
     if look.plans_waiting is not None:
         yield _gauge("quantum_plans_waiting", "Plans nobody has decided.", {(): float(look.plans_waiting)})
 

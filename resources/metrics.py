@@ -47,6 +47,7 @@ INVALID_PLAN = "invalid_plan"  # whatever the field
 RUNS_AT_ONCE, EVENTS_AT_ONCE = 500, 5_000  # folded in one collection; more are folded in the next ones
 OVERLAP_SEC = 60.0  # a run's end is seen late by a reader of another transaction; runs of so long ago are looked at again
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+COUNTS = {name: f"counts_{name}" for name in ("published", "decided", "ran", "alerts")}
 CURSOR, RECENT = "_cursor", "_recent"
 
 # KEYS[1] hash of counts
@@ -77,7 +78,7 @@ class Look:
         The age of everything that is due, and the proofs' verdicts.
     allocations, permits
         Rows by symbol: multiplier, score and confidence; efficiency factor and permits in the windows.
-    published, decided, ran
+    published, decided, ran, alerts
         Counts, by field of their hash; ``None`` when they cannot be read.
     beats
         Seconds since each part was heard of, the watcher and the queues of shards included; infinite for one that never was, or
@@ -103,6 +104,7 @@ class Look:
     published: Mapping[str, float] | None = None
     decided: Mapping[str, float] | None = None
     ran: Mapping[str, float] | None = None
+    alerts: Mapping[str, float] | None = None
     beats: Mapping[str, float] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
     plans_waiting: int | None = None
@@ -157,10 +159,7 @@ class Collector:
             "proofs": evaluation.proofs,
             "allocations": allocations,
             "permits": permits,
-            **{
-                name: counts_in(store, key)
-                for name, key in (("published", "counts_published"), ("decided", "counts_decided"), ("ran", "counts_ran"))
-            },
+            **{name: counts_in(store, key) for name, key in COUNTS.items()},
             "beats": {part: _age_sec(beat, now) for part, beat in zip(parts, beats, strict=True)},
             "switches": {
                 "killed": switches.killed,

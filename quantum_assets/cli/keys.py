@@ -84,6 +84,8 @@ _ALSO = {
     "`eff:<action>:<reason>`; and its place in the stream of events (hash)",
     "counts_ran": "runs that have ended and how long cycles took, counted by the exporter: `run:<job>:<status>`, "
     "`bucket:<part>:<limit>`, `sum:<part>`; and its place in Dagster's records (hash)",
+    "counts_alerts": "alerts by recipient, counted by the watcher: `<delivered|given_up>:<recipient>`, failed attempts "
+    "`attempt_failed:<recipient>` (hash)",
     "lease": "the stack whose sensors run the loop, name:instance folder:boot:storage (string, 15 s, renewed every 5 s)",
     "lease_rival": "another stack that stood by of late (string, 60 s)",
     "newest_cycles": "symbol to its newest cycle; an older one publishes nothing (hash)",

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from http import HTTPStatus
@@ -18,14 +18,15 @@ from typing import Any
 
 import click
 
-from quantum_assets.alert_words import severity_of
+from quantum_assets.alert_catalogue import KINDS
+from quantum_assets.alert_words import Trouble, severity_of
 from quantum_assets.cli import EXIT_FAILED
 from quantum_assets.cli.answers import JSON, Answers
 from quantum_assets.freshness import Condition, Evaluation, Limits, SymbolSigns, Vital, VitalSigns, evaluate
 from quantum_assets.incidents import NAMES_MAX, Ledger, Message, Policy, messages_of, wrong_now
 from quantum_assets.trading_watch import NOTHING_DECIDED, Decided, TradingWatch
 from quantum_assets.unusable import Guarded
-from resources.alert_sinks import Outbox, from_json, sinks, to_json
+from resources.alert_sinks import Outbox, SinkState, from_json, sinks, to_json
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
@@ -39,6 +40,7 @@ ACTIVE_TTL_SEC = 30  # what a dead watcher left behind must not pass for the pre
 HEARTBEAT_TTL_SEC = 86400
 STOP_WITHIN_SEC = 4.0  # for deliveries under way; the supervisor kills after 8
 STATE_FILE = "watch.json"
+UNDELIVERED = "undelivered"
 
 log = logging.getLogger("quantum.watch")
 
@@ -108,6 +110,7 @@ class Watcher:
             Outbox(sink, store.clock, map(from_json, queues.get(sink.identity, ())), delivered=self._save)
             for sink in sinks(store.settings, store.clock)
         ]
+        self._counted: Counter[str] = Counter()  # of what was delivered and given up
         self._saving = threading.Lock()
         self._remembered = self._state()
         self._newest: list[str] = []
@@ -134,6 +137,7 @@ class Watcher:
         """Evaluate once and alert."""
         now = self.store.clock().timestamp()
         evaluation, decided = self._poll(now)
+        decided = replace(decided, troubles={**decided.troubles, **undelivered([outbox.state() for outbox in self.outboxes])})
         messages = self.ledger.observe(evaluation, now, decided)
         self._remembered = self._state()
         with self._saving:
@@ -203,14 +207,28 @@ class Watcher:
 
     def _leave_word(self, now: float, incidents: list[dict[str, Any]]) -> None:
         of = self.store.keys.of
-        commands = [
+        commands: list[tuple[Any, ...]] = [
             ("SET", of("heartbeat", "watch"), f"{now:.0f}", "EX", HEARTBEAT_TTL_SEC),
             ("SET", of("alerts_active"), json.dumps(incidents), "EX", ACTIVE_TTL_SEC),
         ]
+        counts = self._deliveries()
+        commands += [("HINCRBY", of("counts_alerts"), name, times) for name, times in (counts - self._counted).items()]
         try:
             self.store.run("leaving word of the watcher", commands)
         except RedisUnavailableError as error:  # the next round tells
             log.debug("%s", error)
+        else:
+            self._counted = counts
+
+    def _deliveries(self) -> Counter[str]:
+        """Count what became of messages since the start, by recipient."""
+        counts: Counter[str] = Counter()
+        for state in (outbox.state() for outbox in self.outboxes):
+            name = state.name.replace(":", " ")  # a colon parts the names of counts
+            counts[f"delivered:{name}"] += state.delivered
+            counts[f"attempt_failed:{name}"] += state.failures
+            counts[f"given_up:{name}"] += state.given_up
+        return counts
 
     def _save(self) -> None:
         with self._saving:
@@ -264,6 +282,18 @@ class _HealthHandler(Answers):
         self.answer(json.dumps(report).encode(), JSON, HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+def undelivered(states: Sequence[SinkState]) -> dict[str, Trouble]:
+    """Name the recipients that alerts have not reached, as an alert of its own."""
+    lost = [state for state in states if state.lost]
+    if not lost:
+        return {}
+    who = ", ".join(state.name for state in lost)
+    what = f"Alerts do not reach {who}: {lost[0].lost}"
+    kind = KINDS[UNDELIVERED]
+    since = min(state.lost_at for state in lost)
+    return {UNDELIVERED: Trouble(UNDELIVERED, "warning", what, since, "", "", kind.look, UNDELIVERED, "alerts do not reach all")}
+
+
 def _stored(path: Path) -> dict[str, Any]:
     """Read what a predecessor left; what cannot be read is named, and forgotten."""
     nothing: dict[str, Any] = {"active": [], "queues": {}, "cleared": {}, "trading": {}}
@@ -307,7 +337,7 @@ def _look_once(store: RedisStore, *, as_json: bool) -> None:
     else:
         universe = len(store.settings.symbols)
         for message in messages_of("raised", troubles, now, policy.severities, universe):
-            click.echo(f"{message.severity} {message.level}: {message.title}\n{message.text}\n")
+            click.echo(f"{message.severity}: {message.title}\n{message.text}\n")
         _print_aging(aging)
         if not troubles:
             click.echo(f"Nothing is wrong: {len(evaluation.vitals)} clocks of {len(store.settings.symbols)} symbols are fresh.")

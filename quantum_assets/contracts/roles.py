@@ -17,7 +17,7 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 # What is written by two of our own roles, and why:
 #   disarmed, disarm, governor_errors   the governor disarms itself, only an operator ends that
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
-#   alerts_active, stream_alerts        `quantum up` runs the watcher under the address of the proposals
+#   alerts_active, stream_alerts, counts_alerts   `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published, failures, shown   are written with each evaluation
 WRITERS: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("disarmed", "disarm", "governor_errors", "stream_governor_events"), (GOVERNOR, OPERATOR)),
     **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),
-    **dict.fromkeys(("alerts_active", "stream_alerts"), (PROPOSALS, WATCH)),
+    **dict.fromkeys(("alerts_active", "stream_alerts", "counts_alerts"), (PROPOSALS, WATCH)),
     **dict.fromkeys(
         ("raw_position", "stream_execution", "stream_execution_result", "equity", "daily_pnl", "consecutive_losses"), (EXECUTOR,)
     ),

