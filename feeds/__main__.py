@@ -12,13 +12,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import click
 
 from feeds.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
 from feeds.history import MARGIN, ForeignCandlesError, known_candles, store_candles
-from feeds.ohlcv import Candle, corrections, judge, pages, wanted
+from feeds.ohlcv import Candle, corrections, judge, pages, stretches, wanted
 from quantum_assets.cli.feed import HELP, with_options
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
@@ -26,13 +27,13 @@ from resources.settings import Settings, SettingsError, load_settings
 
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
 AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle
-PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
 IN_FLIGHT = 4  # requests at a time
 PATIENCE = 3  # so often a missing candle is asked for; then the exchange has none, and it is named
 SKEW_WARN_SEC = 2.0
 BACKOFF_SEC, BACKOFF_MAX_SEC = 2.0, 120.0
 NAMED_MAX = 5  # symbols named in one line
 LISTED_AGAIN_SEC = 120.0  # symbols the exchange did not have are looked for again: it may have been under maintenance
+LISTING_SEC = 600.0  # and all are looked up: what was delisted or paused would look like a market without trades
 RETRY_SEC = 5.0  # after a round that failed as a whole
 UNITS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 14400: "4h", 86400: "1d"}
 EXIT_FAILED, EXIT_USAGE, EXIT_INFRASTRUCTURE = 1, 2, 3
@@ -165,7 +166,7 @@ class Feed:
         again = [one for one in times[-OVERLAP:] if one in known and newer]
         new: dict[int, Candle] = {}
         try:
-            while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=PAGE):
+            while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=self.exchange.page):
                 for first, count in asked:
                     judged = judge(await self._ask(symbol, first, count), exchange_ms=exchange_ms, interval_ms=self.interval_ms)
                     done.rejected.update(judged.rejected)
@@ -217,10 +218,13 @@ class Feed:
         done.missing += len(gone) - len(absent)
         if absent:
             done.absent[symbol] = len(absent)
-        for one in absent:
-            if self.asked[symbol][one] == PATIENCE:
-                self.asked[symbol][one] += 1  # told once
-                log.warning("%s: the exchange has no candle of %s; the gap stays a gap", symbol, one)
+        news = [one for one in absent if self.asked[symbol][one] == PATIENCE]
+        if news:
+            self.asked[symbol].update(news)  # told once
+            named = stretches(news, interval_ms=self.interval_ms)
+            more = f" and {len(named) - NAMED_MAX} more gaps" if len(named) > NAMED_MAX else ""
+            text = ", ".join(map(_stretch_text, named[:NAMED_MAX]))
+            log.warning("%s: the exchange has no candle of %s%s; a gap stays a gap", symbol, text, more)
 
     def name_what_is_empty(self) -> list[str]:
         """Say of which symbols there is nothing at all; a gap as wide as the history is no history."""
@@ -248,15 +252,18 @@ class Listing:
 
     async def look(self, *, patient: bool) -> bool:
         """Look when it is due; tell whether there is a market at all, if patient not before there is one."""
-        while self.unknown:
-            wait = self._looked_at + LISTED_AGAIN_SEC - time.monotonic()
+        while True:
+            wait = self._looked_at + (LISTED_AGAIN_SEC if self.unknown else LISTING_SEC) - time.monotonic()
             if wait > 0 and self.exchange.markets:
                 break
             await asyncio.sleep(wait)
-            if self.exchange.markets:
+            before = set(self.exchange.markets)
+            if before:
                 self._looked_at = time.monotonic()  # candles of the others do not wait for a look that fails
             self.unknown = await self.pace.ask(lambda: self.exchange.load(self.wanted))
             self._looked_at = time.monotonic()
+            for symbol in sorted(before & self.unknown.keys()):
+                log.error("%s: the exchange has taken this market off its list, or paused it; its candles end", symbol)
             for symbol, near in self.unknown.items():
                 similar = f"; similar: {', '.join(near)}" if near else ""
                 log.error("%s: the exchange has no such active market%s", symbol, similar)
@@ -286,6 +293,9 @@ async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as
 
 async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: bool, take_over: bool) -> int:
     store = RedisStore(settings)
+    lacking = exchange.lacks(UNITS[settings.candle_interval_sec])
+    if lacking:
+        log.warning("%s lacks %s", exchange.name, "; ".join(lacking))
     pace = Pace(exchange)
     listing = Listing(pace, settings.symbols)
     feed: Feed | None = None
@@ -316,6 +326,12 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
         if once and (rounds > PATIENCE or not (done.missing or done.failed)):
             return EXIT_FAILED if done.failed or done.missing or listing.unknown or feed.name_what_is_empty() else 0
         await asyncio.sleep(RETRY_SEC if done.failed or done.missing else _until_next_close(settings, done.skew_sec))
+
+
+def _stretch_text(stretch: tuple[int, int, int]) -> str:
+    first, last, count = stretch
+    start, end = (datetime.fromtimestamp(one / 1000, UTC).strftime("%Y-%m-%d %H:%M") for one in (first, last))
+    return f"{start} UTC" if count == 1 else f"{start} to {end} UTC ({count})"
 
 
 def _until_next_close(settings: Settings, skew_sec: float) -> float:

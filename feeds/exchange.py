@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,8 +20,13 @@ RateLimited = (ccxt.DDoSProtection, ccxt.RateLimitExceeded)  # the exchange says
 Unanswered = ccxt.BaseError  # whatever may go wrong with one request, the above included
 
 
+FUTURE_IS_PERPETUAL = ("binance", "binanceusdm")  # to others `future` is a contract that ends
+PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
+NO_CLOCK_SEC = 2.0  # so far our own clock may be ahead of an exchange that tells no time at all
+
+
 class UnknownExchangeError(ValueError):
-    """ccxt has no exchange of that name."""
+    """ccxt has no exchange of that name, or that exchange has no candles of the length wanted."""
 
 
 class Exchange:
@@ -46,9 +53,11 @@ class Exchange:
             msg = f"no such exchange: {name}. {f'Did you mean {near}?' if near else 'The names are those of ccxt.'}"
             raise UnknownExchangeError(msg)
         self.name, self.market = name, market
-        options = (
-            {"defaultType": market, "fetchMarkets": {"types": ["linear"]}} if market == "future" else {"defaultType": market}
-        )
+        options: dict[str, Any] = {"defaultType": market}
+        if market == "future" and name in FUTURE_IS_PERPETUAL:
+            options["fetchMarkets"] = {"types": ["linear"]}
+        elif market == "future":
+            options["defaultType"] = "swap"
         self.client: Any = getattr(ccxt_async, name)({"enableRateLimit": True, "timeout": TIMEOUT_MS, "options": options})
         for secret in SECRETS:  # public endpoints only: what could sign an order is not there
             setattr(self.client, secret, None)
@@ -56,28 +65,67 @@ class Exchange:
         if url:
             self.client.urls["api"] = _moved(self.client.urls["api"], url)
         self.markets: Mapping[str, str] = {}
+        self.page = PAGE
+        self._ahead_sec = NO_CLOCK_SEC  # our clock, of an exchange that tells no time: by the Date of its last answer
+
+    def lacks(self, timeframe: str) -> list[str]:
+        """Say what this exchange lacks of what a feed uses, and what is done instead.
+
+        Raises
+        ------
+        UnknownExchangeError
+            It has no candles of that length, so that it cannot be fed from.
+        """
+        has, lengths = self.client.has, self.client.timeframes or {}
+        if not has.get("fetchOHLCV") or timeframe not in lengths:
+            msg = f"{self.name} has no candles of {timeframe}: {', '.join(lengths) or 'it has none at all'}"
+            raise UnknownExchangeError(msg)
+        lacking = []
+        if not has.get("fetchTime"):
+            lacking.append("a clock of its own: closed is what the Date of its answers says")
+        if has["fetchOHLCV"] == "emulated":
+            lacking.append("candles: they are made of its trades, by the library")
+        return lacking
 
     async def load(self, symbols: Sequence[str]) -> dict[str, list[str]]:
         """Learn the exchange's markets; give those wanted symbols that it does not have, each with similar ones."""
         with _understood():
             await self.client.load_markets(reload=True)
-            ids = {
-                str(market["id"]): str(market["symbol"])
-                for market in self.client.markets.values()
-                if market.get("active") is not False and (market.get("spot") if self.market == "spot" else market.get("linear"))
-            }
+            ids = names_of(self.client.markets.values(), spot=self.market == "spot")
+        self._read_clock()
         self.markets = {symbol: ids[symbol] for symbol in symbols if symbol in ids}
+        self.page = self._page()
         return {symbol: difflib.get_close_matches(symbol, ids, n=3) for symbol in symbols if symbol not in ids}
 
     async def time_ms(self) -> int:
-        """Ask for the exchange's own time."""
+        """Ask for the exchange's own time; of one that tells none, what its last answer was dated."""
+        if not self.client.has.get("fetchTime"):
+            return int((time.time() - self._ahead_sec) * 1000)
         with _understood():
             return int(await self.client.fetch_time())
 
     async def candles(self, symbol: str, timeframe: str, since_ms: int, count: int) -> list[list[Any]]:
         """Ask for candles from a time on, oldest first."""
         with _understood():
-            return list(await self.client.fetch_ohlcv(self.markets[symbol], timeframe, since_ms, count))
+            rows = list(await self.client.fetch_ohlcv(self.markets[symbol], timeframe, since_ms, count))
+        self._read_clock()
+        return rows
+
+    def _page(self) -> int:
+        """Give how many candles the exchange gives at once, as far as the library knows."""
+        for market in self.markets.values():
+            with _understood():
+                limit = self.client.feature_value(market, "fetchOHLCV", "limit", PAGE)
+            return max(1, min(PAGE, int(limit or PAGE)))
+        return PAGE
+
+    def _read_clock(self) -> None:
+        headers = self.client.last_response_headers or {}
+        text = next((value for name, value in headers.items() if name.lower() == "date"), "")
+        try:
+            self._ahead_sec = time.time() - parsedate_to_datetime(str(text)).timestamp()  # of whole seconds: never too early
+        except (TypeError, ValueError):
+            return
 
     def retry_after_sec(self) -> float | None:
         """Give what the exchange last asked to wait."""
@@ -88,6 +136,22 @@ class Exchange:
     async def close(self) -> None:
         """Close its connections."""
         await self.client.close()
+
+
+def names_of(markets: Iterable[Mapping[str, Any]], *, spot: bool) -> dict[str, str]:
+    """Give the markets that trade by the names they are asked for: the exchange's own (``BTC-USDT-SWAP``), or ``BTCUSDT``.
+
+    Of contracts only those settled in the quote currency count, and only perpetuals go by the short name.
+    """
+    own: dict[str, str] = {}
+    short: dict[str, str] = {}
+    for market in markets:
+        if market.get("active") is False or not (market.get("spot") if spot else market.get("linear")):
+            continue
+        own[str(market["id"])] = str(market["symbol"])
+        if spot or market.get("swap"):
+            short.setdefault(f"{market['base']}{market['quote']}", str(market["symbol"]))
+    return short | own
 
 
 @contextmanager

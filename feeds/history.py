@@ -89,7 +89,8 @@ def _ours(member: bytes, label: str) -> tuple[int, Candle] | None:
         body = json.loads(member)
         if body["feed"] != label:
             return None
-        open_, high, low, close, volume = (float(body[name]) for name in ("open", "high", "low", "close", "volume"))
-        return int(body["open_time"]), (open_, high, low, close, volume)
+        open_, high, low, close = (float(body[name]) for name in ("open", "high", "low", "close"))
+        volume = body["volume"]
+        return int(body["open_time"]), (open_, high, low, close, None if volume is None else float(volume))
     except (ValueError, TypeError, KeyError):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = Sequence[Any]
-Candle = tuple[float, float, float, float, float]  # open, high, low, close, volume
+Candle = tuple[float, float, float, float, float | None]  # open, high, low, close, volume; some exchanges tell no volume
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,19 @@ def judge(rows: Iterable[Row], *, exchange_ms: int, interval_ms: int) -> Judged:
         elif row[0] + interval_ms > exchange_ms:
             unclosed += 1
         else:
-            opened, *numbers = row[:6]
-            candles[int(opened)] = tuple(map(float, numbers))  # type: ignore[assignment]
+            opened, *prices, volume = row[:6]
+            candles[int(opened)] = (*map(float, prices), None if volume is None else float(volume))  # type: ignore[assignment]
     return Judged(candles, rejected, unclosed)
 
 
 def fault(row: Row, interval_ms: int) -> str:
     """Say why a row is no candle; empty when it is one."""
-    if len(row) < 6 or any(isinstance(one, bool) or not isinstance(one, int | float) for one in row[:6]):
+    if len(row) < 6:
         return "not_numbers"
-    opened, open_, high, low, close, volume = row[:6]
-    if not all(map(math.isfinite, row[:6])):
+    opened, open_, high, low, close, volume = numbers = [*row[:5], 0.0 if row[5] is None else row[5]]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
+        return "not_numbers"
+    if not all(map(math.isfinite, numbers)):
         return "not_finite"
     if min(open_, high, low, close) <= 0 or volume < 0:
         return "not_positive"
@@ -89,6 +91,17 @@ def pages(missing: Sequence[int], *, interval_ms: int, page: int) -> list[tuple[
         else:
             requests.append((time, 1))
     return requests
+
+
+def stretches(times: Iterable[int], *, interval_ms: int) -> list[tuple[int, int, int]]:
+    """Join times that follow each other: first, last, and how many, oldest first."""
+    found: list[tuple[int, int, int]] = []
+    for time in sorted(times):
+        if found and time == found[-1][1] + interval_ms:
+            found[-1] = found[-1][0], time, found[-1][2] + 1
+        else:
+            found.append((time, time, 1))
+    return found
 
 
 def corrections(known: Mapping[int, Candle], new: Mapping[int, Candle]) -> list[int]:

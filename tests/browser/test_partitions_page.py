@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.browser.test_ui import Desk, desk
+from tests.checks.test_execute_all import CHECKED
 from tests.stack.test_up import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -31,16 +32,18 @@ def picture(front: Desk, name: str) -> None:
         front.page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
-def test_execute_all_runs_every_check_of_an_asset_without_an_error(front: Desk) -> None:
+@pytest.mark.parametrize("asset", CHECKED)
+def test_execute_all_runs_every_check_of_an_asset_without_an_error(front: Desk, asset: str) -> None:
     """Thirteen proofs once held, and then the fourteenth raised."""
-    front.open("/assets/market_state?view=checks")
-    picture(front, "checks")
+    front.open(f"/assets/{asset}?view=checks")
+    picture(front, f"checks_{asset}")
     front.page.get_by_role("button", name=re.compile("Execute all")).click()
     front.page.get_by_text("View", exact=True).click()
     expect(front.page.get_by_text("Success", exact=True).first).to_be_visible()
-    picture(front, "execute_all")
-    front.open("/assets/market_state?view=checks&checkDetail=sound")
-    picture(front, "sound")
+    picture(front, f"execute_all_{asset}")
+    front.open(f"/assets/{asset}?view=checks")
+    front.page.wait_for_timeout(1500)
+    assert front.page.get_by_text("Execution failed").count() == 0
 
 
 def test_a_dead_symbol_is_a_failed_partition_an_old_asset_and_an_unusable_input(front: Desk) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from feeds.ohlcv import corrections, judge, pages, wanted
+from feeds.ohlcv import corrections, judge, pages, stretches, wanted
 
 MINUTE = 60_000
 T = 1_700_000_040_000
@@ -66,3 +66,14 @@ def test_a_correction_is_a_known_time_with_other_numbers() -> None:
     first = (1.0, 2.0, 1.0, 2.0, 1.0)
     second = (1.0, 2.0, 1.0, 1.5, 1.0)
     assert corrections({T: first, T + 1: first}, {T: second, T + 1: first, T + 2: first}) == [T]
+
+
+def test_times_that_follow_each_other_are_one_gap() -> None:
+    """An exchange that has nothing before a time was a line for every minute."""
+    assert stretches([180, 60, 120, 300, 420, 480], interval_ms=60) == [(60, 180, 3), (300, 300, 1), (420, 480, 2)]
+    assert stretches([], interval_ms=60) == []
+
+
+def test_an_exchange_that_tells_no_volume_has_candles_all_the_same() -> None:
+    judged = judge([[60, 1.0, 2.0, 0.5, 1.5, None]], exchange_ms=1000, interval_ms=60)
+    assert (judged.candles, judged.rejected) == ({60: (1.0, 2.0, 0.5, 1.5, None)}, {})
