@@ -105,7 +105,8 @@ def portraits(store: RedisStore, symbols: Sequence[str]) -> list[Portrait]:
     description=(
         "One symbol as a picture: its last two hours with entry, stop, target and current price; below, the regime "
         "probabilities and sigma along them. Materialize it for a symbol and open `chart` in the metadata, to keep it. Always "
-        "current is the symbol's [page of the desk](/desk). Nothing is published, and the cycle does not wait for it."
+        "current, where `quantum up` serves this page, is the symbol's [page of the desk](/desk). Nothing is published, and the "
+        "cycle does not wait for it."
     ),
 )
 def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> None:

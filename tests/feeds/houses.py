@@ -62,7 +62,7 @@ HOUSES = (
     ),
     House(
         "okx", "future", "BTC-USDT-SWAP", "BTC", "USDT",
-        lambda at, p: [str(at), *p, "1", "1", "1"],
+        lambda at, p: [str(at), *p[:4], "300", p[4], "1", "1"],
         lambda rows: {"code": "0", "msg": "", "data": rows},
     ),
     House(

@@ -123,7 +123,8 @@ def test_a_gap_the_exchange_has_is_named_and_never_filled(server, store) -> None
     assert code == 0, err
     assert rounds[-1]["absent"] == dict.fromkeys(SYMBOLS, 3)
     assert set(holes(store, "BTCUSDT")) == gone
-    assert "the gap stays a gap" in err
+    assert err.count("a gap stays a gap") == len(SYMBOLS)
+    assert " UTC (2), " in err or " UTC (2);" in err
 
 
 @pytest.mark.slow
@@ -251,6 +252,25 @@ def test_markets_that_come_back_from_maintenance_or_are_listed_are_fed(server, s
             server.symbols[symbol] = "TRADING"
             wait_for(lambda symbol=symbol: written(store, symbol) != {}, 90)
             assert holes(store, symbol) == []
+
+
+@pytest.mark.slow
+def test_a_market_that_is_delisted_while_it_is_fed_is_named_and_the_others_go_on(server, store) -> None:
+    """Without trades its candles look calm; the list of markets says that it has ended."""
+    program = (
+        "-c",
+        "import feeds.__main__ as feed; feed.LISTING_SEC = 2.0; feed._until_next_close = lambda *_: 1.0; feed.feed()",
+    )
+    with feeding(server, store, program=program) as process:
+        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT and len(written(store, "ETHUSDT")) >= COUNT)
+        server.symbols["ETHUSDT"] = "SETTLING"
+        before = server.asked["/fapi/v1/exchangeInfo"]
+        wait_for(lambda: server.asked["/fapi/v1/exchangeInfo"] > before)
+        time.sleep(3)
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert err.count("ETHUSDT: the exchange has taken this market off its list, or paused it; its candles end") == 1
+    assert "BTCUSDT: the exchange has" not in err
 
 
 @pytest.mark.slow
