@@ -1,6 +1,7 @@
 """Asset ``harvest_proposal``: profit taking and kill score of each open position."""
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from quantum_assets.contracts.reading import State
@@ -62,10 +63,11 @@ def harvest_frame(
     rows = rows.join(unreadable, on="symbol", how="anti", maintain_order="left")
     distance = risk_proposal.filter(pl.col("state") == State.PRESENT).select("symbol", "stop_dist_pct")
     rows = rows.join(distance, on="symbol", how="left", maintain_order="left")
+    distances = nan_for_none(rows["stop_dist_pct"])
     result = harvest(
         market_columns(rows),
         position_columns(rows),
-        nan_for_none(rows["stop_dist_pct"]),
+        distances,
         HarvestTheta(fallback_stop_pct=fallback_stop_pct),
     )
     computed = {
@@ -83,7 +85,7 @@ def harvest_frame(
         "k_age_penalty": result.k_age_penalty,
         "position_unrealized_pnl": rows["unrealized_pnl"],
         "position_qty": rows["qty"],
-        "stop_dist_pct": rows["stop_dist_pct"],
+        "stop_dist_pct": none_for_nan(np.where(result.fallback_used, np.nan, distances)),
         "fallback_stop": result.fallback_used,
         **inputs_used(rows),
     }

@@ -17,6 +17,7 @@ import orjson
 from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
+from quantum_assets.kernels import NUMBER_MAX
 from quantum_assets.kernels.governor import (
     BURST,
     COUNTED,
@@ -31,7 +32,7 @@ from quantum_assets.kernels.governor import (
 )
 from quantum_assets.kernels.risk_guard import GUARDS
 from resources.foreign import number_or_none
-from resources.guards import utc_date
+from resources.guards import USD_MAX, utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, pairs, texts
 from resources.settings import Settings
 from resources.switches import disarm
@@ -41,7 +42,6 @@ PLANS_READ_MAX = 1000  # new entries per evaluation
 RECLAIM_IDLE_MS = 15_000  # an entry another governor took and left undecided for so long is taken over
 REQUIRED = ("plan_id", "symbol", "action", "decision")
 NUMBERS = ("kill_score", "qty", "close_qty", "price", "confidence")
-NUMBER_MAX = 1e12  # a larger size or price is a fault, and their product must stay finite
 _PLAN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _SYMBOL = re.compile(r"[\w-]{2,40}")
 _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
@@ -518,6 +518,9 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
     numbers = {name: number_or_none(fields[name]) for name in NUMBERS if fields.get(name)}
     if not invalid:
         invalid = next((name for name, number in numbers.items() if number is None or not 0 <= number <= NUMBER_MAX), "")
+    qty, price = numbers.get("qty") or numbers.get("close_qty"), numbers.get("price") or None
+    if not invalid and qty is not None and price is not None and qty * price > USD_MAX:  # trillions only of what is cheap
+        invalid = "qty" if numbers.get("qty") else "close_qty"
     reduce_only = fields.get("reduceOnly", "false").lower()
     if not invalid and reduce_only not in ("true", "false", "1", "0", ""):
         invalid = "reduceOnly"
@@ -529,8 +532,8 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         decision=fields.get("decision", "")[:32],
         reduce_only=reduce_only in ("true", "1"),
         kill_score=numbers.get("kill_score"),
-        qty=numbers.get("qty") or numbers.get("close_qty"),
-        price=numbers.get("price") or None,
+        qty=qty,
+        price=price,
         invalid=invalid,
         source=label_of(fields.get("source", "")),
     )

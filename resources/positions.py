@@ -17,6 +17,7 @@ import orjson
 
 from quantum_assets.contracts.labels import is_live, label_of
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
+from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
 from resources.redis_store import RedisStore, pairs
 
 Side = Literal["LONG", "SHORT"]
@@ -268,6 +269,8 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
     side = _side(fields, amount_name, amount)
     entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
     qty = abs(amount) if amount is not None else None
+    if qty is not None and not NUMBER_MIN <= qty <= NUMBER_MAX:
+        raise InvalidPositionError(field=str(amount_name), value=fields[str(amount_name)])
     pnl = _number(fields, "unrealized_pnl")
     if pnl is None:
         pnl = (mark - entry) * (1 if side == "LONG" else -1) * (qty or 1.0)
@@ -359,7 +362,7 @@ def _number(fields: Fields, name: str) -> float | None:
 
 def _required_price(fields: Fields, name: str) -> float:
     price = _number(fields, name)
-    if price is None or price <= 0:
+    if price is None or not NUMBER_MIN <= price <= NUMBER_MAX:
         raise InvalidPositionError(field=name, value=fields.get(name) or "(missing)")
     return price
 

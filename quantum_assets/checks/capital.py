@@ -51,7 +51,7 @@ def efficiency_recomputed(evidence: Evidence) -> Finding:
     judged = []
     for symbol, row in evidence.rows(CAPITAL_EFFICIENCY).items():
         told, largest = compare(row, reference.efficiency(row))
-        allowed = row["p30_conf"] if row["inputs_ok"] else row["p30_conf"] / 2
+        allowed = row["p30_conf"] / 2 if row["stale_flags"] else row["p30_conf"]
         if not told and row["confidence"] > allowed and not isclose(row["confidence"], allowed):
             told = f"confidence {row['confidence']!r}, its inputs allow {allowed!r} at most"
         judged.append((symbol, told, largest))
@@ -112,18 +112,21 @@ def recomputed(evidence: Evidence) -> Finding:
     for symbol, row in rows.items():
         if symbol in elsewhere:
             continue
-        trusted = row["reason"] == "ok"
-        wanted = 1.0
-        if trusted and row["eff_confidence"] is not None and row["eff_confidence"] < settings.p31_min_conf - PRINTED_CONFIDENCE:
-            failing[symbol] = f"reason ok at confidence {row['eff_confidence']}"
-            continue
+        trusted, known = row["reason"] == "ok", row["reason"] in ("ok", "low_conf", "stale_eff")
+        wanted, confidence = 1.0, row["eff_confidence"]
+        if known and confidence is not None and row["reason"] != "stale_eff":
+            above = confidence - settings.p31_min_conf
+            if above < -PRINTED_CONFIDENCE if trusted else above > PRINTED_CONFIDENCE:
+                failing[symbol] = f"reason {row['reason']} at confidence {confidence}"
+                continue
         if trusted:
             bounds = {"low": settings.p31_min_mult, "high": settings.p31_max_mult}
             wanted = reference.multiplier(row["eff_score"], base=settings.p31_base, scale=settings.p31_scale, **bounds)
         step = PRINTED_MULTIPLIER * (1 + settings.p31_scale)  # the score is rounded, too
         target = row["base_target"] * row["multiplier"]
         largest = max(largest, abs(row["multiplier"] - wanted))
-        if abs(row["multiplier"] - wanted) > step or trusted == row["eff_stale"] or trusted != (row["eff_score"] is not None):
+        inconsistent = row["eff_stale"] != (row["reason"] not in ("ok", "low_conf")) or known != (row["eff_score"] is not None)
+        if abs(row["multiplier"] - wanted) > step or inconsistent:
             failing[symbol] = f"multiplier {row['multiplier']}, reason {row['reason']}: recomputed {wanted:.4f}"
         elif abs(row["proposed_target"] - target) > PRINTED_USD + PRINTED_MULTIPLIER * row["base_target"]:
             failing[symbol] = f"proposed_target {row['proposed_target']}, recomputed {target:.2f}"

@@ -11,11 +11,13 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof, Prover
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import ContractError, Table
-from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.contracts.tables import MARKET_STATE, TABLES
 from quantum_assets.freshness import CANDLES, WELL, Condition, Vital
 
 FRESH = "fresh"  # name of the check that says how old an asset is: its badge
 RELATIVE_TOLERANCE = 1e-9  # two implementations round differently in the last digits, not before
+ABSOLUTE_TOLERANCE = 1e-12  # of ratios, probabilities and scores, which are differences of numbers near 1
+PRICES = frozenset(item.name for table in TABLES for item in table.fields if item.unit == "quote")
 KERNEL_LIBRARIES = frozenset({"numpy", "scipy"})
 STANDARD_IN_KERNELS = frozenset(
     {"collections", "dataclasses", "enum", "hashlib", "itertools", "math", "sys", "typing", "datetime"}
@@ -187,7 +189,8 @@ def compare(
     published, computed
         Values by field; all of ``computed`` are compared.
     tolerance
-        Absolute, by field: half of the last printed digit, for fields that are rounded.
+        Absolute, by field: half of the last printed digit, for fields that are rounded. Without one it is 0 for prices, of which
+        1e-12 may be all there is.
 
     Returns
     -------
@@ -201,11 +204,13 @@ def compare(
             if seen != expected and not told:
                 told = f"{name} is {_short(seen)}, recomputed {_short(expected)}"
             continue
-        allowed = RELATIVE_TOLERANCE * abs(expected) + (tolerance or {}).get(name, 1e-12)
+        absolute = (tolerance or {}).get(name, 0.0 if name in PRICES else ABSOLUTE_TOLERANCE)
+        allowed = RELATIVE_TOLERANCE * abs(expected) + absolute
         difference = abs(seen - expected)
         if not difference <= allowed and not told:  # NaN differs from everything
             told = f"{name} is {seen!r}, recomputed {expected!r}"
-        largest = max(largest, difference / max(abs(expected), 1e-12) if math.isfinite(difference) else math.inf)
+        whole = max(abs(expected), min(absolute, ABSOLUTE_TOLERANCE)) or 1.0
+        largest = max(largest, difference / whole if math.isfinite(difference) else math.inf)
     return told, largest
 
 

@@ -37,7 +37,7 @@ def clip(x: float, low: float, high: float) -> float:
 def market_state(closes: Sequence[float]) -> dict[str, float]:
     """Compute the market state of one symbol from its last 257 closes, oldest first."""
     eps = 1e-12
-    prices = [math.log(price + eps) for price in closes[-CLOSES_USED:]]
+    prices = [math.log(price + min(1.0, price) * eps) for price in closes[-CLOSES_USED:]]
     returns = [after - before for before, after in pairwise(prices)]
 
     low, high = (float(np.quantile(returns, q)) for q in (0.01, 0.99))
@@ -96,10 +96,11 @@ def theil_sen(y: Sequence[float]) -> float:
 
 def stops(row: Mapping[str, Any]) -> dict[str, Any]:
     """Compute stop and target from the inputs a risk proposal repeats."""
-    eps, minimum = 1e-8, 0.005
+    minimum = 0.005
     p_trend, p_mr, p_chop, sigma, ts = (row[name] for name in ("p_trend", "p_mr", "p_chop", "sigma", "ts"))
     price, long = row["position_current_price"], row["position_side"] == "LONG"
 
+    eps = max(1e-8 * min(price, 1.0), 1e-15 * price)
     stop = max(minimum, (1.5 * p_trend + 0.8 * p_mr + 1.0 * p_chop) * sigma)
     trail = max(minimum, (1.2 * p_trend + 1.5 * p_mr + 1.3 * p_chop) * sigma)
     extension = 1 + min(0.5 * clip(ts, 0, 1) * p_trend, 0.3) if p_trend > 0.3 and ts > 0.1 else 1.0
@@ -123,7 +124,7 @@ def stops(row: Mapping[str, Any]) -> dict[str, Any]:
     elif in_force is not None and tighter(sl, in_force):
         reasons.append("sl_tightening")
     reasons.append(f"regime_{most_probable(p_trend, p_mr, p_chop)}")
-    if extension > 1 + eps:
+    if extension > 1 + 1e-8:
         reasons.append("tp_extended")
     breached = sl >= price if long else sl <= price
     if breached:
@@ -148,8 +149,8 @@ def most_probable(p_trend: float, p_mr: float, p_chop: float) -> str:
 def harvest(row: Mapping[str, Any], *, fallback_stop_pct: float) -> dict[str, Any]:
     """Compute profit taking and kill score from the inputs a harvest proposal repeats."""
     entry, long = row["position_entry_price"], row["position_side"] == "LONG"
-    distance = row["stop_dist_pct"] if row["stop_dist_pct"] is not None else fallback_stop_pct
-    risk_unit = max(entry * distance, 1e-9)
+    distance = row["stop_dist_pct"] or fallback_stop_pct
+    risk_unit = max(entry * distance, min(entry, 1.0) * 1e-9)
     cost = entry * 10 / 10_000
     profit = row["position_unrealized_pnl"] / abs(row["position_qty"]) if row["position_qty"] else row["position_unrealized_pnl"]
     r_net = (profit - cost) / risk_unit
@@ -205,7 +206,7 @@ def efficiency(row: Mapping[str, Any]) -> dict[str, Any]:
         "efficiency_score": clip(raw, 0, 1),
         "capital_pressure": "INCREASE" if rising else "DECREASE" if falling else "HOLD",
         "reallocation_weight": clip(2 * (ewma - 0.5), -1, 1) * row["confidence"],
-        "inputs_ok": not row["stale_flags"],
+        "inputs_ok": not any(f.endswith(("_MISSING", "_ERROR")) for f in row["stale_flags"].split(",")),
     }
 
 

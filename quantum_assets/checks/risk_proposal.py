@@ -23,7 +23,8 @@ from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSA
 from resources.positions import PositionReader
 
 STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # spec section 3
-PRICE_EPS = 1e-8  # spec section 3
+PRICE_EPS = 1e-8  # spec section 3: of a price of 1 or more; below, a share of it
+PRICE_ROUNDING = 1e-15  # of a price, which above 1e7 is more
 LATE_FACTOR = 2.0  # a gap of two intervals is a cycle that did not happen
 PRINTED_PROBABILITY = 1e-6
 
@@ -49,7 +50,8 @@ def tightens(evidence: Evidence) -> Finding:
             continue
         judged += 1
         loosened = (in_force - row["proposed_sl"]) * (1 if row["position_side"] == "LONG" else -1)
-        if loosened > PRICE_EPS + unpublished * in_force and kept["entry_price"] == row["position_entry_price"]:
+        none = max(PRICE_EPS * min(1.0, in_force), PRICE_ROUNDING * in_force)
+        if loosened > none + unpublished * in_force and kept["entry_price"] == row["position_entry_price"]:
             failing[symbol] = f"{row['position_side']} stop {row['proposed_sl']} is looser than {in_force}"
     return Finding(f"{judged - len(failing)} of {judged}", "never looser than the stop in force", judged, failing)
 

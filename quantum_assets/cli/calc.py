@@ -143,13 +143,13 @@ class StopsCase(_Case):
 
 
 class HarvestCase(_Case):
-    """Market state, position and the stop distance of the risk proposal, null for the fallback."""
+    """Market state, position and the stop distance of the risk proposal; 0, null or none at all takes the fallback."""
 
     kernel = "harvest"
     example = '[{"name": "btc", ' + _MARKET_EXAMPLE + ', "stop_dist_pct": 0.02}]'
     market: _Market
     position: _Position
-    stop_dist_pct: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    stop_dist_pct: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     def compute(self) -> Outcome:
         """Return the proposal, or flat_position."""

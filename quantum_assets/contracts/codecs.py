@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from quantum_assets.kernels import HUGE, TINY
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -207,12 +209,13 @@ def _codes_in(text: str) -> list[str]:
 
 
 INT64_MAX = 2**63 - 1
-TINY = 1e-12  # below it a price or distance is a fault, not a number
 
 FLOAT = Codec("float (shortest)", float, _shortest, _finite, float)
 INTEGER = within(Codec("int", int, lambda value: str(_integer(value)), _integer, int), -INT64_MAX, INT64_MAX)
 COUNT = within(INTEGER, 0, INT64_MAX)
-POSITIVE = within(FLOAT, TINY, 1e18)
+POSITIVE = within(FLOAT, TINY, HUGE)
+SIZE = within(FLOAT, 0, HUGE)
+AMOUNT = within(FLOAT, -HUGE, HUGE)
 NOT_NEGATIVE = within(FLOAT, 0, 1e18)
 SHARE = within(FLOAT, 0, 1)
 TEXT = Codec("text", str, _text, _text, str)

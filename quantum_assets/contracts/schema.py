@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -137,7 +138,8 @@ class Table:
     of_account
         True for the one hash of the account, which carries ``ACCOUNT`` as its symbol.
     headline
-        Format of the log line of one publication; operators grep for it.
+        Format of the log line of one publication; operators grep for it. Prices in it (unit quote) read as
+        :func:`logged_price` writes them.
     """
 
     asset: str
@@ -159,6 +161,7 @@ class Table:
     _wire: Sequence[tuple[str, bytes, Callable[[str], Any]]] = field(init=False, repr=False, compare=False)
     _fingerprinted: Sequence[str] = field(init=False, repr=False, compare=False)
     _fingerprinted_keys: Sequence[bytes] = field(init=False, repr=False, compare=False)
+    _headline_prices: Sequence[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_name = {item.name: item for item in (*COMMON, *self.fields)}
@@ -167,6 +170,8 @@ class Table:
         object.__setattr__(self, "wire_names", frozenset(name.encode() for name in by_name))
         object.__setattr__(self, "_fingerprinted", [item.name for item in self.fields if item.name != self.presence])
         object.__setattr__(self, "_fingerprinted_keys", [name.encode() for name in self._fingerprinted])
+        prices = [item.name for item in self.fields if item.unit == "quote" and f"{{{item.name}}}" in self.headline]
+        object.__setattr__(self, "_headline_prices", prices)
 
     @property
     def renewed(self) -> tuple[str, ...]:
@@ -258,6 +263,7 @@ class Table:
     def headline_of(self, row: Mapping[str, Any]) -> str:
         """Describe one publication in one line."""
         words = {name: ",".join(value) if isinstance(value, list) else value for name, value in row.items()}
+        words |= {name: logged_price(row[name]) for name in self._headline_prices}
         return (self.headline or f"{self.asset} for {{symbol}}").format_map(words)
 
     def stream_entry(self, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
@@ -286,6 +292,17 @@ class Table:
             return {entry: known[source] for entry, source in pairs}
         except KeyError as error:
             raise ContractError(str(error.args[0]), "missing for the stream") from None
+
+
+def logged_price(value: float) -> str:
+    """Write a price into a log line: never an exponent, at least four decimals and six significant digits.
+
+    Examples
+    --------
+    >>> logged_price(106.08471), logged_price(4.0795e-07)
+    ('106.0847', '0.000000407950')
+    """
+    return f"{value:.{max(4, 5 - math.floor(math.log10(abs(value)))) if value else 4}f}"
 
 
 def _fingerprint(values: Iterable[bytes]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantum_assets.contracts.codecs import (
+    AMOUNT,
     CODES,
     COUNT,
     ENTRY_IDS,
@@ -18,6 +19,7 @@ from quantum_assets.contracts.codecs import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    SIZE,
     TEXT,
     TIME,
     choice,
@@ -259,7 +261,7 @@ RISK_PROPOSAL = Table(
     key="risk_proposal",
     ttl_sec=PROPOSAL_TTL_SEC,
     ttl_intervals_of="publish_interval_sec",
-    headline="proposal for {symbol}: SL=${proposed_sl:.4f} TP=${proposed_tp:.4f} reasons={reason_codes}",
+    headline="proposal for {symbol}: SL=${proposed_sl} TP=${proposed_tp} reasons={reason_codes}",
     doc="Proposed stop and target of one open position.",
     fields=(
         Field("proposed_sl", POSITIVE, "quote", "proposed stop loss", Change.RELATIVE, show=True),
@@ -298,7 +300,7 @@ HARVEST_PROPOSAL = Table(
         Field("new_sl_proposed", optional(POSITIVE), "quote", "profit-lock stop, empty when none", Change.RELATIVE),
         Field("R_net", FLOAT, "R", "profit net of costs in units of risk", plot=True),
         Field("risk_unit", POSITIVE, "quote", "one R: entry x stop distance"),
-        Field("cost_est", NOT_NEGATIVE, "quote", "estimated cost of leaving"),
+        Field("cost_est", SIZE, "quote", "estimated cost of leaving"),
         Field("kill_score", SHARE, "", "K in [.5, 1)", Change.ABSOLUTE, plot=True),
         Field("reason_codes", CODES, "", "why, in the order of spec section 4", Change.EXACT),
         Field("k_regime_flip", NOT_NEGATIVE, "", "kill component"),
@@ -309,7 +311,7 @@ HARVEST_PROPOSAL = Table(
         Field("ts", NOT_NEGATIVE, "", "trend strength used"),
         *_REGIME,
         *_POSITION,
-        Field("position_unrealized_pnl", FLOAT, "quote", "profit as the position carries it"),
+        Field("position_unrealized_pnl", AMOUNT, "quote", "profit as the position carries it"),
         Field("position_qty", optional(FLOAT), "base", "size; profit is divided by it when present"),
         Field("stop_dist_pct", optional(POSITIVE), "fraction", "stop distance used; empty when the fallback was"),
         Field("fallback_stop", FLAG, "", "no risk proposal: FALLBACK_STOP_PCT was used", Change.EXACT),
@@ -331,8 +333,8 @@ POSITION = Table(
         Field("peak_price", POSITIVE, "quote", "highest since entry", Change.RELATIVE, show=True),
         Field("trough_price", POSITIVE, "quote", "lowest since entry", Change.RELATIVE, show=True),
         Field("age_sec", NOT_NEGATIVE, "s", "time since it was opened"),
-        Field("unrealized_pnl", FLOAT, "quote", "as the writer gives it", show=True),
-        Field("qty", optional(NOT_NEGATIVE), "base", "absolute size, empty when unknown", Change.EXACT),
+        Field("unrealized_pnl", AMOUNT, "quote", "as the writer gives it", show=True),
+        Field("qty", optional(SIZE), "base", "absolute size, empty when unknown", Change.EXACT),
         Field("current_sl", optional(POSITIVE), "quote", "stop in force", Change.RELATIVE),
         Field("current_tp", optional(POSITIVE), "quote", "target in force", Change.RELATIVE),
         Field("opened_at_epoch", NOT_NEGATIVE, "s", "when it was opened, or first seen"),
@@ -451,7 +453,7 @@ LAST_INTENT = Table(
     key="trade_intent_last",
     presence="due",
     ttl_sec=TRACKED_TTL_SEC,
-    headline="trade intent for {symbol}: id={intent_id} action={harvest_action} SL=${stop_loss:.4f} reasons={reason_codes}",
+    headline="trade intent for {symbol}: id={intent_id} action={harvest_action} SL=${stop_loss} reasons={reason_codes}",
     doc="What was last intended for one symbol, kept so that an unchanged proposal makes no second intent. Its times of "
     "evaluation are renewed every cycle; the values are those of the intent (before the first: of the first evaluation).",
     fields=(

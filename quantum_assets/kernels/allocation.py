@@ -12,6 +12,7 @@ from quantum_assets.kernels.efficiency_hint import EfficiencyHint, TrustTheta, d
 from quantum_assets.kernels.theta import ThetaError, parameter
 
 NEUTRAL_SCORE = 0.5  # the score that leaves the base multiplier as it is (spec section 6)
+KNOWN = ("ok", "low_conf", "stale_eff")  # reasons of an efficiency that can be read, trusted or not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,9 @@ class AllocationProposal:
 
     multiplier: Floats  # 1 unless the reason is ok, else in [min_mult, max_mult]
     proposed_target: Floats  # USD
-    eff_score: Floats  # NaN unless the reason is ok
-    eff_confidence: Floats  # NaN unless the reason is ok
-    eff_stale: Bools  # True unless the reason is ok
+    eff_score: Floats  # as published, also where it is not trusted; NaN where it is missing or cannot be read
+    eff_confidence: Floats  # the same
+    eff_stale: Bools  # True where it is missing, stale or unreadable
     reason: Labels  # ok, missing_eff, stale_eff, low_conf or redis_error
 
 
@@ -78,14 +79,14 @@ def allocation(
         message = f"base_target is {base_target}: expected {len(hint)} finite numbers >= 0"
         raise ValueError(message)
     reason = distrust(hint, now, theta)
-    ok = reason == "ok"
+    ok, known = reason == "ok", np.isin(reason, KNOWN)
     scaled = np.clip(theta.base + theta.scale * (hint.score - NEUTRAL_SCORE), theta.min_mult, theta.max_mult)
     multiplier = np.where(ok, scaled, 1.0)
     return AllocationProposal(
         multiplier=multiplier,
         proposed_target=base_target * multiplier,
-        eff_score=np.where(ok, hint.score, np.nan),
-        eff_confidence=np.where(ok, hint.confidence, np.nan),
-        eff_stale=~ok,
+        eff_score=np.where(known, hint.score, np.nan),
+        eff_confidence=np.where(known, hint.confidence, np.nan),
+        eff_stale=~ok & (reason != "low_conf"),
         reason=reason,
     )

@@ -11,6 +11,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from quantum_assets.kernels import HUGE, TINY
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.object_]
@@ -26,11 +28,23 @@ _RULES: dict[str, Callable[[Floats], Bools]] = {
     "finite and > 0, or NaN for none": lambda x: np.isnan(x) | ((x > 0) & (x < np.inf)),
     "finite and >= 0, or NaN for none": lambda x: np.isnan(x) | ((x >= 0) & (x < np.inf)),
     "finite, or NaN for none": lambda x: ~np.isinf(x),
+    f"in [{TINY:g}, {HUGE:g}]": lambda x: (x >= TINY) & (x <= HUGE),
+    f"in [{TINY:g}, {HUGE:g}], or NaN for none": lambda x: np.isnan(x) | ((x >= TINY) & (x <= HUGE)),
+    f"in [-{HUGE:g}, {HUGE:g}]": lambda x: np.abs(x) <= HUGE,
 }
 # What every cell of a column must be: the metadata of its dataclass field.
-FINITE, SHARE, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NONE, NOT_NEGATIVE_OR_NONE, FINITE_OR_NONE = (
-    {"rule": rule} for rule in _RULES
-)
+(
+    FINITE,
+    SHARE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    NOT_NEGATIVE_OR_NONE,
+    FINITE_OR_NONE,
+    PRICE,
+    PRICE_OR_NONE,
+    AMOUNT,
+) = ({"rule": rule} for rule in _RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +100,13 @@ class Position(Columns):
     """Open position per symbol; a FLAT symbol has no row."""
 
     is_long: Bools  # True LONG, False SHORT
-    entry_price: Floats = dataclasses.field(metadata=POSITIVE)  # average entry, price units
-    current_price: Floats = dataclasses.field(metadata=POSITIVE)  # latest mark or close, price units
-    peak_price: Floats = dataclasses.field(metadata=POSITIVE)  # highest since entry, price units
-    trough_price: Floats = dataclasses.field(metadata=POSITIVE)  # lowest since entry, price units
+    entry_price: Floats = dataclasses.field(metadata=PRICE)  # average entry, price units
+    current_price: Floats = dataclasses.field(metadata=PRICE)  # latest mark or close, price units
+    peak_price: Floats = dataclasses.field(metadata=PRICE)  # highest since entry, price units
+    trough_price: Floats = dataclasses.field(metadata=PRICE)  # lowest since entry, price units
     age_sec: Floats = dataclasses.field(metadata=FINITE)  # seconds since entry
-    unrealized_pnl: Floats = dataclasses.field(metadata=FINITE)  # per unit, or a total when qty is given
-    current_sl: Floats = dataclasses.field(metadata=POSITIVE_OR_NONE)  # stop in force, NaN when there is none
+    unrealized_pnl: Floats = dataclasses.field(metadata=AMOUNT)  # per unit, or a total when qty is given
+    current_sl: Floats = dataclasses.field(metadata=PRICE_OR_NONE)  # stop in force, NaN when there is none
     qty: Floats = dataclasses.field(metadata=FINITE_OR_NONE)  # signed or absolute size, NaN when unknown
 
     @property

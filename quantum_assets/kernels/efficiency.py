@@ -85,7 +85,7 @@ class Efficiency:
     capital_pressure: Labels  # INCREASE, DECREASE or HOLD
     reallocation_weight: Floats  # in [-1, 1] x confidence
     confidence: Floats
-    inputs_ok: npt.NDArray[np.int64]  # 1 when no flag is set
+    inputs_ok: npt.NDArray[np.int64]  # 1 when no input is missing or unreadable; a stale one is used, and flagged
     stale_flags: list[str]  # comma list of P30_ and P29_ with MISSING, STALE or ERROR; empty when inputs are ok
     p30_perf: Floats  # performance factor used
     p30_conf: Floats  # 0 when missing
@@ -165,7 +165,7 @@ def efficiency(
         capital_pressure=np.where(increase, "INCREASE", np.where(decrease, "DECREASE", "HOLD")).astype(object),
         reallocation_weight=np.clip(2 * (ewma - 0.5), -1, 1) * confidence,
         confidence=confidence,
-        inputs_ok=(~flagged).astype(np.int64),
+        inputs_ok=(p30_good & p29_good).astype(np.int64),
         stale_flags=flags,
         p30_perf=performance,
         p30_conf=conf_attr,

@@ -21,7 +21,7 @@ from quantum_assets.kernels.columns import (
 )
 from quantum_assets.kernels.theta import Theta, ThetaError, parameter
 
-RISK_UNIT_MIN = 1e-9  # price units; keeps R finite for a vanishing stop distance (spec section 4)
+RISK_UNIT_MIN = 1e-9  # price units, of an entry below 1 a share; keeps R finite for a vanishing stop distance (spec section 4)
 FLIP_NON_TREND_MIN = 0.5  # p_mr + p_chop above which a lost trend counts as a regime flip (spec section 4)
 SIGMA_SPIKE_NAMED = 0.5  # a kill names its component only above these three (spec section 4)
 TS_DROP_NAMED = 0.2
@@ -94,7 +94,7 @@ def harvest(
     market, position : Market, Position
         Columns of shape (n,). `unrealized_pnl` is a total where `qty` is a non-zero number, else per unit.
     stop_dist_pct : float64 array, shape (n,)
-        Stop distance of the risk proposal, fraction of price, > 0; NaN means there is none: `fallback_stop_pct` is
+        Stop distance of the risk proposal, fraction of price; NaN and 0 mean there is none: `fallback_stop_pct` is
         used and `fallback_used` set.
     theta : HarvestTheta
         Parameters.
@@ -120,13 +120,14 @@ def harvest(
     d = position.direction
     entry = position.entry_price
 
-    fallback_used = np.isnan(stop_dist_pct)
+    fallback_used = np.isnan(stop_dist_pct) | (stop_dist_pct == 0)
     stop = np.where(fallback_used, theta.fallback_stop_pct, stop_dist_pct)
-    risk_unit = np.maximum(entry * stop, RISK_UNIT_MIN)
+    risk_unit = np.maximum(entry * stop, RISK_UNIT_MIN * np.minimum(1.0, entry))
     cost_est = theta.cost_bps / 10_000 * entry
     sized = np.isfinite(position.qty) & (position.qty != 0)
-    pnl_per_unit = position.unrealized_pnl / np.where(sized, np.abs(position.qty), 1.0)
-    r_net = (pnl_per_unit - cost_est) / risk_unit
+    with np.errstate(over="ignore"):  # a profit beyond all numbers, of a size that is none: R is infinite, and no reader takes it
+        pnl_per_unit = position.unrealized_pnl / np.where(sized, np.abs(position.qty), 1.0)
+        r_net = (pnl_per_unit - cost_est) / risk_unit
     tier = (r_net >= theta.T1_R).astype(int) + (r_net >= theta.T2_R) + (r_net >= theta.T3_R)
 
     lock_distance = theta.lock_R * stop if theta.lock_mode == "lock_r" else theta.be_plus_pct

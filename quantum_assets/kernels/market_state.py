@@ -97,7 +97,7 @@ class RegimeTheta(Theta):
 class MarketStateTheta(Theta):
     """Parameters of the market-state kernel, defaults of spec section 2."""
 
-    eps: float = parameter(1e-12, "added where a zero would divide or be logged", low=1e-300, high=1e-3)
+    eps: float = parameter(1e-12, "added where a zero would divide; to a price below 1 as a share", low=1e-300, high=1e-3)
     vol: VolTheta = VolTheta()
     trend: TrendTheta = TrendTheta()
     regime: RegimeTheta = RegimeTheta()
@@ -204,7 +204,9 @@ def market_state(
     rows = np.array([why is None for why in reason], dtype=bool)
     columns = np.full((len(STATE_COLUMNS), n_symbols), np.nan)
     if rows.any():
-        columns[:, rows] = _states(np.log(closes[rows, -required:] + theta.eps), theta)
+        used = closes[rows, -required:]
+        # Below a price of 1 eps is a share of it: log returns must not depend on the unit of price.
+        columns[:, rows] = _states(np.log(used + theta.eps * np.minimum(1.0, used)), theta)
     return MarketState(**dict(zip(STATE_COLUMNS, columns, strict=True)), reason=reason)
 
 

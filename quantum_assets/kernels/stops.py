@@ -22,6 +22,7 @@ from quantum_assets.kernels.theta import Theta, parameter
 
 EXTEND_P_TREND_MIN = 0.3  # the target is only stretched above this trend probability (spec section 3)
 EXTEND_TS_MIN = 0.1  # and above this trend strength (spec section 3)
+ROUNDING = 1e-15  # of a price: what floats add; above 1e7 it is more than eps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class StopsTheta(Theta):
     tp_extend_gain: float = parameter(0.5, "target stretch per unit of ts x p_trend", low=0)
     tp_extend_max: float = parameter(0.3, "largest target stretch", low=0)
     monotonic_sl: bool = parameter(default=True, meaning="a stop in force is never loosened")
-    eps: float = parameter(1e-8, "price difference that counts as none, price units", low=0)
+    eps: float = parameter(1e-8, "price difference that counts as none: price units, below a price of 1 a share of it", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +124,9 @@ def stops(market: Market, position: Position, theta: StopsTheta = StopsTheta()) 
     sl = np.where(d * (trail_sl - raw_sl) > 0, trail_sl, raw_sl)
 
     # Comparisons with NaN are False: without a stop in force nothing tightens and nothing is kept.
-    tightening = theta.monotonic_sl & (d * (sl - position.current_sl) > theta.eps)
-    kept = theta.monotonic_sl & (d * (position.current_sl - sl) > theta.eps)
+    none = np.maximum(theta.eps * np.minimum(1.0, current), ROUNDING * current)
+    tightening = theta.monotonic_sl & (d * (sl - position.current_sl) > none)
+    kept = theta.monotonic_sl & (d * (position.current_sl - sl) > none)
     sl = np.where(kept, position.current_sl, sl)
     breached = d * (sl - current) >= 0
 
@@ -137,7 +139,7 @@ def stops(market: Market, position: Position, theta: StopsTheta = StopsTheta()) 
         tp_extension_factor=ext,
         sl_breached=breached,
         reason_codes=reason_codes(
-            (d * (trail_sl - raw_sl) > theta.eps, "trail_active"),
+            (d * (trail_sl - raw_sl) > none, "trail_active"),
             (kept, "sl_tightened_monotonic"),
             (tightening, "sl_tightening"),
             (np.ones(len(market), dtype=bool), "regime_" + most_probable(market.p_trend, market.p_mr, market.p_chop)),

@@ -69,7 +69,7 @@ def test_a_flat_position_has_no_proposal_and_says_why():
         ("stops", STOPS | {"theta_override": {"k_sl": {"sideways": 1.0}}}, "k_sl.sideways"),
         ("stops", STOPS | {"theta_overide": {}}, "theta_overide"),
         ("stops", {"name": "s", "market": MARKET}, "position"),
-        ("harvest", STOPS, "stop_dist_pct"),
+        ("harvest", STOPS | {"stop_dist_pct": -0.01}, "stop_dist_pct"),
         ("harvest", STOPS | {"stop_dist_pct": float("inf")}, "stop_dist_pct"),
         ("market-state", {"name": "m", "close_prices": "100"}, "close_prices"),
         ("market-state", {"name": "m", "close_prices": [1.0, "2"]}, "close_prices.1"),

@@ -42,16 +42,6 @@ def test_probabilities_are_a_distribution_and_sigma_keeps_its_floor(seed, scale)
     assert np.all((state.dp >= 0) & (state.dp <= 1))
 
 
-@given(seed=st.integers(0, 10_000), exponent=st.integers(-6, 6))
-@settings(max_examples=40, deadline=None)
-def test_the_unit_of_the_price_changes_nothing(seed, exponent):
-    """A contract of 1000 coins is the same market as one of 1 coin."""
-    closes = walks(3, seed=seed)
-    # eps 1e-12 beside a price of 1e-4 is 1e-8 of it, alike in every log, so it cancels in returns to 1e-8 of their
-    # 1e-3; logs of scaled prices are rounded to 1e-15, which is 1e-12 of a return and up to 1e-9 of a small drift.
-    assert_allclose(table(market_state(closes * 10.0**exponent)), table(market_state(closes)), rtol=1e-7, atol=1e-10)
-
-
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [(np.nan, "price_nan"), (np.inf, "price_infinite"), (0.0, "price_zero"), (-1.0, "price_negative")],

@@ -169,19 +169,20 @@ def inputs(p30="ok", p29="ok", *, perf=0.72, target=800.0, idle=0.0):
 
 
 @pytest.mark.parametrize(
-    ("p30", "p29", "flags", "confidence"),
+    ("p30", "p29", "flags", "confidence", "inputs_ok"),
     [
-        ("ok", "ok", "", 0.8),
-        ("stale", "ok", "P30_STALE", 0.4),
-        ("missing", "stale", "P30_MISSING,P29_STALE", 0.0),
-        ("error", "error", "P30_ERROR,P29_ERROR", 0.0),
+        ("ok", "ok", "", 0.8, 1),
+        ("stale", "ok", "P30_STALE", 0.4, 1),
+        ("stale", "stale", "P30_STALE,P29_STALE", 0.4, 1),
+        ("missing", "stale", "P30_MISSING,P29_STALE", 0.0, 0),
+        ("error", "error", "P30_ERROR,P29_ERROR", 0.0, 0),
     ],
 )
-def test_each_trouble_of_an_input_has_its_flag(p30, p29, flags, confidence):
-    """A failed read is not an absent input, and both are not a stale one."""
+def test_each_trouble_of_an_input_has_its_flag(p30, p29, flags, confidence, inputs_ok):
+    """A failed read is not an absent input, and both are not a stale one, which is used: the inputs are all there."""
     result = efficiency(inputs(p30, p29), [[]], EfficiencyState.initial(1))
     assert result.stale_flags == [flags]
-    assert result.inputs_ok.tolist() == [int(flags == "")]
+    assert result.inputs_ok.tolist() == [inputs_ok]
     # Half of .8, exact in binary as a product.
     assert_allclose(result.confidence, confidence, rtol=1e-15)
 
@@ -276,6 +277,10 @@ def test_each_reason_not_to_trust_an_efficiency_leaves_everything_as_it_is(field
     hint = parse_efficiency([fields])
     proposal, permit = allocation(hint, column(1000.0), NOW), permit_hint(hint, NOW).fields()[0]
     assert (proposal.reason[0], permit["eff_reason"]) == (reason, reason)
+    kept = reason in ("ok", "low_conf", "stale_eff")  # what can be read is shown, trusted or not
+    given = [float(fields["efficiency_score"]), float(fields["confidence"])] if kept else [np.nan, np.nan]
+    assert_array_equal([proposal.eff_score[0], proposal.eff_confidence[0]], given)
+    assert proposal.eff_stale[0] == (reason not in ("ok", "low_conf"))
     if reason != "ok":
         assert proposal.proposed_target[0] == 1000.0
         assert (permit["eff_factor"], permit["eff_action"], permit["extra_cooldown_sec"]) == ("1.0000", "NONE", "0")
