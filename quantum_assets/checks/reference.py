@@ -114,7 +114,7 @@ def stops(row: Mapping[str, Any]) -> dict[str, Any]:
         sl = min(raw, trailing)
 
     def tighter(one: float, other: float) -> bool:
-        return one - other > eps if long else other - one > eps
+        return bool(one - other > eps if long else other - one > eps)
 
     reasons = ["trail_active"] if tighter(trailing, raw) else []
     in_force = row["position_current_sl"]
