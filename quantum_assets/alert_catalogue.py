@@ -159,12 +159,26 @@ CATALOGUE = (
     Kind(
         "auto_disarm",
         "page",
-        "The governor has disarmed itself after a burst of plans, or after five plans of one day that could not be evaluated.",
+        "The governor has disarmed itself for all: plans of too many planners or symbols could not be evaluated, or more than 50 of"
+        " them had to be disarmed.",
         "no openings for any symbol; closing plans pass",
         "quantum permits",
         'Find out who sent the burst, or what could not be read (`quantum explain PLAN_ID`); then `quantum arm --name "YOUR'
         ' NAME" --reason "WHY"`. It would end a kill switch, too.',
         "The governor is armed; the message says by whom and why.",
+        independent=True,
+    ),
+    Kind(
+        "scope_disarmed",
+        "page",
+        "The governor has disarmed one planner, as its plans name it in `source`, or one symbol where they name none: after"
+        " openings beyond the burst limit (GOV_BURSTS_TO_DISARM), or plans of one day that could not be evaluated"
+        " (GOV_ERRORS_TO_DISARM). The message counts them.",
+        "no openings by that planner or of that symbol; others and closing plans pass",
+        "quantum permits",
+        "Find out why it sent so many (`quantum explain PLAN_ID`); then `quantum arm --source PLANNER` or `--symbol SYMBOL`, with"
+        ' `--name "YOUR NAME" --reason "WHY"`.',
+        "The planner or symbol is armed; the message says by whom and why.",
         independent=True,
     ),
     Kind(
@@ -209,9 +223,9 @@ CATALOGUE = (
         "counted.",
         "the position stays open",
         "quantum explain PLAN_ID",
-        "A limit: send the plan again when it would pass, or raise the limit (GOV_MAX_EXEC_PER_HOUR, GOV_MAX_EXEC_PER_5MIN,"
-        " GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD). Anything else: repair the named input and send it again under a new "
-        "plan_id.",
+        "A limit: send the plan again when it would pass, or raise the limit of closes (GOV_MAX_CLOSES_PER_HOUR,"
+        " GOV_MAX_CLOSES_PER_5MIN, GOV_MAX_CLOSE_NOTIONAL_PER_DAY_USD). Anything else: repair the named input and send it again"
+        " under a new plan_id.",
         "A closing plan of the symbol is permitted, the position is closed, the limit has room again, or no other was "
         "refused for an hour.",
         independent=True,

@@ -25,6 +25,7 @@ Level = Literal["failure", "warning"]
 
 SYMBOL, PROOF = "symbol:", "proof:"
 STOP, GUARD, CLOSE, PERMIT = "stop_crossed:", "guard:", "close_refused:", "permit_unused:"
+SCOPE = "scope_disarmed:"
 EQUITY_GUARD = f"{GUARD}EQUITY_STALE"
 FAMILIES = {  # alerts of which several are one message, and how that one is called
     SYMBOL: "symbols",
@@ -33,6 +34,7 @@ FAMILIES = {  # alerts of which several are one message, and how that one is cal
     GUARD: "guards",
     CLOSE: "closing plans refused",
     PERMIT: "permits unused",
+    SCOPE: "planners or symbols disarmed",
 }
 ENDED = {  # what is over, by kind
     "redis": "silence of Redis",
@@ -45,6 +47,7 @@ ENDED = {  # what is over, by kind
     "kill_switch": "kill switch",
     "auto_disarm": "governor disarmed",
     "disarmed": "governor disarmed",
+    "scope_disarmed": "{name} disarmed",
     "guard": "guard {name}",
     "openings_blocked": "openings blocked",
     "close_refused": "close of {name} refused",

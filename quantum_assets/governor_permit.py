@@ -31,6 +31,7 @@ from quantum_assets.kernels.governor import (
     gate_reason,
     is_closing,
 )
+from quantum_assets.kernels.intent import CLOSED_SHARE
 from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
@@ -42,14 +43,12 @@ from resources.io_manager import cycle_id_of, of_the_loop
 from resources.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
 from resources.positions import Flat, PositionReader, RawPosition
 from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.switches import read_switches
+from resources.switches import Switches, read_switches
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
 TROUBLE_MAX = 500  # characters of what could not be read
 CYCLES_KEPT = 6  # times of the last ones, for the proof of the cadence
 log = logging.getLogger("quantum.governor")
-
-CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "PARTIAL_50": 0.5, "PARTIAL_25": 0.25}
 
 
 @dg.asset(
@@ -169,7 +168,7 @@ def _judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool) -> list[
     hints = dict(zip(symbols, hint_rows(store, symbols), strict=True))
     permits = [_permit(store, plan, known["position"], hints[plan.symbol]) for plan in plans]
     return [
-        Decision(plan, reason, permit, _facts(evidence, row, found[row], shut, limits), later)
+        Decision(plan, reason, permit, _facts(evidence, row, plan, found[row], shut, limits), later)
         for row, (plan, reason, permit, later) in enumerate(zip(plans, before, permits, beyond, strict=True))
     ]
 
@@ -207,7 +206,7 @@ class Shut:
     """What shuts all openings at once, why any of it cannot be known (empty when all of it could be read), and whose account."""
 
     killed: bool
-    disarmed: bool
+    switches: Switches
     guard: str
     trouble: str
     account: str
@@ -220,10 +219,10 @@ class Shut:
 def _shut(store: RedisStore) -> Shut:
     switches, guards = read_switches(store), read_guards(store)
     trouble = "; ".join(filter(None, (switches.trouble, guards.trouble)))
-    return Shut(switches.killed, switches.disarmed, next(iter(guards.live), ""), trouble, guards.account)
+    return Shut(switches.killed, switches, next(iter(guards.live), ""), trouble, guards.account)
 
 
-def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) -> dict[str, str]:
+def _facts(evidence: Evidence, row: int, plan: Plan, found: Found, shut: Shut, limits: str) -> dict[str, str]:
     """Say what one plan was judged by, so that the record alone tells why; counts are added by whoever counts."""
     closing = bool(evidence.closing[row])
     rows = found.needed(closing=closing)
@@ -233,8 +232,9 @@ def _facts(evidence: Evidence, row: int, found: Found, shut: Shut, limits: str) 
     return {
         **{name: str(int(getattr(evidence, name)[row])) for name in FLAGS},
         **{name: _number(getattr(evidence, name)[row]) for name in JUDGED},
+        "disarm_scope": shut.switches.scope_against(plan.symbol, plan.source),
         "risk_guard": str(evidence.risk_guard[row]),
-        "sources": ",".join(sorted(found.labels(closing=closing) | shut.labels(closing=closing))),
+        "sources": ",".join(sorted(found.labels(closing=closing) | shut.labels(closing=closing) | ({plan.data_source} - {""}))),
         "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",
         "theta": limits,
         **cycles,
@@ -299,14 +299,21 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
 
 
 def _granted(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict[str, int]]:
-    """Count the permits of each symbol in the windows of the limits."""
-    replies = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", one), 0, -1) for one in symbols])
+    """Count the openings and the closes of each symbol in the windows of the limits."""
+    kinds = {"permits": "permits_granted", "closes": "closes_granted"}
+    replies = store.run(
+        "counting permits", [("LRANGE", store.keys.of(key, one), 0, -1) for one in symbols for key in kinds.values()]
+    )
     lists = [() if isinstance(reply, Exception) else reply for reply in replies]  # what cannot be read grants nothing anyway
     times = [[number_or_none(text) for text in one] for one in lists]
     ages = [[now - when for when in mine if when is not None] for mine in times]
     return [
-        {"permits_hour": sum(age < HOUR_SEC for age in mine), "permits_5min": sum(age < BURST_SEC for age in mine)}
-        for mine in ages
+        {
+            f"{kind}_{window}": sum(age < span for age in mine)
+            for kind, mine in zip(kinds, both, strict=True)
+            for window, span in (("hour", HOUR_SEC), ("5min", BURST_SEC))
+        }
+        for both in zip(ages[::2], ages[1::2], strict=True)
     ]
 
 
@@ -339,7 +346,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         closing=closing,
         unreadable=failed | (~closing & (of_openings | bool(shut.trouble))),
         kill_switch=everywhere(shut.killed),
-        disarmed=everywhere(shut.disarmed),
+        disarmed=np.array([bool(shut.switches.scope_against(plan.symbol, plan.source)) for plan in plans], dtype=bool),
         risk_guard=everywhere(shut.guard, object),
         market_state_age_sec=ages("market_state"),
         market_close_age_sec=ages("market_state", clock="ts_timestamp"),  # an evaluation of old candles is no news
@@ -350,7 +357,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [
-                not all(map(is_live, (plan.source, *one.labels(closing=closes), *shut.labels(closing=closes))))
+                not all(map(is_live, (plan.source, plan.data_source, *one.labels(closing=closes), *shut.labels(closing=closes))))
                 for plan, (one, closes) in zip(plans, both, strict=True)
             ],
             dtype=bool,

@@ -88,11 +88,11 @@ def both_proposals(
     Returns
     -------
     computable, rest
-        ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``) and ``price``;
+        ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``), ``price`` and ``qty``;
         ``rest`` has ``symbol``, ``state`` and ``why``: failed where a proposal is missing, stale or unreadable.
     """
     joined = (
-        position.select("symbol", "state", "why", pl.col("current_price").alias("price"))
+        position.select("symbol", "state", "why", pl.col("current_price").alias("price"), "qty")
         .join(harvest_proposal.select(HARVEST_USED), on="symbol", how="left", suffix="_harvest", maintain_order="left")
         .join(risk_proposal.select(RISK_USED), on="symbol", how="left", suffix="_risk", maintain_order="left")
     )
@@ -170,6 +170,7 @@ def intent_frame(
         "source": least_live(rows["data_source"], rows["data_source_risk"]),
         "plan_action": list(found.plan_action),
         "price": rows["price"],
+        "qty": rows["qty"],
     }
     named = [_named(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(asked).iter_rows(named=True)]
     told = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}

@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any
 
 from quantum_assets.alert_catalogue import KINDS
-from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, STOP, Level, Trouble
+from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, SCOPE, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.display import clock_text, duration_text, price_text
 from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
-from quantum_assets.kernels.governor import BURST, is_closing
+from quantum_assets.kernels.governor import BURST, CLOSE_LIMITS, DISARMED, is_closing
 from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
 from quantum_assets.unusable import Guarded
 
@@ -34,6 +34,7 @@ UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
 EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
 EQUITY_STALE_SEC = RiskGuardTheta().equity_stale_sec
+BURSTS_KEPT = 100  # plans that were one too many, for the words of those who are disarmed for them
 LIMIT_MAX = 1e15  # a larger limit is junk
 
 GUARD_WORDS = {
@@ -76,6 +77,10 @@ class TradingSigns:
         The switches; also on when they cannot be read.
     disarm
         Why and since when it is disarmed (cause, at), where its key says so.
+    scopes
+        Planners and symbols that are disarmed one by one, with what each says (cause, at, plans).
+    kill_recorded
+        The kill switch is as `quantum kill` left it, so that the record of that is a record of it.
     switch_trouble, guard_trouble
         What cannot be read or judged; empty when all can.
     guards
@@ -89,12 +94,14 @@ class TradingSigns:
     permits
         Watched plan to what its permit's ``consumed`` says; empty when the permit is gone.
     granted
-        Symbol with a refused close to when it was given permits, epoch s, newest first.
+        Symbol with a refused close to when closes of it were permitted, epoch s, newest first.
     """
 
     killed: bool = False
     disarmed: bool = False
     disarm: Mapping[str, str] = field(default_factory=dict)
+    scopes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    kill_recorded: bool = True
     switch_trouble: str = ""
     guards: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     guard_trouble: str = ""
@@ -165,7 +172,9 @@ class Memory:
     guards
         Live guard to when it expires, epoch s; 0 where it does not say.
     bursts
-        The last plan that was one too many within five minutes, in words.
+        The last opening of each planner or symbol that was one too many within five minutes, in words.
+    scopes
+        Disarmed planner or symbol to how many of its openings were refused for that.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -178,6 +187,7 @@ class Memory:
     crossed: dict[str, tuple[float, float]] = field(default_factory=dict)
     guards: dict[str, float] = field(default_factory=dict)
     bursts: dict[str, str] = field(default_factory=dict)
+    scopes: dict[str, int] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -219,8 +229,7 @@ class TradingWatch:
         changes: list[Change] = []
         endings = dict.fromkeys((KILL, DISARM), "its key is gone, without a record of who and why")
         for entry in signs.entries:  # first: the governor disarms itself before it records the plan
-            if entry.fields.get("event") == "BLOCK" and entry.fields.get("reason") == BURST:
-                self.memory.bursts = {entry.fields.get("plan_id", ""): _burst_text(entry.fields)}
+            self._refused_opening(entry.fields)
         for entry in signs.entries:
             changes += self._guarded.call(f"event {entry.id}", [], self._fold, entry, signs)
         self.memory.cursors = dict(signs.cursors)
@@ -235,6 +244,9 @@ class TradingWatch:
 
         part(KILL, self._kill_switch, signs, now, troubles)
         part(DISARM, self._disarmed, signs, now, troubles)
+        self._keep_scopes(signs, endings)
+        for scope, said in signs.scopes.items():
+            part(SCOPE + scope, self._scope, scope, said, now, troubles)
         for guard, said in signs.guards.items():
             part(GUARD + guard, _guard, guard, said, now, troubles)
         part(GUARD, self._guard_endings, signs, now, endings)
@@ -251,11 +263,29 @@ class TradingWatch:
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
+    def _refused_opening(self, fields: Mapping[str, str]) -> None:
+        scope = fields.get("disarm_scope", "")
+        if fields.get("event") != "BLOCK" or _closes(fields):
+            return
+        if fields.get("reason") == BURST:
+            plan = fields.get("plan_id", "")
+            self.memory.bursts = {**dict(list(self.memory.bursts.items())[-BURSTS_KEPT:]), plan: _burst_text(fields)}
+        elif fields.get("reason") == DISARMED and scope:
+            self.memory.scopes[scope] = self.memory.scopes.get(scope, 0) + 1
+
     def _fold(self, entry: Entry, signs: TradingSigns) -> list[Change]:
         fields, event = entry.fields, entry.fields.get("event", "")
         if event == "KILL":
-            self.memory.kill = self.memory.kill or _who(entry)
+            self.memory.kill = (self.memory.kill if "standing" in fields else {}) or _who(entry)
             return [Change(KILL, _kill_trouble(self.memory.kill, entry.at))]
+        scope = fields.get("scope", "")
+        if event == "AUTO_DISARM" and scope:
+            self.memory.scopes.setdefault(scope, 0)
+            said = {"cause": fields.get("reason", "?"), "plans": fields.get("plans", "")}
+            return [Change(SCOPE + scope, _scope_trouble(scope, said, entry.at, self.memory.bursts, 0))]
+        if event == "ARMED" and scope:
+            self.memory.scopes.pop(scope, None)
+            return [Change(SCOPE + scope, ended=f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}")]
         if event == "AUTO_DISARM":
             return [
                 Change(DISARM, _disarm_trouble({"cause": fields.get("reason", "?")}, entry.at, self.memory.bursts, itself=True))
@@ -263,7 +293,8 @@ class TradingWatch:
         if event == "ARMED":
             self.memory.kill = {}
             ended = f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}"
-            return [Change(KILL, ended=ended), Change(DISARM, ended=ended)]
+            scopes, self.memory.scopes = self.memory.scopes, {}
+            return [Change(KILL, ended=ended), Change(DISARM, ended=ended), *(Change(SCOPE + one, ended=ended) for one in scopes)]
         if event == "RISK_GUARD_ACTIVATED":
             guard = fields.get("guard_type", "?")
             return [Change(GUARD + guard, _guard_trouble(guard, {"reason": fields.get("reason", "")}, entry.at))]
@@ -301,6 +332,8 @@ class TradingWatch:
 
     def _kill_switch(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.killed:
+            if not signs.kill_recorded:  # deleted and set anew: whoever is on record did not set this one
+                self.memory.kill = {}
             troubles[KILL] = _kill_trouble(self.memory.kill, now)
         else:
             self.memory.kill = {}
@@ -308,6 +341,14 @@ class TradingWatch:
     def _disarmed(self, signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:
         if signs.disarmed:
             troubles[DISARM] = _disarm_trouble(signs.disarm, now, self.memory.bursts, itself=bool(signs.disarm))
+
+    def _keep_scopes(self, signs: TradingSigns, endings: dict[str, str]) -> None:
+        for scope in self.memory.scopes.keys() - signs.scopes.keys():
+            endings[SCOPE + scope] = "its entry is gone, without a record of who and why"
+        self.memory.scopes = {scope: self.memory.scopes.get(scope, 0) for scope in signs.scopes}
+
+    def _scope(self, scope: str, said: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
+        troubles[SCOPE + scope] = _scope_trouble(scope, said, now, self.memory.bursts, self.memory.scopes.get(scope, 0))
 
     def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
         for guard, until in self.memory.guards.items():
@@ -449,11 +490,28 @@ def _disarm_trouble(disarm: Mapping[str, str], now: float, bursts: Mapping[str, 
     since = _epoch(disarm.get("at", "")) or now
     if not itself:
         return _trouble(DISARM, "disarmed", "Governor disarmed without a record of why; no openings for any symbol", since)
+    return _trouble(
+        DISARM, "auto_disarm", f"Governor disarmed itself: {_cause(disarm, bursts)}; no openings for any symbol", since
+    )
+
+
+def _cause(disarm: Mapping[str, str], bursts: Mapping[str, str]) -> str:
     code, _, plan = disarm.get("cause", "?").partition(": plan ")
-    cause = disarm.get("cause", "?")
     if code == BURST:
-        cause = f"{bursts.get(plan, 'too many plans within 5 minutes')} (plan {plan})"
-    return _trouble(DISARM, "auto_disarm", f"Governor disarmed itself: {cause}; no openings for any symbol", since)
+        return f"{bursts.get(plan, 'too many plans within 5 minutes')} (plan {plan})"
+    return disarm.get("cause", "?")
+
+
+def _scope_trouble(scope: str, said: Mapping[str, str], now: float, bursts: Mapping[str, str], refused: int) -> Trouble:
+    """Say which planner or symbol is disarmed, for how many plans, and how many were refused for it since."""
+    source = scope.startswith("source:")
+    whose = f"{'planner' if source else 'symbol'} {scope.partition(':')[2]}"
+    count, cause = _number(said.get("plans")), _cause(said, bursts)
+    plans = "" if not count or "plans of today" in cause else f", {count:,.0f} {'plan' if count == 1 else 'plans'} too many"
+    since = f", {refused:,} refused since" if refused else ""
+    what = f"Disarmed for {whose}{plans}{since}: {cause}; no openings {'by' if source else 'of'} it, others pass"
+    look = "quantum permits" if source else f"quantum permits --symbol {scope.partition(':')[2]}"
+    return _trouble(SCOPE + scope, "scope_disarmed", what, _epoch(said.get("at", "")) or now, look=look)
 
 
 def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
@@ -509,6 +567,8 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
     """Say why a close was refused, against which limit, and when it would pass (0: nobody knows)."""
     fields, reason, at = entry.fields, entry.fields.get("reason", ""), entry.at
     limits = _limits(fields)
+    own = {name: limits[mine] for name, mine in CLOSE_LIMITS.items() if mine in limits}  # closes have limits of their own
+    limits = {**limits, **own}
     if reason == "hourly_limit_exceeded":
         return _count_refusal(fields.get("permits_hour"), limits.get("max_exec_per_hour"), "an hour", granted, HOUR_SEC)
     if reason == BURST:

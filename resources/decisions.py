@@ -15,7 +15,18 @@ from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMB
 from quantum_assets.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide, gate_reason
 from resources.foreign import number_or_none
 from resources.guards import utc_date
-from resources.plans import BURST_SEC, HOUR_SEC, LIMITS, USD, parse_plan
+from resources.plans import (
+    BURST_SEC,
+    CLOSING,
+    COUNTED_IN,
+    HOUR_SEC,
+    LIMITS,
+    OPENING,
+    USD,
+    booked_id,
+    parse_plan,
+    permit_fields,
+)
 from resources.redis_store import RedisStore, UnreadableKeyError, texts
 
 FLAGS = (
@@ -75,7 +86,7 @@ class Case:
 
 
 def look_up(store: RedisStore, plan_id: str) -> Case:
-    """Gather what is on record of a plan.
+    """Gather what is on record of a plan, by its own id or by the one it was decided under.
 
     Raises
     ------
@@ -89,6 +100,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
     replies = store.run(
         "looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names]
     )
+    wanted = (booked_id(plan_id), plan_id)
     plan, events = None, []
     for name, reply in zip(names, replies, strict=True):
         if isinstance(reply, Exception):
@@ -96,15 +108,15 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
         for entry_id, raw in reversed(reply):
             fields = texts(raw)
             if name == store.keys.of("stream_plans"):
-                plan = fields if parse_plan(entry_id.decode(), raw).plan_id == plan_id else plan
-            elif fields.get("plan_id") == plan_id:
+                plan = fields if parse_plan(entry_id.decode(), raw).plan_id in wanted else plan
+            elif fields.get("plan_id") in wanted:
                 events.append(fields)
     symbol = (plan or (events[-1] if events else {})).get("symbol", "")
-    keys = [store.keys.of(table.key, plan_id, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
-    permit, block = (
-        None if isinstance(one, Exception) else texts(one) or None
-        for one in store.run("reading its records", [("HGETALL", key) for key in keys])
-    )
+    booked = events[-1].get("plan_id", "") if events else wanted[0] or plan_id
+    keys = [store.keys.of(table.key, booked, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
+    as_hash, as_string, blocked = store.run("reading its records", [("HGETALL", keys[0]), ("GET", keys[0]), ("HGETALL", keys[1])])
+    permit = texts(permit_fields(as_hash, as_string)) or None
+    block = None if isinstance(blocked, Exception) else texts(blocked) or None
     return Case(plan_id, plan, tuple(events), permit, block)
 
 
@@ -231,9 +243,12 @@ def limits_met(store: RedisStore, event: Mapping[str, str]) -> list[Limit]:
         The server is away.
     """
     case, theta = judged_by(event)
+    if case["closing"]:
+        theta = asdict(GovernorTheta(**theta).of_closes())
     now, symbol, unit = store.clock(), event.get("symbol") or NO_SYMBOL, event["unit"]
-    today = f"{store.keys.of('permitted_today', symbol)}:{utc_date(now)}:{unit}"
-    granted, total = store.run("counting permits", [("LRANGE", store.keys.of("permits_granted", symbol), 0, -1), ("GET", today)])
+    list_key, total_key = COUNTED_IN[CLOSING if case["closing"] else OPENING]
+    today = f"{store.keys.of(total_key, symbol)}:{utc_date(now)}:{unit}"
+    granted, total = store.run("counting permits", [("LRANGE", store.keys.of(list_key, symbol), 0, -1), ("GET", today)])
     times = [] if isinstance(granted, Exception) else [when for text in granted if (when := number_or_none(text)) is not None]
     amount = case["amount"]
     daily = float(theta["max_notional_per_day_usd"] if unit == USD else theta["max_qty_per_day"])

@@ -35,7 +35,7 @@ from resources.failures import Failure, read_failures
 from resources.governor_events import last_decisions, last_kill, newest_events
 from resources.guards import GuardReading, read_guards
 from resources.redis_store import RedisStore
-from resources.switches import Switches, read_switches
+from resources.switches import Switches, read_switches, scope_option, scope_text
 from resources.vital_signs import VitalSignsReader
 
 T = TypeVar("T")
@@ -463,7 +463,11 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
     blocked, details = [], []
     if switches.killed:
         blocked.append(f"kill switch: {killed['reason']} (set by {killed['by']})" if killed else "kill switch")
-        who = f"set {killed['at']} by {killed['by']}: {killed['reason']}" if killed else "set, without a record of who and why"
+        who = (
+            f"set {killed['at']} by {killed['by']}: {killed['reason']}"
+            if killed
+            else "set, without a record of who and why (by hand?)"
+        )
         details.append(f"Kill switch: {who}. A named person ends it: quantum arm.")
     if switches.disarmed:
         cause = switches.disarm.get("cause", "")
@@ -472,6 +476,12 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
             f"Governor: disarmed since {stamp_text(switches.disarm.get('at', 'an unknown time'))}: {cause or 'cause unknown'}. "
             "A named person ends it: quantum arm."
         )
+    details += [
+        f"Governor: {scope_text(scope)} disarmed since {stamp_text(said.get('at', 'an unknown time'))}: "
+        f"{said.get('cause', 'cause unknown')} ({said.get('plans', '?')} plans). Others may open. "
+        f"A named person ends it: quantum arm {scope_option(scope)}."
+        for scope, said in sorted(switches.scopes.items())
+    ]
     for guard in guards.live:
         told = guards.said.get(guard, {})
         reason = told.get("reason", "its condition holds").removeprefix(guard).strip(" :")

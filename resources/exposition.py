@@ -38,7 +38,10 @@ def governor_families(look: Look) -> Iterator[Metric]:
         yield _counter("quantum_govern_errors", "Plans refused because an input could not be read.", {(): errors})
     for name, column in (("hour", "permits_hour"), ("5min", "permits_5min")):
         permits = _numbers(look.permits, column)
-        yield _gauge(f"quantum_govern_exec_count_{name}", "Permits of the symbol in the window.", permits, "symbol")
+        closes = _numbers(look.permits, column.replace("permits", "closes"))
+        of_both = {labels: number + closes.get(labels, 0.0) for labels, number in permits.items()}
+        yield _gauge(f"quantum_govern_exec_count_{name}", "Permits of the symbol in the window, closes too.", of_both, "symbol")
+        yield _gauge(f"quantum_govern_close_count_{name}", "Of these, closes, which have limits of their own.", closes, "symbol")
 
 
 def common_families(look: Look) -> Iterator[Metric]:
@@ -66,6 +69,8 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _gauge("quantum_switch", "1 when it stands against openings.", switches, "switch")
     for name, what in (("delivered", "Alerts a recipient took."), ("given_up", "Alerts given up, which reached nobody there.")):
         yield _counter(f"quantum_alerts_{name}", what, _by_label(look.alerts, name), "recipient")
+    scopes = {(): float(look.scopes_disarmed)}
+    yield _gauge("quantum_scopes_disarmed", "Planners and symbols disarmed one by one.", scopes)
     if look.plans_waiting is not None:
         yield _gauge("quantum_plans_waiting", "Plans nobody has decided.", {(): float(look.plans_waiting)})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
@@ -11,6 +11,13 @@ from resources.redis_store import RedisStore, texts
 
 DECISIONS = {"PERMIT": "permit", "BLOCK": "block"}  # other events of the stream are switches
 COUNTS = ("permits_hour", "permits_5min", "day_total")
+
+
+def is_decision(event: Mapping[str, str]) -> bool:
+    """Tell whether an event is a decision of the governor: other programs write to the same stream, with events of their own."""
+    return (
+        event.get("event", "") in ("", *DECISIONS) and event.get("granted") in ("0", "1", "true", "false") and "plan_id" in event
+    )
 
 
 def newest_events(store: RedisStore, count: int = EVENTS_STREAM_MAXLEN) -> tuple[list[tuple[bytes, Any]], str]:
@@ -62,7 +69,9 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
 
 
 def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
-    """Find who first set the kill switch since it was last armed, why and when, among the governor's events, newest first.
+    """Find who first set the kill switch as it stands, why and when, among the governor's events, newest first.
+
+    That is the last kill that did not find it set by ours. A planner or symbol that was armed ends no kill switch.
 
     Returns
     -------
@@ -74,9 +83,11 @@ def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry_id, raw in entries:
         fields = texts(raw)
-        if fields.get("event") == "ARMED":
+        if fields.get("event") == "ARMED" and not fields.get("scope"):
             break
         if fields.get("event") == "KILL":
             at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
             found = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
+            if "standing" not in fields:
+                break
     return found

@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from quantum_assets.contracts.codecs import EPOCH, FLAG, FLOAT, TIME
+from quantum_assets.contracts.labels import PLANNER
 from quantum_assets.contracts.schema import ContractError, Table, stamps
 from quantum_assets.contracts.tables import INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, PLAN_STREAM_MAXLEN
+from quantum_assets.kernels.intent import CLOSED_SHARE
 from resources.io_manager import RedisIOManager
 from resources.redis_store import Publication, RedisStore, flat
 
@@ -143,6 +145,7 @@ def _parts(
         **row,
         "replaces": row["replaces"] or "",
         "created_at": now,
+        "timestamp": int(now.timestamp()),
         "expires_at": now + timedelta(seconds=INTENT_TTL_SEC),
         "mode": mode,
     }
@@ -178,8 +181,9 @@ def _append_plans(store: RedisStore, rows: Sequence[Mapping[str, Any]], now: dat
 def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
     """Lay out the plan of one intent.
 
-    The size is left to the governor, which knows the position it permits a share of. The source is that of the data, so that its
-    gate for data that is not live sees it.
+    The size is the share of the position that is to be closed, where the position says how large it is; else the field is left
+    out, and the governor, which knows the position, permits a share of it. ``source`` names the planner; what the data says of
+    itself is beside it, so that the gate for data that is not live sees it.
 
     Parameters
     ----------
@@ -192,6 +196,8 @@ def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
     ----------
     Spec section 7.
     """
+    size = row.get("qty")
+    qty = CLOSED_SHARE[row["plan_action"]] * abs(size) if size else None
     return {
         "plan_id": row["intent_id"],
         "symbol": row["symbol"],
@@ -200,10 +206,12 @@ def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "reduceOnly": "true",
         "kill_score": FLOAT.encode(row["confidence"]),
         "side": CLOSING_SIDE[row["position_side"]],
+        **({} if qty is None else {"qty": FLOAT.encode(qty)}),
         "price": FLOAT.encode(row["price"]),
         "confidence": FLOAT.encode(row["confidence"]),
         "timestamp": EPOCH.encode(now.timestamp()),
-        "source": row["source"],
+        "source": PLANNER,
+        "data_source": row["source"],
     }
 
 

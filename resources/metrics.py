@@ -27,6 +27,7 @@ from quantum_assets.kernels.risk_guard import GUARDS
 from quantum_assets.symbols import shards
 from resources.decisions import INVALID
 from resources.foreign import number_or_none
+from resources.governor_events import is_decision
 from resources.guards import read_guards
 from resources.launcher import heartbeat_parts
 from resources.plans import waiting_plans
@@ -39,7 +40,7 @@ PARTS_OF_A_CYCLE = ("waiting", "running", "total")  # for a worker; on it; from 
 REASONS_P29 = ("ok", "missing_eff", "stale_eff", "low_conf", "redis_error")
 SHOWN = {
     ALLOCATION_TARGET.asset: ("multiplier", "eff_confidence", "eff_score"),
-    GOVERNOR_STATE.asset: ("eff_factor", "permits_hour", "permits_5min"),
+    GOVERNOR_STATE.asset: ("eff_factor", "permits_hour", "permits_5min", "closes_hour", "closes_5min"),
 }
 EFF_ACTIONS = ("NONE", "DOWNSIZE")
 OTHER = "other"  # label of every reason that is none of ours: text from Redis must not make series
@@ -85,6 +86,8 @@ class Look:
         so long ago that its sign has lapsed.
     switches
         ``killed``, ``disarmed`` and each guard, 0 or 1.
+    scopes_disarmed
+        Planners and symbols that are disarmed one by one.
     plans_waiting
         Plans nobody has decided; ``None`` when nobody knows.
     cycle_gaps_sec
@@ -107,6 +110,7 @@ class Look:
     alerts: Mapping[str, float] | None = None
     beats: Mapping[str, float] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
+    scopes_disarmed: int = 0
     plans_waiting: int | None = None
     cycle_gaps_sec: Mapping[str, float] = field(default_factory=dict)
     interval_sec: int = 0
@@ -166,6 +170,7 @@ class Collector:
                 "disarmed": switches.disarmed,
                 **{guard: guard in guards.live for guard in GUARDS},
             },
+            "scopes_disarmed": len(switches.scopes),
             "plans_waiting": waiting,
             "cycle_gaps_sec": {str(shard): _gap_sec(reply, now) for shard, reply in enumerate(ends)},
             "interval_sec": store.settings.publish_interval_sec,
@@ -230,7 +235,7 @@ def fold_decisions(store: RedisStore) -> int:
 
 
 def _counted(event: Mapping[str, str], symbols: Iterable[str]) -> list[str]:
-    if "plan_id" not in event:  # a switch
+    if not is_decision(event):  # a switch, or an event of another program
         return []
     symbol = event.get("symbol", "")
     symbol = symbol if symbol in symbols else OTHER

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
+from quantum_assets.contracts.codecs import CodecError
 from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
@@ -21,6 +23,7 @@ from quantum_assets.kernels import NUMBER_MAX
 from quantum_assets.kernels.governor import (
     BURST,
     COUNTED,
+    DISARMED,
     ERROR,
     GATE_OF,
     GUARDED,
@@ -35,42 +38,48 @@ from resources.foreign import number_or_none
 from resources.guards import USD_MAX, utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, pairs, texts
 from resources.settings import Settings
-from resources.switches import disarm
+from resources.switches import count_faults, disarm, disarm_scope, scopes_of
 
 GROUP = "governor"
 PLANS_READ_MAX = 1000  # new entries per evaluation
 RECLAIM_IDLE_MS = 15_000  # an entry another governor took and left undecided for so long is taken over
 REQUIRED = ("plan_id", "symbol", "action", "decision")
 NUMBERS = ("kill_score", "qty", "close_qty", "price", "confidence")
-_PLAN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+PLAN_ID_MAX = 128  # characters
+_PLAN_ID = re.compile(r"[\w.:-]+", re.ASCII)
+OTHER_PERMITS = ("p26:", "p33:")  # begin the permits of other programs beside the governor's, under quantum:permit:
 _SYMBOL = re.compile(r"[\w-]{2,40}")
 _ACTION = re.compile(r"[\w -]{1,64}", re.ASCII)  # it is shown on terminals
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
-SHUTTING = tuple(gate.reason for gate in SWITCHES if gate.reason != GUARDED)  # as their keys follow each other in the script
+# As their keys follow each other in the script; what is disarmed has two of them, all and by scope.
+SHUTTING = tuple(reason for gate in SWITCHES if (reason := gate.reason) != GUARDED for _ in range(2 if reason == DISARMED else 1))
+OPENING, CLOSING = "opening", "closing"  # kinds of plans, each with counts of its own
+COUNTED_IN = {OPENING: ("permits_granted", "permitted_today"), CLOSING: ("closes_granted", "closed_today")}
 CLOSE_LATE_SEC = 60  # beyond its interval, before the newest close is too old to open anything
 PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
 COUNTS = ("permits_hour", "permits_5min", "day_total", "permits_hour_after", "permits_5min_after", "day_total_after")
+ERRORS, BURSTS = "errors", "bursts"  # what a planner or symbol is disarmed for
 ERROR_MAX = 200  # characters of an error on record
 DECIDED_WITHIN_SEC = 10.0  # of being taken; what was judged by older evidence, because its host hung, is judged again
-ERRORS_TO_DISARM = 5  # plans of one UTC day that could not be evaluated
 DECIDED, LATE = 1, 2  # what the script answers first; 0: decided before
 
 log = logging.getLogger("quantum.plans")
 
-# KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol (list of epoch s, newest
-#         first), KEYS[5] what the symbol was permitted today, KEYS[6] event stream; only for plans that open risk KEYS[7] kill
-#         switch, KEYS[8] mark of the disarmed governor, KEYS[9..] risk guards: what was thrown since the evidence was read counts
-#         (in a cluster they are in other slots, and left out)
+# KEYS[1] seen marker of the plan, KEYS[2] its permit, KEYS[3] its block, KEYS[4] permits of the symbol and of the plan's kind,
+#         opening or closing (list of epoch s, newest first), KEYS[5] what the symbol was permitted today of that kind, KEYS[6]
+#         event stream; only for plans that open risk KEYS[7] kill switch, KEYS[8] mark of the disarmed governor, KEYS[9] scopes
+#         that are disarmed (hash), KEYS[10..] risk guards: what was activated since the evidence was read counts (in a cluster
+#         they are in other slots, and left out)
 # ARGV[1] stream entry id, ARGV[2] lifetime of the marker, ARGV[3] now, epoch s, ARGV[4] reason of a gate before the limits or
 #         empty, ARGV[5..7] permits allowed in an hour and in five minutes, amount allowed in a day, ARGV[8] amount of the plan,
 #         ARGV[9], ARGV[10] lifetimes of permit and block, ARGV[11] cap of the event stream, ARGV[12] reason of a gate after the
-#         limits or empty, ARGV[13] JSON: permit, block (fields and values, flat), digests (of the block, by reason), event
-#         (flat), limits and switches (their reasons, in order), gates (number by reason), ARGV[14] 0 to refuse a plan although
-#         its marker or the counts of its symbol are of another type, else 1, ARGV[15] when the plan was taken, by the server's
-#         clock, epoch s, ARGV[16] age of that with which it may still be granted
+#         limits or empty, ARGV[13] JSON: permit (one string, or fields and values, flat), block (flat), digests (of the block, by
+#         reason), event (flat), limits and switches (their reasons, in order), gates (number by reason), ARGV[14] 0 to refuse a
+#         plan although its marker or the counts of its symbol are of another type, else 1, ARGV[15] when the plan was taken, by
+#         the server's clock, epoch s, ARGV[16] age of that with which it may still be granted, ARGV[17..] scopes the plan lies in
 # returns {1, reason or empty, then permits in the hour, in five minutes and amount today, before and after}; {0, reason or empty}
 #         of the decision that was made before, the reason only if it was this very entry's; {2}, having written nothing, when it
 #         would be granted by older evidence; raises, having written nothing, when a key is of another type or holds something
@@ -112,6 +121,9 @@ for i = 7, #KEYS do
   if on and i == 7 then
     local kill = redis.call('GET', KEYS[i])
     on = kill ~= '' and kill ~= '0'
+  elseif on and i == 9 and kinds[i] == 'hash' then
+    on = false
+    for scope = 17, #ARGV do on = on or redis.call('HEXISTS', KEYS[i], ARGV[scope]) == 1 end
   end
   if on then reason, thrown = said.switches[i - 6], said.switches[i - 6] end
 end
@@ -140,8 +152,12 @@ redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[11], '*', 'event', reason == '' 
 redis.call('SET', KEYS[1], ARGV[1] .. '|' .. reason, 'EX', ARGV[2])
 redis.call('DEL', KEYS[2], KEYS[3])
 if reason == '' then
-  redis.call('HSET', KEYS[2], unpack(said.permit))
-  redis.call('EXPIRE', KEYS[2], ARGV[9])
+  if type(said.permit) == 'string' then
+    redis.call('SET', KEYS[2], said.permit, 'EX', ARGV[9])
+  else
+    redis.call('HSET', KEYS[2], unpack(said.permit))
+    redis.call('EXPIRE', KEYS[2], ARGV[9])
+  end
 else
   redis.call('HSET', KEYS[3], 'reason', reason, 'digest', said.digests[reason], unpack(said.block))
   redis.call('EXPIRE', KEYS[3], ARGV[10])
@@ -163,9 +179,11 @@ class Plan:
     qty, price
         Size in base units (absolute) and price in quote units, ``None`` when not given.
     source
-        What the plan says of itself, e.g. ``example``.
+        What the plan says of itself: who planned it, or e.g. ``example``.
     taken_at
         When it was taken from the stream to be judged, epoch s, by the server's clock.
+    data_source
+        What it says of the data it rests on; ours do, whose source is ``quantum``.
     """
 
     entry_id: str
@@ -180,6 +198,7 @@ class Plan:
     invalid: str = ""
     source: str = ""
     taken_at: float = 0.0
+    data_source: str = ""
 
     @property
     def written_at(self) -> float:
@@ -323,7 +342,7 @@ class PlanQueue:
         both = [
             (one, reply) for one, reply in zip(decisions, replies, strict=True) if isinstance(reply, list) and reply != [LATE]
         ]
-        self._disarm_if_due([(one.plan.plan_id, reply[1].decode()) for one, reply in both])
+        self._disarm_if_due([(one.plan, reply[1].decode()) for one, reply in both])
         self.acknowledge([one.plan for one, _ in both])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
@@ -338,20 +357,36 @@ class PlanQueue:
         except ContractError as error:  # a permit that cannot be written is none
             return self._record_command(_refused(decision, str(error)), cycle_id, now)
 
-    def _disarm_if_due(self, outcomes: Sequence[tuple[str, str]]) -> None:
-        """Shut the governor for openings after a burst, or after many plans nobody could evaluate."""
-        burst = next((plan_id for plan_id, reason in outcomes if reason == BURST), None)
-        errors = [plan_id for plan_id, reason in outcomes if reason == ERROR]
-        if burst is not None:
-            disarm(self.store, f"{BURST}: plan {burst}")
-        if not errors:
+    def _disarm_if_due(self, outcomes: Sequence[tuple[Plan, str]]) -> None:
+        """Shut openings after a burst of openings, or after many plans nobody could evaluate.
+
+        Those of the planner that is at fault, else those of the symbol; all of them where errors come from everywhere.
+        """
+        faults = [
+            (BURSTS if reason == BURST else ERRORS, next(iter(scopes_of(plan.symbol, plan.source)), ""), plan.plan_id)
+            for plan, reason in outcomes
+            if reason == ERROR or (reason == BURST and not is_closing(plan.action, reduce_only=plan.reduce_only))
+        ]
+        settings = self.store.settings
+        if not faults or not settings.gov_auto_disarm:
             return
-        key = self.store.keys.of("governor_errors", utc_date(self.store.clock()))
-        _, _, count = self.store.run(  # a set of plans, so that a plan reclaimed after a crash counts once
-            "counting errors", [("SADD", key, *errors), ("EXPIRE", key, 2 * 86400), ("SCARD", key)]
-        )
-        if isinstance(count, Exception) or count >= ERRORS_TO_DISARM:
-            disarm(self.store, f"{count} plans of today could not be evaluated")
+        try:
+            counts, scopes_with_errors = count_faults(self.store, faults)
+        except UnreadableKeyError as error:  # unknown means no
+            disarm(self.store, f"{ERRORS} and {BURSTS} cannot be counted: {error}")
+            return
+        allowed = {BURSTS: settings.gov_bursts_to_disarm, ERRORS: settings.gov_errors_to_disarm}
+        first: dict[tuple[str, str], str] = {}
+        for (kind, scope, plan_id), count in zip(faults, counts, strict=True):
+            if count >= allowed[kind]:
+                first.setdefault((kind, scope), plan_id)
+        most = {(kind, scope): count for (kind, scope, _), count in zip(faults, counts, strict=True)}  # the last is the highest
+        for (kind, scope), plan_id in first.items():
+            count = most[kind, scope]
+            cause = f"{BURST}: plan {plan_id}" if kind == BURSTS else f"{count} plans of today could not be evaluated"
+            disarm_scope(self.store, scope, cause, plans=count)
+        if scopes_with_errors >= settings.gov_errors_to_disarm and any(kind == ERRORS for kind, _, _ in faults):
+            disarm(self.store, f"plans of {scopes_with_errors} planners or symbols could not be evaluated today")
 
     def acknowledge(self, plans: Sequence[Plan]) -> None:
         """Tell the group that these entries need no governor any more."""
@@ -359,7 +394,10 @@ class PlanQueue:
             self.store.run("acknowledging plans", [("XACK", self.stream, GROUP, *(plan.entry_id for plan in plans))])
 
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime, *, counted: bool = True) -> tuple[Any, ...]:
-        plan, theta, keys = decision.plan, self.theta, self.store.keys
+        plan, keys = decision.plan, self.store.keys
+        kind = kind_of(plan)
+        theta = self.theta.of_closes() if kind == CLOSING else self.theta
+        granted, today = COUNTED_IN[kind]
         unit, amount = _amount(decision)
         slot = plan.symbol or NO_SYMBOL
         seen, permit_key, block_key = (keys.of(name, plan.plan_id, slot) for name in ("seen_plan", "permit", "block"))
@@ -367,14 +405,15 @@ class PlanQueue:
             seen,
             permit_key,
             block_key,
-            keys.of("permits_granted", slot) if counted else f"{seen}|uncounted",
-            f"{keys.of('permitted_today', slot)}:{utc_date(now)}:{unit}" if counted else f"{seen}|uncounted",
+            keys.of(granted, slot) if counted else f"{seen}|uncounted",
+            f"{keys.of(today, slot)}:{utc_date(now)}:{unit}" if counted else f"{seen}|uncounted",
             keys.of("stream_governor_events", slot),
         ]
         extra = self.store.settings.risk_guards_extra
         guards, switches = (*GUARDS, *extra), (*SHUTTING, *(f"{GUARDED}{guard}" for guard in extra))
-        if counted and not keys.cluster and not is_closing(plan.action, reduce_only=plan.reduce_only):
-            names += [keys.of("kill"), keys.of("disarmed"), *(keys.of("guard_active", guard) for guard in guards)]
+        if counted and not keys.cluster and kind == OPENING:
+            names += [keys.of(one) for one in ("kill", "disarmed", "disarmed_scopes")]
+            names += [keys.of("guard_active", guard) for guard in guards]
         reasons = {decision.reason, decision.reason_beyond, *switches, *LIMITS} - {""}
         blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
         block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now)}
@@ -384,7 +423,7 @@ class PlanQueue:
             encoded = PERMIT.encode(decision.permit)
             permit = {**encoded, **stamps(PERMIT, plan.symbol, encoded, cycle_id, now)}
         said = {
-            "permit": flat(permit),
+            "permit": permit_text(permit) if permit and self.store.settings.permit_format == "json" else flat(permit),
             "block": flat(block),
             "digests": {reason: _block_digest(reason, int(now.timestamp())) for reason in reasons},
             "event": flat(self._event(decision, cycle_id, now, unit, amount)),
@@ -415,6 +454,7 @@ class PlanQueue:
             int(counted),
             repr(plan.taken_at),
             DECIDED_WITHIN_SEC,
+            *scopes_of(plan.symbol, plan.source),
         )
 
     @staticmethod
@@ -427,6 +467,8 @@ class PlanQueue:
             "timestamp": str(int(now.timestamp())),
             "timestamp_epoch": repr(now.timestamp()),
             "cycle_id": cycle_id,
+            "counted_as": kind_of(plan),
+            "plan_source": plan.source,
             "notional": repr(amount) if unit == USD and amount is not None else "",
             "qty": repr(amount) if unit == QTY and amount is not None else "",
             "unit": unit,
@@ -445,11 +487,13 @@ def read_permit(store: RedisStore, symbol: str, plan_id: str) -> dict[str, Any] 
     dict or None
         The decoded permit.
     """
-    (reply,) = store.run("reading a permit", [("HGETALL", store.keys.of(PERMIT.key, plan_id, symbol))])
-    if isinstance(reply, Exception) or not reply:
+    plan_id = booked_id(plan_id)
+    key = store.keys.of(PERMIT.key, plan_id, symbol)
+    raw = permit_fields(*store.run("reading a permit", [("HGETALL", key), ("GET", key)]))
+    if not raw:
         return None
     try:
-        row = PERMIT.decode(pairs(reply))
+        row = PERMIT.decode(raw)
     except ContractError:
         return None
     age = (store.clock() - row["created_at"]).total_seconds()
@@ -457,8 +501,63 @@ def read_permit(store: RedisStore, symbol: str, plan_id: str) -> dict[str, Any] 
     return row if own and row["consumed"] == "false" and -CLOCK_SKEW_SEC <= age < PERMIT_TTL_SEC else None
 
 
+def permit_text(fields: Mapping[str, str]) -> str:
+    """Write a permit as one JSON string (PERMIT_FORMAT=json): the fields of the hash, with the types JSON has.
+
+    true and false for ``granted`` and ``consumed``, numbers for numbers, null for what is empty.
+    """
+    typed: dict[str, Any] = dict(fields)
+    for name, text in fields.items():
+        item = PERMIT.by_name.get(name)
+        if name in ("granted", "consumed"):
+            typed[name] = text == "true"
+        elif item is not None and item.codec.kind in (int, float, bool):
+            typed[name] = number_or_none(text) if item.codec.kind is float else int(text)
+    return orjson.dumps(typed).decode()
+
+
+def permit_fields(as_hash: Any, as_string: Any) -> dict[bytes, bytes]:
+    """Give the fields of a permit, whichever of its two forms stands there; empty when neither does.
+
+    Parameters
+    ----------
+    as_hash, as_string
+        Replies to HGETALL and GET of its key.
+    """
+    if not isinstance(as_hash, Exception):
+        return pairs(as_hash)
+    if not isinstance(as_string, bytes):
+        return {}
+    try:
+        typed = orjson.loads(as_string)
+        return {name.encode(): _permit_value(name, value).encode() for name, value in typed.items()}
+    except (orjson.JSONDecodeError, CodecError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _permit_value(name: str, value: Any) -> str:
+    """Write one JSON value of a permit as the hash has it, which is what its digest was made of."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        codec = PERMIT.by_name[name].codec if name in PERMIT.by_name else None
+        return "" if value is None else str(value).lower() if codec is None or codec.kind is str else codec.encode(value)
+    return PERMIT.by_name[name].codec.encode(value) if name in PERMIT.by_name else str(value)
+
+
+def kind_of(plan: Plan) -> str:
+    """Tell by which counts a plan is limited: those of openings or those of closes."""
+    return CLOSING if is_closing(plan.action, reduce_only=plan.reduce_only) else OPENING
+
+
 def theta_of(settings: Settings) -> GovernorTheta:
-    """Take the limits of the gates from the settings."""
+    """Take the limits of the gates from the settings.
+
+    Closes have the limits of openings unless they are given their own; that nothing may be opened does not mean that nothing may
+    be closed.
+    """
+    plain, (hourly, burst) = GovernorTheta(), (settings.gov_max_closes_per_hour, settings.gov_max_closes_per_5min)
+    notional, qty = settings.gov_max_close_notional_per_day_usd, settings.gov_max_close_qty_per_day
     return GovernorTheta(
         max_data_age_sec=settings.gov_max_data_age_sec,
         max_close_age_sec=max(settings.gov_max_data_age_sec, settings.candle_interval_sec + CLOSE_LATE_SEC),
@@ -468,6 +567,10 @@ def theta_of(settings: Settings) -> GovernorTheta:
         max_exec_per_5min=settings.gov_max_exec_per_5min,
         max_notional_per_day_usd=settings.gov_max_reduce_notional_per_day_usd,
         max_qty_per_day=settings.gov_max_reduce_qty_per_day,
+        max_closes_per_hour=settings.gov_max_exec_per_hour or plain.max_exec_per_hour if hourly is None else hourly,
+        max_closes_per_5min=settings.gov_max_exec_per_5min or plain.max_exec_per_5min if burst is None else burst,
+        max_close_notional_per_day_usd=settings.gov_max_reduce_notional_per_day_usd if notional is None else notional,
+        max_close_qty_per_day=settings.gov_max_reduce_qty_per_day if qty is None else qty,
     )
 
 
@@ -507,9 +610,13 @@ def _amount(decision: Decision) -> tuple[str, float | None]:
 def parse_plan(entry_id: str, raw: Any) -> Plan:
     """Read one stream entry; the first field that is missing or malformed is named in ``invalid``."""
     fields = texts(raw)
+    reduce_only = fields.get("reduceOnly", "false").lower()
+    if not fields.get("action") and reduce_only in ("true", "1"):  # planners leave out what it says already
+        fields["action"] = "CLOSE"
     invalid = next((name for name in REQUIRED if not fields.get(name)), "")
     plan_id, symbol = fields.get("plan_id", ""), fields.get("symbol", "")
-    if not invalid and not _PLAN_ID.fullmatch(plan_id):
+    booked = booked_id(plan_id)
+    if not invalid and not booked:
         invalid = "plan_id"
     if not invalid and not _SYMBOL.fullmatch(symbol):
         invalid = "symbol"
@@ -521,12 +628,11 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
     qty, price = numbers.get("qty") or numbers.get("close_qty"), numbers.get("price") or None
     if not invalid and qty is not None and price is not None and qty * price > USD_MAX:  # trillions only of what is cheap
         invalid = "qty" if numbers.get("qty") else "close_qty"
-    reduce_only = fields.get("reduceOnly", "false").lower()
     if not invalid and reduce_only not in ("true", "false", "1", "0", ""):
         invalid = "reduceOnly"
     return Plan(
         entry_id=entry_id,
-        plan_id=plan_id if _PLAN_ID.fullmatch(plan_id) else f"entry-{entry_id}",
+        plan_id=booked or f"entry-{entry_id}",
         symbol=symbol if _SYMBOL.fullmatch(symbol) else "",
         action=fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else "",
         decision=fields.get("decision", "")[:32],
@@ -536,4 +642,17 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         price=price,
         invalid=invalid,
         source=label_of(fields.get("source", "")),
+        data_source=label_of(fields.get("data_source", "")),
     )
+
+
+def booked_id(plan_id: str) -> str:
+    """Give the id under which a plan is decided: its own, with what is no letter of ASCII, digit or ``_.:-`` escaped as in a URL.
+
+    Two ids never share one, and none is that of another program's permit. Empty for an id that is empty, longer than PLAN_ID_MAX
+    characters, has characters that cannot be seen, or is no text.
+    """
+    if not 0 < len(plan_id) <= PLAN_ID_MAX or not plan_id.isprintable() or "\N{REPLACEMENT CHARACTER}" in plan_id:
+        return ""
+    escaped = plan_id if _PLAN_ID.fullmatch(plan_id) else quote(plan_id, safe=":")
+    return escaped.replace(":", "%3A", 1) if escaped.startswith(OTHER_PERMITS) else escaped

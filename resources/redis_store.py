@@ -49,7 +49,7 @@ COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can blo
 
 log = logging.getLogger("quantum.store")
 
-# KEYS[1] hash, KEYS[2] stream or absent
+# KEYS[1] hash, KEYS[2..] streams or absent
 # ARGV[1] lifetime in s, ARGV[2] published_at_utc as the caller read it ('' for no hash, '*' for whatever is there),
 # ARGV[3] count of hash values, the hash's fields and values, then (with KEYS[2]) the stream's cap, the entry's fields and values
 # replaces the whole hash: a field that somebody else has written beside ours does not stay
@@ -57,16 +57,27 @@ log = logging.getLogger("quantum.store")
 PUBLISH_LUA = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
-if KEYS[2] then
-  kind = redis.call('TYPE', KEYS[2]).ok
-  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+for i = 2, #KEYS do
+  kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
 end
 if ARGV[2] ~= '*' and (redis.call('HGET', KEYS[1], 'published_at_utc') or '') ~= ARGV[2] then return 0 end
 local last = 3 + tonumber(ARGV[3])
 if ARGV[2] == '*' or redis.call('HLEN', KEYS[1]) > tonumber(ARGV[3]) / 2 then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], unpack(ARGV, 4, last))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-if KEYS[2] then redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[last + 1], '*', unpack(ARGV, last + 2)) end
+for i = 2, #KEYS do redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[last + 1], '*', unpack(ARGV, last + 2)) end
+return 1
+"""
+
+# KEYS streams; ARGV[1] their cap, then the entry's fields and values
+# returns 1; raises, having written nothing, when a key is of another type
+APPEND_LUA = """
+for i = 1, #KEYS do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
+end
+for i = 1, #KEYS do redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2)) end
 return 1
 """
 
@@ -435,8 +446,11 @@ class RedisStore:
     ) -> tuple[Any, ...]:
         if table.stream is None:
             raise ContractError(table.asset, "has no stream to shadow")
-        key = self.keys.of(table.stream.key, str(row["symbol"]))
-        return ("XADD", key, "MAXLEN", "~", table.stream.maxlen, "*", *flat(table.stream_entry(row, encoded, marks)))
+        keys = [self.keys.of(name, str(row["symbol"])) for name in table.stream.keys]
+        entry = flat(table.stream_entry(row, encoded, marks))
+        if len(keys) > 1:
+            return ("EVAL", APPEND_LUA, len(keys), *keys, table.stream.maxlen, *entry)
+        return ("XADD", *keys, "MAXLEN", "~", table.stream.maxlen, "*", *entry)
 
     def _publish_command(
         self, table: Table, row: Mapping[str, Any], encoded: Mapping[str, str], marks: Mapping[str, str], expected: str
@@ -446,7 +460,7 @@ class RedisStore:
         values = flat({**encoded, **marks})
         stream_part: list[str] = []
         if table.stream is not None and (self.settings.enable_stream or not table.stream.optional):
-            keys.append(self.keys.of(table.stream.key, symbol))
+            keys += [self.keys.of(name, symbol) for name in table.stream.keys]
             entry = table.stream_entry(row, encoded, marks)
             stream_part = [str(table.stream.maxlen), *flat(entry)]
         return ("EVAL", PUBLISH_LUA, len(keys), *keys, self.ttl_sec(table), expected, len(values), *values, *stream_part)

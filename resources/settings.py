@@ -121,11 +121,35 @@ class Settings(BaseSettings):
     p31_min_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="least downsize factor")
     p31_max_extra_cooldown_sec: int = Field(120, ge=0, le=86400, description="cooldown hinted at score 0")
     p31_eff_ttl_sec: Seconds = Field(600, description="age from which permit hints ignore efficiency")
-    gov_max_exec_per_hour: int = Field(3, ge=0, le=100, description="permits per symbol in 3600 s")
-    gov_max_exec_per_5min: int = Field(2, ge=0, le=100, description="permits per symbol in 300 s")
-    gov_max_reduce_notional_per_day_usd: Positive = Field(5000.0, description="permitted notional per symbol and UTC day")
+    gov_max_exec_per_hour: int = Field(3, ge=0, le=100, description="openings permitted per symbol in 3600 s")
+    gov_max_exec_per_5min: int = Field(2, ge=0, le=100, description="openings permitted per symbol in 300 s")
+    gov_max_reduce_notional_per_day_usd: Positive = Field(5000.0, description="notional of openings per symbol and UTC day")
     gov_max_reduce_qty_per_day: Positive = Field(
-        0.02, description="permitted quantity per symbol and UTC day when no price is known"
+        0.02, description="quantity of openings per symbol and UTC day when no price is known"
+    )
+    gov_max_closes_per_hour: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="closes permitted per symbol in 3600 s; unset: as GOV_MAX_EXEC_PER_HOUR, or 3 if that is 0",
+    )
+    gov_max_closes_per_5min: int | None = Field(
+        None, ge=0, le=100, description="closes permitted per symbol in 300 s; unset: as GOV_MAX_EXEC_PER_5MIN, or 2 if that is 0"
+    )
+    gov_max_close_notional_per_day_usd: Positive | None = Field(
+        None, description="notional of closes per symbol and UTC day; unset: as GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD"
+    )
+    gov_max_close_qty_per_day: Positive | None = Field(
+        None, description="quantity of closes without a known price per symbol and UTC day; unset: as GOV_MAX_REDUCE_QTY_PER_DAY"
+    )
+    gov_auto_disarm: bool = Field(
+        default=True, description="let the governor disarm a planner, a symbol or itself after bursts of openings and errors"
+    )
+    gov_bursts_to_disarm: int = Field(
+        1, ge=1, le=10_000, description="openings of one planner (or symbol) beyond the burst limit in a UTC day that disarm it"
+    )
+    gov_errors_to_disarm: int = Field(
+        5, ge=1, le=10_000, description="plans of one planner (or symbol) in a UTC day that could not be evaluated that disarm it"
     )
     gov_kill_score_critical: Fraction = Field(0.8, description="kill score from which nothing is opened")
     gov_max_data_age_sec: Seconds = Field(120, description="age from which data opens nothing")
@@ -138,6 +162,9 @@ class Settings(BaseSettings):
     )
     efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
+    permit_format: Literal["hash", "json"] = Field(
+        "hash", description="type of a permit's key: hash, or json: one string, for executors that GET"
+    )
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
     run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -220,7 +247,14 @@ class Settings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
-        "marketstate_source", "position_source", "sl_ratchet", "efficiency_mode", "intent_mode", "key_template", mode="before"
+        "marketstate_source",
+        "position_source",
+        "sl_ratchet",
+        "efficiency_mode",
+        "intent_mode",
+        "key_template",
+        "permit_format",
+        mode="before",
     )
     @classmethod
     def _lower(cls, value: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 from quantum_assets.contracts.tables import NO_SYMBOL, PERMIT
 from quantum_assets.trading_watch import Entry, TradingSigns
 from resources.foreign import number_or_none
-from resources.guards import guard_said, read_guards
-from resources.plans import GROUP
+from resources.guards import read_guards
+from resources.plans import GROUP, permit_fields
 from resources.redis_store import RedisStore, pairs, texts
+from resources.switches import Switches, switch_commands, switches_said
 
 EVENTS_READ_MAX = 2000  # entries per stream and read; more follow in the next read of the same poll
 START = "0-0"
@@ -31,7 +32,6 @@ class TradingSignsReader:
     def __init__(self, store: RedisStore) -> None:
         self.store = store
         of = store.keys.of
-        self.switches = [of("kill"), of("disarmed")]
         self.governor = of("stream_governor_events")
         decisions = {self.governor, of("stream_risk_events")}
         if store.keys.cluster:
@@ -49,7 +49,7 @@ class TradingSignsReader:
         cursors
             Stream to the last entry that was read; empty: from the newest EVENTS_READ_MAX on.
         refused
-            Symbols whose last permits are asked for, beside those with a refused plan among the events.
+            Symbols whose last closes are asked for, beside those with a refused plan among the events.
         permits
             Plan to symbol of the permits that are asked for, beside those among the events.
 
@@ -58,7 +58,7 @@ class TradingSignsReader:
         RedisUnavailableError
             The server is away.
         """
-        kill, disarm, entries, read_to = self._switches_and_events(cursors)
+        switches, entries, read_to = self._switches_and_events(cursors)
         guards = read_guards(self.store)  # after the events: a guard one of them announces lives
         watched = dict(permits or {}) | {
             entry.fields["plan_id"]: entry.fields.get("symbol", "")
@@ -67,12 +67,13 @@ class TradingSignsReader:
         }
         blocked = {entry.fields.get("symbol", "") for entry in entries if entry.fields.get("event") == "BLOCK"}
         consumed, granted, waiting, oldest = self._details(watched, sorted({*refused, *blocked} - {""}))
-        names = zip(self.switches, (kill, disarm), strict=True)
         return TradingSigns(
-            killed=kill not in (None, b"", b"0"),
-            disarmed=disarm is not None,
-            disarm=guard_said(disarm),
-            switch_trouble="; ".join(f"{name}: {reply}" for name, reply in names if isinstance(reply, Exception)),
+            killed=switches.killed,
+            kill_recorded=switches.set_by_kill,
+            disarmed=switches.disarmed,
+            disarm=switches.disarm,
+            scopes=switches.scopes,
+            switch_trouble=switches.trouble,
             guards=guards.said,
             guard_trouble=guards.trouble,
             entries=entries,
@@ -83,18 +84,18 @@ class TradingSignsReader:
             granted=granted,
         )
 
-    def _switches_and_events(self, cursors: Mapping[str, str]) -> tuple[Any, Any, list[Entry], dict[str, str]]:
+    def _switches_and_events(self, cursors: Mapping[str, str]) -> tuple[Switches, list[Entry], dict[str, str]]:
         """Read the switches and their events at one moment: else a switch could look set after the event that cleared it."""
         asked = [("XREVRANGE", name, "+", "-", "COUNT", 1 if cursors else EVENTS_READ_MAX) for name in self.streams]
         events = [("XRANGE", name, f"({cursors.get(name, START)}", "+", "COUNT", EVENTS_READ_MAX) for name in self.streams]
-        gets = [("GET", name) for name in self.switches]
+        gets = switch_commands(self.store)
         commands: list[tuple[Any, ...]] = [*asked, *events[1:], ("MULTI",), *gets, events[0], ("EXEC",)]
         replies = self.store.run("reading switches and their events", commands)
         newest = dict(zip(self.streams, replies, strict=False))
         executed = replies[-1]
         if isinstance(executed, Exception):
-            executed = [executed] * 3
-        kill, disarm, governor = executed
+            executed = [executed] * (len(gets) + 1)
+        *switches, governor = executed
         found = dict(zip(self.streams, [governor, *replies[len(asked) : len(asked) + len(events) - 1]], strict=True))
         entries: list[Entry] = []
         read_to: dict[str, str] = {}
@@ -110,19 +111,21 @@ class TradingSignsReader:
                 continue
             entries += [Entry(entry_id.decode(), texts(raw)) for entry_id, raw in rows]
             read_to[name] = rows[-1][0].decode() if rows else cursor
-        return kill, disarm, sorted(entries, key=lambda entry: _order(entry.id)), read_to
+        return switches_said(self.store, switches), sorted(entries, key=lambda entry: _order(entry.id)), read_to
 
     def _details(
         self, watched: Mapping[str, str], refused: Sequence[str]
     ) -> tuple[dict[str, str], dict[str, list[float]], int, float | None]:
         of = self.store.keys.of
-        permits = [("HGET", of(PERMIT.key, plan, symbol or NO_SYMBOL), "consumed") for plan, symbol in watched.items()]
-        grants = [("LRANGE", of("permits_granted", symbol), 0, -1) for symbol in refused]
+        keys = [of(PERMIT.key, plan, symbol or NO_SYMBOL) for plan, symbol in watched.items()]
+        permits = [command for key in keys for command in (("HGETALL", key), ("GET", key))]
+        grants = [("LRANGE", of("closes_granted", symbol), 0, -1) for symbol in refused]
         *replies, groups = self.store.run("reading permits", [*permits, *grants, ("XINFO", "GROUPS", self.plans)])
-        consumed = dict(zip(watched, map(_text, replies[: len(watched)]), strict=True))
+        both = zip(watched, replies[: len(permits) : 2], replies[1 : len(permits) : 2], strict=True)
+        consumed = {plan: _text(permit_fields(as_hash, text).get(b"consumed")) for plan, as_hash, text in both}
         granted = {
             symbol: [] if isinstance(reply, Exception) else [at for one in reply if (at := number_or_none(one)) is not None]
-            for symbol, reply in zip(refused, replies[len(watched) :], strict=True)
+            for symbol, reply in zip(refused, replies[len(permits) :], strict=True)
         }
         rows = [] if isinstance(groups, Exception) else [{_text(n): v for n, v in pairs(row).items()} for row in groups]
         return consumed, granted, *self._waiting(next((row for row in rows if _text(row["name"]) == GROUP), {}))

@@ -101,6 +101,12 @@ def set_disarm(desk: Desk) -> list[Message]:
     return desk.poll({"event": "AUTO_DISARM", "reason": said["cause"]}, disarmed=True, disarm=said)
 
 
+def set_scope(desk: Desk) -> list[Message]:
+    said = {"cause": "burst_limit_exceeded: plan p-9", "at": "2026-01-22T12:02:00+00:00", "plans": "998"}
+    event = {"event": "AUTO_DISARM", "reason": said["cause"], "scope": "source:harvest_brain", "plans": 998}
+    return desk.poll(event, scopes={"source:harvest_brain": said})
+
+
 def end_disarm(desk: Desk) -> list[Message]:
     return desk.poll(ARMED, disarmed=False, disarm={})
 
@@ -146,6 +152,12 @@ KINDS_SEEN = {  # kind -> what begins it, what ends it, first words, what ended 
         lambda desk: desk.poll(disarmed=False),
         "Governor disarmed without a record",
         "its key is gone",
+    ),
+    "scope_disarmed": (
+        set_scope,
+        lambda desk: desk.poll({**ARMED, "scope": "source:harvest_brain"}, scopes={}),
+        "Disarmed for planner harvest_brain, 998 plans too many: too many",
+        "armed by Grace",
     ),
     "guard": (
         lambda desk: desk.poll(guards=GUARD),
@@ -455,6 +467,45 @@ def test_a_burst_is_told_with_its_symbol_its_count_and_its_limit(desk):
     (raised,) = desk.poll({"event": "AUTO_DISARM", "reason": cause}, block, disarmed=True, disarm={"cause": cause})
     assert "another plan of BTCUSDT after 2 permits within 5 minutes, limit 2 (plan p-3)" in raised.title
     assert "burst_limit_exceeded" not in raised.title
+
+
+def test_a_planner_that_is_disarmed_is_told_with_its_counts(desk):
+    """How many plans it sent too many, and how many were refused since: one message, not one for each."""
+    block = {**BLOCK, "plan_id": "p-9", "closing": 0, "reason": "burst_limit_exceeded", "permits_5min": 2}
+    said = {"cause": "burst_limit_exceeded: plan p-9", "at": "2026-01-22T12:02:00+00:00", "plans": "998"}
+    event = {"event": "AUTO_DISARM", "reason": said["cause"], "scope": "source:harvest_brain", "plans": 998}
+    (raised,) = desk.poll(block, event, scopes={"source:harvest_brain": said})
+    assert raised.title.startswith(
+        "Disarmed for planner harvest_brain, 998 plans too many: another plan of BTCUSDT after 2 permits within 5 minutes, limit 2"
+    )
+    refused = {**block, "reason": "disarmed", "disarm_scope": "source:harvest_brain"}
+    assert desk.poll(refused, {**refused, "disarm_scope": "symbol:X"}, refused) == []
+    assert "998 plans too many, 2 refused since" in desk.ledger.standing(desk.now)[0].title
+    (cleared,) = desk.poll(ARMED, scopes={})
+    assert "armed by Grace" in cleared.title
+
+
+def test_a_burst_of_closes_disarms_nobody_and_is_a_refused_close(desk):
+    """In plan mode two closes at the start made the first opening a burst."""
+    messages = desk.poll({**BLOCK, "reason": "burst_limit_exceeded", "gate": 8, "permits_5min": 2})
+    assert [message.kind for message in messages] == ["close_refused"]
+
+
+def test_the_limit_that_refused_a_close_is_that_of_closes(desk):
+    """Its record has both."""
+    theta = json.dumps({**json.loads(THETA), "max_closes_per_hour": 7})
+    (raised,) = desk.poll({**BLOCK, "theta": theta, "permits_hour": 7})
+    assert "7 of 7 permits this hour are used" in raised.title
+
+
+def test_a_kill_switch_set_anew_by_hand_loses_the_name_of_the_former_one(desk):
+    """DEL and SET between two polls: the record is of a switch that is gone."""
+    set_kill(desk)
+    desk.poll(kill_recorded=False)
+    assert "without a record of who and why" in desk.ledger.standing(desk.now)[0].title
+    desk.poll({**KILLED, "by": "bob"}, kill_recorded=True)
+    desk.poll({**KILLED, "by": "eve", "standing": 1})
+    assert "by bob" in desk.ledger.standing(desk.now)[0].title
 
 
 # --- causes of symbols ---------------------------------------------------------------------------------------------------

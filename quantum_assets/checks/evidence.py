@@ -37,6 +37,7 @@ from quantum_assets.symbols import shards
 from resources.candles import CandleReader, Candles
 from resources.failures import read_failures
 from resources.launcher import has_warm_workers, heartbeat_parts
+from resources.plans import COUNTED_IN, OTHER_PERMITS, permit_fields
 from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.settings import load_settings
 from resources.vital_signs import VitalSignsReader
@@ -211,13 +212,13 @@ class Evidence:
         return [entry for entry in events if entry.fields.get("event") in DECISIONS]
 
     @cached_property
-    def granted(self) -> Mapping[str, int]:
-        """Permits of each symbol within the hour, as the governor itself counts them."""
-        replies = self.store.run(
-            "counting permits", [("LRANGE", self.keys.of("permits_granted", s), 0, -1) for s in self.symbols]
-        )
+    def granted(self) -> Mapping[tuple[str, str], int]:
+        """Permits of each symbol and kind (opening, closing) within the hour, as the governor itself counts them."""
+        asked = [(symbol, kind) for symbol in self.symbols for kind in COUNTED_IN]
+        keys = [self.keys.of(COUNTED_IN[kind][0], symbol) for symbol, kind in asked]
+        replies = self.store.run("counting permits", [("LRANGE", key, 0, -1) for key in keys])
         lists = [() if isinstance(reply, Exception) else reply for reply in replies]
-        return {s: sum(self.now - float(text) < 3600 for text in one) for s, one in zip(self.symbols, lists, strict=True)}
+        return {one: sum(self.now - float(text) < 3600 for text in mine) for one, mine in zip(asked, lists, strict=True)}
 
     @cached_property
     def permits(self) -> Mapping[str, Record]:
@@ -250,12 +251,18 @@ class Evidence:
     def _records(self, table: Table) -> dict[str, Record]:
         pattern = self.keys.of(table.key, "*", slot="*")
         before = len(self.keys.of(table.key, "", slot="")) if not self.keys.cluster else 0
-        names = sorted(set(self._scan(pattern)))
-        replies = self.store.run(f"reading {table.key}", [one for name in names for one in (("HGETALL", name), ("PTTL", name))])
+        others = tuple(self.keys.of(PERMIT.key, one).encode() for one in OTHER_PERMITS)
+        names = sorted(name for name in set(self._scan(pattern)) if not name.startswith(others))
+        reads = ("HGETALL", "PTTL", "GET") if table is PERMIT else ("HGETALL", "PTTL")  # a permit may be a string
+        replies = self.store.run(f"reading {table.key}", [(read, name) for name in names for read in reads])
         found = {}
-        for name, reply, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True):
+        every = len(reads)
+        for at, name in enumerate(names):
+            reply, ttl_ms, *text = replies[at * every : (at + 1) * every]
             plan_id = (name[before:] if not self.keys.cluster else name.rpartition(b"}:")[2]).decode(errors="replace")
-            if isinstance(reply, Exception):
+            if text and (fields := permit_fields(reply, *text)):
+                found[plan_id] = Record(texts(fields), int(ttl_ms))
+            elif isinstance(reply, Exception):
                 found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
             elif reply:  # else it has expired since
                 found[plan_id] = Record(texts(reply), int(ttl_ms))

@@ -22,7 +22,7 @@ from quantum_assets.contracts.tables import (
 )
 from resources.decisions import ADDED, IncompleteRecordError, judged_by, rests_on_nothing
 from resources.foreign import number_or_none, read_efficiency
-from resources.plans import parse_plan, theta_of
+from resources.plans import CLOSING, OPENING, parse_plan, theta_of
 
 AGES = ("market_state_age_sec", "market_close_age_sec", "harvest_proposal_age_sec", "position_age_sec")
 DECISIONS_JUDGED = 500  # newest ones
@@ -75,11 +75,16 @@ def _record_missing(evidence: Evidence, plan_id: str, entry: Entry) -> str:
     return ""
 
 
-def _permits_by_symbol(evidence: Evidence) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = defaultdict(list)
+def _permits_counted(evidence: Evidence) -> dict[tuple[str, str], list[Entry]]:
+    """Give the permits on record by symbol and kind, whatever they were counted as.
+
+    Those of before closes had limits of their own count as openings, as they did and do.
+    """
+    found: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in evidence.decisions:
         if entry.fields.get("event") == "PERMIT":
-            found[entry.fields.get("symbol", "")].append(entry)
+            apart = "counted_as" in entry.fields and entry.fields.get("closing") == "1"
+            found[entry.fields.get("symbol", ""), CLOSING if apart else OPENING].append(entry)
     return found
 
 
@@ -106,29 +111,36 @@ def permit_as_decided(evidence: Evidence) -> Finding:
 
 
 def limits_hold(evidence: Evidence) -> Finding:
-    """Counted again from the records, no symbol was given more than its limits allow."""
-    settings, failing, most = evidence.settings, {}, 0
-    recorded = {symbol: len(entries) for symbol, entries in _permits_by_symbol(evidence).items()}
-    for symbol, granted in evidence.granted.items():
-        if granted > recorded.get(symbol, 0) and len(evidence.decisions) < EVENTS_STREAM_MAXLEN:
-            failing[symbol] = f"{granted} permits were counted within the hour, {recorded.get(symbol, 0)} are on record"
-    for symbol, entries in _permits_by_symbol(evidence).items():
+    """Counted again from the records, no symbol was given more openings, or more closes, than their limits allow."""
+    opens, failing, most = theta_of(evidence.settings), {}, 0
+    limits = {OPENING: opens, CLOSING: opens.of_closes()}
+    counted = _permits_counted(evidence)
+    for (symbol, kind), granted in evidence.granted.items():
+        recorded = len(counted.get((symbol, kind), ()))
+        if granted > recorded and len(evidence.decisions) < EVENTS_STREAM_MAXLEN:
+            failing[symbol] = f"{granted} permits ({kind}) were counted within the hour, {recorded} are on record"
+    for (symbol, kind), entries in counted.items():
+        theta = limits[kind]
         times = [float(entry.fields.get("timestamp_epoch", entry.time)) for entry in entries]
-        for span, limit in ((HOUR_SEC, settings.gov_max_exec_per_hour), (BURST_SEC, settings.gov_max_exec_per_5min)):
+        for span, limit in ((HOUR_SEC, theta.max_exec_per_hour), (BURST_SEC, theta.max_exec_per_5min)):
             worst = max(sum(0 <= end - start < span for start in times) for end in times)
             most = max(most, worst if span == HOUR_SEC else 0)
             if worst > limit:
-                failing[symbol] = f"{worst} permits within {span} s, limit {limit}"
+                failing[symbol] = f"{worst} permits ({kind}) within {span} s, limit {limit}"
         days: dict[tuple[date, str], float] = defaultdict(float)
         for when, entry in zip(times, entries, strict=True):
             unit = "usd" if number_or_none(entry.fields.get("notional", "")) is not None else "qty"
             amount = number_or_none(entry.fields.get("notional" if unit == "usd" else "qty", "")) or 0.0
             days[datetime.fromtimestamp(when, UTC).date(), unit] += amount
         for (day, unit), total in days.items():
-            most_a_day = settings.gov_max_reduce_notional_per_day_usd if unit == "usd" else settings.gov_max_reduce_qty_per_day
+            most_a_day = theta.max_notional_per_day_usd if unit == "usd" else theta.max_qty_per_day
             if total > most_a_day * (1 + 1e-9):
-                failing[symbol] = f"{total:g} {unit} on {day}, limit {most_a_day:g}"
-    allowed = f"<= {settings.gov_max_exec_per_hour} per hour, {settings.gov_max_exec_per_5min} per 5 min, and the daily totals"
+                failing[symbol] = f"{total:g} {unit} ({kind}) on {day}, limit {most_a_day:g}"
+    hourly, burst = (
+        f"{getattr(opens, name)} openings, {getattr(limits[CLOSING], name)} closes"
+        for name in ("max_exec_per_hour", "max_exec_per_5min")
+    )
+    allowed = f"<= {hourly} per hour; {burst} per 5 min; and the daily totals"
     return Finding(f"most within an hour {most}", allowed, len(evidence.symbols), failing)
 
 
@@ -163,11 +175,13 @@ def no_permit_from_bad_data(evidence: Evidence) -> Finding:
     settings, failing, judged = evidence.settings, {}, 0
     theta = theta_of(settings)
     limits = dict.fromkeys(AGES, theta.max_data_age_sec) | {"market_close_age_sec": theta.max_close_age_sec}
-    for entry in (one for entries in _permits_by_symbol(evidence).values() for one in entries):
+    for entry in (one for entries in _permits_counted(evidence).values() for one in entries):
         fields = {**ADDED, **entry.fields}
         judged += 1
         if not settings.allow_synthetic and not all(map(is_live, fields.get("sources", "").split(","))):
             failing[fields["plan_id"]] = f"granted on {fields['sources']}"
+        if not settings.allow_synthetic and not is_live(fields.get("plan_source", "")):
+            failing[fields["plan_id"]] = f"granted to {fields['plan_source']}"
         if fields.get("closing") == "1":
             continue
         for name, limit in limits.items():

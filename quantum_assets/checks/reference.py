@@ -275,10 +275,19 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
     def reached(value: float | None, limit: float) -> bool:
         return value is None or value >= limit
 
+    def limit(name: str, of_closes: str) -> float:
+        own = limits.get(of_closes)
+        return float(limits[name] if opening or own is None else own)
+
     opening, amount, day = not case["closing"], case["amount"], case["day_total"]
     cap, size = case["target_usd"], case["position_notional_usd"]
     scored = case["kill_score"] is not None or not case["flat"]
-    day_limit = limits["max_notional_per_day_usd"] if case["in_usd"] else limits["max_qty_per_day"]
+    a_day = (
+        ("max_notional_per_day_usd", "max_close_notional_per_day_usd")
+        if case["in_usd"]
+        else ("max_qty_per_day", "max_close_qty_per_day")
+    )
+    day_limit = limit(*a_day)
     shut = (
         (case["unreadable"], "evaluation_error"),
         (opening and case["kill_switch"], "kill_switch_active"),
@@ -292,8 +301,8 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         (opening and too_old(case["position_age_sec"]), "stale_position"),
         (case["non_live"] and not limits["allow_synthetic"], "synthetic_data"),
         (opening and scored and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
-        (reached(case["permits_hour"], limits["max_exec_per_hour"]), "hourly_limit_exceeded"),
-        (reached(case["permits_5min"], limits["max_exec_per_5min"]), "burst_limit_exceeded"),
+        (reached(case["permits_hour"], limit("max_exec_per_hour", "max_closes_per_hour")), "hourly_limit_exceeded"),
+        (reached(case["permits_5min"], limit("max_exec_per_5min", "max_closes_per_5min")), "burst_limit_exceeded"),
         (amount is None or day is None or day + amount > day_limit, "daily_limit_exceeded"),
         (opening and cap is not None and (size is None or size > cap), "p29_allocation_cap"),
     )

@@ -12,6 +12,7 @@ from quantum_assets.checks.common import calc_only_imports, compare, contract, f
 from quantum_assets.checks.evidence import PLANS_LOOKED_AT, Evidence
 from quantum_assets.checks.harvest_proposal import action_consistent, kill_score_range
 from quantum_assets.checks.proof import Finding, Prover
+from quantum_assets.contracts.labels import PLANNER
 from quantum_assets.contracts.schema import ContractError
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, RISK_PROPOSAL
 
@@ -169,7 +170,8 @@ def plans_as_intended(evidence: Evidence) -> Finding:
 
 def _other_plan(row: Mapping[str, Any], plan: Mapping[str, str]) -> str:
     action = "CLOSE" if row["sl_breached"] else row["harvest_action"]
-    wanted = {"symbol": row["symbol"], "action": action, "decision": "EXECUTE", "reduceOnly": "true", "source": row["source"]}
+    wanted = {"symbol": row["symbol"], "action": action, "decision": "EXECUTE", "reduceOnly": "true"}
+    wanted |= {"source": PLANNER, "data_source": row["source"]}
     wrong = [f"{name} {plan.get(name)}, not {text}" for name, text in wanted.items() if plan.get(name) != text]
     return f"its plan says {', '.join(wrong)}" if wrong else ""
 

@@ -24,6 +24,8 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "kill_switch",
     "thrown_meanwhile",
     "disarmed",
+    "disarm_scope",
+    "plan_source",
     "risk_guard",
     "unknown_symbol",
     "market_state_age_sec",
@@ -38,6 +40,7 @@ JUDGED_BY = (  # what a decision rests on, in the order of the gates
     "sources",
     "non_live",
     "kill_score",
+    "counted_as",
     "permits_hour",
     "permits_5min",
     "day_total",
@@ -167,7 +170,7 @@ def _print(told: Mapping[str, Any], now: float) -> None:
     out.print(paragraph(out, f"{told['plan_id']} ({whose}): {outcome}"))
     for limit in told["limits"]:
         out.print(paragraph(out, f"  {limit_line(limit, now)}"))
-    if told["limits"] and told["blocked_now"] and event.get("closing") != "true":
+    if told["limits"] and told["blocked_now"] and event.get("closing") != "1":
         out.print(paragraph(out, f"  Openings are blocked now all the same: {'; '.join(told['blocked_now'])}"))
     if told["gates"]:
         states = {"open": "passed", "SHUT": "FAILED"}

@@ -55,8 +55,10 @@ def reference() -> str:
 _ALSO = {
     "stream_governor_events": "permits and blocks: event, granted, reason, plan_id, symbol, action, timestamp, "
     "timestamp_epoch, cycle_id, notional, qty; "
-    "permits_hour, permits_5min, day_total before it; closing, sources, kill_score, ages and cycle ids it was judged by; "
-    "switches: event KILL, ARMED or AUTO_DISARM, reason, by, cleared, timestamp, timestamp_epoch (stream, ~10000)",
+    "counted_as (opening or closing), plan_source, disarm_scope; permits_hour, permits_5min, day_total of its kind before it; "
+    "closing, sources, kill_score, ages and cycle ids it was judged by; "
+    "switches: event KILL, ARMED or AUTO_DISARM, reason, by, cleared, scope, plans, timestamp, "
+    "timestamp_epoch (stream, ~10000)",
     "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source (string; lifetime "
     "EQUITY_STALE 60 s, renewed while it holds; DAILY_LOSS 86400 s; DRAWDOWN and CONSEC_LOSS 3600 s; EMERGENCY_FLATTEN 14400 s)",
     "guards_found": "search for guards and hashes of daily profit under names nobody reads: cursor, completed (epoch-s), each "
@@ -67,11 +69,18 @@ _ALSO = {
     "(string, no lifetime)",
     "disarmed": "while it exists openings are blocked; JSON: cause, at; ended by `quantum arm` only (string, no lifetime)",
     "disarm": "the governor was disarmed on this UTC day; JSON: cause, at (string, 48 h)",
-    "governor_errors": "errors of the governor on this UTC day; cleared by `quantum arm` (string)",
+    "disarmed_scopes": "planners and symbols whose openings are blocked: `source:<label>` or `symbol:<symbol>` to JSON cause, "
+    "at, plans; ended by `quantum arm` only (hash, no lifetime)",
+    "governor_errors": "plans of this UTC day that could not be evaluated; forgotten by `quantum arm` (set, 48 h)",
+    "governor_faults": "errors and bursts of this UTC day: each plan once, and `errors|<scope>`, `bursts|<scope>`: counts; "
+    "forgotten by `quantum arm` (hash, 48 h)",
     "stream_plans": "plans, ours among them only with INTENT_MODE=plan: one per trade intent, whose id is the plan_id "
     "(stream, ~10000; read through the consumer group `governor`)",
-    "permits_granted": "when the symbol was given permits, epoch s, newest first (list, 24 h, 100)",
-    "permitted_today": "what the symbol was permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
+    "permits_granted": "when openings of the symbol were permitted, epoch s, newest first (list, 24 h, 100)",
+    "permitted_today": "what openings of the symbol were permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, "
+    "48 h)",
+    "closes_granted": "when closes of the symbol were permitted, epoch s, newest first (list, 24 h, 100)",
+    "closed_today": "what closes of the symbol were permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
     "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
     "queue's workers too (string)",
     "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since, at (epoch "

@@ -49,6 +49,7 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
             "killed": killed,
             "disarmed": switches.disarmed,
             "disarm": dict(switches.disarm),
+            "scopes": {scope: dict(said) for scope, said in switches.scopes.items()},
             "switch_trouble": switches.trouble,
             **standing,
             "decisions": decisions,
@@ -69,6 +70,8 @@ def permits(symbol: str | None, count: int, *, as_json: bool) -> None:
 
 def standing_lines(standing: Openings) -> list[str]:
     """Say whether openings are blocked, then by what and how each of it ends."""
+    if not standing.blocked and standing.details:
+        return ["Openings are armed, but not all of them:", *(f"  {line}" for line in standing.details)]
     if not standing.blocked:
         return ["Openings are armed: no kill switch, no disarming, no risk guard."]
     return ["Openings are BLOCKED:", *(f"  {line}" for line in standing.details)]
@@ -104,4 +107,11 @@ def _print(decisions: Sequence[Mapping[str, Any]]) -> None:
         for one in decisions
     ]
     out = console()
-    out.print(records(out, columns, rows, title="Decisions, newest first; counts are those before the decision"))
+    out.print(
+        records(
+            out,
+            columns,
+            rows,
+            title="Decisions, newest first; counts are those of its kind (openings, closes) before the decision",
+        )
+    )

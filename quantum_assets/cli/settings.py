@@ -73,7 +73,9 @@ def variable(name: str, field: FieldInfo) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value as it is typed; a secret only whether it is there."""
+    """Write a value as it is typed, empty for one that is not set; a secret only whether it is there."""
+    if value is None:
+        return ""
     if isinstance(value, tuple):
         return ",".join(shown(one) for one in value)
     if isinstance(value, SecretStr):

@@ -54,30 +54,45 @@ def kill(reason: str, name: str | None, *, as_json: bool) -> None:
 @click.command()
 @click.option("--name", required=True, help="Who answers for it; recorded with the event.")
 @click.option("--reason", required=True, help="Why; recorded with the event.")
+@click.option("--source", default="", help="Only what is disarmed of this planner, as its plans name it in `source`.")
+@click.option("--symbol", default="", help="Only what is disarmed of this symbol.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
-def arm(name: str, reason: str, *, as_json: bool) -> None:
+def arm(name: str, reason: str, source: str, symbol: str, *, as_json: bool) -> None:
     """Clear the kill switch and the disarming of the governor, and forget today's errors. Risk guards end with their time only.
+
+    With --source or --symbol only that planner or symbol is armed; kill switch and a disarming of all stay as they are.
 
     \b
     quantum arm --name "Ada Lovelace" --reason "prices are right again"
+    quantum arm --name "Ada Lovelace" --reason "its loop is fixed" --source harvest_brain
 
     Exit codes: 0 armed; 1 it could not be recorded, nothing was cleared; 2 no name or reason, or wrong settings; 3 Redis away.
     """
+    from quantum_assets.contracts.labels import label_of
     from resources.guards import read_guards
     from resources.redis_store import RedisStore, UnreadableKeyError
     from resources.switches import arm as end_switches
+    from resources.switches import read_switches, scopes_of
 
+    scopes = scopes_of(symbol.strip(), label_of(source))
+    if len(scopes) > 1:
+        msg = "--source and --symbol: one of them, or none for all"
+        raise click.UsageError(msg)
+    scope = "".join(scopes)
     store = RedisStore(load_settings())
     guards = read_guards(store)  # before: a server lost afterwards would be told as if nothing had been armed
     try:
-        cleared = _in_words(lambda: end_switches(store, name=name, reason=reason))
+        cleared = _in_words(lambda: end_switches(store, name=name, reason=reason, scope=scope))
     except UnreadableKeyError as error:
         click.echo(f"Nothing was cleared. {printable(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
     if as_json:
         click.echo(json.dumps({"cleared": cleared, "guards": guards.live, "trouble": guards.trouble}, indent=2))
         return
-    click.echo(f"Armed. Cleared: {', '.join(cleared) or 'nothing stood'}.")
+    click.echo(f"Armed{f' ({printable(scope)})' if scope else ''}. Cleared: {', '.join(cleared) or 'nothing stood'}.")
+    switches = read_switches(store) if scope else None
+    if switches and (switches.killed or switches.disarmed):
+        click.echo("Openings stay blocked by the kill switch or the disarming of all. See: quantum permits")
     if guards.live:
         click.echo(f"Openings stay blocked by risk guards: {', '.join(guards.live)}. See: quantum permits")
     elif guards.trouble:

@@ -17,6 +17,7 @@ NOT_LIVE_WORDS = frozenset(
         "shadow",
     }
 )
+PLANNER = "quantum"  # what our own plans call themselves
 CUT = "…"  # ends a label that is longer than what is repeated: nobody knows what its rest says
 
 

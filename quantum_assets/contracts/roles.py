@@ -15,7 +15,8 @@ READER, WATCH, FEED = "quantum-reader", "quantum-watch", "quantum-feed"
 PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quantum-broker", "quantum-admin"
 
 # What is written by two of our own roles, and why:
-#   disarmed, disarm, governor_errors   the governor disarms itself, only an operator ends that
+#   disarmed, disarm, disarmed_scopes   the governor disarms itself, only an operator ends that
+#   governor_errors, governor_faults    why it does: counted by the governor, forgotten by whoever arms
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
 #   alerts_active, stream_alerts, counts_alerts   `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
@@ -26,7 +27,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
             *("market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "efficiency_state"),
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
-            *("stream_capital_efficiency", "stream_allocation_target"),
+            *("stream_capital_efficiency", "stream_efficiency_decision", "stream_allocation_target"),
             *("proofs", "proofs_by_symbol", "single_cycle", "lease", "lease_rival", "newest_cycles"),
         ),
         (PROPOSALS,),
@@ -34,11 +35,13 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("governor_state", "block", "permits_granted", "permitted_today", "seen_plan"),
+            *("closes_granted", "closed_today"),
             *("risk_guard", "guards_found", "guard_active", "stream_risk_events"),
         ),
         (GOVERNOR,),
     ),
-    **dict.fromkeys(("disarmed", "disarm", "governor_errors", "stream_governor_events"), (GOVERNOR, OPERATOR)),
+    **dict.fromkeys(("disarmed", "disarm", "disarmed_scopes", "governor_errors", "governor_faults"), (GOVERNOR, OPERATOR)),
+    "stream_governor_events": (GOVERNOR, OPERATOR),
     **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),
     **dict.fromkeys(("alerts_active", "stream_alerts", "counts_alerts"), (PROPOSALS, WATCH)),
     **dict.fromkeys(

@@ -99,12 +99,20 @@ class Stream:
         Names copied as encoded in the hash, or renamed ``(entry name, hash field)`` pairs; empty means symbol and all fields.
     optional
         Written only with ENABLE_STREAM.
+    beside
+        Name of a second stream that is given the same entries, empty when there is none: readers of an older name.
     """
 
     key: str
     maxlen: int
     fields: tuple[str | tuple[str, str], ...] = ()
     optional: bool = False
+    beside: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the streams that are given each entry."""
+        return (self.key, self.beside) if self.beside else (self.key,)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ _HOLE = re.compile(r"\{(symbol|plan_id|intent_id|guard|date)\}")
 _UNTAGGED = ("{guard}", "{date}")  # neither is anybody's slot
 ONE_SLOT = frozenset(
     {
-        *("disarmed", "disarm", "governor_errors", "stream_governor_events"),  # with the kill switch, by resources/switches.py
+        *("disarmed", "disarm", "disarmed_scopes"),  # with the kill switch, by resources/switches.py
+        *("governor_errors", "governor_faults", "stream_governor_events"),  # likewise
         *("guard_active", "stream_risk_events"),  # by resources/guards.py
         *("lease", "lease_rival", "newest_cycles"),  # by resources/lease.py
     }
@@ -102,17 +103,22 @@ class Keys:
             "trade_intent_last": "quantum:trade_intent:last:{symbol}",
             "permits_granted": "quantum:governor:exec:{symbol}",
             "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
+            "closes_granted": "quantum:governor:exec:{symbol}:close",
+            "closed_today": "quantum:governor:daily:{symbol}:close",  # and :<UTC date>:usd or :qty
             "seen_plan": "quantum:governor:seen:{plan_id}",
             # switches: what stops all openings until a person or a day ends it
             "kill": KILL,
             "disarmed": "quantum:governor:disarmed",
             "disarm": "quantum:governor:disarm:{date}",
+            "disarmed_scopes": "quantum:governor:disarm:scopes",
             "governor_errors": "quantum:governor:errors:{date}",
+            "governor_faults": "quantum:governor:errors:{date}:faults",
             # streams
             "stream_market_state": self.marketstate_stream,
             "stream_risk_proposal": "quantum:stream:risk.proposal",
             "stream_harvest_proposal": "quantum:stream:harvest.proposal",
             "stream_capital_efficiency": "quantum:stream:capital.efficiency",
+            "stream_efficiency_decision": "quantum:stream:capital.efficiency.decision",
             "stream_allocation_target": "quantum:stream:allocation.target.proposed",
             "stream_governor_events": "quantum:stream:governor.events",
             "stream_risk_events": "quantum:stream:risk.events",
@@ -374,7 +380,7 @@ CAPITAL_EFFICIENCY = Table(
         Field("mode", choice("shadow", "enforce"), "", "EFFICIENCY_MODE"),
         Field("version", TEXT, "", "p31_v1"),
     ),
-    stream=Stream("stream_capital_efficiency", PROPOSAL_STREAM_MAXLEN),
+    stream=Stream("stream_capital_efficiency", PROPOSAL_STREAM_MAXLEN, beside="stream_efficiency_decision"),
 )
 
 EFFICIENCY_STATE = Table(
@@ -471,6 +477,7 @@ PENDING_INTENT = Table(
     fields=(
         *_INTENDED,
         Field("created_at", TIME, "", "when it was made"),
+        Field("timestamp", EPOCH, "s", "the same, for readers of epochs"),
         Field("expires_at", TIME, "", "when it must no longer be acted on; the hash is gone then"),
         Field("cause", TEXT, "", "which change made it a new intent"),
         Field("replaces", TEXT, "", "intent of the symbol before it, empty for the first"),
@@ -505,8 +512,10 @@ GOVERNOR_STATE = Table(
         Field("last_gate", TEXT, "", "number of the gate that shut, as spec section 7 counts them"),
         Field("last_evidence", TEXT, "", "JSON: what that plan was judged by, and the limits' counts before and after"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
-        Field("permits_hour", INTEGER, "permits", "granted within 3600 s", Change.EXACT, plot=True),
-        Field("permits_5min", INTEGER, "permits", "granted within 300 s", Change.EXACT),
+        Field("permits_hour", INTEGER, "permits", "openings granted within 3600 s", Change.EXACT, plot=True),
+        Field("permits_5min", INTEGER, "permits", "openings granted within 300 s", Change.EXACT),
+        Field("closes_hour", INTEGER, "permits", "closes granted within 3600 s", Change.EXACT, plot=True),
+        Field("closes_5min", INTEGER, "permits", "closes granted within 300 s", Change.EXACT),
     ),
 )
 

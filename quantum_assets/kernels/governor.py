@@ -26,10 +26,33 @@ class GovernorTheta:
     max_close_age_sec: float = 120.0  # s, the same for the newest close
     kill_score_critical: float = 0.8  # kill score from which nothing is opened
     allow_synthetic: bool = False  # whether non-live data may earn permits
-    max_exec_per_hour: int = 3  # permits per symbol in 3600 s
-    max_exec_per_5min: int = 2  # permits per symbol in 300 s
-    max_notional_per_day_usd: float = 5000.0  # USD per symbol and UTC day
-    max_qty_per_day: float = 0.02  # base units per symbol and UTC day, of plans without a known price
+    max_exec_per_hour: int = 3  # openings per symbol in 3600 s
+    max_exec_per_5min: int = 2  # openings per symbol in 300 s
+    max_notional_per_day_usd: float = 5000.0  # USD of openings per symbol and UTC day
+    max_qty_per_day: float = 0.02  # base units of openings per symbol and UTC day, of plans without a known price
+    max_closes_per_hour: int | None = None  # the same of closes; None: the same number
+    max_closes_per_5min: int | None = None
+    max_close_notional_per_day_usd: float | None = None
+    max_close_qty_per_day: float | None = None
+
+    def of_closes(self) -> "GovernorTheta":
+        """Give the limits that closes are counted against, in the place of those of openings."""
+        return dataclasses.replace(
+            self,
+            **{
+                name: getattr(self, own)
+                for name, own in CLOSE_LIMITS.items()
+                if getattr(self, own) is not None  # records from before closes had limits of their own lack them
+            },
+        )
+
+
+CLOSE_LIMITS = {  # limit of openings -> the same of closes
+    "max_exec_per_hour": "max_closes_per_hour",
+    "max_exec_per_5min": "max_closes_per_5min",
+    "max_notional_per_day_usd": "max_close_notional_per_day_usd",
+    "max_qty_per_day": "max_close_qty_per_day",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +62,7 @@ class Evidence:
     closing: Bools
     unreadable: Bools  # an input this plan needs could not be read
     kill_switch: Bools
-    disarmed: Bools  # the governor has shut itself off for openings
+    disarmed: Bools  # the governor has shut itself off for openings, or for those of this planner or symbol
     risk_guard: Labels  # type of the live guard that comes first in GUARDS, else of one nobody knows, or empty
     market_state_age_sec: Floats  # since it was evaluated
     market_close_age_sec: Floats  # of the newest close it was computed from
@@ -50,9 +73,9 @@ class Evidence:
     unknown_symbol: Bools  # the symbol is none of SYMBOLS
     non_live: Bools  # a label of any input, or (for openings) of the account, is none of those known to be live
     kill_score: Floats  # larger of the plan's and (of an open position) the harvest proposal's, NaN where neither has one
-    permits_hour: Floats  # permits of the symbol in the last 3600 s
-    permits_5min: Floats  # permits of the symbol in the last 300 s
-    day_total: Floats  # permitted today, in the unit of amount
+    permits_hour: Floats  # permits of the symbol in the last 3600 s, of the plan's kind: openings or closes
+    permits_5min: Floats  # the same in the last 300 s
+    day_total: Floats  # permitted today, of the plan's kind and in the unit of amount
     amount: Floats  # what the plan adds, in USD or base units, NaN where nobody knows
     in_usd: Bools  # unit of day_total and amount
     position_notional_usd: Floats  # of the position as it stands
@@ -78,8 +101,13 @@ def _killed(e: Evidence, theta: GovernorTheta) -> Bools:
 
 
 def _beyond_day(e: Evidence, theta: GovernorTheta) -> Bools:
-    limit = np.where(e.in_usd, theta.max_notional_per_day_usd, theta.max_qty_per_day)
+    limit = np.where(e.in_usd, _limit(e, theta, "max_notional_per_day_usd"), _limit(e, theta, "max_qty_per_day"))
     return ~(e.day_total + e.amount <= limit)  # an amount nobody knows is too much
+
+
+def _limit(e: Evidence, theta: GovernorTheta, name: str) -> Floats:
+    limits: Floats = np.where(e.closing, getattr(theta.of_closes(), name), getattr(theta, name))
+    return limits
 
 
 def _guard(name: str) -> "Gate":
@@ -118,13 +146,13 @@ GATES = (
         7,
         "hourly_limit_exceeded",
         shuts_closings=True,
-        shuts=lambda e, t: ~(e.permits_hour < t.max_exec_per_hour),
+        shuts=lambda e, t: ~(e.permits_hour < _limit(e, t, "max_exec_per_hour")),
     ),
     Gate(
         8,
         BURST,
         shuts_closings=True,
-        shuts=lambda e, t: ~(e.permits_5min < t.max_exec_per_5min),
+        shuts=lambda e, t: ~(e.permits_5min < _limit(e, t, "max_exec_per_5min")),
     ),
     Gate(9, "daily_limit_exceeded", shuts_closings=True, shuts=_beyond_day),
     Gate(

@@ -11,6 +11,7 @@ import numpy as np
 from quantum_assets.kernels.columns import POSITIVE, POSITIVE_OR_NONE, SHARE, Bools, Columns, Floats, Labels, require_sound
 
 CLOSE = "CLOSE"  # the only thing an intent ever asks for (spec section 7)
+CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "PARTIAL_50": 0.5, "PARTIAL_25": 0.25}  # by action
 NOTHING = "NONE"  # harvest action that asks for nothing
 ID_DIGITS = 16  # hex digits of the hash that are the id (spec section 7)
 

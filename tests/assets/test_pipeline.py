@@ -522,6 +522,9 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
     got = [float(fields[name]) for name in ("volatility_ewma", "dd_proxy", "efficiency_score", "efficiency_ewma")]
     assert got == pytest.approx([3.836, 0.496, 0.716717, 0.554179], abs=1e-6)
     assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")
+    ours, older = (store.client.xrange(f"quantum:stream:capital.efficiency{end}") for end in ("", ".decision"))
+    assert [one for _, one in ours] == [one for _, one in older]
+    assert ours[-1][1][b"efficiency_score"].decode() == fields["efficiency_score"]
 
 
 def test_a_losing_symbol_scores_0_and_not_as_one_nobody_knows(make_store, instance) -> None:

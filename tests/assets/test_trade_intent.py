@@ -111,6 +111,7 @@ def test_an_intent_has_all_fields_its_lifetime_and_its_spec_name(store) -> None:
     expected = {
         "symbol": SYMBOL, "action": "CLOSE", "harvest_action": "PARTIAL_25", "confidence": "0.55", "stop_loss": "100.2",
         "take_profit": "110.0", "reason_codes": "harvest_partial_25,profit_lock", "created_at": now.isoformat(),
+        "timestamp": str(int(now.timestamp())),
         "expires_at": "2026-01-22T12:05:00+00:00", "source": "candles", "cause": "first", "replaces": "", "mode": "shadow",
     }  # fmt: skip
     assert {name: fields[name] for name in expected} == expected
@@ -417,17 +418,21 @@ def test_two_processes_that_saw_the_same_proposals_make_one_intent(make_store) -
     ("risk", "harvest", "action"),
     [({}, {}, "PARTIAL_25"), ({"sl_breached": True}, {}, "CLOSE"), ({"sl_breached": True}, NOTHING, "CLOSE")],
 )
-def test_a_plan_says_what_the_governor_needs(make_store, risk, harvest, action) -> None:
-    """And nothing about the size, which the governor takes from the position."""
+@pytest.mark.parametrize("qty", [2.0, -2.0, None])
+def test_a_plan_says_what_the_governor_needs(make_store, risk, harvest, action, qty) -> None:
+    """And how much of the position, where that is known; else the governor takes it from the position."""
     store = make_store(intent_mode="plan")
     propose(store, risk=risk, **harvest)
+    store.publish(POSITION, [{**TRACKED, "symbol": SYMBOL, "qty": qty}], cycle_id="c1")
     evaluate(store)
     (intent_id,) = pending(store)
     ((entry_id, fields),) = store.client.xrange(PLANS)
     plan = parse_plan(entry_id.decode(), fields)
     assert plan.invalid == ""
     assert (plan.plan_id, plan.symbol, plan.action, plan.decision) == (intent_id, SYMBOL, action, "EXECUTE")
-    assert (plan.reduce_only, plan.kill_score, plan.qty, plan.price, plan.source) == (True, 0.55, None, 105.0, "candles")
+    assert (plan.reduce_only, plan.kill_score, plan.price) == (True, 0.55, 105.0)
+    assert plan.qty == (None if qty is None else abs(qty) * (1.0 if action == "CLOSE" else 0.25))
+    assert (plan.source, plan.data_source) == ("quantum", "candles")
     assert plans(store)[0]["side"] == "SELL"
 
 
@@ -461,7 +466,7 @@ def test_a_plan_from_replayed_data_is_refused_unless_allowed(make_store, instanc
     store = live_world(make_store(symbols=SYMBOL, intent_mode="plan", allow_synthetic=allowed), source="replay")
     run_cycle(store, instance)
     (intent_id,) = pending(store)
-    assert plans(store)[0]["source"] == "replay"
+    assert (plans(store)[0]["source"], plans(store)[0]["data_source"]) == ("quantum", "replay")
     record_of_plan = hash_of(store, key, intent_id)
     assert record_of_plan.get("reason", "") == ("" if allowed else "synthetic_data")
     assert record_of_plan["symbol"] == SYMBOL

@@ -317,6 +317,16 @@ def exceed_the_limits(world: Proven) -> None:
         world.decide(f"forged-{number}", permit=True)
 
 
+def exceed_the_limits_of_openings(world: Proven) -> None:
+    for number in range(3):
+        world.decide(f"forged-{number}", permit=True, closing="0", counted_as="opening", theta=loose(world))
+
+
+def count_an_opening_as_a_close(world: Proven) -> None:
+    for number in range(3):
+        world.decide(f"forged-{number}", permit=True, closing="0", theta=loose(world))
+
+
 def loose(world: Proven) -> str:
     """Give limits under which a forged decision follows from its own record."""
     return json.dumps({**asdict(theta_of(world.store.settings)), "max_data_age_sec": 1e6, "max_notional_per_day_usd": 1e6})
@@ -576,6 +586,9 @@ TAMPERINGS = (
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.set("unrelated", 1) and w.store.client.hset(w.store.keys.of("permit", "forged"), "granted", "true") and w.store.client.expire(w.store.keys.of("permit", "forged"), 50), named="forged"),
     Tampering("governor_permit/every_plan_decided", lambda w: w.store.client.delete(w.store.keys.of("permit", PLAN)), named=PLAN),
     Tampering("governor_permit/limits_hold", exceed_the_limits),
+    Tampering("governor_permit/limits_hold", exceed_the_limits_of_openings),
+    Tampering("governor_permit/limits_hold", count_an_opening_as_a_close),
+    Tampering("governor_permit/limits_hold", lambda w: w.store.client.lpush("quantum:governor:exec:ETHUSDT:close", w.store.clock().timestamp())),
     Tampering("governor_permit/limits_hold", lambda w: w.decide("forged", permit=True, notional="9999", theta=loose(w))),
     Tampering("governor_permit/no_permit_from_bad_data", lambda w: w.decide("forged", permit=True, sources="replay"), named="forged"),
     Tampering("governor_permit/hints_recomputed", lambda w: w.forge(GOVERNOR_STATE, eff_factor="0.5000", downsize_factor="0.5000")),
@@ -602,7 +615,9 @@ TAMPERINGS = (
 
 
 def test_on_a_healthy_world_every_proof_holds(proven: Proven) -> None:
-    """A pack that is red for no reason is soon looked at by nobody."""
+    """A pack that is red for no reason is soon looked at by nobody; other gates' permits are not ours to judge."""
+    for gate in ("p26", "p33"):
+        proven.store.client.set(f"quantum:permit:{gate}:{PLAN}", '{"granted": true}', ex=60)
     assert proven.red() == {}
 
 

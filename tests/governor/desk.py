@@ -7,7 +7,7 @@ from typing import Any
 from quantum_assets.contracts.schema import ACCOUNT, Table, stamps
 from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
 from quantum_assets.governor_permit import decide_plans
-from resources.plans import GROUP
+from resources.plans import GROUP, permit_fields
 from resources.redis_store import RedisStore, pairs
 from tests.world import hash_of, write_plan
 
@@ -90,7 +90,9 @@ class Desk:
 
     def outcome(self, plan_id: str) -> str | None:
         """Give the reason a plan was refused for, empty for a permit, ``None`` while it is undecided."""
-        permit, block = hash_of(self.store, "permit", plan_id), hash_of(self.store, "block", plan_id)
+        key = self.store.keys.of("permit", plan_id)
+        permit = permit_fields(*self.store.run("reading a permit", [("HGETALL", key), ("GET", key)]))
+        block = hash_of(self.store, "block", plan_id)
         assert not (permit and block), "a permit and a block"
         return "" if permit else block["reason"] if block else None
 

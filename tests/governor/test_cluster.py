@@ -41,6 +41,7 @@ def test_plans_are_decided_and_recorded_in_a_cluster(desk: Desk) -> None:
     desk.plan("p1", "BTCUSDT")
     for number in range(3):
         desk.plan(f"c{number}", "ETHUSDT", "CLOSE")
+        desk.plan(f"o{number}", "ETHUSDT")
     desk.plan("bad", "", "CLOSE")
     desk.decide()
     assert read_permit(store, "BTCUSDT", "p1") is not None
@@ -49,7 +50,13 @@ def test_plans_are_decided_and_recorded_in_a_cluster(desk: Desk) -> None:
     assert store.client.hget("quantum:governor:block:{-}:bad", "reason") == b"invalid_plan:symbol"
     case = look_up(store, "c2")
     assert [decided_again(event) for event in case.events] == ["burst_limit_exceeded"]
-    assert store.client.exists(store.keys.of("disarmed"))
-    desk.plan("p2", "BTCUSDT")
+    for key in ("quantum:governor:exec:{ETHUSDT}", "quantum:governor:exec:{ETHUSDT}:close"):
+        assert store.client.llen(key) == 2
+    assert store.client.hkeys(store.keys.of("disarmed_scopes")) == [b"symbol:ETHUSDT"]
+    desk.plan("p2", "ETHUSDT")
+    desk.plan("p3", "BTCUSDT")
+    desk.plan("p4", "ETHUSDT", "CLOSE", source="harvest_brain")
     desk.decide()
-    assert store.client.hget("quantum:governor:block:{BTCUSDT}:p2", "reason") == b"disarmed"
+    assert store.client.hget("quantum:governor:block:{ETHUSDT}:p2", "reason") == b"disarmed"
+    assert read_permit(store, "BTCUSDT", "p3") is not None
+    assert store.client.hget("quantum:governor:block:{ETHUSDT}:p4", "reason") == b"burst_limit_exceeded"

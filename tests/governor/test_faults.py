@@ -29,18 +29,19 @@ def _reclaimed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepare(desk: Desk) -> None:
-    """Leave plans of every kind: permitted, refused by each of several gates, burst, malformed, ignored, repeated."""
+    """Leave plans of every kind: permitted, refused by each of several gates, bursts, malformed, ignored, repeated."""
     desk.store.client.flushdb()
     desk.ready(*SYMBOLS)
     for number in range(3):
         desk.plan(f"close-{number}", "BTCUSDT", "CLOSE")
+        desk.plan(f"burst-{number}", "BTCUSDT", source="harvest_brain")
     desk.plan("open", "ETHUSDT")
     desk.plan("open", "ETHUSDT")
     desk.plan("unknown", "XRPUSDT")
     desk.plan("bad", "BTCUSDT", qty="nan")
     desk.plan("held", "BTCUSDT", decision="HOLD")
     for number in range(5):
-        desk.store.client.set(f"quantum:governor:exec:S{number}USDT", "not a list")
+        desk.store.client.set(f"quantum:governor:exec:S{number}USDT:close", "not a list")
         desk.plan(f"uncountable-{number}", f"S{number}USDT", "CLOSE")
 
 
@@ -102,7 +103,8 @@ def test_a_connection_cut_after_any_command_of_a_decision_changes_nothing(
         sent = bytes(proxy.sent)
     undisturbed = final_state(desk.store)
     assert undisturbed["pending"] == undisturbed["undelivered"] == 0
-    assert "quantum:governor:disarmed" in undisturbed
+    assert "quantum:governor:disarmed" in undisturbed  # five symbols had errors: it is no single one's fault
+    assert list(undisturbed["quantum:governor:disarm:scopes"]) == [b"source:harvest_brain"]
 
     ends = boundaries(sent)
     assert len(ends) > 40

@@ -57,6 +57,7 @@ class Asked:
     amount: float
     in_usd: bool
     kill_score: float
+    source: str = ""
 
 
 @dataclass
@@ -72,8 +73,9 @@ class Model:
     asked: dict[str, Asked] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     decided: dict[str, str] = field(default_factory=dict)
-    permits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    totals: dict[tuple[str, str, bool], float] = field(default_factory=lambda: defaultdict(float))
+    scopes: set[str] = field(default_factory=set)
+    permits: dict[tuple[str, bool], list[float]] = field(default_factory=lambda: defaultdict(list))  # of (symbol, closing)
+    totals: dict[tuple[str, bool, str, bool], float] = field(default_factory=lambda: defaultdict(float))
 
 
 class GovernorMachine(RuleBasedStateMachine):
@@ -177,6 +179,7 @@ class GovernorMachine(RuleBasedStateMachine):
     def somebody_arms(self) -> None:
         arm(self.store, name="a desk head", reason="looked into it")
         self.model.killed = self.model.disarmed = False
+        self.model.scopes = set()
 
     # --- plans ---
 
@@ -186,12 +189,15 @@ class GovernorMachine(RuleBasedStateMachine):
         price=st.sampled_from([None, 1.0, 1000.0]),
         qty=st.sampled_from([0.001, 0.02, 1.0, 5.0]),
         kill_score=st.sampled_from([0.5, 0.8]),
+        source=st.sampled_from(["", "", "a", "b"]),
     )
-    def ask(self, symbol: str, action: str, price: float | None, qty: float, kill_score: float) -> None:
+    def ask(self, symbol: str, action: str, price: float | None, qty: float, kill_score: float, source: str) -> None:
         self.count += 1
         plan_id = f"p{self.count}"
-        self.desk.plan(plan_id, symbol, action, qty=qty, price="" if price is None else price, kill_score=kill_score)
-        self.model.asked[plan_id] = Asked(symbol, action != "OPEN", qty, price is not None, kill_score)
+        self.desk.plan(
+            plan_id, symbol, action, qty=qty, price="" if price is None else price, kill_score=kill_score, source=source
+        )
+        self.model.asked[plan_id] = Asked(symbol, action != "OPEN", qty, price is not None, kill_score, source)
         self.model.waiting.append(plan_id)
 
     @rule(data=st.data())
@@ -236,12 +242,12 @@ class GovernorMachine(RuleBasedStateMachine):
         unreadable = any(one.unreadable for one in needed) or (not asked.closing and lost_guard)
         harvest = rows["harvest_proposal"]
         day = self.clock().date().isoformat()
-        granted = model.permits[asked.symbol]
+        granted = model.permits[asked.symbol, asked.closing]
         case = {
             "closing": asked.closing,
             "unreadable": unreadable,
             "kill_switch": model.killed,
-            "disarmed": model.disarmed,
+            "disarmed": model.disarmed or bool({f"symbol:{asked.symbol}", f"source:{asked.source}"} & model.scopes),
             "risk_guard": "",
             **{f"{name}_age_sec": None if one.written is None else self.now - one.written for name, one in rows.items()},
             **({"position_age_sec": self.now - told_flat} if told_flat is not None else {}),
@@ -253,7 +259,7 @@ class GovernorMachine(RuleBasedStateMachine):
             "kill_score": max([asked.kill_score, *([harvest.kill_score] if harvest.written is not None and not flat else [])]),
             "permits_hour": sum(self.now - when < 3600 for when in granted),
             "permits_5min": sum(self.now - when < 300 for when in granted),
-            "day_total": model.totals[asked.symbol, day, in_usd],
+            "day_total": model.totals[asked.symbol, asked.closing, day, in_usd],
             "amount": asked.amount * max(prices) if in_usd else asked.amount,
             "in_usd": in_usd,
             "position_notional_usd": 0.0 if flat else position.notional if position.written is not None else None,
@@ -272,8 +278,8 @@ class GovernorMachine(RuleBasedStateMachine):
             day = self.clock().date().isoformat()
             usd = permit["computed_notional"] is not None
             amount = permit["computed_notional"] if usd else permit["computed_qty"]
-            model.permits[asked.symbol].append(self.now)
-            model.totals[asked.symbol, day, usd] += amount
+            model.permits[asked.symbol, asked.closing].append(self.now)
+            model.totals[asked.symbol, asked.closing, day, usd] += amount
 
     # --- what must hold whatever happened ---
 
@@ -282,6 +288,13 @@ class GovernorMachine(RuleBasedStateMachine):
         """Whether it disarmed itself is its own business, and tested elsewhere; from then on it has to act on it."""
         if hasattr(self, "store"):
             self.model.disarmed = bool(self.store.client.exists(self.store.keys.of("disarmed")))
+            self.model.scopes = {one.decode() for one in self.store.client.hkeys(self.store.keys.of("disarmed_scopes"))}
+            bursts = [
+                one for one in self.desk.events("BLOCK") if one["reason"] == "burst_limit_exceeded" and one["closing"] == "0"
+            ]
+            allowed = {f"source:{one['plan_source']}" if one["plan_source"] else f"symbol:{one['symbol']}" for one in bursts}
+            errors = any(one["reason"] == "evaluation_error" for one in self.desk.events("BLOCK"))
+            assert errors or self.model.scopes <= allowed, "a burst of closes, or somebody else's, disarmed"
 
     @invariant()
     def the_record_agrees(self) -> None:
@@ -289,12 +302,15 @@ class GovernorMachine(RuleBasedStateMachine):
             return
         events = [event for event in self.desk.events() if event["event"] in ("PERMIT", "BLOCK")]
         assert [event["plan_id"] for event in events] == list(self.model.decided)
-        for symbol, times in self.model.permits.items():
+        for (symbol, closing), times in self.model.permits.items():
             for end in times:
                 assert sum(0 <= end - start < 3600 for start in times) <= 3
                 assert sum(0 <= end - start < 300 for start in times) <= 2
-            assert len(times) == sum(event["event"] == "PERMIT" and event["symbol"] == symbol for event in events)
-        for (_, _, usd), total in self.model.totals.items():
+            kind = "closing" if closing else "opening"
+            mine = [one for one in events if one["event"] == "PERMIT" and one["symbol"] == symbol and one["counted_as"] == kind]
+            assert len(times) == len(mine)
+            assert {one["closing"] for one in mine} <= {str(int(closing))}
+        for (_, _, _, usd), total in self.model.totals.items():
             assert total <= (5000 if usd else 0.02) + 1e-9
         for event in events:
             if event["event"] == "PERMIT" and event["closing"] == "0":

@@ -1,4 +1,4 @@
-"""Many governors at once: every plan is decided exactly once, and no limit is exceeded."""
+"""Many governors at once: every plan is decided exactly once, and no limit of openings or of closes is exceeded."""
 
 import multiprocessing as mp
 from collections import Counter
@@ -12,14 +12,17 @@ from quantum_assets.governor_permit import decide_plans
 from resources.plans import GROUP, waiting_plans
 from resources.redis_store import RedisStore, pairs
 from resources.settings import load_settings
+from tests.governor.desk import Desk
 from tests.servers import valkey
 
 PLANS, SYMBOLS = 2000, 20
+KINDS = ("CLOSE", "OPEN")
 LIMITS = {
     "daily": (40, 30, 25.0),
     "burst": (40, 20, 1e6),
     "hourly": (15, 30, 1e6),
 }  # whichever is tightest must hold: per hour, in 5 min, USD
+SYMBOLS_ASKED = [f"S{number}USDT" for number in range(SYMBOLS)]
 AT = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 
 
@@ -32,6 +35,8 @@ def store_of(url: str, home: str, tightest: str) -> RedisStore:
         gov_max_exec_per_hour=hourly,
         gov_max_exec_per_5min=burst,
         gov_max_reduce_notional_per_day_usd=daily_usd,
+        gov_auto_disarm=False,  # else the openings end with the first burst
+        symbols=",".join(SYMBOLS_ASKED),
     )
     return RedisStore(settings, lambda: AT)
 
@@ -47,17 +52,18 @@ def govern(url: str, home: str, tightest: str, barrier: Barrier, runs: int) -> N
 
 
 def fill(store: RedisStore, run: int) -> None:
-    """Write the plans; a tenth of them twice, and every symbol asks for more than it may have."""
+    """Write the plans, openings and closes in turn; a tenth of them twice, and every symbol asks for more than it may have."""
     store.client.flushdb()
+    Desk(store).ready(*SYMBOLS_ASKED)
     pipe = store.client.pipeline(transaction=False)
     for number in range(PLANS):
         fields = {
             "plan_id": f"r{run}-{number}",
             "symbol": f"S{number % SYMBOLS}USDT",
-            "action": "CLOSE",
+            "action": KINDS[number // SYMBOLS % 2],
             "decision": "EXECUTE",
-            "qty": "1",
-            "price": "1",
+            "qty": "0.01",
+            "price": "100",
         }
         for _ in range(2 if number % 10 == 0 else 1):
             pipe.xadd(store.keys.of("stream_plans"), fields)
@@ -73,7 +79,14 @@ def judge(store: RedisStore, run: int, tightest: str) -> None:
     assert decided == Counter({f"r{run}-{number}": 1 for number in range(PLANS)})
     granted = [event for event in events if event[b"event"] == b"PERMIT"]
     by_symbol = Counter(event[b"symbol"].decode() for event in granted)
-    assert by_symbol == Counter({f"S{number}USDT": allowed for number in range(SYMBOLS)})  # the tightest limit, in full
+    assert by_symbol == Counter(dict.fromkeys(SYMBOLS_ASKED, 2 * allowed))  # the tightest limit, in full, of each kind
+    for symbol in SYMBOLS_ASKED:
+        counts = [
+            Counter(one[b"action"] for one in granted if one[b"symbol"] == symbol.encode())[kind.encode()] for kind in KINDS
+        ]
+        assert (
+            counts == [allowed, allowed] == [store.client.llen(f"quantum:governor:exec:{symbol}{end}") for end in (":close", "")]
+        )
     assert len(store.client.keys("quantum:permit:*")) == len(granted)
     assert len(store.client.keys("quantum:governor:block:*")) == PLANS - len(granted)
     assert all(float(store.client.get(key)) == allowed for key in store.client.keys("quantum:governor:daily:*"))

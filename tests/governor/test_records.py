@@ -164,9 +164,8 @@ def test_after_a_burst_openings_are_shut_until_a_person_arms(desk: Desk) -> None
         desk.plan(f"p{number}", SYMBOL)
     desk.decide()
     assert [event["event"] for event in desk.events()].count("AUTO_DISARM") == 1
-    desk.ready("ETHUSDT")
-    desk.plan("open", "ETHUSDT")
-    desk.plan("close", "ETHUSDT", "CLOSE")
+    desk.plan("open", SYMBOL)
+    desk.plan("close", SYMBOL, "CLOSE")
     desk.decide()
     assert [desk.outcome("open"), desk.outcome("close")] == ["disarmed", ""]
     assert "disarm" in arm(desk.store, name="Ann", reason="burst was a test")

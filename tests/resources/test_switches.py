@@ -10,7 +10,7 @@ import pytest
 from resources.desk import read_openings
 from resources.redis_store import RedisStore, UnreadableKeyError
 from resources.settings import load_settings
-from resources.switches import Switched, arm, disarm, kill, read_switches
+from resources.switches import SCOPES_MAX, Switched, arm, count_faults, disarm, disarm_scope, kill, read_switches
 
 KILL, DISARMED, EVENTS = "quantum:kill", "quantum:governor:disarmed", "quantum:stream:governor.events"
 TODAY = "2026-01-22"
@@ -38,6 +38,72 @@ def test_a_kill_that_another_program_set_has_no_author_of_ours(store) -> None:
     store.client.delete("quantum:kill")
     store.client.rpush("quantum:kill", "x")
     assert read_openings(store).blocked[0] == "kill switch"
+
+
+def test_a_kill_deleted_and_set_to_1_by_hand_has_no_author_of_ours(store) -> None:
+    """The same value, set by somebody else: the record of the former one is none of this."""
+    kill(store, reason="old reason", by="ada")
+    store.client.delete("quantum:kill")
+    store.client.set("quantum:kill", "1")
+    assert read_switches(store).killed
+    assert not read_switches(store).set_by_kill
+    assert read_openings(store).blocked[0] == "kill switch"
+    assert "ada" not in read_openings(store).details[0]
+    assert "without a record of who and why" in read_openings(store).details[0]
+    assert not kill(store, reason="really", by="bob").changed  # it stood, by hand
+    assert "set by bob" in read_openings(store).blocked[0]
+    kill(store, reason="me too", by="eve")
+    assert "set by bob" in read_openings(store).blocked[0]
+
+
+def test_a_planner_armed_ends_neither_the_kill_switch_nor_its_author(store) -> None:
+    kill(store, reason="wrong prices", by="ada")
+    disarm_scope(store, "source:a", "burst", plans=3)
+    disarm_scope(store, "symbol:BTCUSDT", "burst", plans=1)
+    assert arm(store, name="n", reason="r", scope="source:a") == ("disarm",)
+    assert "set by ada" in read_openings(store).blocked[0]
+    assert list(read_switches(store).scopes) == ["symbol:BTCUSDT"]
+    assert events(store)[-1]["scope"] == "source:a"
+    assert arm(store, name="n", reason="r") == ("kill", "disarm")
+    assert read_switches(store).scopes == {}
+
+
+def test_a_planner_is_disarmed_once_with_its_cause_and_its_count(store, clock) -> None:
+    assert disarm_scope(store, "source:a", "burst_limit_exceeded: plan p", plans=3) == Switched(changed=True)
+    assert disarm_scope(store, "source:a", "again", plans=9) == Switched(changed=False)
+    said = {"cause": "burst_limit_exceeded: plan p", "at": clock.now.isoformat(), "plans": "3"}
+    switches = read_switches(store)
+    assert (switches.disarmed, switches.scopes) == (False, {"source:a": said})
+    assert [event["event"] for event in events(store)] == ["AUTO_DISARM"]
+    against = [switches.scope_against(*one) for one in (("BTCUSDT", "a"), ("BTCUSDT", "b"), ("BTCUSDT", ""))]
+    assert against == ["source:a", "", ""]
+
+
+@pytest.mark.parametrize("junk", [True, False])
+def test_scopes_that_cannot_be_kept_disarm_all(store, junk) -> None:
+    """Too many of them, or something else in their place: unknown means no."""
+    if junk:
+        store.client.set(store.keys.of("disarmed_scopes"), "x")
+        assert read_switches(store).disarmed
+        assert "disarm:scopes" in read_switches(store).trouble
+    else:
+        for number in range(SCOPES_MAX):
+            disarm_scope(store, f"symbol:S{number}", "burst", plans=1)
+        assert not read_switches(store).disarmed
+    disarm_scope(store, "symbol:LAST", "burst", plans=1)
+    assert store.client.exists(DISARMED)
+
+
+def test_faults_are_counted_once_per_plan_and_scope(store) -> None:
+    """A plan reclaimed after a crash is the same plan."""
+    both = [("errors", "source:a", "p1"), ("errors", "symbol:X", "p2"), ("bursts", "source:a", "p3")]
+    assert count_faults(store, both) == ([1, 1, 1], 2)
+    assert count_faults(store, [*both, ("errors", "source:a", "p4")]) == ([1, 1, 1, 2], 2)
+    disarm_scope(store, "source:a", "errors", plans=2)
+    assert arm(store, name="n", reason="r", scope="source:a") == ("disarm", "errors")
+    assert count_faults(store, [("errors", "source:a", "p5")]) == ([1], 2)
+    assert arm(store, name="n", reason="r") == ("errors",)
+    assert store.client.keys("quantum:governor:*") == []
 
 
 def test_a_guard_whose_text_is_junk_keeps_its_name_and_no_impossible_time(store) -> None:

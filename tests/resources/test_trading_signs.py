@@ -89,9 +89,11 @@ def test_permits_and_when_the_limits_have_room_are_read_for_whom_it_matters(stor
     store.client.xadd(store.keys.of("stream_governor_events"), {"event": "PERMIT", "plan_id": "p-1", "symbol": "BTCUSDT"})
     store.client.xadd(store.keys.of("stream_governor_events"), {"event": "BLOCK", "plan_id": "p-2", "symbol": "ETHUSDT"})
     store.client.hset(store.keys.of("permit", "p-1", "BTCUSDT"), "consumed", "false")
-    store.client.lpush(store.keys.of("permits_granted", "ETHUSDT"), "100.5", "200.5")
+    store.client.lpush(store.keys.of("closes_granted", "ETHUSDT"), "100.5", "200.5")
     signs = reader.read(before.cursors, refused=["SOLUSDT"], permits={"p-0": "BTCUSDT"})
     assert signs.permits == {"p-0": "", "p-1": "false"}
+    store.client.set(store.keys.of("permit", "p-0", "BTCUSDT"), '{"granted":true,"consumed":true}')  # PERMIT_FORMAT=json
+    assert reader.read(before.cursors, permits={"p-0": "BTCUSDT"}).permits["p-0"] == "true"
     assert signs.granted == {"SOLUSDT": [], "ETHUSDT": [200.5, 100.5]}
 
 
