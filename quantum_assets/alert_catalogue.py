@@ -159,8 +159,8 @@ CATALOGUE = (
     Kind(
         "auto_disarm",
         "page",
-        "The governor has disarmed itself for all: plans of too many planners or symbols could not be evaluated, or more than 50 of"
-        " them had to be disarmed.",
+        "The governor has disarmed itself for all: plans of too many planners or symbols could not be evaluated, or more than 50"
+        " of them had to be disarmed.",
         "no openings for any symbol; closing plans pass",
         "quantum permits",
         'Find out who sent the burst, or what could not be read (`quantum explain PLAN_ID`); then `quantum arm --name "YOUR'

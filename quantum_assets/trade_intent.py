@@ -88,7 +88,7 @@ def both_proposals(
     Returns
     -------
     computable, rest
-        ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``), ``price`` and ``qty``;
+        ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``), ``price``, ``qty``;
         ``rest`` has ``symbol``, ``state`` and ``why``: failed where a proposal is missing, stale or unreadable.
     """
     joined = (

@@ -642,9 +642,9 @@ def _unused_trouble(symbol: str, unused: Mapping[str, Any]) -> Trouble:
 
 
 def _closes(fields: Mapping[str, str]) -> bool:
-    """Tell whether a decision is about a plan that reduces risk; one that could not be read is judged by its action."""
-    closing = fields.get("closing", "")
-    return closing == "1" or (closing == "" and is_closing(fields.get("action", ""), reduce_only=False))
+    """Tell whether a decision is about a plan that reduces risk; one that could not be read by what it was counted as."""
+    closing, counted = fields.get("closing", ""), fields.get("counted_as", "") == "closing"
+    return closing == "1" or (closing == "" and (counted or is_closing(fields.get("action", ""), reduce_only=False)))
 
 
 def _epoch(moment: object) -> float:

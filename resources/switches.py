@@ -125,7 +125,7 @@ if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE 
 local before = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or nil
 local cleared = {}
 if redis.call('EXISTS', KEYS[1]) == 1 and before ~= '' and before ~= '0' then table.insert(cleared, 'kill') end
-if redis.call('EXISTS', KEYS[2]) + redis.call('EXISTS', KEYS[3]) + redis.call('EXISTS', KEYS[6]) > 0 then table.insert(cleared, 'disarm') end
+if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[6]) > 0 then table.insert(cleared, 'disarm') end
 local counted = redis.call('TYPE', KEYS[7]).ok == 'hash' and redis.call('HEXISTS', KEYS[7], 'errors') or 0
 if redis.call('EXISTS', KEYS[4]) + counted > 0 then table.insert(cleared, 'errors') end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])

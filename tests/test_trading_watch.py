@@ -156,7 +156,7 @@ KINDS_SEEN = {  # kind -> what begins it, what ends it, first words, what ended 
     "scope_disarmed": (
         set_scope,
         lambda desk: desk.poll({**ARMED, "scope": "source:harvest_brain"}, scopes={}),
-        "Disarmed for planner harvest_brain, 998 plans too many: too many",
+        "Disarmed for planner harvest_brain, 998 plans too many",
         "armed by Grace",
     ),
     "guard": (
@@ -489,6 +489,13 @@ def test_a_burst_of_closes_disarms_nobody_and_is_a_refused_close(desk):
     """In plan mode two closes at the start made the first opening a burst."""
     messages = desk.poll({**BLOCK, "reason": "burst_limit_exceeded", "gate": 8, "permits_5min": 2})
     assert [message.kind for message in messages] == ["close_refused"]
+
+
+def test_a_reduce_only_plan_that_cannot_be_read_is_a_refused_close(desk):
+    """Its action alone, SELL, says nothing of it; refused, it was silent."""
+    unread = {**BLOCK, "closing": "", "counted_as": "closing", "action": "SELL", "reason": "invalid_plan:qty", "gate": ""}
+    assert [message.kind for message in desk.poll(unread)] == ["close_refused"]
+    assert desk.poll({**unread, "symbol": "ETHUSDT", "counted_as": "opening"}) == []
 
 
 def test_the_limit_that_refused_a_close_is_that_of_closes(desk):
