@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -22,7 +22,15 @@ from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.display import clock_text, duration_text, price_text
 from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
-from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
+from quantum_assets.kernels.risk_guard import (
+    CONFIRMED,
+    CONSEC_LOSS,
+    DAILY_LOSS,
+    DRAWDOWN,
+    EMERGENCY_FLATTEN,
+    EQUITY_STALE,
+    RiskGuardTheta,
+)
 from quantum_assets.unusable import Guarded
 
 KILL, DISARM, BLOCKED, BACKLOG = "kill_switch", "disarmed", "openings_blocked", "plan_backlog"
@@ -267,6 +275,14 @@ class TradingWatch:
         if event == "RISK_GUARD_ACTIVATED":
             guard = fields.get("guard_type", "?")
             return [Change(GUARD + guard, _guard_trouble(guard, {"reason": fields.get("reason", "")}, entry.at))]
+        if event == "RISK_GUARD_PENDING":
+            guard, said = fields.get("guard_type", "?"), {"reason": fields.get("reason", ""), "pending": "True"}
+            return [Change(GUARD + guard, _guard_trouble(guard, said | {"confirm_sec": fields.get("confirm_sec", "")}, entry.at))]
+        if event == "RISK_GUARD_RECOVERED":
+            return [Change(GUARD + fields.get("guard_type", "?"), ended=fields.get("reason", "?"))]
+        if event == "RISK_GUARD_RELEASED":
+            ended = f"released by {fields.get('by', '?')}: {fields.get('reason', '?')}"
+            return [Change(GUARD + fields.get("guard_type", "?"), ended=ended)]
         if event == "PERMIT":
             return self._permitted(entry)
         return self._blocked(entry, signs) if event == "BLOCK" and _closes(fields) else []
@@ -467,9 +483,18 @@ def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
             f"limit {duration_text(float(age[2]))}" if age[2] else "",
         )
         ends = " until it is written again"
+    code = "confirmed" if guard in CONFIRMED else ""
+    if said.get("pending") == "True":
+        code, after = "unconfirmed", f"{said.get('confirm_sec') or '?'} s"
+        ends = f" until a second reading, {after} later, confirms it or a newer one is within the limit"
+        if guard == EMERGENCY_FLATTEN:
+            share = re.match(r"drawdown=(\d+(?:\.\d+)?)%", reason)
+            words = f"Equity fell {float(share[1]):.3g} %" if share else "Equity is 0 or less"
+            words += f": confirming, flatten request in {after} unless it recovers"
     what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
     seen = f"set by {said['source']}" if said.get("source") else ""
-    return _trouble(GUARD + guard, "guard", what, _epoch(said.get("activated_at", "")) or now, seen=seen)
+    since = _epoch(said.get("activated_at", "")) or now
+    return replace(_trouble(GUARD + guard, "guard", what, since, seen=seen), code=code)
 
 
 def _blocked_trouble(why: str, since: float) -> Trouble:

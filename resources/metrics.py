@@ -83,7 +83,7 @@ class Look:
         Seconds since each part was heard of, the watcher and the queues of shards included; infinite for one that never was, or
         so long ago that its sign has lapsed.
     switches
-        ``killed``, ``disarmed`` and each guard, 0 or 1.
+        ``killed``, ``disarmed``, each guard, and ``unconfirmed`` for any that waits for a second reading, 0 or 1.
     plans_waiting
         Plans nobody has decided; ``None`` when nobody knows.
     cycle_gaps_sec
@@ -166,6 +166,7 @@ class Collector:
                 "killed": switches.killed,
                 "disarmed": switches.disarmed,
                 **{guard: guard in guards.live for guard in GUARDS},
+                "unconfirmed": any(said.get("pending") == "True" for said in guards.said.values()),
             },
             "plans_waiting": waiting,
             "cycle_gaps_sec": {str(shard): _gap_sec(reply, now) for shard, reply in enumerate(ends)},

@@ -17,6 +17,8 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 # What is written by two of our own roles, and why:
 #   disarmed, disarm, governor_errors   the governor disarms itself, only an operator ends that
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
+#   guard_active, guard_readings        the governor activates guards, only an operator releases one before its time
+#   stream_risk_events                  RISK_GUARD_RELEASED is the operator's
 #   alerts_active, stream_alerts        `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published, failures, shown   are written with each evaluation
@@ -24,6 +26,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "efficiency_state"),
+            "efficiency_fills",
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
             *("stream_capital_efficiency", "stream_allocation_target"),
@@ -34,10 +37,11 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("governor_state", "block", "permits_granted", "permitted_today", "seen_plan"),
-            *("risk_guard", "guards_found", "guard_active", "stream_risk_events"),
+            *("risk_guard", "guards_found"),
         ),
         (GOVERNOR,),
     ),
+    **dict.fromkeys(("guard_active", "guard_readings", "stream_risk_events"), (GOVERNOR, OPERATOR)),
     **dict.fromkeys(("disarmed", "disarm", "governor_errors", "stream_governor_events"), (GOVERNOR, OPERATOR)),
     **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),
     **dict.fromkeys(("alerts_active", "stream_alerts"), (PROPOSALS, WATCH)),
