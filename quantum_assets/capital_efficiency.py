@@ -19,6 +19,7 @@ from resources.foreign import (
     Fills,
     Scored,
     fills_counted,
+    fills_unreadable,
     keep_fills,
     parse_entry_id,
     read_efficiency,
@@ -76,8 +77,10 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     """
     now = store.clock().timestamp()
     kept = store.read(EFFICIENCY_STATE, symbols)
-    usable = [reading for reading in kept if reading.state is not State.FAILED]
-    rest = without_result([(reading.symbol, State.FAILED, reading.reason) for reading in kept if reading.state is State.FAILED])
+    broken = {reading.symbol: reading.reason for reading in kept if reading.state is State.FAILED}
+    broken |= fills_unreadable(store, symbols)  # nor is a symbol whose counted fills are not known: it would count some twice
+    usable = [reading for reading in kept if reading.symbol not in broken]
+    rest = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
     names = [reading.symbol for reading in usable]
     if not names:
         return assemble(symbols, {"symbol": []}, rest)
@@ -89,16 +92,7 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
     news = {symbol: _news(fills, symbol, ids) for symbol, ids in zip(names, folded, strict=True)}
     counted = fills_counted(store, {symbol: sorted(_trades(row)) for symbol, row in news.items()})
-    if unreadable := {symbol: str(reply) for symbol, reply in counted.items() if isinstance(reply, Exception)}:
-        keys = {symbol: store.keys.of("efficiency_fills", symbol) for symbol in unreadable}
-        failed = [(symbol, State.FAILED, f"{keys[symbol]}: {why}") for symbol, why in unreadable.items()]
-        rest = pl.concat([rest, without_result(failed)])
-        kept_rows = [(one, ids) for one, ids in zip(usable, folded, strict=True) if one.symbol not in unreadable]
-        usable, folded = [one for one, _ in kept_rows], [ids for _, ids in kept_rows]
-        names = [one.symbol for one in usable]
-        if not names:
-            return assemble(symbols, {"symbol": []}, rest)
-    executions = [_once(news[symbol], counted.get(symbol)) for symbol in names]
+    executions = [_once(news[symbol], counted.get(symbol, frozenset())) for symbol in names]
     last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
     read_to = max(fills[name].read_to for name in STREAMS)
     attribution = read_scored(store, "attribution", "performance_factor", names)
@@ -185,9 +179,9 @@ def _news(fills: Mapping[str, Fills], symbol: str, after: Mapping[str, tuple[int
     return [execution for *_, execution in sorted(both, key=lambda one: one[:3])]
 
 
-def _once(news: Sequence[Execution], counted: frozenset[str] | Exception | None) -> list[Execution]:
+def _once(news: Sequence[Execution], counted: frozenset[str]) -> list[Execution]:
     """Leave out second reports of a trade; one without profit is none where the profit was counted."""
-    seen = set() if counted is None or isinstance(counted, Exception) else set(counted)
+    seen = set(counted)
     known = {one.trade for one in news} | seen
     executions = []
     for one in news:

@@ -23,7 +23,6 @@ from quantum_assets.display import clock_text, duration_text, price_text
 from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
 from quantum_assets.kernels.governor import BURST, is_closing
 from quantum_assets.kernels.risk_guard import (
-    CONFIRMED,
     CONSEC_LOSS,
     DAILY_LOSS,
     DRAWDOWN,
@@ -483,18 +482,19 @@ def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
             f"limit {duration_text(float(age[2]))}" if age[2] else "",
         )
         ends = " until it is written again"
-    code = "confirmed" if guard in CONFIRMED else ""
+    level: Level = "failure"
     if said.get("pending") == "True":
-        code, after = "unconfirmed", f"{said.get('confirm_sec') or '?'} s"
-        ends = f" until a second reading, {after} later, confirms it or a newer one is within the limit"
+        level, after = "warning", f"{said.get('confirm_sec') or '?'} s"  # so that its confirmation is news
+        ends = f": confirming in {after} unless it recovers"
         if guard == EMERGENCY_FLATTEN:
             share = re.match(r"drawdown=(\d+(?:\.\d+)?)%", reason)
-            words = f"Equity fell {float(share[1]):.3g} %" if share else "Equity is 0 or less"
-            words += f": confirming, flatten request in {after} unless it recovers"
+            words, reason = f"Equity fell {float(share[1]):.3g} %" if share else "Equity is 0 or less", ""
+            ends = f": confirming, flatten request in {after} unless it recovers"
+        words, reason, ends = f"{words}{f' ({reason})' if reason else ''}{ends}", "", ""
     what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
     seen = f"set by {said['source']}" if said.get("source") else ""
     since = _epoch(said.get("activated_at", "")) or now
-    return replace(_trouble(GUARD + guard, "guard", what, since, seen=seen), code=code)
+    return replace(_trouble(GUARD + guard, "guard", what, since, seen=seen), level=level)
 
 
 def _blocked_trouble(why: str, since: float) -> Trouble:

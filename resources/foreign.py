@@ -157,16 +157,25 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
     return found
 
 
-def fills_counted(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str] | Exception]:
-    """Tell which trades of each symbol were counted before; an exception where that cannot be read."""
+def fills_unreadable(store: RedisStore, symbols: Sequence[str]) -> dict[str, str]:
+    """Name the symbols under whose key of counted fills something else stands, each with why."""
+    keys = [store.keys.of("efficiency_fills", symbol) for symbol in symbols]
+    kinds = store.run("looking at counted fills", [("TYPE", key) for key in keys])
+    wrong = (
+        (symbol, key, kind) for symbol, key, kind in zip(symbols, keys, kinds, strict=True) if kind not in (b"none", b"zset")
+    )
+    return {symbol: f"{key}: {kind if isinstance(kind, Exception) else f'is a {kind.decode()}'}" for symbol, key, kind in wrong}
+
+
+def fills_counted(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
+    """Tell which of these trades of each symbol were counted before; see :func:`fills_unreadable`."""
     asked = {symbol: names for symbol, names in trades.items() if names}
     commands = [("ZMSCORE", store.keys.of("efficiency_fills", symbol), *names) for symbol, names in asked.items()]
     replies = store.run("looking for fills that were counted", commands) if commands else []
     return {
-        symbol: reply
-        if isinstance(reply, Exception)
-        else frozenset(name for name, score in zip(names, reply, strict=True) if score is not None)
+        symbol: frozenset(name for name, score in zip(names, reply, strict=True) if score is not None)
         for (symbol, names), reply in zip(asked.items(), replies, strict=True)
+        if not isinstance(reply, Exception)
     }
 
 

@@ -80,6 +80,7 @@ def release(guard_type: str, name: str, reason: str, *, as_json: bool) -> None:
     from resources.switches import release as end_guard
 
     store = RedisStore(load_settings())
+    before = read_guards(store)  # a server lost afterwards would be told as if nothing had been released
     try:
         released = in_words(lambda: end_guard(store, guard_type, name=name, reason=reason))
     except NotReleasedError as error:
@@ -87,12 +88,12 @@ def release(guard_type: str, name: str, reason: str, *, as_json: bool) -> None:
             click.echo(json.dumps({"released": None, "why": str(error)}, indent=2))
         click.echo(f"Nothing was released: {printable(str(error))}.", err=True)
         sys.exit(EXIT_FAILED)
-    left = read_guards(store)
+    left = [one for one in before.live if one != guard_type]
     if as_json:
-        click.echo(json.dumps({"released": guard_type, **released, "guards": left.live, "trouble": left.trouble}, indent=2))
+        click.echo(json.dumps({"released": guard_type, "said": released, "guards": left, "trouble": before.trouble}, indent=2))
         return
     click.echo(f"Released: {guard_type} ({printable(released.get('reason', 'no reason on record'))}).")
-    if left.live:
-        click.echo(f"Openings stay blocked by risk guards: {', '.join(left.live)}. See: quantum guard list")
-    elif left.trouble:
-        click.echo(f"The risk guards cannot be relied on: {printable(left.trouble)}")
+    if left:
+        click.echo(printable(f"Openings stay blocked by risk guards: {', '.join(left)}. See: quantum guard list"))
+    elif before.trouble:
+        click.echo(f"The risk guards cannot be relied on: {printable(before.trouble)}")
