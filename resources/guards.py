@@ -24,6 +24,7 @@ from quantum_assets.kernels.risk_guard import (
     CONFIRMED,
     CONSEC_LOSS,
     CONSECUTIVE_LOSSES,
+    DAILY_LOSS,
     DAILY_PNL,
     EMERGENCY_FLATTEN,
     EQUITY,
@@ -51,6 +52,7 @@ PENDING, RECOVERED, RELEASED = "RISK_GUARD_PENDING", "RISK_GUARD_RECOVERED", "RI
 WITHIN_LIMIT = "a newer reading is within its limit"
 PENDING_SEC = 60  # lifetime of a guard that waits for a second reading, renewed by each evaluation
 FORGET_SEC = RiskGuardTheta().equity_max_age_sec  # a reading that has become stale is confirmed by none
+NEEDS = {DAILY_LOSS: DAILY_PNL, CONSEC_LOSS: CONSECUTIVE_LOSSES}  # what is 0 while nobody has written it, and ends no guard so
 CURRENT_PEAK = "current_peak"  # field of what is kept between readings
 SEARCH, DAILY_PNL_NAMES = "search", "daily_pnl_names"  # what is unusable when keys cannot be searched, or have names nobody reads
 EVENTS_READ = 500  # entries of the stream of risk events looked through for releases
@@ -402,7 +404,7 @@ def _moment(entry_id: str) -> str:
 
 
 def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str, str]:
-    """Read the guards whose condition held when last evaluated, why that evaluation cannot be relied on, and the account's label.
+    """Read the guards that held or waited when last evaluated, why that cannot be relied on, and the account's label.
 
     A guard may lapse before the next evaluation finds that its condition still holds: it stands until then.
     """
@@ -414,7 +416,7 @@ def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str],
         row = RISK_GUARD.decode(pairs(reply))
     except ContractError as error:
         return (), f"risk_guard_unreadable: {key}: {error}", ""
-    return row["triggered"], _state_trouble(store, row), row["equity_source"]
+    return [*row["triggered"], *row["pending"]], _state_trouble(store, row), row["equity_source"]
 
 
 def _state_trouble(store: RedisStore, row: Mapping[str, Any]) -> str:
@@ -579,7 +581,8 @@ def _confirmation(
     duration = RiskGuardTheta().duration_sec[guard]
     unknown = Triggered(guard, f"{guard} waits for a newer reading", duration)
     one = next((one for one in assessment.triggered if one.guard == guard), None)
-    holds = "yes" if one else "no" if guard in assessment.judged else "unknown"
+    known = guard in assessment.judged and NEEDS.get(guard) not in account.absent
+    holds = "yes" if one else "no" if known else "unknown"
     one, confirm_sec = one or unknown, store.settings.guard_confirm_sec
     event = {"guard_type": guard, "reason": one.reason}
     moment = {"timestamp": str(int(now.timestamp())), "cycle_id": cycle_id}

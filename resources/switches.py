@@ -12,17 +12,8 @@ from typing import Any
 import orjson
 
 from quantum_assets.contracts.tables import DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN
-from quantum_assets.kernels.risk_guard import (
-    CONSEC_LOSS,
-    CONSECUTIVE_LOSSES,
-    DAILY_LOSS,
-    DAILY_PNL,
-    EQUITY_STALE,
-    GUARDS,
-    Assessment,
-    assess,
-)
-from resources.guards import RELEASED, AccountReading, guard_said, read_account, read_guards, utc_date
+from quantum_assets.kernels.risk_guard import DAILY_LOSS, EQUITY_STALE, GUARDS, Assessment, assess
+from resources.guards import NEEDS, RELEASED, AccountReading, guard_said, read_account, read_guards, utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, flat
 
 TEXT_MAX = 500  # characters of a name or a reason that are kept
@@ -82,8 +73,6 @@ redis.call('DEL', KEYS[1])
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
 return 1
 """
-
-NEEDS = {DAILY_LOSS: DAILY_PNL, CONSEC_LOSS: CONSECUTIVE_LOSSES}  # what is 0 while nobody has written it, and ends no guard so
 
 
 class NotReleasedError(RuntimeError):

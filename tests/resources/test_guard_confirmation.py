@@ -144,6 +144,32 @@ def test_an_account_that_cannot_be_judged_neither_ends_nor_confirms(store, clock
     assert requested(store) == 0
 
 
+def test_a_loss_that_nobody_writes_any_more_is_not_over(store, clock) -> None:
+    """A missing profit of today counts as 0, which is enough for no guard, and not enough to end one."""
+    day = f"quantum:risk:daily_pnl:{START.date()}"
+    store.client.hset(day, "pnl", "-2000")
+    for step in range(3):
+        clock.advance(5)
+        write_equity(store, **GOOD)
+        row = evaluate(store)
+        assert (row["guards"], row["pending"]) == (["DAILY_LOSS"], ["DAILY_LOSS"]), step
+        store.client.delete(day)
+    store.client.hset(day, "pnl", "-20")
+    clock.advance(5)
+    write_equity(store, **GOOD)
+    assert evaluate(store)["guards"] == []
+
+
+def test_what_waits_stands_until_the_next_evaluation_though_its_key_has_lapsed(store) -> None:
+    """Evaluations may be late; in between nothing opens."""
+    write_equity(store, **BAD)
+    evaluate(store)
+    write_equity(store, **GOOD, age_sec=5)  # older, so that it ends nothing, and its condition does not hold
+    assert evaluate(store)["triggered"] == []
+    store.client.delete(f"{GUARD}DRAWDOWN", f"{GUARD}{EMERGENCY}")
+    assert read_guards(store).live == ("DRAWDOWN", EMERGENCY)
+
+
 def test_a_guard_that_somebody_else_has_set_is_neither_confirmed_nor_ended(store, clock) -> None:
     """Whoever set it may know more."""
     foreign = json.dumps({"guard_type": EMERGENCY, "source": "desk"})
