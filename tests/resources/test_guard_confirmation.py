@@ -126,6 +126,7 @@ def test_an_older_reading_ends_nothing_and_a_clock_set_back_starts_anew(store, c
     assert EMERGENCY in evaluate(store)["pending"]
     clock.advance(9)
     write_equity(store, **BAD)
+    assert EMERGENCY in evaluate(store)["pending"]
     assert requested(store) == 0
     clock.advance(1)
     evaluate(store)
