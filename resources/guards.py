@@ -616,10 +616,10 @@ def _confirmation(
 
 
 def _peak_kept(store: RedisStore, account: AccountReading, assessment: Assessment, now: datetime) -> list[tuple[Any, ...]]:
-    """Build the command that keeps the peak; none where the account, or its peak for another reason than a jump, is no use."""
+    """Build the command that keeps the peak; none where the account, or its peak for another reason than a jump, is unusable."""
     numbers = account.account
     rose, near = peak_rose(numbers), near_peak(numbers)
-    doubtful = rose and not near  # the one reason to keep nothing that is itself kept: it ends the wait
+    doubtful = rose and not near  # is kept, too: it ends the wait for a second reading near the peak
     if not assessment.equity_fresh or NET_TRANSFERS in assessment.unusable or (PEAK in assessment.unusable and not doubtful):
         return []
     clocks = (repr(account.ts_epoch), repr(now.timestamp()), store.settings.guard_confirm_sec, TRACKED_TTL_SEC)
