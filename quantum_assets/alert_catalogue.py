@@ -198,9 +198,10 @@ CATALOGUE = (
         "hours), EQUITY_STALE (until the equity is fresh again).",
         "no openings for any symbol; closing plans pass",
         "quantum permits",
-        "Look at the account. A guard ends with its time, and nobody can clear it. EQUITY_STALE: restart the program that "
-        "writes `quantum:equity:current`.",
-        "The guard is over.",
+        "Look at the account. A guard that waits for a second reading ends with a newer one within its limit. One that is "
+        "confirmed ends with its time, or by a named person once its condition no longer holds: `quantum guard release TYPE "
+        '--name "YOUR NAME" --reason "WHY"`. EQUITY_STALE: restart the program that writes `quantum:equity:current`.',
+        "The guard is over; the message says how it ended.",
         independent=True,
     ),
     Kind(

@@ -1,6 +1,6 @@
 """Asset ``capital_efficiency``: how well each symbol's capital has worked lately, ours or another producer's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,20 @@ from quantum_assets.contracts.tables import EFFICIENCY_STATE
 from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
-from resources.foreign import Execution, Scored, parse_entry_id, read_efficiency, read_executions, read_scored
+from resources.foreign import (
+    WITH_PROFIT,
+    WITHOUT_PROFIT,
+    Execution,
+    Fills,
+    Scored,
+    fills_counted,
+    fills_unreadable,
+    keep_fills,
+    parse_entry_id,
+    read_efficiency,
+    read_executions,
+    read_scored,
+)
 from resources.io_manager import cycle_id_of
 from resources.redis_store import RedisStore, UnreadableKeyError
 
@@ -64,8 +77,10 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     """
     now = store.clock().timestamp()
     kept = store.read(EFFICIENCY_STATE, symbols)
-    usable = [reading for reading in kept if reading.state is not State.FAILED]
-    rest = without_result([(reading.symbol, State.FAILED, reading.reason) for reading in kept if reading.state is State.FAILED])
+    broken = {reading.symbol: reading.reason for reading in kept if reading.state is State.FAILED}
+    broken |= fills_unreadable(store, symbols)  # nor is a symbol whose counted fills are not known: it would count some twice
+    usable = [reading for reading in kept if reading.symbol not in broken]
+    rest = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
     names = [reading.symbol for reading in usable]
     if not names:
         return assemble(symbols, {"symbol": []}, rest)
@@ -75,16 +90,9 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     except UnreadableKeyError as error:
         failed = without_result([(symbol, State.FAILED, str(error)) for symbol in symbols])
         return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
-    news = [
-        sorted(
-            (execution.entry_id, name, execution)
-            for name in STREAMS
-            for execution in fills[name].by_symbol.get(symbol, [])
-            if execution.entry_id > ids[name]
-        )
-        for symbol, ids in zip(names, folded, strict=True)
-    ]
-    executions: list[list[Execution]] = [[execution for _, _, execution in row] for row in news]
+    news = {symbol: _news(fills, symbol, ids) for symbol, ids in zip(names, folded, strict=True)}
+    counted = fills_counted(store, {symbol: sorted(_trades(row)) for symbol, row in news.items()})
+    executions = [_once(news[symbol], counted.get(symbol, frozenset())) for symbol in names]
     last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
     read_to = max(fills[name].read_to for name in STREAMS)
     attribution = read_scored(store, "attribution", "performance_factor", names)
@@ -123,6 +131,8 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         ],
         cycle_id=cycle_id,
     )
+    # Afterwards: lost in between, a trade that is reported again counts twice; before, it would not count at all.
+    keep_fills(store, {symbol: [one.trade for one in row if one.trade] for symbol, row in zip(names, executions, strict=True)})
     computed: dict[str, Any] = {
         "symbol": names,
         "efficiency_score": result.efficiency_score,
@@ -158,10 +168,38 @@ def _folded(kept: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:
     return dict(zip(STREAMS, map(parse_entry_id, kept.value["last_event_id"].split("|")), strict=True))
 
 
+def _news(fills: Mapping[str, Fills], symbol: str, after: Mapping[str, tuple[int, int]]) -> list[Execution]:
+    """Give the fills of a symbol that came after some entries, in the order in which they were traded."""
+    both = [
+        (execution.entry_id[0] / 1000 if execution.at is None else execution.at, execution.entry_id, name, execution)
+        for name in STREAMS
+        for execution in fills[name].by_symbol.get(symbol, [])
+        if execution.entry_id > after[name]
+    ]
+    return [execution for *_, execution in sorted(both, key=lambda one: one[:3])]
+
+
+def _once(news: Sequence[Execution], counted: frozenset[str]) -> list[Execution]:
+    """Leave out second reports of a trade; one without profit is none where the profit was counted."""
+    seen = set(counted)
+    known = {one.trade for one in news} | seen
+    executions = []
+    for one in news:
+        superseded = one.trade.startswith(WITHOUT_PROFIT) and WITH_PROFIT + one.trade[1:] in known
+        if not one.trade or not (superseded or one.trade in seen):
+            executions.append(one)
+            seen.add(one.trade)
+    return executions
+
+
+def _trades(news: Sequence[Execution]) -> set[str]:
+    """Name the trades of some fills as they may have been counted before: with profit, or as they are."""
+    return {name for one in news if one.trade for name in (one.trade, WITH_PROFIT + one.trade[1:])}
+
+
 def _last_execution(kept: Reading[dict[str, Any]], executions: Sequence[Execution]) -> float | None:
-    if executions:
-        return executions[-1].entry_id[0] / 1000
-    return kept.value["last_exec_epoch"] if kept.value is not None else None
+    before = kept.value["last_exec_epoch"] if kept.value is not None else None
+    return max((at for at in (before, *(one.at for one in executions)) if at is not None), default=None)
 
 
 def _previous(kept: Sequence[Reading[dict[str, Any]]]) -> EfficiencyState:

@@ -26,8 +26,9 @@ from resources.redis_store import RedisStore
     io_manager_key="governor_io",
     description=(
         "Guards of the account, each of which blocks openings while it lives: **EQUITY_STALE**, **DAILY_LOSS** > 2.5 % of "
-        "equity, **DRAWDOWN** > 8 % and **EMERGENCY_FLATTEN** > 10 % of the peak, **CONSEC_LOSS** >= 3. A guard is announced "
-        "once, when it comes to life. An input that cannot be used is an error by name, and never replaced by a default."
+        "equity, **DRAWDOWN** > 8 % and **EMERGENCY_FLATTEN** > 10 % of the peak, **CONSEC_LOSS** >= 3. The three that rest on "
+        "the equity stand for their time, and are announced, only after a second reading. An input that cannot be used is an "
+        "error by name, and never replaced by a default."
     ),
 )
 def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
@@ -35,8 +36,10 @@ def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[Red
     require_calc_only()
     account = read_account(governor)
     assessment = assess(account.account, RiskGuardTheta())
-    enforced = enforce(governor, assessment, cycle_id=cycle_id_of(context.run))
+    enforced = enforce(governor, account, assessment, cycle_id=cycle_id_of(context.run))
     for one in enforced.announced:
         context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")
+    for guard in enforced.recovered:
+        context.log.warning(f"Risk guard {guard} ended: a newer reading of the account is within its limit")
     row = guard_state(account, assessment, enforced, look_for_more(governor))
     return RISK_GUARD.frame([{**row, "state": str(State.PRESENT), "why": ""}])

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -295,9 +295,8 @@ class TradingWatch:
             ended = f"armed by {fields.get('by', '?')}: {fields.get('reason', '?')}"
             scopes, self.memory.scopes = self.memory.scopes, {}
             return [Change(KILL, ended=ended), Change(DISARM, ended=ended), *(Change(SCOPE + one, ended=ended) for one in scopes)]
-        if event == "RISK_GUARD_ACTIVATED":
-            guard = fields.get("guard_type", "?")
-            return [Change(GUARD + guard, _guard_trouble(guard, {"reason": fields.get("reason", "")}, entry.at))]
+        if event.startswith("RISK_GUARD_"):
+            return _guard_changes(entry)
         if event == "PERMIT":
             return self._permitted(entry)
         return self._blocked(entry, signs) if event == "BLOCK" and _closes(fields) else []
@@ -462,6 +461,22 @@ def _backlog(signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> N
 # --- words -------------------------------------------------------------------------------------------------------------------
 
 
+def _guard_changes(entry: Entry) -> list[Change]:
+    fields, event = entry.fields, entry.fields.get("event", "")
+    guard = fields.get("guard_type", "?")
+    said = {"reason": fields.get("reason", "")}
+    if event == "RISK_GUARD_ACTIVATED":
+        return [Change(GUARD + guard, _guard_trouble(guard, said, entry.at))]
+    if event == "RISK_GUARD_PENDING":
+        said |= {"pending": "True", "confirm_sec": fields.get("confirm_sec", "")}
+        return [Change(GUARD + guard, _guard_trouble(guard, said, entry.at))]
+    if event == "RISK_GUARD_RECOVERED":
+        return [Change(GUARD + guard, ended=fields.get("reason", "?"))]
+    if event == "RISK_GUARD_RELEASED":
+        return [Change(GUARD + guard, ended=f"released by {fields.get('by', '?')}: {fields.get('reason', '?')}")]
+    return []
+
+
 def _trouble(
     alert: str, kind: str, what: str, since: float, *, limit: str = "", likely: str = "", look: str = "", seen: str = ""
 ) -> Trouble:
@@ -525,9 +540,19 @@ def _guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
             f"limit {duration_text(float(age[2]))}" if age[2] else "",
         )
         ends = " until it is written again"
+    level: Level = "failure"
+    if said.get("pending") == "True":
+        level, after = "warning", f"{said.get('confirm_sec') or '?'} s"  # so that its confirmation is news
+        ends = f": confirming in {after} unless it recovers"
+        if guard == EMERGENCY_FLATTEN:
+            share = re.match(r"drawdown=(\d+(?:\.\d+)?)%", reason)
+            words, reason = f"Equity fell {float(share[1]):.3g} %" if share else "Equity is 0 or less", ""
+            ends = f": confirming, flatten request in {after} unless it recovers"
+        words, reason, ends = f"{words}{f' ({reason})' if reason else ''}{ends}", "", ""
     what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
     seen = f"set by {said['source']}" if said.get("source") else ""
-    return _trouble(GUARD + guard, "guard", what, _epoch(said.get("activated_at", "")) or now, seen=seen)
+    since = _epoch(said.get("activated_at", "")) or now
+    return replace(_trouble(GUARD + guard, "guard", what, since, seen=seen), level=level)
 
 
 def _blocked_trouble(why: str, since: float) -> Trouble:

@@ -489,6 +489,10 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
             reason = f"its reason is no text: {reason}"
         blocked.append(f"risk guard {guard}: {reason}")
         until = _until(told["expires_at"]) if "expires_at" in told else "with its condition"
+        if told.get("pending") == "True":
+            until = (
+                f"with a newer reading within its limit, and is confirmed by one that is not, {told.get('confirm_sec')} s later"
+            )
         details.append(f"Risk guard {guard}: {reason}. It ends {until}.")
     for trouble in filter(None, (switches.trouble, guards.trouble)):
         blocked.append(f"unknown: {trouble}")

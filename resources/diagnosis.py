@@ -37,7 +37,7 @@ DISK_MIN_GB = 2.0  # below, the event log of the coming hours has no room
 UI_PORT = 3000
 NAMED_MAX = 5
 ALIKE = 0.85  # of a name to a setting's; DAGSTER_HOME is none, GOV_MAX_EXECS_PER_HOUR one
-HASHES = ("counts_published", "counts_decided", "counts_ran", "counts_alerts", "newest_cycles")
+HASHES = ("counts_published", "counts_decided", "counts_ran", "counts_alerts", "newest_cycles", "guard_readings")
 ENVIRONMENT_FILE = Path("/etc/quantum/quantum.env")
 # A command for each kind of key that needs the right to write and changes nothing; a key of another kind answers WRONGTYPE.
 HARMLESS = {

@@ -5,6 +5,7 @@ Positions and candles have readers of their own.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.tables import TRACKED_TTL_SEC
 from quantum_assets.kernels.efficiency_hint import (
     CLOCK_AHEAD_SEC,
     CLOCK_FIELDS,
@@ -26,6 +28,16 @@ from resources.redis_store import RedisStore, UnreadableKeyError, texts
 INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
 SIGNED = ("performance_factor",)  # writers give -1 to 1, and losing is a score, not a fault; the kernel clips it to [0, 1]
+TRADE_ID_FIELDS = ("trade_id", "tradeId", "exec_id", "execId", "execution_id", "fill_id", "fillId")
+NO_ID = ("", "0", "-1", "none", "null", "nan", "undefined")  # in small letters: what stands where a writer has no id
+FILL_TIME_FIELDS = (
+    *("trade_time", "tradeTime", "exec_time", "execTime", "execution_time", "transact_time", "transactTime", "fill_time"),
+    *("filled_at", "executed_at", "timestamp", "ts", "ts_utc", "ts_epoch", "time"),
+)
+WITH_PROFIT, WITHOUT_PROFIT = "=", "~"  # before the id of a trade: a report without profit may come first
+FILL_EPOCH_MIN = 1e9  # a smaller number is no time of a fill
+TRADE_ID_MAX = 100  # characters; a longer one is told by its digest
+FILLS_KEPT_MAX = 1000  # trades remembered per symbol
 PNL_FIELDS = ("pnl_usd", "realized_pnl", "pnl")  # first parseable wins
 
 
@@ -55,10 +67,24 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One fill: stream entry id and profit in USD."""
+    """One fill.
+
+    Attributes
+    ----------
+    entry_id
+        Its stream entry.
+    pnl_usd
+        Profit, USD.
+    trade
+        What tells the trade from others of its symbol, after WITH_PROFIT or WITHOUT_PROFIT; empty when its writer gives no id.
+    at
+        When it was traded, by its own time, and never after its entry was written, epoch s; ``None`` when that cannot be read.
+    """
 
     entry_id: tuple[int, int]
     pnl_usd: float
+    trade: str = ""
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +151,64 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
             fields = _payload(raw_fields)
             pnl = next((number for field in PNL_FIELDS if (number := number_or_none(fields.get(field))) is not None), None)
             if pnl is not None and fields.get("symbol"):
-                by_symbol.setdefault(str(fields["symbol"]), []).append(Execution(parse_entry_id(raw_id.decode()), pnl))
+                entry_id = parse_entry_id(raw_id.decode())
+                fill = Execution(entry_id, pnl, _trade(fields, pnl), _traded_at(fields, entry_id[0] / 1000))
+                by_symbol.setdefault(str(fields["symbol"]), []).append(fill)
     return found
+
+
+def fills_unreadable(store: RedisStore, symbols: Sequence[str]) -> dict[str, str]:
+    """Name the symbols under whose key of counted fills something else stands, each with why."""
+    keys = [store.keys.of("efficiency_fills", symbol) for symbol in symbols]
+    kinds = store.run("looking at counted fills", [("TYPE", key) for key in keys])
+    wrong = (
+        (symbol, key, kind) for symbol, key, kind in zip(symbols, keys, kinds, strict=True) if kind not in (b"none", b"zset")
+    )
+    return {symbol: f"{key}: {kind if isinstance(kind, Exception) else f'is a {kind.decode()}'}" for symbol, key, kind in wrong}
+
+
+def fills_counted(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
+    """Tell which of these trades of each symbol were counted before; see :func:`fills_unreadable`."""
+    asked = {symbol: names for symbol, names in trades.items() if names}
+    commands = [("ZMSCORE", store.keys.of("efficiency_fills", symbol), *names) for symbol, names in asked.items()]
+    replies = store.run("looking for fills that were counted", commands) if commands else []
+    return {
+        symbol: frozenset(name for name, score in zip(names, reply, strict=True) if score is not None)
+        for (symbol, names), reply in zip(asked.items(), replies, strict=True)
+        if not isinstance(reply, Exception)
+    }
+
+
+def keep_fills(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> None:
+    """Remember trades as counted, the newest FILLS_KEPT_MAX of each symbol."""
+    now = repr(store.clock().timestamp())
+    commands: list[tuple[Any, ...]] = []
+    for symbol, names in trades.items():
+        if names:
+            key = store.keys.of("efficiency_fills", symbol)
+            commands.append(("ZADD", key, *(part for name in names for part in (now, name))))
+            commands += [("ZREMRANGEBYRANK", key, 0, -FILLS_KEPT_MAX - 1), ("EXPIRE", key, TRACKED_TTL_SEC)]
+    if commands:
+        store.run("keeping which fills were counted", commands)
+
+
+def _trade(fields: Mapping[str, Any], pnl: float) -> str:
+    texts_given = (str(fields[name]).strip() for name in TRADE_ID_FIELDS if fields.get(name) is not None)
+    trade = next((text for text in texts_given if text.lower() not in NO_ID), "")
+    if len(trade) > TRADE_ID_MAX:
+        trade = hashlib.blake2s(trade.encode(errors="replace")).hexdigest()
+    return f"{WITHOUT_PROFIT if pnl == 0 else WITH_PROFIT}{trade}" if trade else ""
+
+
+def _traded_at(fields: Mapping[str, Any], written: float) -> float | None:
+    name = next((name for name in FILL_TIME_FIELDS if fields.get(name) not in (None, "")), None)
+    if name is None:
+        return written
+    try:
+        at = epoch_sec(str(fields[name]))
+    except (ValueError, OverflowError):
+        return None
+    return min(at, written) if at >= FILL_EPOCH_MIN else None
 
 
 def parse_entry_id(text: str) -> tuple[int, int]:

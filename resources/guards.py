@@ -17,21 +17,28 @@ import orjson
 
 from quantum_assets.contracts.labels import label_of
 from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
-from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD
+from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD, TRACKED_TTL_SEC
 from quantum_assets.freshness import EPOCH_MAX
 from quantum_assets.kernels.efficiency_hint import epoch_sec
 from quantum_assets.kernels.risk_guard import (
+    CONFIRMED,
+    CONSEC_LOSS,
     CONSECUTIVE_LOSSES,
+    DAILY_LOSS,
     DAILY_PNL,
     EMERGENCY_FLATTEN,
     EQUITY,
     EQUITY_STALE,
     GUARDS,
     MISSING_AGE_SEC,
+    NET_TRANSFERS,
     PEAK,
     Account,
     Assessment,
+    RiskGuardTheta,
     Triggered,
+    near_peak,
+    peak_rose,
 )
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, flat, pairs, texts
@@ -41,12 +48,21 @@ CLOCK = "last_update_ts"
 USD_MAX = 1e15  # a larger account is a fault, and what is computed from it must stay finite
 EVENTS = "events"  # the stream of risk events, where it is named as unusable
 ACTIVATED, FLATTEN_REQUESTED = "RISK_GUARD_ACTIVATED", "EMERGENCY_FLATTEN_REQUESTED"
+PENDING, RECOVERED, RELEASED = "RISK_GUARD_PENDING", "RISK_GUARD_RECOVERED", "RISK_GUARD_RELEASED"
+WITHIN_LIMIT = "a newer reading is within its limit"
+PENDING_SEC = 60  # lifetime of a guard that waits for a second reading, renewed by each evaluation
+FORGET_SEC = RiskGuardTheta().equity_max_age_sec  # a reading that has become stale is confirmed by none
+NEEDS = {DAILY_LOSS: DAILY_PNL, CONSEC_LOSS: CONSECUTIVE_LOSSES}  # what is 0 while nobody has written it, and ends no guard so
+CURRENT_PEAK = "current_peak"  # field of what is kept between readings
 SEARCH, DAILY_PNL_NAMES = "search", "daily_pnl_names"  # what is unusable when keys cannot be searched, or have names nobody reads
+EVENTS_READ = 500  # entries of the stream of risk events looked through for releases
 SCAN_COUNT = 1000  # places of the server's table of keys looked at in one command, below 1 ms
 SCANS, SCANS_FIRST = 10, 300  # commands of one evaluation; of those until the first search is complete, which blocks openings
 FOUND_MAX = 100  # keys found and kept; more are a fault
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 SHOWN_MAX = 80  # characters of what stands in the place of a number
+
+ANNOUNCED, WAITS, WITHIN = 1, 2, 3  # replies of the scripts
 
 # KEYS[1] guard, KEYS[2] stream of risk events
 # ARGV[1] guard as JSON, ARGV[2] its lifetime in s, ARGV[3] cap of the stream,
@@ -60,6 +76,90 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 for _, event in ipairs(cjson.decode(ARGV[4])) do
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(event))
 end
+return 1
+"""
+
+# KEYS[1] guard, KEYS[2] stream of risk events, KEYS[3] what is kept between readings
+# ARGV[1] JSON: guard, source of the guards that are ours, holds (yes, no or unknown), ts (the writer's clock) and now as text,
+#         confirm_sec, forget_sec, cap of the stream, kept_sec; waiting and active: the guard before and after a second reading,
+#         with waiting_sec and active_sec; events, each a flat list: waiting, recovered, and a list of them: activated
+# returns 1 when a second reading has confirmed it, 2 while it waits for one, 3 when a newer reading was within the limit, 0 when
+# there was nothing to do or the guard lives already, whoever set it; raises, having written nothing, when a key has another type
+CONFIRM_LUA = """
+for number, wanted in pairs({[2] = 'stream', [3] = 'hash'}) do
+  local kind = redis.call('TYPE', KEYS[number]).ok
+  if kind ~= wanted and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[number] .. ' is a ' .. kind) end
+end
+local a = cjson.decode(ARGV[1])
+local ts, now = tonumber(a.ts), tonumber(a.now)
+local function announce(event)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', a.cap, '*', unpack(event))
+end
+local kind, standing = redis.call('TYPE', KEYS[1]).ok, nil
+if kind == 'string' then
+  local readable, guard = pcall(cjson.decode, redis.call('GET', KEYS[1]))
+  if readable and type(guard) == 'table' and guard.source == a.source and guard.pending == true then standing = guard end
+end
+if kind ~= 'none' and not standing then
+  redis.call('HDEL', KEYS[3], a.guard)
+  return 0
+end
+-- first reading beyond the limit (the writer's clock, when it was evaluated), last one, since when the guard stands
+local kept = redis.call('HGET', KEYS[3], a.guard) or ''
+local first, first_at, last, since = string.match(kept, '^(%S+) (%S+) (%S+) (%S+)$')
+local known = first ~= nil and now >= tonumber(first_at) and now - tonumber(last) <= a.forget_sec
+if a.holds ~= 'yes' and first == nil then return 0 end
+if a.holds == 'no' and ts > tonumber(last) then
+  redis.call('DEL', KEYS[1])
+  redis.call('HDEL', KEYS[3], a.guard)
+  announce(a.events.recovered)
+  return 3
+end
+if a.holds == 'yes' then
+  if not known or ts < tonumber(first) then
+    first, first_at, last = a.ts, a.now, a.ts
+  elseif ts - tonumber(first) >= a.confirm_sec and now - tonumber(first_at) >= a.confirm_sec then
+    redis.call('SET', KEYS[1], cjson.encode(a.active), 'EX', a.active_sec)
+    redis.call('HDEL', KEYS[3], a.guard)
+    for _, event in ipairs(a.events.activated) do
+      for _, part in ipairs({'first_reading', first, 'reading', a.ts}) do table.insert(event, part) end
+      announce(event)
+    end
+    return 1
+  end
+  if ts > tonumber(last) then last = a.ts end
+  if not since then announce(a.events.waiting) end
+  since = since or a.waiting.activated_at
+else
+  a.waiting.reason = standing and standing.reason or a.waiting.reason
+end
+a.waiting.activated_at = since
+redis.call('SET', KEYS[1], cjson.encode(a.waiting), 'EX', a.waiting_sec)
+redis.call('HSET', KEYS[3], a.guard, table.concat({first, first_at, last, since}, ' '))
+redis.call('EXPIRE', KEYS[3], a.kept_sec)
+return 2
+"""
+
+# KEYS[1] what is kept between readings
+# ARGV[1] field of the peak, ARGV[2] peak, ARGV[3] 1 when it rose by more than one reading may raise it, ARGV[4] 1 when the equity
+# is near it, ARGV[5] the writer's clock, ARGV[6] now, ARGV[7] seconds until a second reading confirms it, ARGV[8] lifetime
+# The field holds the peak known, and of a jump that waits: peak, the writer's clock and when it was evaluated.
+# returns 1
+PEAK_LUA = """
+local known, jump, ts, at = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%S+) (%S+) (%S+) (%S+)$')
+local rose = ARGV[3] == '1' and known ~= nil
+if rose and ARGV[4] == '1' and jump ~= '-' and tonumber(ARGV[5]) >= tonumber(ts) and tonumber(ARGV[6]) >= tonumber(at) then
+  if tonumber(ARGV[5]) - tonumber(ts) >= tonumber(ARGV[7]) and tonumber(ARGV[6]) - tonumber(at) >= tonumber(ARGV[7]) then
+    rose = false
+  end
+elseif rose and ARGV[4] == '1' then
+  jump, ts, at = ARGV[2], ARGV[5], ARGV[6]
+elseif rose then
+  jump, ts, at = '-', '-', '-'
+end
+if not rose then known, jump, ts, at = ARGV[2], '-', '-', '-' end
+redis.call('HSET', KEYS[1], ARGV[1], table.concat({known, jump, ts, at}, ' '))
+redis.call('EXPIRE', KEYS[1], ARGV[8])
 return 1
 """
 
@@ -100,6 +200,8 @@ class AccountReading:
         The writer's own label, e.g. ``example``.
     note
         What is worth a warning, in words, and blocks nothing; empty when there is nothing.
+    absent
+        Inputs that nobody has written, and that count as 0.
     """
 
     account: Account
@@ -107,6 +209,7 @@ class AccountReading:
     ts_epoch: float | None = None
     source: str = ""
     note: str = ""
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +221,20 @@ class Enforced:
     live
         Guards that live now, whoever set them, in the order of ``GUARDS``.
     announced
-        Those that this evaluation brought to life and announced.
+        Those that this evaluation announced: they live for their duration from now on.
     errors
         What could not be read or written, and why: ``guard:<TYPE>`` or ``events``.
+    pending
+        Those that live and wait for a second reading.
+    recovered
+        Those that waited for one, and ended with a newer reading within the limit.
     """
 
     live: tuple[str, ...]
     announced: tuple[Triggered, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
+    recovered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +250,8 @@ class GuardReading:
         Why the guards cannot be relied on, in words: a key that cannot be read, or a risk guard that was not evaluated lately or
         could not judge the account. Empty when they can.
     said
-        What each of them says of itself (guard_type, reason, activated_at, expires_at); empty for one that has no such text.
+        What each of them says of itself (guard_type, reason, activated_at, expires_at, pending while it waits for a second
+        reading); empty for one that has no such text.
     account
         What the writer of the account says of itself, when last evaluated; empty when it says nothing.
     """
@@ -275,8 +385,26 @@ def read_guards(store: RedisStore) -> GuardReading:
     return GuardReading(live, told, {guard: guard_said(found[guard]) for guard in live}, account)
 
 
+def releases(store: RedisStore, count: int) -> list[dict[str, str]]:
+    """Read the last releases of guards, newest first, each with when it was recorded (``at``); none where they cannot be read.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    (reply,) = store.run("reading releases", [("XREVRANGE", store.keys.of("stream_risk_events"), "+", "-", "COUNT", EVENTS_READ)])
+    rows = [] if isinstance(reply, Exception) else [(name.decode(), texts(fields)) for name, fields in reply]
+    told = [{"at": _moment(name), **fields} for name, fields in rows if fields.get("event") == RELEASED]
+    return told[:count]
+
+
+def _moment(entry_id: str) -> str:
+    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC).isoformat(timespec="seconds")
+
+
 def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str], str, str]:
-    """Read the guards whose condition held when last evaluated, why that evaluation cannot be relied on, and the account's label.
+    """Read the guards that held or waited when last evaluated, why that cannot be relied on, and the account's label.
 
     A guard may lapse before the next evaluation finds that its condition still holds: it stands until then.
     """
@@ -288,7 +416,7 @@ def _last_state(store: RedisStore, key: str, reply: Any) -> tuple[Sequence[str],
         row = RISK_GUARD.decode(pairs(reply))
     except ContractError as error:
         return (), f"risk_guard_unreadable: {key}: {error}", ""
-    return row["triggered"], _state_trouble(store, row), row["equity_source"]
+    return [*row["triggered"], *row["pending"]], _state_trouble(store, row), row["equity_source"]
 
 
 def _state_trouble(store: RedisStore, row: Mapping[str, Any]) -> str:
@@ -321,8 +449,9 @@ def read_account(store: RedisStore) -> AccountReading:
         The server is away.
     """
     now, of = store.clock(), store.keys.of
-    names = (of("equity"), of("daily_pnl", utc_date(now)), of("consecutive_losses"))
-    equity, pnl, losses = store.run("reading the account", [("HGETALL", names[0]), ("HGETALL", names[1]), ("GET", names[2])])
+    names = (of("equity"), of("daily_pnl", utc_date(now)), of("consecutive_losses"), of("guard_readings"))
+    asked = [("HGETALL", names[0]), ("HGETALL", names[1]), ("GET", names[2]), ("HGET", names[3], CURRENT_PEAK)]
+    equity, pnl, losses, kept = store.run("reading the account", asked)
     worth, profit = _fields(equity), _fields(pnl)
     epoch = _epoch(worth.get(CLOCK))
     missing = not isinstance(equity, Exception) and not worth
@@ -332,15 +461,22 @@ def read_account(store: RedisStore) -> AccountReading:
         age_sec=MISSING_AGE_SEC if missing else now.timestamp() - epoch,
         daily_pnl=_usd(profit.get("pnl")) if profit or isinstance(pnl, Exception) or store.settings.daily_pnl_required else 0.0,
         consecutive_losses=0.0 if losses is None else _usd(_text(losses)),
+        net_transfers=_usd(worth[NET_TRANSFERS]) if NET_TRANSFERS in worth else 0.0,
+        peak_known=_usd((_text(kept) or "").partition(" ")[0]),
     )
     note = "" if profit or isinstance(pnl, Exception) else f"{names[1]} is missing: the profit of today counts as 0"
     seen = {
         EQUITY: f"{names[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
-        PEAK: f"{names[0]}: {_shown(equity, worth, 'peak', *(('equity',) if 'peak' in worth else ()))}",
+        PEAK: f"{names[0]}: {_peak_shown(equity, worth, account)}",
+        NET_TRANSFERS: f"{names[0]}: {_shown(equity, worth, NET_TRANSFERS, 'peak')}",
         DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
         CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
-    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, label_of(worth.get("source", "")), note)
+    absent = frozenset(
+        name for name, reply in ((DAILY_PNL, profit or pnl), (CONSECUTIVE_LOSSES, losses)) if not reply and reply != b""
+    )
+    label = label_of(worth.get("source", ""))
+    return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, label, note, absent)
 
 
 def utc_date(now: datetime) -> str:
@@ -371,20 +507,33 @@ def _epoch(text: str | None) -> float:
     return epoch if 0 <= epoch < EPOCH_MAX else math.nan
 
 
+def _peak_shown(reply: Any, fields: Mapping[str, str], account: Account) -> str:
+    beside = [name for name in ("equity", NET_TRANSFERS) if "peak" in fields and name in fields]
+    words = _shown(reply, fields, "peak", *beside)
+    if not peak_rose(account) or near_peak(account):
+        return words
+    return f"{words}: it was {account.peak_known:.10g}, and no two readings of the equity bear the rise out"
+
+
 def _shown(reply: Any, fields: Mapping[str, str], *names: str) -> str:
     if isinstance(reply, Exception):
         return str(reply)
     return ", ".join(f"{name} is {repr(fields[name][:SHOWN_MAX]) if name in fields else 'missing'}" for name in names)
 
 
-def enforce(store: RedisStore, assessment: Assessment, *, cycle_id: str) -> Enforced:
-    """Bring guards whose condition holds to life, announce those that were not alive, and look which live now.
+def enforce(store: RedisStore, account: AccountReading, assessment: Assessment, *, cycle_id: str) -> Enforced:
+    """Bring guards whose condition holds to life, announce those that stand for their time, and look which live now.
 
     Parameters
     ----------
+    account
+        The reading that was judged.
     assessment
-        What follows from the account. EQUITY_STALE is renewed while it holds, never announced, and removed as soon as the equity
-        is known to be fresh; all others live for their duration, whatever becomes of the account.
+        What follows from it. EQUITY_STALE is renewed while it holds, never announced, and removed as soon as the equity is known
+        to be fresh. A guard of ``CONFIRMED`` blocks from the first reading beyond its limit on, and waits: the second one that is
+        newer by GUARD_CONFIRM_SEC, by the writer's clock and by ours, lets it live for its duration, whatever becomes of the
+        account, and announces it; a newer reading within the limit ends it. The same reading seen again does neither, and an
+        account that cannot be judged neither confirms nor ends anything.
     cycle_id
         For the events.
 
@@ -394,12 +543,16 @@ def enforce(store: RedisStore, assessment: Assessment, *, cycle_id: str) -> Enfo
         The server is away.
     """
     now, of = store.clock(), store.keys.of
-    stale = next((one for one in assessment.triggered if one.guard == EQUITY_STALE), None)
-    announced = [one for one in assessment.triggered if one.guard != EQUITY_STALE]
-    commands: list[tuple[Any, ...]] = [_announcement(store, one, now, cycle_id) for one in announced]
+    holding = {one.guard: one for one in assessment.triggered}
+    commands = [_confirmation(store, guard, account, assessment, now, cycle_id) for guard in CONFIRMED]
+    if CONSEC_LOSS in holding:
+        commands.append(_announcement(store, holding[CONSEC_LOSS], now, cycle_id))
+    scripts = len(commands)
+    stale = holding.get(EQUITY_STALE)
     if stale is not None or assessment.equity_fresh:
         guard, lifetime = ("", 0) if stale is None else (_guard_text(stale, now), stale.duration_sec)
         commands.append(("EVAL", RENEW_LUA, 1, of("guard_active", EQUITY_STALE), guard, lifetime, OURS))
+    commands += _peak_kept(store, account, assessment, now)
     known = (*GUARDS, *store.settings.risk_guards_extra)
     names = [of("guard_active", guard) for guard in known]
     replies = store.run("setting guards", [*commands, *(("GET", name) for name in names)])
@@ -411,34 +564,89 @@ def enforce(store: RedisStore, assessment: Assessment, *, cycle_id: str) -> Enfo
     }
     if unwritten := next((reply for reply in written if isinstance(reply, Exception)), None):
         errors[EVENTS] = str(unwritten)
+    became = dict(zip((*CONFIRMED, CONSEC_LOSS), written[:scripts], strict=False))
     return Enforced(
         live=tuple(guard for guard, reply in zip(known, found, strict=True) if reply is not None),
-        announced=tuple(one for one, reply in zip(announced, written, strict=False) if reply == 1),
+        announced=tuple(one for guard, one in holding.items() if became.get(guard) == ANNOUNCED),
         errors=errors,
+        pending=tuple(guard for guard in GUARDS if became.get(guard) == WAITS),
+        recovered=tuple(guard for guard in GUARDS if became.get(guard) == WITHIN),
     )
+
+
+def _confirmation(
+    store: RedisStore, guard: str, account: AccountReading, assessment: Assessment, now: datetime, cycle_id: str
+) -> tuple[Any, ...]:
+    """Build the command that brings one guard of ``CONFIRMED`` up to date."""
+    duration = RiskGuardTheta().duration_sec[guard]
+    unknown = Triggered(guard, f"{guard} waits for a newer reading", duration)
+    one = next((one for one in assessment.triggered if one.guard == guard), None)
+    known = guard in assessment.judged and NEEDS.get(guard) not in account.absent
+    holds = "yes" if one else "no" if known else "unknown"
+    one, confirm_sec = one or unknown, store.settings.guard_confirm_sec
+    event = {"guard_type": guard, "reason": one.reason}
+    moment = {"timestamp": str(int(now.timestamp())), "cycle_id": cycle_id}
+    activated = [{"event": ACTIVATED, **event, "duration_sec": str(duration), **moment}]
+    if guard == EMERGENCY_FLATTEN:
+        why = "equity_not_positive" if account.account.equity <= 0 else "drawdown_breach"
+        activated.append({"event": FLATTEN_REQUESTED, "reason": why, **moment})
+    waiting_sec = PENDING_SEC + confirm_sec
+    case = {
+        "guard": guard,
+        "source": OURS,
+        "holds": holds,
+        "ts": repr(account.ts_epoch or 0.0),
+        "now": repr(now.timestamp()),
+        "confirm_sec": confirm_sec,
+        "forget_sec": FORGET_SEC,
+        "cap": EVENTS_STREAM_MAXLEN,
+        "kept_sec": TRACKED_TTL_SEC,
+        "waiting": {**_guard(one, now, waiting_sec), "pending": True, "confirm_sec": confirm_sec},
+        "waiting_sec": waiting_sec,
+        "active": _guard(one, now, duration),
+        "active_sec": duration,
+        "events": {
+            "waiting": flat({"event": PENDING, **event, "confirm_sec": str(confirm_sec), **moment}),
+            "recovered": flat({"event": RECOVERED, "guard_type": guard, "reason": WITHIN_LIMIT, **moment}),
+            "activated": [flat(one) for one in activated],
+        },
+    }
+    keys = (store.keys.of("guard_active", guard), store.keys.of("stream_risk_events"), store.keys.of("guard_readings"))
+    return ("EVAL", CONFIRM_LUA, len(keys), *keys, orjson.dumps(case))
+
+
+def _peak_kept(store: RedisStore, account: AccountReading, assessment: Assessment, now: datetime) -> list[tuple[Any, ...]]:
+    """Build the command that keeps the peak; none where the account, or its peak for another reason than a jump, is unusable."""
+    numbers = account.account
+    rose, near = peak_rose(numbers), near_peak(numbers)
+    doubtful = rose and not near  # is kept, too: it ends the wait for a second reading near the peak
+    if not assessment.equity_fresh or NET_TRANSFERS in assessment.unusable or (PEAK in assessment.unusable and not doubtful):
+        return []
+    clocks = (repr(account.ts_epoch), repr(now.timestamp()), store.settings.guard_confirm_sec, TRACKED_TTL_SEC)
+    key = store.keys.of("guard_readings")
+    return [("EVAL", PEAK_LUA, 1, key, CURRENT_PEAK, repr(numbers.peak), int(rose), int(near), *clocks)]
 
 
 def _announcement(store: RedisStore, one: Triggered, now: datetime, cycle_id: str) -> tuple[Any, ...]:
     moment = {"timestamp": str(int(now.timestamp())), "cycle_id": cycle_id}
     activated = {"event": ACTIVATED, "guard_type": one.guard, "reason": one.reason, "duration_sec": str(one.duration_sec)}
-    events: Sequence[Mapping[str, str]] = [{**activated, **moment}]
-    if one.guard == EMERGENCY_FLATTEN:
-        events = [*events, {"event": FLATTEN_REQUESTED, "reason": "drawdown_breach", **moment}]
     keys = (store.keys.of("guard_active", one.guard), store.keys.of("stream_risk_events"))
-    told = orjson.dumps([flat(event) for event in events])
+    told = orjson.dumps([flat({**activated, **moment})])
     return ("EVAL", ANNOUNCE_LUA, len(keys), *keys, _guard_text(one, now), one.duration_sec, EVENTS_STREAM_MAXLEN, told)
 
 
 def _guard_text(one: Triggered, now: datetime) -> bytes:
-    expires = now + timedelta(seconds=one.duration_sec)
-    said = {
+    return orjson.dumps(_guard(one, now, one.duration_sec))
+
+
+def _guard(one: Triggered, now: datetime, lifetime_sec: float) -> dict[str, Any]:
+    return {
         "guard_type": one.guard,
         "reason": one.reason,
         "activated_at": now.isoformat(),
-        "expires_at": expires.isoformat(),
+        "expires_at": (now + timedelta(seconds=lifetime_sec)).isoformat(),
         "source": OURS,
     }
-    return orjson.dumps(said)
 
 
 def guard_state(
@@ -449,17 +657,19 @@ def guard_state(
     errors = {name: account.seen[name] for name in assessment.unusable} | dict(enforced.errors) | dict(searched.errors)
     live = [*enforced.live, *searched.guards]
     reasons = [one.reason for one in assessment.triggered] + [f"{name} cannot be used: {why}" for name, why in errors.items()]
-    worth = unusable if numbers.age_sec != MISSING_AGE_SEC else {EQUITY, PEAK}
+    worth = unusable if numbers.age_sec != MISSING_AGE_SEC else {EQUITY, PEAK, NET_TRANSFERS}
     return {
         "symbol": ACCOUNT,
         "status": "error" if errors else "blocked" if live else "ok",
         "guards": live,
+        "pending": list(enforced.pending),
         "triggered": [one.guard for one in assessment.triggered],
         "errors": list(errors),
         "reason": "; ".join(reasons) or account.note,
         "equity": None if EQUITY in worth else numbers.equity,
         "peak": None if PEAK in worth else numbers.peak,
-        "drawdown": None if {EQUITY, PEAK} & worth else _finite(assessment.drawdown),
+        "net_transfers": None if {EQUITY, NET_TRANSFERS} & worth else numbers.net_transfers,
+        "drawdown": None if {EQUITY, PEAK, NET_TRANSFERS} & worth else _finite(assessment.drawdown),
         "daily_pnl": None if DAILY_PNL in unusable else numbers.daily_pnl,
         "daily_loss": None if EQUITY in worth else _finite(assessment.daily_loss),
         "consecutive_losses": None if CONSECUTIVE_LOSSES in unusable else int(numbers.consecutive_losses),

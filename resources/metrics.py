@@ -85,7 +85,7 @@ class Look:
         Seconds since each part was heard of, the watcher and the queues of shards included; infinite for one that never was, or
         so long ago that its sign has lapsed.
     switches
-        ``killed``, ``disarmed`` and each guard, 0 or 1.
+        ``killed``, ``disarmed``, each guard, and ``unconfirmed`` for any that waits for a second reading, 0 or 1.
     scopes_disarmed
         Planners and symbols that are disarmed one by one.
     plans_waiting
@@ -169,6 +169,7 @@ class Collector:
                 "killed": switches.killed,
                 "disarmed": switches.disarmed,
                 **{guard: guard in guards.live for guard in GUARDS},
+                "unconfirmed": any(said.get("pending") == "True" for said in guards.said.values()),
             },
             "scopes_disarmed": len(switches.scopes),
             "plans_waiting": waiting,

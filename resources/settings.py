@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     daily_pnl_required: bool = Field(
         default=False, description="block openings without a hash of today's profit; else none is 0, and said so"
     )
+    guard_confirm_sec: int = Field(
+        10, ge=1, le=300, description="a second reading of the account, so much newer, lets a guard stand for its time"
+    )
     efficiency_mode: Literal["external", "shadow", "enforce"] = Field("external", description="who writes capital efficiency")
     intent_mode: Literal["shadow", "plan"] = Field("shadow", description="whether trade intents also become plans")
     permit_format: Literal["hash", "json"] = Field(

@@ -1,4 +1,4 @@
-"""What stops openings by hand or by itself: the kill switch and the disarming of the governor, and how both are ended.
+"""What stops openings by hand or by itself: kill switch, disarming of the governor, guards; and how a person ends each.
 
 The governor disarms itself for a scope: one planner (``source:<label>``) where its plans name it, else one symbol
 (``symbol:<symbol>``); for all where neither is known, and where too many scopes would have to be disarmed.
@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from quantum_assets.contracts.tables import DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN
-from resources.guards import guard_said, utc_date
+from quantum_assets.kernels.risk_guard import DAILY_LOSS, EQUITY_STALE, GUARDS, Assessment, assess
+from resources.guards import NEEDS, RELEASED, AccountReading, guard_said, read_account, read_guards, utc_date
 from resources.redis_store import RedisStore, UnreadableKeyError, flat, pairs
 
 TEXT_MAX = 500  # characters of a name or a reason that are kept
@@ -135,6 +136,24 @@ table.insert(event, table.concat(cleared, ','))
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', unpack(event))
 return cleared
 """
+
+
+# KEYS[1] guard, KEYS[2] stream of risk events, KEYS[3] what is kept between readings
+# ARGV[1] what the guard held when its condition was looked at, ARGV[2] its type, ARGV[3] cap of the stream, then the event, flat
+# returns 1, or 0 when the guard is another one by now; raises, having released nothing, when a key is of another type
+RELEASE_LUA = """
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[3], ARGV[2])
+redis.call('DEL', KEYS[1])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
+return 1
+"""
+
+
+class NotReleasedError(RuntimeError):
+    """A guard stands, and why it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +362,85 @@ def arm(store: RedisStore, *, name: str, reason: str, scope: str = "") -> tuple[
     if isinstance(reply, Exception):
         raise UnreadableKeyError(stream, "the record of who armed the governor", reply)
     return tuple(name.decode() for name in reply)
+
+
+def release(store: RedisStore, guard: str, *, name: str, reason: str) -> dict[str, str]:
+    """End one guard before its time, for a named person, and record who did it. New readings may activate it again.
+
+    Parameters
+    ----------
+    guard
+        Its type; one of ``GUARDS``.
+    name, reason
+        Who answers for it, and why; neither may be blank.
+
+    Returns
+    -------
+    dict
+        What the guard said of itself (reason, activated_at, ...).
+
+    Raises
+    ------
+    ValueError
+        No such guard is known, or name or reason is blank.
+    NotReleasedError
+        It stays: by current readings its condition holds, or nobody knows; or it is not active, waits for a second reading, has
+        changed meanwhile, or its release cannot be recorded.
+    RedisUnavailableError
+        The server is away.
+    """
+    event = {"event": RELEASED, "guard_type": guard, "by": _said("name", name), "reason": _said("reason", reason)}
+    of = store.keys.of
+    key = of("guard_active", guard)
+    (held,) = store.run("looking at a guard", [("GET", key)])
+    if guard not in GUARDS:
+        if held is None:
+            msg = f"guard {guard!r} is not known: accepted are {', '.join(GUARDS)}"
+            raise ValueError(msg)
+        msg = f"{guard} is no guard of ours, so that nobody here knows its condition: whoever set it deletes {key}"
+        raise NotReleasedError(msg)
+    if why := _why_it_stays(store, guard, key, held):
+        raise NotReleasedError(why)
+    released = guard_said(held)
+    event |= {"released": released.get("reason", ""), "timestamp": str(int(store.clock().timestamp()))}
+    keys = (key, of("stream_risk_events"), of("guard_readings"))
+    (reply,) = store.run("releasing a guard", [("EVAL", RELEASE_LUA, 3, *keys, held, guard, EVENTS_STREAM_MAXLEN, *flat(event))])
+    if isinstance(reply, Exception):
+        msg = f"it cannot be recorded: {reply}"
+        raise NotReleasedError(msg)
+    if reply == 0:
+        msg = f"{guard} changed at this moment: look at it again"
+        raise NotReleasedError(msg)
+    return released
+
+
+def _why_it_stays(store: RedisStore, guard: str, key: str, held: Any) -> str:
+    """Say what keeps a guard from being released; what is not known keeps it."""
+    if isinstance(held, Exception):
+        return f"{key} cannot be read: {held}"
+    if held is None:
+        return f"no guard {guard} is active"
+    if guard_said(held).get("pending"):
+        return f"{guard} waits for a second reading of the account: a newer one within its limit ends it by itself"
+    account = read_account(store)
+    if why := _why_it_holds(account, assess(account.account), guard):
+        return why
+    if guard == DAILY_LOSS and (trouble := read_guards(store).trouble):  # a loss under another name is found by the evaluation
+        return f"the losses of the day are not known: {trouble}"
+    return ""
+
+
+def _why_it_holds(account: AccountReading, assessment: Assessment, guard: str) -> str:
+    reasons = {one.guard: one.reason for one in assessment.triggered}
+    if guard in reasons:
+        return f"its condition holds: {reasons[guard]}"
+    if assessment.unusable:
+        return f"the account cannot be judged: {'; '.join(account.seen[name] for name in assessment.unusable)}"
+    if not assessment.equity_fresh:
+        return f"the account is not known: {reasons.get(EQUITY_STALE, EQUITY_STALE)}"
+    if NEEDS.get(guard) in account.absent:
+        return f"whether its condition holds is not known: {account.seen[NEEDS[guard]]}"
+    return "" if guard in assessment.judged else "whether its condition holds is not known"
 
 
 def read_switches(store: RedisStore) -> Switches:

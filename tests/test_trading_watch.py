@@ -233,6 +233,57 @@ def test_the_end_of_a_guard_says_how_it_ended(desk, guard, expires, ended):
     assert ended in cleared.title
 
 
+WAITING = {"reason": "EMERGENCY_FLATTEN drawdown=99.0% > 10.0%", "pending": "True", "confirm_sec": "10"}
+
+
+def test_a_guard_that_waits_says_for_what_and_its_confirmation_is_news(desk):
+    """Who reads it has ten seconds to look at the account."""
+    (raised,) = desk.poll(guards={"EMERGENCY_FLATTEN": WAITING})
+    fell = "Equity fell 99 %: confirming, flatten request in 10 s unless it recovers"
+    assert raised.title == f"{fell}; no openings for any symbol (guard EMERGENCY_FLATTEN)"
+    desk.poll()
+    said = {"reason": WAITING["reason"], "expires_at": "2026-01-22T16:02:10+00:00"}
+    (confirmed,) = desk.poll(guards={"EMERGENCY_FLATTEN": said})
+    assert (confirmed.event, confirmed.alert) == ("raised", "guard:EMERGENCY_FLATTEN")
+    assert confirmed.title.startswith("Drawdown is above the emergency limit (drawdown=99.0% > 10.0%)")
+
+
+@pytest.mark.parametrize(
+    ("guard", "reason", "words"),
+    [
+        (
+            "EMERGENCY_FLATTEN",
+            "EMERGENCY_FLATTEN equity=-3 <= 0",
+            "Equity is 0 or less: confirming, flatten request in 10 s unless",
+        ),
+        ("DRAWDOWN", "DRAWDOWN drawdown=9.0% > 8.0%", "Drawdown is above its limit (drawdown=9.0% > 8.0%): confirming in 10 s"),
+        ("EMERGENCY_FLATTEN", "by hand", "Equity is 0 or less: confirming"),
+    ],
+)
+def test_what_waits_is_named_by_its_cause(desk, guard, reason, words):
+    """Every guard that waits, whatever it says."""
+    (raised,) = desk.poll(guards={guard: {**WAITING, "reason": reason}})
+    assert raised.title.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("event", "ended"),
+    [
+        (
+            {"event": "RISK_GUARD_RECOVERED", "reason": "a newer reading is within its limit"},
+            "a newer reading is within its limit",
+        ),
+        ({"event": "RISK_GUARD_RELEASED", "by": "ada", "reason": "wrong equity"}, "released by ada: wrong equity"),
+    ],
+)
+def test_the_end_of_a_guard_before_its_time_says_why(desk, event, ended):
+    """By a newer reading, or by a person."""
+    desk.poll(guards={"DRAWDOWN": {**WAITING, "reason": "DRAWDOWN drawdown=9.0% > 8.0%"}})
+    (cleared,) = desk.poll({**event, "guard_type": "DRAWDOWN"}, guards={})
+    assert cleared.event == "cleared"
+    assert ended in cleared.title
+
+
 def test_a_blocked_opening_is_no_alert(desk):
     """Gates refuse openings all day."""
     assert desk.poll({**BLOCK, "closing": 0}) == []

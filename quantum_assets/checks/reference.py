@@ -315,15 +315,20 @@ def risk_guards(row: Mapping[str, Any]) -> dict[str, Any]:
     An input that cannot be used is left empty and named in ``errors``; an equity that is empty and not named is missing.
     """
     equity, peak, pnl = (None if row[name] is None else Fraction(row[name]) for name in ("equity", "peak", "daily_pnl"))
+    if peak is not None:
+        peak = None if row["net_transfers"] is None else peak + Fraction(row["net_transfers"])
     age, losses, rounding = row["equity_age_sec"], row["consecutive_losses"], Fraction(1, 10**12)
     drawdown = None if equity is None or not peak else max((peak - equity) / peak, Fraction(0))
     loss = None if equity is None or equity <= 0 or pnl is None else max(-pnl / equity, Fraction(0))
 
-    fresh = equity is not None and equity > 0 and age is not None and -5 <= age <= 300
+    timely = equity is not None and age is not None and -5 <= age <= 300
+    fresh = timely and equity is not None and equity > 0
     found = [] if fresh or "equity" in row["errors"] else ["EQUITY_STALE"]
     for guard, share, limit in (("DAILY_LOSS", loss, 25), ("DRAWDOWN", drawdown, 80), ("EMERGENCY_FLATTEN", drawdown, 100)):
         if fresh and share is not None and share > Fraction(limit, 1000) + rounding:
             found.append(guard)
+    if timely and not fresh:
+        found.append("EMERGENCY_FLATTEN")  # nothing is left
     if losses is not None and losses >= 3:
         found.append("CONSEC_LOSS")
     return {

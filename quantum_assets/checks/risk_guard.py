@@ -13,9 +13,9 @@ from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.freshness import Sign, Vital
 from quantum_assets.freshness import judge as judge_clock
-from quantum_assets.kernels.risk_guard import EQUITY_STALE, RiskGuardTheta
+from quantum_assets.kernels.risk_guard import EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
 from resources.foreign import number_or_none
-from resources.guards import ACTIVATED, guard_said, read_account
+from resources.guards import ACTIVATED, FLATTEN_REQUESTED, PENDING, PENDING_SEC, RELEASED, guard_said, read_account
 from resources.settings import Settings
 
 EXPIRING_SEC = 5.0  # a guard may expire while it is looked at
@@ -81,17 +81,19 @@ def _other_account(evidence: Evidence, row: dict[str, Any]) -> str:
 def guard_lifetime(evidence: Evidence) -> Finding:
     """No guard outlives its duration: one for ever would block for ever."""
     lifetimes = {guard: ttl_ms for guard, (_, ttl_ms) in evidence.guards.items()}
+    waiting_sec = PENDING_SEC + evidence.settings.guard_confirm_sec
+    longest = DURATION_SEC | {guard: waiting_sec for guard, (reply, _) in evidence.guards.items() if _waits(reply)}
     failing = {
-        guard: "no lifetime: it would block for ever" if ms == -1 else f"{ms / 1000:.0f} s > {DURATION_SEC[guard]} s"
+        guard: "no lifetime: it would block for ever" if ms == -1 else f"{ms / 1000:.0f} s > {longest[guard]} s"
         for guard, ms in lifetimes.items()
-        if ms == -1 or ms > DURATION_SEC[guard] * 1000
+        if ms == -1 or ms > longest[guard] * 1000
     }
     limits = ", ".join(f"{guard} {duration}" for guard, duration in DURATION_SEC.items())
     return Finding(f"{len(lifetimes)} live", f"seconds: {limits}", len(lifetimes), failing)
 
 
 def announced_once(evidence: Evidence) -> Finding:
-    """Each live guard has one activation on record since it lives; EQUITY_STALE is not announced."""
+    """Each live guard has one announcement on record since it lives, of its activation or that it waits; EQUITY_STALE none."""
     failing = {}
     for guard, (reply, _) in evidence.guards.items():
         if guard == EQUITY_STALE:
@@ -99,26 +101,50 @@ def announced_once(evidence: Evidence) -> Finding:
         if (since := _activated_at(reply)) is None:
             failing[guard] = "does not say since when it stands"
             continue
-        events = [one for one in _activations(evidence, guard) if _time(one) >= int(since)]
+        events = [one for one in _events(evidence, PENDING if _waits(reply) else ACTIVATED, guard) if _time(one) >= int(since)]
         if len(events) != 1:
             failing[guard] = f"announced {len(events)} times since {since:.0f}"
     return Finding(f"{len(evidence.guards)} live", "one activation each", len(evidence.guards), failing)
 
 
 def standing(evidence: Evidence) -> Finding:
-    """Nobody removes a guard before its time."""
+    """Nobody removes a guard before its time, but for a named person whose release is on record."""
     failing, judged = {}, 0
     for guard, duration in DURATION_SEC.items():
-        left = [_time(one) + duration - evidence.now for one in _activations(evidence, guard)]
+        released = max((one.time for one in _events(evidence, RELEASED, guard) if one.fields.get("by")), default=0.0)
+        announced = [one for one in _events(evidence, ACTIVATED, guard) if one.time > released]
+        left = [_time(one) + duration - evidence.now for one in announced]
         judged += len(left)
         if guard not in evidence.guards and (longest := max(left, default=0.0)) > EXPIRING_SEC:
             failing[guard] = f"announced for {longest:.0f} s more, but it is gone"
     return Finding(f"{judged} announced", "live until its duration is over", judged, failing)
 
 
-def _activations(evidence: Evidence, guard: str) -> list[Entry]:
+def flatten_confirmed(evidence: Evidence) -> Finding:
+    """Since EMERGENCY_FLATTEN stands, a flatten was requested once, after two readings, and not at all while it waits."""
+    reply, _ = evidence.guards.get(EMERGENCY_FLATTEN, (None, 0))
+    since, apart = _activated_at(reply), float(evidence.settings.guard_confirm_sec)
+    requests = [one for one in evidence.risk_events if one.fields.get("event") == FLATTEN_REQUESTED]
+    requests = [one for one in requests if since is not None and _time(one) >= int(since)]
+    wanted, told = f"two readings, {apart:g} s apart", ""
+    if requests and _waits(reply):
+        told = "requested before a second reading"
+    elif len(requests) > 1:
+        told = f"requested {len(requests)} times since {since:.0f}"
+    for one in requests[:1] if not told else ():
+        first, second = (number_or_none(one.fields.get(name)) for name in ("first_reading", "reading"))
+        if first is None or second is None or second - first < apart:
+            told = f"requested after readings of {one.fields.get('first_reading')} and {one.fields.get('reading')}"
+    return Finding(f"{len(requests)} requested", wanted, len(requests), {EMERGENCY_FLATTEN: told} if told else {})
+
+
+def _waits(reply: Any) -> bool:
+    return guard_said(reply).get("pending") == "True"
+
+
+def _events(evidence: Evidence, event: str, guard: str) -> list[Entry]:
     events = evidence.risk_events
-    return [one for one in events if one.fields.get("event") == ACTIVATED and one.fields.get("guard_type") == guard]
+    return [one for one in events if one.fields.get("event") == event and one.fields.get("guard_type") == guard]
 
 
 def _time(entry: Entry) -> float:
@@ -142,5 +168,6 @@ PROOFS = (
     proof("recomputed", "Recomputed plainly from the account's numbers, the guards come out as published.", recomputed),
     proof("guard_lifetime", "No guard lives longer than its duration.", guard_lifetime),
     proof("announced_once", "Every live guard was announced exactly once.", announced_once),
-    proof("standing", "No guard is removed before its time.", standing),
+    proof("standing", "No guard is removed before its time, but by a recorded release.", standing),
+    proof("flatten_confirmed", "A flatten is requested once, and only after a second reading of the account.", flatten_confirmed),
 )

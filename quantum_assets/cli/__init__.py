@@ -25,6 +25,7 @@ COMMANDS = {  # name -> module that defines it (imported when it is used), and w
     "permits": ("permits", "Show the governor's last decisions and what blocks openings."),
     "kill": ("switches", "Set the kill switch: no more openings, at once."),
     "arm": ("switches", "Clear kill switch and disarming, by a named person."),
+    "guard": ("guard", "List the account's guards; release one, by a named person."),
     "prove": ("prove", "Judge every proof against what is published now."),
     "watch": ("watch", "Watch everything and alert; `quantum up` starts it."),
     "doctor": ("doctor", "Name what may be wrong with this installation."),

@@ -59,12 +59,20 @@ _ALSO = {
     "closing, sources, kill_score, ages and cycle ids it was judged by; "
     "switches: event KILL, ARMED or AUTO_DISARM, reason, by, cleared, scope, plans, timestamp, "
     "timestamp_epoch (stream, ~10000)",
-    "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source (string; lifetime "
+    "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source; while it waits "
+    "for a second reading also pending true, confirm_sec, and a lifetime of 60 s + GUARD_CONFIRM_SEC, renewed (string; lifetime "
     "EQUITY_STALE 60 s, renewed while it holds; DAILY_LOSS 86400 s; DRAWDOWN and CONSEC_LOSS 3600 s; EMERGENCY_FLATTEN 14400 s)",
+    "efficiency_fills": "trade ids of the symbol's fills that were counted, after =, or after ~ where it had no profit, by "
+    "when it was counted (sorted set, the newest 1000, 30 days)",
     "guards_found": "search for guards and hashes of daily profit under names nobody reads: cursor, completed (epoch-s), each "
     "key found (hash, no lifetime)",
-    "stream_risk_events": "RISK_GUARD_ACTIVATED: event, guard_type, reason, duration_sec, timestamp, cycle_id; "
-    "EMERGENCY_FLATTEN_REQUESTED: event, reason, timestamp, cycle_id (stream, ~10000)",
+    "guard_readings": "what is kept between two readings of the account: by guard that waits, its first reading (the writer's "
+    "clock, when it was evaluated), the last one, since when it stands; current_peak (hash, 30 days)",
+    "stream_risk_events": "RISK_GUARD_ACTIVATED: event, guard_type, reason, duration_sec, timestamp, cycle_id, first_reading, "
+    "reading; EMERGENCY_FLATTEN_REQUESTED: event, reason drawdown_breach or equity_not_positive, timestamp, cycle_id, "
+    "first_reading, reading; RISK_GUARD_PENDING: event, guard_type, reason, confirm_sec, timestamp, cycle_id; "
+    "RISK_GUARD_RECOVERED: event, guard_type, reason, timestamp, cycle_id; RISK_GUARD_RELEASED: event, guard_type, by, reason, "
+    "released, timestamp (stream, ~10000)",
     "kill": "kill switch: anything but empty or 0 blocks openings; set by `quantum kill` or by anybody, cleared by `quantum arm` "
     "(string, no lifetime)",
     "disarmed": "while it exists openings are blocked; JSON: cause, at; ended by `quantum arm` only (string, no lifetime)",

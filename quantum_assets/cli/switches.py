@@ -36,7 +36,7 @@ def kill(reason: str, name: str | None, *, as_json: bool) -> None:
     from resources.switches import kill as set_switch
 
     store = RedisStore(load_settings())
-    outcome = _in_words(lambda: set_switch(store, reason=reason, by=name or _login_name()))
+    outcome = in_words(lambda: set_switch(store, reason=reason, by=name or _login_name()))
     if as_json:
         told = {"kill": True, "changed": outcome.changed, "key": store.keys.of("kill"), "unrecorded": outcome.unrecorded}
         click.echo(json.dumps(told, indent=2))
@@ -58,7 +58,7 @@ def kill(reason: str, name: str | None, *, as_json: bool) -> None:
 @click.option("--symbol", default="", help="Only what is disarmed of this symbol.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
 def arm(name: str, reason: str, source: str, symbol: str, *, as_json: bool) -> None:
-    """Clear the kill switch and the disarming of the governor, and forget today's errors. Risk guards end with their time only.
+    """Clear the kill switch and the disarming of the governor, and forget today's errors. Risk guards stay: quantum guard.
 
     With --source or --symbol only that planner or symbol is armed; kill switch and a disarming of all stay as they are.
 
@@ -82,7 +82,7 @@ def arm(name: str, reason: str, source: str, symbol: str, *, as_json: bool) -> N
     store = RedisStore(load_settings())
     guards = read_guards(store)  # before: a server lost afterwards would be told as if nothing had been armed
     try:
-        cleared = _in_words(lambda: end_switches(store, name=name, reason=reason, scope=scope))
+        cleared = in_words(lambda: end_switches(store, name=name, reason=reason, scope=scope))
     except UnreadableKeyError as error:
         click.echo(f"Nothing was cleared. {printable(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
@@ -94,13 +94,14 @@ def arm(name: str, reason: str, source: str, symbol: str, *, as_json: bool) -> N
     if switches and (switches.killed or switches.disarmed):
         click.echo("Openings stay blocked by the kill switch or the disarming of all. See: quantum permits")
     if guards.live:
-        click.echo(f"Openings stay blocked by risk guards: {', '.join(guards.live)}. See: quantum permits")
+        click.echo(f"Openings stay blocked by risk guards: {', '.join(guards.live)}. See: quantum guard list")
     elif guards.trouble:
         click.echo(f"The risk guards cannot be relied on: {printable(guards.trouble)}")
     click.echo('Undo: quantum kill --reason "WHY"')
 
 
-def _in_words(call: Callable[[], T]) -> T:
+def in_words(call: Callable[[], T]) -> T:
+    """Give what a call gives; what it refuses of what was typed is wrong usage."""
     try:
         return call()
     except ValueError as error:

@@ -110,10 +110,33 @@ FILL = Input(
     ("stream_execution", "stream_execution_result"),
     "stream; fields, or a JSON object in the field payload",
     "Executions. Profits go into the capital efficiency (EFFICIENCY_MODE shadow or enforce); a position of a symbol without a "
-    "hash is read from the newest 100, by the names above. Entries without symbol or profit are passed over.",
+    "hash is read from the newest 100, by the names above. Entries without symbol or profit are passed over, and so is a second "
+    "report of the same trade; one without an id (or with 0, -1, none, null) is never a second one.",
     (
         InputField(("symbol",), "BTCUSDT", "the symbol", required=True),
         InputField(("pnl_usd", "realized_pnl", "pnl"), "12.5", "realized profit, USD, negative for a loss", required=True),
+        InputField(
+            ("trade_id", "tradeId", "exec_id", "execId", "execution_id", "fill_id", "fillId"),
+            "7234f2",
+            "the trade, of this symbol",
+        ),
+        InputField(
+            (
+                *(
+                    "trade_time",
+                    "tradeTime",
+                    "exec_time",
+                    "execTime",
+                    "execution_time",
+                    "transact_time",
+                    "transactTime",
+                    "fill_time",
+                ),
+                *("filled_at", "executed_at", "timestamp", "ts", "ts_utc", "ts_epoch", "time"),
+            ),
+            "1769083195",
+            "when it was traded, epoch s, ms or us, or ISO 8601; else that of its entry, and never later",
+        ),
     ),
 )
 
@@ -145,7 +168,16 @@ EQUITY = Input(
     "The account. Older than 300 s, in the future, or unusable: openings are blocked.",
     (
         InputField(("equity",), "10000", "USD", required=True),
-        InputField(("peak",), "10500", "highest equity, USD; below the equity by more than .1 %: unusable", required=True),
+        InputField(
+            ("peak",),
+            "10500",
+            "highest equity, USD; below the equity by more than 10 %: unusable, and so is one that rose by more than 10 % "
+            "and that no two readings of the equity bear out",
+            required=True,
+        ),
+        InputField(
+            ("net_transfers",), "0", "deposits minus withdrawals since the peak was set, USD: no profit and no loss; else 0"
+        ),
         InputField(("last_update_ts",), "1769083195", "epoch s or ISO 8601", required=True),
         InputField(("source",), "live", f"{NOT_LIVE}: no permits for openings"),
     ),

@@ -18,6 +18,8 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 #   disarmed, disarm, disarmed_scopes   the governor disarms itself, only an operator ends that
 #   governor_errors, governor_faults    why it does: counted by the governor, forgotten by whoever arms
 #   stream_governor_events              decisions are the governor's, KILL and ARMED the operator's
+#   guard_active, guard_readings        the governor activates guards, only an operator releases one before its time
+#   stream_risk_events                  RISK_GUARD_RELEASED is the operator's
 #   alerts_active, stream_alerts, counts_alerts   `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published, failures, shown   are written with each evaluation
@@ -25,6 +27,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "efficiency_state"),
+            "efficiency_fills",
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
             *("stream_capital_efficiency", "stream_efficiency_decision", "stream_allocation_target"),
@@ -36,10 +39,11 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
         (
             *("governor_state", "block", "permits_granted", "permitted_today", "seen_plan"),
             *("closes_granted", "closed_today"),
-            *("risk_guard", "guards_found", "guard_active", "stream_risk_events"),
+            *("risk_guard", "guards_found"),
         ),
         (GOVERNOR,),
     ),
+    **dict.fromkeys(("guard_active", "guard_readings", "stream_risk_events"), (GOVERNOR, OPERATOR)),
     **dict.fromkeys(("disarmed", "disarm", "disarmed_scopes", "governor_errors", "governor_faults"), (GOVERNOR, OPERATOR)),
     "stream_governor_events": (GOVERNOR, OPERATOR),
     **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),

@@ -52,7 +52,7 @@ ONE_SLOT = frozenset(
     {
         *("disarmed", "disarm", "disarmed_scopes"),  # with the kill switch, by resources/switches.py
         *("governor_errors", "governor_faults", "stream_governor_events"),  # likewise
-        *("guard_active", "stream_risk_events"),  # by resources/guards.py
+        *("guard_active", "guard_readings", "stream_risk_events"),  # by resources/guards.py and resources/switches.py
         *("lease", "lease_rival", "newest_cycles"),  # by resources/lease.py
     }
 )
@@ -95,11 +95,13 @@ class Keys:
             "risk_guard": "quantum:risk:guard:state",
             "guards_found": "quantum:risk:guard:found",
             "guard_active": "quantum:risk:guard_active:{guard}",
+            "guard_readings": "quantum:risk:guard:readings",
             "permit": "quantum:permit:{plan_id}",
             "block": "quantum:governor:block:{plan_id}",
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
+            "efficiency_fills": "quantum:efficiency:fills:{symbol}",
             "trade_intent_last": "quantum:trade_intent:last:{symbol}",
             "permits_granted": "quantum:governor:exec:{symbol}",
             "permitted_today": "quantum:governor:daily:{symbol}",  # and :<UTC date>:usd or :qty
@@ -562,12 +564,14 @@ RISK_GUARD = Table(
             "status", choice(*GUARD_STATUSES), "", "error: something cannot be judged; else blocked: a guard lives", Change.EXACT
         ),
         Field("guards", CODES, "", "live guards, in the order of spec section 8", Change.EXACT),
+        Field("pending", CODES, "", "live guards that wait for a second reading of the account", Change.EXACT),
         Field("triggered", CODES, "", "guards whose condition holds now"),
         Field("errors", CODES, "", "inputs, guards or streams that cannot be used", Change.EXACT),
         Field("reason", TEXT, "", "the conditions that hold and the errors, in words"),
         Field("equity", optional(FLOAT), "USD", "worth of the account, empty when missing or unusable", plot=True),
         Field("peak", optional(FLOAT), "USD", "its highest worth, empty when missing or unusable", plot=True),
-        Field("drawdown", optional(NOT_NEGATIVE), "fraction", "of the peak, empty when unknown", plot=True),
+        Field("net_transfers", optional(FLOAT), "USD", "deposits minus withdrawals since the peak was set, empty when unusable"),
+        Field("drawdown", optional(NOT_NEGATIVE), "fraction", "of peak + net_transfers, empty when unknown", plot=True),
         Field("daily_pnl", optional(FLOAT), "USD", "profit of this UTC day, 0 before the first, empty when unusable", plot=True),
         Field("daily_loss", optional(NOT_NEGATIVE), "fraction", "of the equity, empty when unknown", plot=True),
         Field(

@@ -1,7 +1,7 @@
 """The account's risk guards: which limit is broken, in what words, and for how long nothing may be opened.
 
 Here belong the five conditions, their order and their reasons. Reading the account, keeping guards alive and announcing them
-stay out. There is one account: a function of five numbers, not of columns.
+stay out. There is one account: a function of a few numbers, not of columns.
 """
 
 import dataclasses
@@ -12,9 +12,12 @@ from quantum_assets.kernels.theta import Theta, parameter
 EQUITY_STALE, DAILY_LOSS, DRAWDOWN = "EQUITY_STALE", "DAILY_LOSS", "DRAWDOWN"
 EMERGENCY_FLATTEN, CONSEC_LOSS = "EMERGENCY_FLATTEN", "CONSEC_LOSS"
 GUARDS = (EQUITY_STALE, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, CONSEC_LOSS)  # in the order of spec section 8
-EQUITY, PEAK, DAILY_PNL, CONSECUTIVE_LOSSES = "equity", "peak", "daily_pnl", "consecutive_losses"  # the inputs
+CONFIRMED = (DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN)  # judged by the equity: for their time only after a second reading of it
+EQUITY, PEAK, NET_TRANSFERS = "equity", "peak", "net_transfers"  # the inputs, with the next line
+DAILY_PNL, CONSECUTIVE_LOSSES = "daily_pnl", "consecutive_losses"
 ROUNDING = 1e-12  # fraction: what floats may add to a share that is exactly its limit, and less than any account can lose
 PEAK_BEHIND_MAX = 0.1  # fraction: by how much a peak may be below the equity: writers renew it later, some once a day
+PEAK_RISE_MAX = 0.1  # fraction: by how much a peak may rise in one reading; beyond it two readings of the equity must bear it out
 MISSING_AGE_SEC = math.inf  # age of an equity nobody has written
 
 
@@ -56,6 +59,10 @@ class Account:
         Profit of this UTC day, USD, negative for a loss.
     consecutive_losses
         Losing trades in a row, a whole number.
+    net_transfers
+        Deposits minus withdrawals since the peak was set, USD; 0 where the writer gives none.
+    peak_known
+        The highest peak that is no jump, or whose jump a second reading has confirmed, USD; NaN before the first.
     """
 
     equity: float
@@ -63,6 +70,8 @@ class Account:
     age_sec: float
     daily_pnl: float
     consecutive_losses: float
+    net_transfers: float = 0.0
+    peak_known: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +99,8 @@ class Assessment:
         Fraction of the peak, >= 0; NaN where it cannot be computed.
     daily_loss
         Fraction of the equity, >= 0; NaN where it cannot be computed.
+    judged
+        Guards whose condition is known to hold or not to hold, in the order of ``GUARDS``.
     """
 
     triggered: tuple[Triggered, ...]
@@ -97,6 +108,7 @@ class Assessment:
     equity_fresh: bool
     drawdown: float
     daily_loss: float
+    judged: tuple[str, ...]
 
 
 def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assessment:
@@ -112,10 +124,16 @@ def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assess
     Returns
     -------
     Assessment
-        Nothing is ever filled in: a missing peak, or one below the equity by more than 10 %, leaves the drawdown unjudged and is
-        named, and so on for every input. From a
+        Nothing is ever filled in: a missing peak, one below the equity by more than 10 %, or one that rose by more than 10 % and
+        that no two readings of the equity bear out, leaves the drawdown unjudged and is named, and so on for every input. From a
         stale equity neither drawdown nor daily loss is judged: EQUITY_STALE blocks already, and an EMERGENCY_FLATTEN from old
-        numbers would ask for something nobody may want any more.
+        numbers would ask for something nobody may want any more. A fresh equity of 0 or less is an EMERGENCY_FLATTEN whatever
+        the peak.
+
+    Notes
+    -----
+    The drawdown is the share lost of ``peak + net_transfers``: what was paid in or out since the peak was set is no profit and
+    no loss.
 
     References
     ----------
@@ -123,28 +141,53 @@ def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assess
     """
     unusable = _unusable(account)
     stale = "" if EQUITY in unusable else _stale(account, theta)
-    fresh = not stale and EQUITY not in unusable
-    drawdown = _share(account.peak - account.equity, account.peak)
+    timely = EQUITY not in unusable and not _untimely(account, theta)
+    fresh = timely and not stale
+    known = not {PEAK, NET_TRANSFERS} & set(unusable)
+    highest = account.peak + account.net_transfers if known else math.nan
+    drawdown = _share(highest - account.equity, highest)
     daily_loss = _share(-account.daily_pnl, account.equity)
     reasons = {EQUITY_STALE: stale}
     if fresh:
         reasons[DAILY_LOSS] = _exceeds("loss", daily_loss, theta.daily_loss_max)
         reasons[DRAWDOWN] = _exceeds("drawdown", drawdown, theta.drawdown_max)
         reasons[EMERGENCY_FLATTEN] = _exceeds("drawdown", drawdown, theta.emergency_drawdown_max)
+    elif timely:
+        reasons[EMERGENCY_FLATTEN] = stale  # nothing is left
     if account.consecutive_losses >= theta.losses_max and CONSECUTIVE_LOSSES not in unusable:
         reasons[CONSEC_LOSS] = f"losses={account.consecutive_losses:.0f} >= {theta.losses_max}"
     durations = theta.duration_sec
     triggered = [Triggered(one, f"{one} {reasons[one]}", durations[one]) for one in GUARDS if reasons.get(one)]
-    return Assessment(tuple(triggered), unusable, fresh, drawdown, daily_loss)
+    judged = {
+        EQUITY_STALE: EQUITY not in unusable,
+        DAILY_LOSS: fresh and not math.isnan(daily_loss),
+        DRAWDOWN: fresh and not math.isnan(drawdown),
+        EMERGENCY_FLATTEN: timely and (not fresh or not math.isnan(drawdown)),
+        CONSEC_LOSS: CONSECUTIVE_LOSSES not in unusable,
+    }
+    return Assessment(tuple(triggered), unusable, fresh, drawdown, daily_loss, tuple(one for one in GUARDS if judged[one]))
+
+
+def peak_rose(account: Account) -> bool:
+    """Tell whether the peak is higher than the one known by more than one reading may raise it."""
+    return account.peak > account.peak_known * (1 + PEAK_RISE_MAX)
+
+
+def near_peak(account: Account) -> bool:
+    """Tell whether the equity bears its peak out."""
+    return account.equity >= (account.peak + account.net_transfers) * (1 - PEAK_RISE_MAX)
 
 
 def _unusable(account: Account) -> tuple[str, ...]:
     missing = account.age_sec == MISSING_AGE_SEC
     losses = account.consecutive_losses
-    beyond = account.equity * (1 - PEAK_BEHIND_MAX) > account.peak  # the highest so far, and yet it is not
+    highest = account.peak + account.net_transfers
+    beyond = account.equity * (1 - PEAK_BEHIND_MAX) > highest > 0  # the highest so far, and yet it is not
+    doubtful = peak_rose(account) and not near_peak(account)  # a writer keeps the peak of one wrong equity for ever
     usable = {
         EQUITY: missing or (math.isfinite(account.equity) and math.isfinite(account.age_sec)),
-        PEAK: missing or (math.isfinite(account.peak) and account.peak > 0 and not beyond),
+        PEAK: missing or (math.isfinite(account.peak) and account.peak > 0 and not beyond and not doubtful),
+        NET_TRANSFERS: missing or (math.isfinite(account.net_transfers) and not (account.peak > 0 >= highest)),
         DAILY_PNL: math.isfinite(account.daily_pnl),
         CONSECUTIVE_LOSSES: math.isfinite(losses) and losses >= 0 and losses == math.floor(losses),
     }
@@ -152,13 +195,17 @@ def _unusable(account: Account) -> tuple[str, ...]:
 
 
 def _stale(account: Account, theta: RiskGuardTheta) -> str:
+    return _untimely(account, theta) or (f"equity={account.equity:g} <= 0" if account.equity <= 0 else "")
+
+
+def _untimely(account: Account, theta: RiskGuardTheta) -> str:
     if account.age_sec == MISSING_AGE_SEC:
         return "no equity"
     if account.age_sec > theta.equity_max_age_sec:
         return f"age={account.age_sec:.0f}s > {theta.equity_max_age_sec:.0f}s"
     if account.age_sec < -theta.clock_ahead_max_sec:
         return f"ahead={-account.age_sec:.0f}s > {theta.clock_ahead_max_sec:.0f}s"
-    return f"equity={account.equity:g} <= 0" if account.equity <= 0 else ""
+    return ""
 
 
 def _share(loss: float, whole: float) -> float:

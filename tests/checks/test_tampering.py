@@ -37,13 +37,14 @@ from quantum_assets.contracts.tables import (
     RISK_GUARD,
     RISK_PROPOSAL,
 )
+from quantum_assets.kernels.risk_guard import CONFIRMED
 from resources.home import open_instance
 from resources.lease import other_holder
 from resources.plans import theta_of
 from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from resources.shown_states import FRESH_PROOFS
-from resources.switches import arm, kill
+from resources.switches import arm, kill, release
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
     QUIET,
@@ -139,7 +140,15 @@ class Proven:
         self.forge(table, symbol, **{name: self.texts(table, symbol)[name] + "0"})
 
     def draw_down(self, equity: float = 9_100.0) -> None:
-        """Let the account lose so much that a guard comes to life."""
+        """Let the account lose so much that a guard comes to life, and a second reading, as if it were later, confirm it."""
+        kept, confirm_sec = self.store.keys.of("guard_readings"), self.store.settings.guard_confirm_sec
+        write_equity(self.store, equity=equity, age_sec=confirm_sec)
+        run_cycle(self.store, self.instance)
+        for guard in CONFIRMED:
+            if reading := self.store.client.hget(kept, guard):
+                first, first_at, *rest = reading.decode().split()
+                moved = " ".join([first, str(float(first_at) - confirm_sec), *rest])
+                self.store.client.hset(kept, guard, moved)
         write_equity(self.store, equity=equity)
         run_cycle(self.store, self.instance)
 
@@ -469,6 +478,23 @@ def remove_it(world: Proven) -> None:
     run_cycle(world.store, world.instance)
 
 
+def request_it_at_once(world: Proven) -> None:
+    """Ask to flatten while the guard waits for a second reading."""
+    write_equity(world.store, equity=8_000.0)
+    run_cycle(world.store, world.instance)
+    request = {"event": "EMERGENCY_FLATTEN_REQUESTED", "reason": "drawdown_breach"}
+    world.store.client.xadd(world.store.keys.of("stream_risk_events"), request)
+
+
+def request_it_after_one_reading(world: Proven) -> None:
+    """Forge the record: the second reading is the first one."""
+    world.draw_down(8_000.0)
+    stream = world.store.keys.of("stream_risk_events")
+    name, fields = world.store.client.xrevrange(stream, count=1)[0]
+    world.store.client.xdel(stream, name)
+    world.store.client.xadd(stream, {**fields, b"first_reading": fields[b"reading"]})
+
+
 def another_equity(world: Proven) -> None:
     key = world.store.keys.of("equity")
     world.store.client.hset(key, "equity", "9999.0")
@@ -561,6 +587,8 @@ TAMPERINGS = (
     Tampering("risk_guard/announced_once", announce_again, named="DRAWDOWN"),
     Tampering("risk_guard/announced_once", set_it_silently, named="DRAWDOWN"),
     Tampering("risk_guard/standing", remove_it, named="DRAWDOWN"),
+    Tampering("risk_guard/flatten_confirmed", request_it_at_once, named="EMERGENCY_FLATTEN"),
+    Tampering("risk_guard/flatten_confirmed", request_it_after_one_reading, named="EMERGENCY_FLATTEN"),
     Tampering("trade_intent/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/intent.py", "import random"), named="quantum_assets.kernels.intent"),
     Tampering("trade_intent/contract", lambda w: w.stretch(LAST_INTENT, "take_profit")),
     Tampering("trade_intent/lifetime", lambda w: w.store.client.persist(w.key(LAST_INTENT))),
@@ -631,6 +659,12 @@ def test_every_proof_holds_also_where_we_write_the_efficiency_ourselves(proven: 
 def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -> None:
     """They are what it is for; a pack that is red on the day of a drawdown says nothing on that day."""
     proven.draw_down(8_000.0)
+    assert proven.row(RISK_GUARD, ACCOUNT)["pending"] == []
+    write_equity(proven.store)
+    assert release(proven.store, "DRAWDOWN", name="ada", reason="the exchange told a wrong price")["reason"].startswith(
+        "DRAWDOWN "
+    )
+    assert proven.red() == {}
     kill(proven.store, reason="drill", by="ada")
     arm(proven.store, name="ada", reason="over")
     assert proven.red() == {}

@@ -33,6 +33,8 @@ PROGRAM = (
         (("explain", "p1"), HEAVY | OURS),
         (("kill", "--reason", "r"), HEAVY | OURS),
         (("arm", "--name", "n", "--reason", "r"), HEAVY | OURS),
+        (("guard", "list"), HEAVY | OURS),
+        (("guard", "release", "DRAWDOWN", "--name", "n", "--reason", "r"), HEAVY | OURS),
         (("settings",), HEAVY | OURS | {"redis", "numpy"}),
         (("keys",), HEAVY | OURS | {"redis", "numpy"}),
     ],

@@ -89,7 +89,7 @@ def publish(store: RedisStore, symbols: tuple[str, ...] = SYMBOLS) -> None:
     write_equity(store)
     account = read_account(store)
     assessment = assess(account.account)
-    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c"))
+    row = guard_state(account, assessment, enforce(store, account, assessment, cycle_id="c"))
     store.publish(RISK_GUARD, [row], cycle_id="c")
 
 

@@ -100,7 +100,7 @@ def test_every_name_a_reader_knows_is_documented() -> None:
     assert {candles.TIME_NAMES, candles.CLOSED_NAMES} <= names["candles_zset"]
     known = (positions.AMOUNT_NAMES, positions.MARK_NAMES, positions.CLOCK_NAMES, positions.OPENED_NAMES, positions.LABEL_NAMES)
     assert set(known) <= names["raw_position"]
-    assert foreign.PNL_FIELDS in names["stream_execution"]
+    assert {foreign.PNL_FIELDS, foreign.TRADE_ID_FIELDS, foreign.FILL_TIME_FIELDS} <= names["stream_execution"]
     assert tuple(CLOCK_FIELDS) in names["attribution"] & names["base_target"]
     assert {field.names[0] for field in PLAN.fields if field.required} == set(plans.REQUIRED)
     assert {name for field in PLAN.fields for name in field.names} >= set(plans.NUMBERS)

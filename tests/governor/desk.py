@@ -35,7 +35,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "fallback_stop": False,
     },
     RISK_GUARD.asset: {
-        "status": "ok", "guards": [], "triggered": [], "errors": [], "reason": "", "equity": 1e5, "peak": 1e5, "drawdown": 0.0,
+        "status": "ok", "guards": [], "pending": [], "triggered": [], "errors": [], "reason": "", "equity": 1e5, "peak": 1e5,
+        "net_transfers": 0.0, "drawdown": 0.0,
         "daily_pnl": 0.0, "daily_loss": 0.0, "consecutive_losses": 0, "equity_ts_epoch": 1.0, "equity_age_sec": 1.0,
         "equity_source": "",
     },

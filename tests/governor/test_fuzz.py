@@ -167,7 +167,7 @@ def test_malformed_equity_opens_nothing(make_store: Callable[..., RedisStore]) -
             store.client.hset(key, mapping=spoilt_row)
         account = read_account(store)
         assessment = assess(account.account, RiskGuardTheta())
-        row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c"))
+        row = guard_state(account, assessment, enforce(store, account, assessment, cycle_id="c"))
         store.publish(RISK_GUARD, [row], cycle_id="c")
         if number % 25 == 0:
             store.client.delete("quantum:governor:disarmed", *store.client.keys("quantum:governor:errors:*"), "x")

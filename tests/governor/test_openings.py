@@ -178,7 +178,7 @@ def test_the_accounts_label_counts_for_openings_alone(desk: Desk, label: str, re
     write_equity(desk.store, source=label)
     account = read_account(desk.store)
     assessment = assess(account.account)
-    enforced = enforce(desk.store, assessment, cycle_id="c0")
+    enforced = enforce(desk.store, account, assessment, cycle_id="c0")
     desk.store.publish(RISK_GUARD, [guard_state(account, assessment, enforced)], cycle_id="c0")
     assert asked(desk) == reason
     desk.plan("c", SYMBOL, "CLOSE")

@@ -25,8 +25,15 @@ BOUNDARIES = [
     ("a moment older", {"age_sec": 300.001}, ("EQUITY_STALE",)),
     ("a clock ahead by what two hosts may differ", {"age_sec": -5.0}, ()),
     ("a clock further ahead", {"age_sec": -5.001}, ("EQUITY_STALE",)),
-    ("nothing left", {"equity": 0.0}, ("EQUITY_STALE",)),
-    ("less than nothing", {"equity": -1.0}, ("EQUITY_STALE",)),
+    ("nothing left", {"equity": 0.0}, ("EQUITY_STALE", "EMERGENCY_FLATTEN")),
+    ("less than nothing", {"equity": -1.0}, ("EQUITY_STALE", "EMERGENCY_FLATTEN")),
+    ("nothing left, an hour ago", {"equity": 0.0, "age_sec": 3600.0}, ("EQUITY_STALE",)),
+    ("nothing left, and no peak", {"equity": 0.0, "peak": math.nan}, ("EQUITY_STALE", "EMERGENCY_FLATTEN")),
+    ("a withdrawal", {"equity": 6_000.0, "net_transfers": -4_000.0}, ()),
+    ("a withdrawal and a loss", {"equity": 5_500.0, "net_transfers": -4_000.0}, ("DRAWDOWN",)),
+    ("a deposit", {"equity": 14_000.0, "net_transfers": 4_000.0}, ()),
+    ("a loss behind a deposit", {"equity": 10_000.0, "net_transfers": 4_000.0}, ("DRAWDOWN", "EMERGENCY_FLATTEN")),
+    ("a peak that rose with the equity", {"peak": 11_000.0, "equity": 11_000.0, "peak_known": 9_000.0}, ()),
     ("a loss of exactly its limit", {"daily_pnl": -250.0}, ()),
     ("a cent more", {"daily_pnl": -250.01}, ("DAILY_LOSS",)),
     ("a profit of any size", {"daily_pnl": 9_999.0}, ()),
@@ -57,7 +64,7 @@ def test_a_guard_holds_beyond_its_limit_and_not_at_it(changes, guards) -> None:
         ({"consecutive_losses": 4.0}, "CONSEC_LOSS", "CONSEC_LOSS losses=4 >= 3", 3_600),
         ({"age_sec": 412.0}, "EQUITY_STALE", "EQUITY_STALE age=412s > 300s", 60),
         ({"age_sec": -30.0}, "EQUITY_STALE", "EQUITY_STALE ahead=30s > 5s", 60),
-        ({"equity": -3.5}, "EQUITY_STALE", "EQUITY_STALE equity=-3.5 <= 0", 60),
+        ({"equity": -3.5}, "EMERGENCY_FLATTEN", "EMERGENCY_FLATTEN equity=-3.5 <= 0", 14_400),
     ],
 )
 def test_reasons_and_durations_are_those_of_the_specification(changes, guard, reason, duration_sec) -> None:
@@ -89,6 +96,11 @@ def test_an_equity_nobody_writes_is_stale_and_no_error() -> None:
         ({"consecutive_losses": -1.0}, ("consecutive_losses",)),
         ({"consecutive_losses": 3.5}, ("consecutive_losses",)),
         ({"peak": math.nan, "daily_pnl": math.nan}, ("peak", "daily_pnl")),
+        ({"net_transfers": math.nan, "equity": 1.0}, ("net_transfers",)),
+        ({"net_transfers": math.inf}, ("net_transfers",)),
+        ({"net_transfers": -10_000.0}, ("net_transfers",)),
+        ({"net_transfers": -2_000.0}, ("peak",)),
+        ({"peak": 100_000.0, "peak_known": 10_000.0}, ("peak",)),
     ],
 )
 def test_an_input_that_cannot_be_used_is_named_and_never_filled_in(changes, unusable) -> None:
@@ -117,15 +129,36 @@ def test_limits_are_parameters_within_bounds() -> None:
         RiskGuardTheta(drawdown_sec=0)
 
 
+def test_what_is_known_not_to_hold_is_told_from_what_is_not_known() -> None:
+    """A guard that waits for a second reading ends with what is known only."""
+    assert assess(HEALTHY).judged == GUARDS
+    assert assess(NONE).judged == ("EQUITY_STALE", "CONSEC_LOSS")
+    for changes, unknown in (
+        ({"age_sec": 400.0}, {"DAILY_LOSS", "DRAWDOWN", "EMERGENCY_FLATTEN"}),
+        ({"equity": math.nan}, {"EQUITY_STALE", "DAILY_LOSS", "DRAWDOWN", "EMERGENCY_FLATTEN"}),
+        ({"equity": 0.0}, {"DAILY_LOSS", "DRAWDOWN"}),
+        ({"peak": math.nan}, {"DRAWDOWN", "EMERGENCY_FLATTEN"}),
+        ({"net_transfers": math.nan}, {"DRAWDOWN", "EMERGENCY_FLATTEN"}),
+        ({"peak": 1e6, "peak_known": 1e4}, {"DRAWDOWN", "EMERGENCY_FLATTEN"}),
+        ({"daily_pnl": math.nan}, {"DAILY_LOSS"}),
+        ({"consecutive_losses": math.nan}, {"CONSEC_LOSS"}),
+    ):
+        assert set(GUARDS) - set(assess(dataclasses.replace(HEALTHY, **changes)).judged) == unknown, changes
+
+
 CENTS = st.integers(-100_000_00, 100_000_00).map(lambda cents: cents / 100)
 
 
-@given(equity=CENTS, peak=CENTS, daily_pnl=CENTS, age=st.integers(-10, 310), losses=st.integers(-1, 5))
-def test_the_second_implementation_finds_the_same(equity, peak, daily_pnl, age, losses) -> None:
+@given(
+    equity=CENTS, peak=CENTS, daily_pnl=CENTS, age=st.integers(-10, 310), losses=st.integers(-1, 5), transfers=st.just(0.0) | CENTS,
+    known=st.just(math.nan) | CENTS,
+)  # fmt: skip
+def test_the_second_implementation_finds_the_same(equity, peak, daily_pnl, age, losses, transfers, known) -> None:
     """Fractions of whole cents on one side, floats on the other: neither knows the other's rounding."""
-    assessment = assess(Account(equity, peak, float(age), daily_pnl, float(losses)))
+    assessment = assess(Account(equity, peak, float(age), daily_pnl, float(losses), transfers, known))
     row = {
-        "equity": equity, "peak": None if peak <= 0 else peak, "daily_pnl": daily_pnl, "equity_age_sec": float(age),
+        "equity": equity, "peak": None if "peak" in assessment.unusable else peak, "daily_pnl": daily_pnl,
+        "equity_age_sec": float(age), "net_transfers": None if "net_transfers" in assessment.unusable else transfers,
         "consecutive_losses": None if losses < 0 else losses, "errors": list(assessment.unusable),
     }  # fmt: skip
     wanted = reference.risk_guards(row)

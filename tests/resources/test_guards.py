@@ -26,7 +26,7 @@ def evaluate(store: RedisStore) -> dict[str, object]:
     """Do what the asset does in a cycle; give the row it publishes."""
     account = read_account(store)
     assessment = assess(account.account)
-    row = guard_state(account, assessment, enforce(store, assessment, cycle_id="c1"), look_for_more(store))
+    row = guard_state(account, assessment, enforce(store, account, assessment, cycle_id="c1"), look_for_more(store))
     (outcome,) = store.publish(RISK_GUARD, [row], cycle_id="c1")
     assert not outcome.error
     return row
@@ -119,6 +119,9 @@ UNUSABLE = [
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "0")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "inf")),
     ("peak", lambda store: store.client.hset("quantum:equity:current", "peak", "8989")),
+    ("net_transfers", lambda store: store.client.hset("quantum:equity:current", "net_transfers", "")),
+    ("net_transfers", lambda store: store.client.hset("quantum:equity:current", "net_transfers", "nan")),
+    ("net_transfers", lambda store: store.client.hset("quantum:equity:current", "net_transfers", "-10000")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "much")),
     ("daily_pnl", lambda store: store.client.hset("quantum:risk:daily_pnl:2026-01-22", "profit", "1")),
     ("daily_pnl", lambda store: store.client.set("quantum:risk:daily_pnl:2026-01-22", "-100")),
@@ -167,6 +170,9 @@ def test_the_loss_of_yesterday_is_not_the_loss_of_today(store, clock) -> None:
     write_equity(store)
     store.client.hset("quantum:risk:daily_pnl:2026-01-22", "pnl", "-300")
     assert evaluate(store)["triggered"] == ["DAILY_LOSS"]
+    clock.advance(10)
+    write_equity(store)
+    assert evaluate(store)["pending"] == []
     clock.advance(12 * 3600)
     write_equity(store)
     row = evaluate(store)
@@ -197,7 +203,8 @@ def test_the_event_stream_of_another_type_is_an_error_and_leaves_no_guard_unanno
     row = evaluate(store)
     assert (row["status"], row["errors"], row["guards"], row["triggered"]) == ("error", ["events"], [], ["DRAWDOWN"])
     store.client.delete("quantum:stream:risk.events")
-    assert evaluate(store)["guards"] == ["DRAWDOWN"]
+    row = evaluate(store)
+    assert (row["guards"], row["pending"]) == (["DRAWDOWN"], ["DRAWDOWN"])
     assert store.client.xlen("quantum:stream:risk.events") == 1
 
 
@@ -206,7 +213,7 @@ def test_in_a_cluster_what_one_script_touches_shares_a_slot() -> None:
     keys = Keys(cluster=True)
     assert keys.of("kill") == "quantum:kill"
     together = [keys.of("guard_active", guard) for guard in GUARDS]
-    together += [keys.of(name) for name in ("disarmed", "stream_governor_events", "stream_risk_events")]
+    together += [keys.of(name) for name in ("disarmed", "stream_governor_events", "stream_risk_events", "guard_readings")]
     together += [keys.of(name, "2026-01-22") for name in ("disarm", "governor_errors")]
     assert all(name.count("{") == 1 and name.endswith("{quantum:kill}") for name in together)
     assert Keys().of("guard_active", "DRAWDOWN") == "quantum:risk:guard_active:DRAWDOWN"

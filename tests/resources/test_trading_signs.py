@@ -58,7 +58,8 @@ def test_guards_and_their_activation(store):
     before = reader.read({})
     write_equity(store, 9_000.0, 10_000.0)
     store.client.set(store.keys.of("consecutive_losses"), 5)
-    enforce(store, assess(read_account(store).account), cycle_id="c1")
+    account = read_account(store)
+    enforce(store, account, assess(account.account), cycle_id="c1")
     signs = reader.read(before.cursors)
     assert "CONSEC_LOSS" in signs.guards
     assert "RISK_GUARD_ACTIVATED" in names(signs)

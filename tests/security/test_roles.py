@@ -193,7 +193,15 @@ def test_what_decides_and_what_proposes_are_apart() -> None:
         "risk_guard",
         "guard_active",
     }
-    deciding |= {"kill", "disarmed", "disarm", "governor_errors", "stream_governor_events", "stream_risk_events"}
+    deciding |= {
+        "kill",
+        "disarmed",
+        "disarm",
+        "governor_errors",
+        "stream_governor_events",
+        "stream_risk_events",
+        "guard_readings",
+    }
     proposing = {"market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "trade_intent_last"}
     written = {role: {name for name, writers in WRITERS.items() if role in writers} for role in ROLES}
     assert written[PROPOSALS] & deciding == set()
