@@ -311,7 +311,7 @@ class _Rows:
     def add(self, good: pl.DataFrame) -> None:
         self.files[-1].rows += good.height
         if good.height:
-            self.frames.append(good.with_columns(pl.lit(len(self.labels) - 1, pl.UInt16).alias("part")))
+            self.frames.append(good.with_columns(pl.lit(len(self.labels) - 1, pl.UInt32).alias("part")))
         if sum(one.rows for one in self.files) > ROWS_MAX:
             message = f"{self.files[-1].path} brings more than {ROWS_MAX:,} rows: split them"
             raise OhlcvFileError(message)
@@ -331,7 +331,7 @@ class _Rows:
             self.files[-1].spacing_sec = spacing / 1000 if isinstance(spacing, float) else None
 
     def merged(self) -> OhlcvFile:
-        frame = pl.concat(self.frames) if self.frames else pl.DataFrame(schema={**SCHEMA, "line": pl.UInt32, "part": pl.UInt16})
+        frame = pl.concat(self.frames) if self.frames else pl.DataFrame(schema={**SCHEMA, "line": pl.UInt32, "part": pl.UInt32})
         self.frames.clear()
         duplicates, steps = 0, frame["open_time_ms"].diff().drop_nulls()
         if not (steps > 0).all():
