@@ -645,7 +645,7 @@ def _dialect(path: Path, block: bytes) -> tuple[_Dialect, tuple[int, int]]:
             break
         passed = [index + 1, passed[1] + len(lines[index]) + 1]
     first = next((text for text in texts if text.strip()), "")
-    names = max((_fields(first, one) for one in SEPARATORS), key=len)
+    names = max((_fields(first, one) for one in SEPARATORS), key=len) or [""]
     if _is_number(names[0]):
         message = f"{path} has no header and {len(names)} columns: {_known_widths()}"
         raise OhlcvFileError(message)

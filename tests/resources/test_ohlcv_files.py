@@ -207,6 +207,7 @@ ERRORS = {
     "unknown width": (text(columns(*OHLC, "volume", *"abcd"), ""), "no header and 10 columns"),
     "no average price": (text([(*row, 1, 1) for row in ROWS], ""), "the sixth no average price"),
     "binary": (bytes(range(256)) * 40, "is no text"),
+    "blank to one eye only": (b"\x1c", "lacks the columns"),
     "old feather": (b"FEA1" + bytes(100), "is no text"),
     "cut gzip": (damaged_gzip(), "cannot be read .Compressed file ended"),
     "cut zip": (b"PK\x03\x04" + bytes(100), "cannot be read"),
