@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,8 @@ MARGIN_LABELLED = 0.12  # share of the chart without a state from which there is
 SHOWN_CANDLES = 120  # of one symbol: two hours of one-minute candles
 STATE_STEP = 4  # candles between two of its states: some 30 points, 10 ms
 CANDLES_WANTED = MarketStateTheta().candles_required + SHOWN_CANDLES - 1  # so that there is a state at every candle shown
+FONT = "DejaVu Sans"  # comes with matplotlib
+TITLE_CHARS = 40  # of a title beside its note; a longer one is written smaller
 LABEL_PX = 16  # height of a label with its air; closer, and two of them touch
 
 
@@ -75,7 +78,9 @@ def regime_figure(name: str, times: Times, closes: Floats, ends: npt.NDArray[np.
             step="post",
         )
     price.set_ylabel("close", color=INK)
-    price.set_title(name, loc="left", color=INK, fontsize=15, fontweight="bold", pad=14, parse_math=False)
+    title, families = legible(name)
+    size = min(15.0, 15 * TITLE_CHARS / len(title))
+    price.set_title(title, loc="left", color=INK, fontsize=size, fontweight="bold", fontfamily=families, pad=14, parse_math=False)
     price.set_title("background: most probable regime", loc="right", color=INK, fontsize=9, alpha=0.7)
     _draw_sigma(sigma, at, state.sigma)
     sigma.set_ylabel("sigma, bps", color=INK)
@@ -113,7 +118,9 @@ def symbol_figure(symbol: str, times: Times, closes: Floats, levels: Mapping[Lev
         gridspec_kw={"height_ratios": (3, 1.2, 0.8), "left": 0.1, "right": 0.745, "top": 0.9, "bottom": 0.12, "hspace": 0.17},
     )
     _plain(price, share, sigma)
-    figure.text(0.02, 0.94, symbol, color=INK, fontsize=13, fontweight="bold", parse_math=False)
+    title, families = legible(symbol)
+    size = min(13.0, 13 * TITLE_CHARS / len(title))
+    figure.text(0.02, 0.94, title, color=INK, fontsize=size, fontweight="bold", fontfamily=families, parse_math=False)
     figure.text(0.98, 0.94, note, color=INK, fontsize=8.5, alpha=0.8, ha="right", parse_math=False)
     shown = slice(-SHOWN_CANDLES, None)
     price.plot(times[shown], closes[shown], color=INK, linewidth=1.2)
@@ -154,6 +161,44 @@ def states_along(closes: Floats) -> tuple[npt.NDArray[np.intp], MarketState]:
     oldest = max(len(closes) - SHOWN_CANDLES, required - 1)
     ends = np.arange(newest, oldest - 1, -STATE_STEP)[::-1]
     return ends, market_state(sliding_window_view(closes, required)[ends - required + 1])
+
+
+@cache
+def legible(text: str) -> tuple[str, tuple[str, ...]]:
+    """Give a text that can be drawn, and the fonts that have its characters.
+
+    Names may have letters of any script, and the font that comes with matplotlib has no Chinese ones. Fonts of this machine are
+    taken where they have them; a character that no font has is written as its code (``\\u5e01``), since a box would be any name.
+    """
+    from matplotlib.font_manager import fontManager
+
+    missing = {char for char in text if ord(char) not in _glyphs(_path(FONT))}
+    families = [FONT]
+    others = {entry.name: entry.fname for entry in fontManager.ttflist if not entry.name.startswith(("DejaVu", "Last Resort"))}
+    for name in sorted(others, key=lambda one: ("Sans" not in one, "CJK" not in one, one)) if missing else ():
+        if had := {char for char in missing if ord(char) in _glyphs(others[name])}:
+            families.append(name)
+            missing -= had
+        if not missing:
+            break
+    shown = "".join(char.encode("unicode_escape").decode() if char in missing else char for char in text)
+    return shown or " ", tuple(families)
+
+
+def _path(family: str) -> str:
+    from matplotlib.font_manager import findfont
+
+    return str(findfont(family))
+
+
+@cache
+def _glyphs(path: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
+
+    try:
+        return frozenset(get_font(path).get_charmap())
+    except (OSError, RuntimeError):  # a font that cannot be read has no glyphs
+        return frozenset()
 
 
 def as_png(figure: Figure) -> bytes:

@@ -23,11 +23,12 @@ from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_assets.contracts.tables import PUBLISHED
 from quantum_assets.kernels.risk_guard import EQUITY_STALE, assess
 from resources.candles import CandleReader, Candles
+from resources.env_files import ALIKE, OBSOLETE, names_of_settings
 from resources.guards import read_account
 from resources.lease import standing_by
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError, epoch_of
-from resources.settings import REDIS_SCHEMES, Settings
+from resources.settings import MARKET_STATE_STREAM, REDIS_SCHEMES, Settings, uncommented
 
 Level = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "quantum-risk-pipeline"
@@ -36,7 +37,6 @@ SKEW_WARN_SEC, SKEW_MAX_SEC = 1.0, 5.0  # beyond the second, data of other hosts
 DISK_MIN_GB = 2.0  # below, the event log of the coming hours has no room
 UI_PORT = 3000
 NAMED_MAX = 5
-ALIKE = 0.85  # of a name to a setting's; DAGSTER_HOME is none, GOV_MAX_EXECS_PER_HOUR one
 HASHES = ("counts_published", "counts_decided", "counts_ran", "counts_alerts", "newest_cycles", "guard_readings")
 ENVIRONMENT_FILE = Path("/etc/quantum/quantum.env")
 # A command for each kind of key that needs the right to write and changes nothing; a key of another kind answers WRONGTYPE.
@@ -165,10 +165,18 @@ def _in_use(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _names(_: Settings) -> Iterator[Finding]:
-    """Find settings whose name was misspelt: their defaults hold, and nobody is told."""
-    known = [name for field in Settings.model_fields for name in (field.upper(), f"{field.upper()}_FILE")]
-    near = {name: get_close_matches(name, known, 1, ALIKE) for name in sorted(os.environ.keys() - set(known))}
+def _names(settings: Settings) -> Iterator[Finding]:
+    """Find settings whose name was misspelt, or is that of an older service: defaults hold, and nobody is told."""
+    known = {name: None for field in Settings.model_fields for name in (field.upper(), f"{field.upper()}_FILE")}
+    known |= dict.fromkeys(names_of_settings())
+    for name in sorted(OBSOLETE.keys() & os.environ.keys()):
+        yield Finding("names of settings", "warn", f"{name} is obsolete and ignored", OBSOLETE[name])
+    stream = uncommented(os.environ.get("STREAM_NAME", ""))
+    if stream and stream != settings.stream_name == MARKET_STATE_STREAM:
+        yield Finding(
+            "names of settings", "ok", f"STREAM_NAME names another of our streams; the market state keeps {MARKET_STATE_STREAM}"
+        )
+    near = {name: get_close_matches(name, known, 1, ALIKE) for name in sorted(os.environ.keys() - known.keys() - OBSOLETE.keys())}
     if meant := {name: found[0] for name, found in near.items() if found}:
         yield Finding("names of settings", "warn", f"unknown: {', '.join(meant)}", f"did you mean {', '.join(meant.values())}?")
     else:

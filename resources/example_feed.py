@@ -22,7 +22,7 @@ import polars as pl
 from quantum_assets.contracts.schema import stamps
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
 from resources.logs import DATED, log_to_stderr
-from resources.ohlcv_files import OhlcvFileError, read_ohlcv
+from resources.ohlcv_files import OhlcvFileError, files_in, named_file, read_ohlcv
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
 
@@ -46,6 +46,7 @@ EQUITY_USD, PEAK_USD = 25_000.0, 25_400.0  # a healthy account, 1.6 % below its 
 LOCKED_PARAMETERS = (
     "Expect FULL_CLOSE for most positions and the regime chop throughout: the locked parameters do not fit one-minute candles."
 )
+SYMBOLS_NAMED = 5
 SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
 # KEYS[1] sorted set of candles
@@ -353,22 +354,37 @@ def _plan_id(fields: Any) -> str:
     return bytes(mapping.get(b"plan_id", b"")).decode(errors="replace")
 
 
-def load_candles(folder: Path, symbols: Sequence[str]) -> dict[str, pl.DataFrame]:
-    """Read ``<symbol>_*.csv`` of every symbol that has one.
+def load_candles(folder: Path, symbols: Sequence[str], interval_sec: int = 60) -> dict[str, pl.DataFrame]:
+    """Read the files of every symbol that has some, all months of one symbol as one history.
+
+    Parameters
+    ----------
+    folder
+        Files named like ``BTCUSDT_1m.csv`` or ``BTCUSDT-1m-2025-01.zip``, see :func:`resources.ohlcv_files.named_file`.
+    interval_sec
+        Of the candles; files whose name has another are left out.
 
     Raises
     ------
     OhlcvFileError
-        A file cannot be read, or no symbol has one.
+        A file cannot be read, has too many malformed rows, or no symbol has one.
     """
+    named = [named_file(path, symbols) for path in files_in(folder)]
     found: dict[str, pl.DataFrame] = {}
     for symbol in symbols:
-        for path in sorted(folder.glob(f"{symbol}_*.csv"))[:1]:
-            frame = read_ohlcv(path).frame
-            if frame.height:
-                found[symbol] = frame
+        paths = [one.path for one in named if one.symbol == symbol and one.interval_sec in (None, interval_sec)]
+        if not paths:
+            continue
+        candles = read_ohlcv(*paths)
+        if malformed := next(filter(None, (one.too_malformed for one in candles.files)), ""):
+            raise OhlcvFileError(malformed)
+        if candles.frame.height:
+            found[symbol] = candles.frame
     if not found:
-        message = f"{folder} has no candles for {', '.join(symbols)}: put files like {symbols[0]}_1m.csv there"
+        shown = ", ".join(symbols[:SYMBOLS_NAMED]) + (
+            f" and {len(symbols) - SYMBOLS_NAMED} more" if len(symbols) > SYMBOLS_NAMED else ""
+        )
+        message = f"{folder} has no candles for {shown}: put files like {symbols[0]}_1m.csv there"
         raise OhlcvFileError(message)
     return found
 
@@ -400,7 +416,7 @@ def play(step: Callable[[], list[str]], stop: threading.Event, every_sec: float)
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of <symbol>_*.csv; default: the bundled ones.",
+    help="Folder of files like BTCUSDT_1m.csv or BTCUSDT-1m-2025-01.zip; default: the bundled ones.",
 )
 @click.option("--symbols", help="Comma-separated; default: SYMBOLS.")
 @click.option("--first", type=click.IntRange(min=1), default=400, show_default=True, help="Candles played at once.")
@@ -417,7 +433,7 @@ def main(folder: Path | None, symbols: str | None, first: int, every_sec: float,
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = load_settings(**({"symbols": symbols} if symbols is not None else {}))
-        candles = load_candles(folder or SAMPLE_DIR, settings.symbols)
+        candles = load_candles(folder or SAMPLE_DIR, settings.symbols, settings.candle_interval_sec)
     except (SettingsError, OhlcvFileError) as error:
         raise click.UsageError(str(error)) from error
     log_to_stderr(settings.log_level, DATED)

@@ -29,6 +29,8 @@ SLOWER_THAN = (  # what is renewed less often than it is believed would be stale
     ("marketstate_publish_interval", "marketstate_max_age_sec"),
 )
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+LOG_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}  # other spellings, and more than we tell apart
+MARKET_STATE_STREAM = "quantum:stream:marketstate"
 RENAMED = {  # kinds of keys that operators may rename
     "market_state": "MARKETSTATE_PREFIX",
     "risk_proposal": "RISKPROPOSAL_PREFIX",
@@ -180,11 +182,13 @@ class Settings(BaseSettings):
     alert_severities: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated kind=page, warn or info, where it is not the default of docs/alerts.md"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="verbosity")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias=AliasChoices("LOG_LEVEL", "MARKETSTATE_LOG_LEVEL", "log_level"), description="verbosity"
+    )
     marketstate_prefix: str = Field("quantum:marketstate", min_length=1, description="key prefix")
     riskproposal_prefix: str = Field("quantum:risk:proposal", min_length=1, description="key prefix")
     harvest_prefix: str = Field("quantum:harvest:proposal", min_length=1, description="key prefix")
-    stream_name: str = Field("quantum:stream:marketstate", min_length=1, description="market-state stream")
+    stream_name: str = Field(MARKET_STATE_STREAM, min_length=1, description="market-state stream")
     key_template: Literal["plain", "cluster"] = Field("plain", description="cluster: keys of one symbol share a slot")
     redis_host: str = Field(
         "",
@@ -204,7 +208,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_symbols(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = [part.strip().upper() for part in value.split(",") if part.strip()]
+            value = [as_listed(part.strip()) for part in value.split(",") if part.strip()]
         symbols = tuple(value)
         if not symbols:
             msg = "the list is empty; accepted: at least one symbol, comma-separated"
@@ -266,12 +270,17 @@ class Settings(BaseSettings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
+        return LOG_LEVELS.get(value.upper(), value.upper()) if isinstance(value, str) else value
+
+    @field_validator("stream_name")
+    @classmethod
+    def _keep_streams(cls, value: str) -> str:
+        return market_state_stream(value)
 
     @field_validator("*", mode="before")  # last of the "before" validators, because pydantic runs them in reverse order
     @classmethod
     def _strip_comment(cls, value: Any) -> Any:
-        return _uncommented(value) if isinstance(value, str) else value
+        return uncommented(value) if isinstance(value, str) else value
 
     @field_validator("redis_url", "governor_redis_url", "celery_broker_url")
     @classmethod
@@ -408,7 +417,7 @@ class SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         variable = f"{field_name.upper()}_FILE"
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / field_name
-        given = {one: _uncommented(os.environ.get(one, "")) for one in (field_name.upper(), variable)}
+        given = {one: uncommented(os.environ.get(one, "")) for one in (field_name.upper(), variable)}
         given[f"credential {field_name}"] = str(credential) if credential.is_absolute() and credential.exists() else ""
         ways = [way for way, text in given.items() if text]
         if len(ways) > 1:
@@ -428,8 +437,23 @@ class SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
-def _uncommented(text: str) -> str:
+def uncommented(text: str) -> str:
+    """Take the comment off a value."""
     return _COMMENT.sub("", text).strip()
+
+
+def market_state_stream(name: str) -> str:
+    """Give the stream of the market state under STREAM_NAME.
+
+    Each service once had a file with a STREAM_NAME of its own: the name of another of our streams is not meant for this one.
+    """
+    streams = (template for kind, template in Keys().templates().items() if kind.startswith("stream_"))
+    return MARKET_STATE_STREAM if name in set(streams) - {MARKET_STATE_STREAM} else name
+
+
+def as_listed(symbol: str) -> str:
+    """Spell a symbol as the houses list it: kPEPE keeps its case, what was typed in lower case only is meant in upper case."""
+    return symbol.upper() if symbol.islower() else symbol
 
 
 def _cover(one: str, other: str) -> bool:
@@ -460,6 +484,31 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error, os.environ)) from None
+
+
+def check_values(values: Mapping[str, str]) -> str:
+    """Say what is wrong with values by field, whatever the environment has; nothing when all are accepted."""
+    try:
+        _Given(**values)  # type: ignore[arg-type]  # texts, as an environment has them
+    except ValidationError as error:
+        return _explain(error, {name.upper(): value for name, value in values.items()})
+    return ""
+
+
+class _Given(Settings):
+    """Settings of what is given, and nothing else."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read explicit values only."""
+        return (init_settings,)
 
 
 def _explain(error: ValidationError, environ: Mapping[str, str]) -> str:

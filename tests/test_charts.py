@@ -15,6 +15,7 @@ from matplotlib.text import Text
 
 from quantum_assets.charts import (
     CANDLES_WANTED,
+    FONT,
     INK,
     LEVEL_COLORS,
     PAPER,
@@ -23,6 +24,7 @@ from quantum_assets.charts import (
     as_data_uri,
     as_markdown,
     as_png,
+    legible,
     states_along,
     symbol_figure,
 )
@@ -130,6 +132,21 @@ def test_times_that_nobody_knows_are_numbers_of_candles() -> None:
 def test_a_name_is_text_and_never_a_formula() -> None:
     """Between two dollars matplotlib reads TeX, and raises on what is none."""
     assert as_png(draw(walk(), symbol="A$\\frac$"))
+
+
+@pytest.mark.parametrize("symbol", ["币安人生USDT", "kPEPE", "é-ß", "😀USDT", "x" * 40, "\U000e0001USDT", "币" * 36 + "USDT"])
+def test_a_name_of_any_script_is_drawn_or_spelt(symbol: str) -> None:
+    """A row of boxes is any name; matplotlib warns of them, and warnings are errors here."""
+    figure = draw(walk(), symbol=symbol)
+    assert as_png(figure)
+    title = figure.texts[0]
+    text, families = legible(symbol)
+    assert title.get_text() == text
+    spelt = text.encode().decode("unicode_escape") if "\\" in text else text
+    assert spelt == symbol
+    assert families[0] == FONT
+    box = title.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert box.x1 <= figure.bbox.width
 
 
 def test_a_picture_carries_itself_into_the_page_and_is_the_same_each_time() -> None:

@@ -18,59 +18,61 @@ from rich.console import Console
 from rich.table import Table
 
 from quantum_assets.charts import REGIME_LABELS, as_png, regime_figure
+from quantum_assets.cli import EXIT_FAILED
+from quantum_assets.cli.recordings import NAMED_MAX, Recording, choose, malformed_rows, read, refuse
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.columns import REGIMES, Floats
 from quantum_assets.kernels.market_state import STATE_COLUMNS, MarketState, MarketStateTheta, market_state
-from resources.ohlcv_files import OhlcvFileError, read_ohlcv
+from resources.ohlcv_files import named_file
 
 STATES_BY_DEFAULT = 1000  # the default step gives at most about so many states: a chart shows no more, half a second
 SYNTHETIC_CANDLES = 1500  # length of a synthetic path; a trend leg is longer
-MALFORMED_NAMED = 5  # malformed rows named in the terminal; --json has them all
 
 
 @click.command(epilog="\b\nExamples:\n  quantum regime BTCUSDT_1m.csv\n  quantum regime --synthetic trend --json")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--symbol", help="Whose files of a folder.")
 @click.option("--synthetic", "regime_name", type=click.Choice(synthetic.REGIME_NAMES), help="Use a generated path.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of the generated path.")
 @click.option("--step", type=click.IntRange(min=1), help="Candles between two states; default: about 1,000 states.")
 @click.option("--out", type=click.Path(path_type=Path), help="Chart; default <name>-regime.png in the current folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def regime(
-    file: Path | None,
+    files: tuple[Path, ...],
+    symbol: str | None,
     regime_name: synthetic.Regime | None,
     seed: int,
     step: int | None,
     out: Path | None,
     as_json: bool,  # noqa: FBT001 click passes options by name
 ) -> None:
-    """Show how volatility and regime developed along the candles of FILE.
+    """Show how volatility and regime developed along the candles of FILES.
 
-    FILE is CSV (header with time, open, high, low, close, volume; or Binance klines) or Parquet. Exit codes: 0 done,
-    1 no state could be computed, 2 FILE cannot be read or the call is wrong.
+    FILES are CSV, JSON, Parquet or Feather, also packed, or a folder of such, all of one symbol: see `quantum replay --help`.
+    Exit codes: 0 done, 1 no state could be computed or more than 1 % of the rows of a file are malformed, 2 a file cannot be read
+    or the call is wrong.
     """
-    if (file is None) == (regime_name is None):
-        message = "give either FILE or --synthetic trend|mean_revert|chop"
+    if (not files) == (regime_name is None):
+        message = "give either FILES or --synthetic trend|mean_revert|chop"
         raise click.UsageError(message)
     times: npt.NDArray[Any]
-    if file is not None:
-        try:
-            candles = read_ohlcv(file)
-        except OhlcvFileError as error:
-            raise click.UsageError(str(error)) from error
-        name, closes = file.stem, candles.frame["close"].to_numpy()
-        times = candles.frame["open_time_ms"].to_numpy().astype("datetime64[ms]")
-        malformed = [{"line": row.line, "reason": row.reason} for row in candles.malformed]
-        duplicates = candles.duplicates
+    recording: Recording | None = None
+    if files:
+        recording = _recording(files, symbol)
+        refuse([recording], "no state was computed.", EXIT_FAILED)
+        name, closes = recording.symbol, recording.candles.frame["close"].to_numpy()
+        times = recording.candles.frame["open_time_ms"].to_numpy().astype("datetime64[ms]")
     else:
         assert regime_name is not None  # noqa: S101 narrows for the type checker; checked above
         name = f"synthetic-{regime_name}-{seed}"
         closes = 100 * np.exp(synthetic.log_path(regime_name, 0, SYNTHETIC_CANDLES, seed=seed))
-        times, malformed, duplicates = np.arange(len(closes)), [], 0
+        times = np.arange(len(closes))
+    malformed = recording.candles.malformed_count if recording else 0
 
     theta = MarketStateTheta()
     required = theta.candles_required
     if len(closes) < required:
-        message = f"{name} has {len(closes)} usable candles ({len(malformed)} malformed): a state needs {required}"
+        message = f"{name} has {len(closes)} usable candles ({malformed} malformed): a state needs {required}"
         raise click.ClickException(message)
     windows = sliding_window_view(closes, required)
     step = step or -(-len(windows) // STATES_BY_DEFAULT)
@@ -86,14 +88,30 @@ def regime(
         raise click.UsageError(message) from error
     summary = _summary(name, closes, state) | {
         "step": step,
-        "malformed": malformed,
-        "duplicates": duplicates,
+        "malformed": malformed_rows(recording) if recording else [],
+        "malformed_count": malformed,
+        "duplicates": recording.candles.duplicates if recording else 0,
         "chart": str(chart),
     }
     if as_json:
         click.echo(json.dumps(summary | {"states": _states(times[ends], state)}, allow_nan=False))
     else:
         _print_table(summary)
+
+
+def _recording(files: tuple[Path, ...], symbol: str | None) -> Recording:
+    if len(files) == 1 and not files[0].is_dir():  # its name is that of the chart, whatever it is
+        return read(files[0].stem, list(files))
+    chosen = choose(files, symbol=symbol)
+    if len(chosen) > 1:
+        message = f"files of several symbols: {', '.join(sorted(chosen)[:NAMED_MAX])}: give --symbol"
+        raise click.UsageError(message)
+    ((name, paths),) = chosen.items()
+    intervals = {named_file(path).interval_sec for path in paths}
+    if len(intervals) > 1:
+        message = f"files of several intervals of {name}: give those of one"
+        raise click.UsageError(message)
+    return read(name, paths)
 
 
 def _summary(name: str, closes: Floats, state: MarketState) -> dict[str, Any]:
@@ -143,8 +161,8 @@ def _print_table(summary: dict[str, Any]) -> None:
     console.print(table)
     shares = ", ".join(f"{REGIME_LABELS[name]} {share:.0%}" for name, share in summary["regime_share"].items())
     console.print(f"most probable regime: now {REGIME_LABELS[summary['regime_last']]}; over time {shares}")
-    for row in summary["malformed"][:MALFORMED_NAMED]:
+    for row in summary["malformed"][:NAMED_MAX]:
         console.print(f"line {row['line']} left out: {row['reason']}", markup=False)
-    if summary["malformed"] or summary["duplicates"]:
-        console.print(f"{len(summary['malformed'])} malformed rows and {summary['duplicates']} duplicates left out")
+    if summary["malformed_count"] or summary["duplicates"]:
+        console.print(f"{summary['malformed_count']} malformed rows and {summary['duplicates']} duplicates left out")
     console.print(f"chart: {summary['chart']}", markup=False)

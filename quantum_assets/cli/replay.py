@@ -10,7 +10,6 @@ import json
 import re
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from quantum_assets.cli import EXIT_FAILED, EXIT_USAGE
+from quantum_assets.cli.recordings import Recording, choose, malformed_rows, read, refuse, report
 from resources.candles import CandleReader
 from resources.example_feed import HISTORY_CANDLES_MAX, replace_candles, shift_to
-from resources.ohlcv_files import MalformedRow, OhlcvFileError, read_ohlcv
 from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from resources.settings import as_listed, load_settings
 
 REPLAY_TTL_SEC = 7 * 86400
-MALFORMED_NAMED = 5  # malformed rows named per file; the count is always exact
 _SYMBOL = re.compile(r"[\w-]{2,40}")
-_FILE_NAME = re.compile(
-    r"(?P<symbol>[A-Za-z0-9]{3,36}(USDT|USDC|BUSD|USD|BTC|ETH|EUR|PERP))([-_]\d+[smhdw]([-_].*)?)?", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True)
-class _Recording:
-    path: Path
-    symbol: str
-    frame: pl.DataFrame
-    malformed: list[MalformedRow]
-    duplicates: int
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--symbol", help="Symbol of the file; default: from its name, BTCUSDT_1m.csv is BTCUSDT.")
+@click.option("--symbol", help="Symbol of the files; default: from their names, BTCUSDT_1m.csv is BTCUSDT.")
 @click.option(
     "--speed",
     type=click.FloatRange(min=0),
@@ -57,38 +43,41 @@ class _Recording:
 @click.option("--overwrite", is_flag=True, help="Replace candles that are not a replay's, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
 def replay(files: tuple[Path, ...], symbol: str | None, speed: float, *, keep_time: bool, overwrite: bool, as_json: bool) -> None:
-    """Write recorded candles (CSV or Parquet) to Redis, labelled "replay".
+    """Write recorded candles of files and folders to Redis, labelled "replay".
 
     \b
     quantum replay BTCUSDT_1m.csv ETHUSDT_1m.csv
+    quantum replay BTCUSDT-1m-2025-*.zip
+    quantum replay user_data/data/binance/futures
     quantum replay history.parquet --symbol SOLUSDT --speed 60
     quantum replay BTCUSDT_1m.csv --keep-time --json
+
+    Files are CSV (, ; | or tab; with or without a header), JSON, Parquet or Feather; CSV and JSON also as .gz or .zip.
+    Several files of one symbol are one history. Of a folder, the files with a symbol in their name and no other interval than
+    CANDLE_INTERVAL_SEC are used.
 
     Everything computed from them carries the label, and earns no permit without ALLOW_SYNTHETIC=true. The newest 1500 candles are
     kept, for 7 days.
 
-    Exit codes: 0 ok; 1 a file has no valid row, or candles under another key are read instead; 2 wrong usage, unreadable file, or
-    candles of another writer in the way; 3 Redis away.
+    Exit codes: 0 ok; 1 a file has no valid row or more than 1 % malformed ones, or candles under another key are read instead;
+    2 wrong usage, unreadable file, or candles of another writer in the way; 3 Redis away.
     """
-    if symbol is not None and len(files) > 1:
-        message = f"--symbol names one symbol, but {len(files)} files are given"
+    if symbol is not None and not _SYMBOL.fullmatch(symbol := as_listed(symbol)):
+        message = f"--symbol {symbol[:40]!r}: a symbol is 2 to 40 letters, digits, _ or -"
         raise click.UsageError(message)
-    recordings = [_read(path, symbol) for path in files]
-    named = [one.symbol for one in recordings]
-    if len(set(named)) < len(named):
-        message = f"two files are of one symbol: {', '.join(named)}"
-        raise click.UsageError(message)
-    _report(recordings)
-    if empty := [str(one.path) for one in recordings if not one.frame.height]:
-        message = f"No valid row in {', '.join(empty)}; nothing was written."
-        click.echo(message, err=True)
-        sys.exit(EXIT_FAILED)
-    store = RedisStore(load_settings())
+    settings = load_settings()
+    chosen = choose(files, symbol=symbol, known=settings.symbols, interval_sec=settings.candle_interval_sec)
+    recordings = [read(name, paths) for name, paths in chosen.items()]
+    for recording in recordings:
+        report(recording, interval_sec=settings.candle_interval_sec)
+    refuse(recordings, "nothing was written.", EXIT_FAILED)
+    named = list(chosen)
+    store = RedisStore(settings)
     _refuse_other_spacing(recordings, store.settings.candle_interval_sec)
     if speed:
         _play(store, recordings, speed, keep_time=keep_time, overwrite=overwrite)
     else:
-        _write(store, {one.symbol: one.frame for one in recordings}, keep_time=keep_time, overwrite=overwrite)
+        _write(store, {one.symbol: one.candles.frame for one in recordings}, keep_time=keep_time, overwrite=overwrite)
     _refuse_shadowed(store, named)
     outcome = [_summary(store, one) for one in recordings]
     if as_json:
@@ -98,29 +87,10 @@ def replay(files: tuple[Path, ...], symbol: str | None, speed: float, *, keep_ti
             click.echo(f"{one['symbol']}: {one['written']} candles -> {one['key']}", err=True)
 
 
-def _read(path: Path, symbol: str | None) -> _Recording:
-    name = symbol.upper() if symbol is not None else _symbol_in(path.stem)
-    if name is None or not _SYMBOL.fullmatch(name):
-        message = f"no symbol like BTCUSDT in the name of {path}: give --symbol"
-        raise click.UsageError(message)
-    try:
-        found = read_ohlcv(path)
-    except OhlcvFileError as error:
-        raise click.UsageError(str(error)) from error
-    return _Recording(path, name, found.frame, found.malformed, found.duplicates)
-
-
-def _symbol_in(stem: str) -> str | None:
-    """Read the symbol out of a file name: BTCUSDT, BTCUSDT_1m, BTCUSDT-1m-2025-08."""
-    found = _FILE_NAME.fullmatch(stem)
-    return found["symbol"].upper() if found is not None else None
-
-
-def _refuse_other_spacing(recordings: list[_Recording], interval_sec: int) -> None:
-    for one in recordings:
-        spacing_ms = one.frame["open_time_ms"].diff().median()
-        if isinstance(spacing_ms, float) and spacing_ms != interval_sec * 1000:
-            message = f"{one.path}: rows are {spacing_ms / 1000:g} s apart, CANDLE_INTERVAL_SEC is {interval_sec}"
+def _refuse_other_spacing(recordings: list[Recording], interval_sec: int) -> None:
+    for file in (file for one in recordings for file in one.candles.files):
+        if file.spacing_sec not in (None, interval_sec):
+            message = f"{file.path}: rows are {file.spacing_sec:g} s apart, CANDLE_INTERVAL_SEC is {interval_sec}"
             raise click.UsageError(message)
 
 
@@ -134,16 +104,6 @@ def _refuse_shadowed(store: RedisStore, symbols: list[str]) -> None:
     if won:
         click.echo(f"Written, but other candles come first and are read instead: {', '.join(won)}. Delete those keys.", err=True)
         sys.exit(EXIT_FAILED)
-
-
-def _report(recordings: list[_Recording]) -> None:
-    for one in recordings:
-        for row in one.malformed[:MALFORMED_NAMED]:
-            click.echo(f"{one.path} line {row.line} left out: {row.reason}", err=True)
-        if (unnamed := len(one.malformed) - MALFORMED_NAMED) > 0:
-            click.echo(f"{one.path}: {unnamed} more malformed rows; --json names all", err=True)
-        if one.malformed or one.duplicates:
-            click.echo(f"{one.path}: left out: malformed rows {len(one.malformed)}, duplicates {one.duplicates}", err=True)
 
 
 def _write(store: RedisStore, frames: dict[str, pl.DataFrame], *, keep_time: bool, overwrite: bool) -> None:
@@ -166,28 +126,30 @@ def _write(store: RedisStore, frames: dict[str, pl.DataFrame], *, keep_time: boo
         sys.exit(EXIT_USAGE)
 
 
-def _play(store: RedisStore, recordings: list[_Recording], speed: float, *, keep_time: bool, overwrite: bool) -> None:
+def _play(store: RedisStore, recordings: list[Recording], speed: float, *, keep_time: bool, overwrite: bool) -> None:
     """Write a window at once, then one candle after the other; each time all of them, so that the newest candle is always now."""
     pause_sec = store.settings.candle_interval_sec / speed
-    steps = max(one.frame.height for one in recordings)
+    steps = max(one.candles.frame.height for one in recordings)
     first = min(store.settings.marketstate_window_size, steps)  # with fewer there is no market state
     due = time.monotonic()
     with Progress(console=Console(stderr=True)) as progress:
         for shown in progress.track(range(first, steps + 1), description="replay"):
-            frames = {one.symbol: one.frame.head(shown) for one in recordings}
+            frames = {one.symbol: one.candles.frame.head(shown) for one in recordings}
             # Only the first write may find candles of another writer; after it they are ours.
             _write(store, frames, keep_time=keep_time, overwrite=overwrite and shown == first)
             due += pause_sec
             time.sleep(max(0.0, due - time.monotonic()) if shown < steps else 0.0)
 
 
-def _summary(store: RedisStore, one: _Recording) -> dict[str, Any]:
+def _summary(store: RedisStore, one: Recording) -> dict[str, Any]:
     return {
-        "file": str(one.path),
+        "file": str(one.paths[0]),
+        "files": [str(path) for path in one.paths],
         "symbol": one.symbol,
         "key": store.keys.of("candles_history", one.symbol),
-        "rows": one.frame.height,
-        "written": min(one.frame.height, HISTORY_CANDLES_MAX),
-        "malformed": [{"line": row.line, "reason": row.reason} for row in one.malformed],
-        "duplicates": one.duplicates,
+        "rows": one.candles.frame.height,
+        "written": min(one.candles.frame.height, HISTORY_CANDLES_MAX),
+        "malformed": malformed_rows(one),
+        "malformed_count": one.candles.malformed_count,
+        "duplicates": one.candles.duplicates,
     }

@@ -12,6 +12,7 @@ from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from resources import diagnosis
 from resources.lease import other_holder
 from resources.redis_store import RedisStore
+from resources.settings import SettingsError
 from tests.servers import valkey
 from tests.world import real_closes, write_candles, write_equity, write_position
 
@@ -112,6 +113,67 @@ def test_a_setting_whose_name_is_misspelt_is_named(examine) -> None:
     found = run(GOV_MAX_EXECS_PER_HOUR="1", DAGSTER_POSTGRES_URL="x", HOSTNAME="x")
     assert found.keys() == {"names of settings"}
     assert found["names of settings"]["remedy"] == "did you mean GOV_MAX_EXEC_PER_HOUR?"
+
+
+OLD_FILES = {
+    "marketstate.env": f"""# one of several
+export MARKETSTATE_SYMBOLS="BTCUSDT,kPEPE" # two
+MARKETSTATE_LOG_LEVEL=warn
+STREAM_NAME=quantum:stream:marketstate
+METRICS_PORT=9100
+PUBLISH_INTERVAL_SEC=10
+REDIS_URL=redis://u:{SECRET}@h:1/0
+not a line
+""",
+    "harvest.env": "STREAM_NAME=quantum:stream:harvest.proposal\r\nLOOP_INTERVAL_SEC=10\r\nPUBLISH_INTERVAL_SEC=10\r\n",
+    "governor.env": "GOV_ENABLE_AUTO_DISARM=true\nGOV_MAX_EXECS_PER_HOUR=3\nANOTHER=1\n",
+}
+
+
+def test_old_environment_files_are_explained(tmp_path: Path) -> None:
+    """Whoever moves over wants to know what still counts, before the first start."""
+    for name, content in OLD_FILES.items():
+        (tmp_path / name).write_bytes(content.encode())
+    files = [str(tmp_path / name) for name in OLD_FILES]
+    result = CliRunner().invoke(cli, ["doctor", "--json", "--env", *files])
+    assert (result.exit_code, SECRET in result.output) == (0, False), result.output
+    said = {f"{one['what']}: {one['seen']}": one["level"] for one in json.loads(result.stdout)}
+    assert said == {
+        "marketstate.env line 2: MARKETSTATE_SYMBOLS=BTCUSDT,kPEPE is taken over": "ok",
+        "marketstate.env line 3: MARKETSTATE_LOG_LEVEL=warn is taken over": "ok",
+        "marketstate.env line 4: STREAM_NAME=quantum:stream:marketstate is taken over": "ok",
+        "marketstate.env line 5: METRICS_PORT is obsolete and ignored": "warn",
+        "marketstate.env line 6: PUBLISH_INTERVAL_SEC=10 is taken over": "ok",
+        "marketstate.env line 7: REDIS_URL=(hidden) is taken over": "ok",
+        "marketstate.env line 8: is no NAME=value": "warn",
+        "harvest.env line 1: STREAM_NAME=quantum:stream:harvest.proposal names another of our streams, "
+        "which has this name already": "ok",
+        "harvest.env line 2: LOOP_INTERVAL_SEC is obsolete and ignored": "warn",
+        "harvest.env line 3: PUBLISH_INTERVAL_SEC=10 is taken over": "ok",
+        "governor.env line 1: GOV_ENABLE_AUTO_DISARM is obsolete and ignored": "warn",
+        "governor.env line 2: GOV_MAX_EXECS_PER_HOUR is unknown and ignored": "warn",
+        "governor.env line 3: ANOTHER is none of our settings and ignored": "ok",
+    }
+
+
+def test_old_environment_files_that_conflict_are_refused(tmp_path: Path) -> None:
+    """One setting for all processes: which of the two is meant, only a person knows."""
+    for name, content in (("a.env", "SYMBOLS=A1\nP31_MIN_CONF=7\n"), ("b.env", "MARKETSTATE_SYMBOLS=B1\nREDIS_URL=x\n")):
+        (tmp_path / name).write_text(content)
+    result = CliRunner().invoke(cli, ["doctor", "--env", str(tmp_path / "a.env"), "--env", str(tmp_path / "b.env")])
+    assert result.exit_code == 1
+    assert "SYMBOLS of a.env line 1; MARKETSTATE_SYMBOLS of b.env line 1" in result.output
+    assert "P31_MIN_CONF='7'" in result.output
+    assert "REDIS_URL=(hidden)" in result.output
+    with pytest.raises(SettingsError, match="cannot be read"):
+        CliRunner().invoke(cli, ["doctor", "--env", str(tmp_path)], catch_exceptions=False)
+    assert CliRunner().invoke(cli, ["doctor", str(tmp_path / "a.env")]).exit_code == 2
+
+
+def test_a_setting_of_an_older_service_is_named(examine) -> None:
+    """It is ignored, which nobody would notice."""
+    _, run = examine
+    assert run(METRICS_PORT="9100")["names of settings"]["seen"] == "METRICS_PORT is obsolete and ignored"
 
 
 def test_a_user_without_the_right_to_write_is_found_before_the_first_cycle(examine) -> None:

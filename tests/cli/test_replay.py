@@ -42,7 +42,7 @@ def test_a_file_becomes_fresh_labelled_candles(live, capsys):
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["files"][0] | {"file": ""} == {
         "file": "", "symbol": "BTCUSDT", "key": "quantum:history:ohlcv:BTCUSDT:1m",
-        "rows": 700, "written": 700, "malformed": [], "duplicates": 0,
+        "files": [str(BTC)], "rows": 700, "written": 700, "malformed": [], "malformed_count": 0, "duplicates": 0,
     }  # fmt: skip
     candles = CandleReader(live).read(["BTCUSDT"])[0].value
     assert (candles.source, len(candles.close)) == ("replay", 300)
@@ -75,12 +75,60 @@ def test_history_is_bounded(live, tmp_path):
 def test_malformed_rows_are_named_by_line_and_counted(live, tmp_path, capsys):
     """The owner of the file can mend it."""
     path = tmp_path / "BTCUSDT_1m.csv"
-    path.write_text(rows(3) + "2025-08-05 00:03:00,100,101,99,nan,1\n")
+    wrong = "2025-08-05 01:39:00,100,101,99,nan,1\n"
+    path.write_text(rows(99) + wrong)
     assert run(path) == 0
     said = capsys.readouterr().err
-    assert "line 5 left out: close is not a finite number" in said
+    assert "line 101 left out: close is not a finite number" in said
     assert "malformed rows 1" in said
-    assert live.client.zcard("quantum:history:ohlcv:BTCUSDT:1m") == 3
+    assert live.client.zcard("quantum:history:ohlcv:BTCUSDT:1m") == 99
+    path.write_text(rows(99) + wrong * 2)
+    assert run(path) == 1
+    assert "2 of 101 rows" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("live")
+def test_no_message_is_longer_than_a_screen(tmp_path, capsys):
+    """One was a megabyte: what matters is scrolled away."""
+    path = tmp_path / "BTCUSDT_1m.csv"
+    path.write_text(rows(5) + f"{'x' * 9000},1,1,1,1,1\n" * 500)
+    assert run(path) == 1
+    said = capsys.readouterr().err
+    assert "500 of 505 rows" in said
+    assert "and 497 more malformed rows" in said
+    assert len(said) < 80 * 24
+    path.write_text("x," * 9000)
+    assert run(path) == 2
+    assert len(capsys.readouterr().err) < 80 * 24
+
+
+def test_months_of_a_folder_are_one_history(live, tmp_path, capsys):
+    """As they are downloaded; what is none, and what has another interval, is named and left."""
+    lines = rows(60).splitlines()
+    (tmp_path / "BTCUSDT-1m-2025-09.csv").write_text("\n".join([HEADER, *lines[31:]]))
+    (tmp_path / "BTCUSDT-1m-2025-08.csv").write_text("\n".join(lines[:31]))
+    (tmp_path / "BTCUSDT-5m-2025-08.csv").write_text("x")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "kPEPEUSDT_1m.csv").write_text(rows(3))
+    assert run(tmp_path, "--json") == 0
+    said = capsys.readouterr()
+    assert {one["symbol"]: one["rows"] for one in json.loads(said.out)["files"]} == {"BTCUSDT": 60, "kPEPEUSDT": 3}
+    assert "BTCUSDT-5m-2025-08.csv (candles of 300 s)" in said.err
+    assert "notes.txt (no symbol in its name)" in said.err
+    assert run(tmp_path / "BTCUSDT-1m-2025-09.csv", tmp_path / "BTCUSDT-1m-2025-08.csv") == 0
+    assert live.client.zcard("quantum:history:ohlcv:BTCUSDT:1m") == 60
+
+
+@pytest.mark.usefixtures("live")
+def test_rows_that_contradict_each_other_are_named_and_refused(tmp_path, capsys):
+    """Two sources in one file: neither is known to be right."""
+    path = tmp_path / "BTCUSDT_1m.csv"
+    path.write_text(rows(100) + rows(3).replace(",100,", ",100.5,").partition("\n")[2])
+    assert run(path) == 1
+    assert (
+        "line 102 left out: contradicts line 2, of the same time 2025-08-05 00:00: open 100.5, there 100"
+        in capsys.readouterr().err
+    )
 
 
 def test_played_candle_by_candle_the_newest_is_always_now(live, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quantum_assets.contracts.tables import Keys
 from resources.settings import Settings, SettingsError, load_settings
 
 
@@ -101,7 +102,6 @@ def test_an_address_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatc
     [
         ("MARKETSTATE_PREFIX", "quantum:allocation:target"),
         ("RISKPROPOSAL_PREFIX", "quantum:harvest:proposal"),
-        ("STREAM_NAME", "quantum:stream:apply.plan"),
         ("MARKETSTATE_PREFIX", "quantum"),
         ("HARVEST_PREFIX", "quantum:state"),
         ("MARKETSTATE_PREFIX", "quantum:permit:mine"),
@@ -113,6 +113,28 @@ def test_a_prefix_that_would_write_into_another_key_is_refused(monkeypatch: pyte
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         load_settings()
+
+
+@pytest.mark.parametrize("name", [one for kind, one in Keys().templates().items() if kind.startswith("stream_")])
+def test_a_stream_name_of_another_service_is_not_that_of_the_market_state(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each service once had an environment file with a STREAM_NAME of its own."""
+    monkeypatch.setenv("STREAM_NAME", f"{name} # ours")
+    assert load_settings().keys.of("stream_market_state") == "quantum:stream:marketstate"
+
+
+def test_a_symbol_keeps_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KPEPE would be another market, or none; what was typed in lower case only is a spelling of ours."""
+    monkeypatch.setenv("SYMBOLS", "kPEPE,btcusdt,币安人生USDT,BTCUSDT_260327,1000shibusdt")
+    assert load_settings().symbols == ("kPEPE", "BTCUSDT", "币安人生USDT", "BTCUSDT_260327", "1000SHIBUSDT")
+
+
+@pytest.mark.parametrize(("given", "level"), [("warn", "WARNING"), ("critical", "ERROR"), ("Debug", "DEBUG")])
+def test_the_log_level_of_older_services_is_understood(monkeypatch: pytest.MonkeyPatch, given: str, level: str) -> None:
+    """It has more names than we tell apart."""
+    monkeypatch.setenv("MARKETSTATE_LOG_LEVEL", given)
+    assert load_settings().log_level == level
+    monkeypatch.setenv("LOG_LEVEL", "info")
+    assert load_settings().log_level == "INFO"
 
 
 def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
