@@ -198,7 +198,7 @@ def test_each_kind_is_raised_once_reminded_and_cleared_once(desk, kind):
 def test_every_kind_has_a_test():
     """The catalogue is closed: a kind nobody tests is one nobody knows to work."""
     of_incidents = {"redis", "daemon", "worker", "loop", "symbol", "proof", "proofs"}  # tests/test_incidents.py
-    assert {kind.name for kind in CATALOGUE} == of_incidents | KINDS_SEEN.keys() | {"permit_unused"}
+    assert {kind.name for kind in CATALOGUE} == of_incidents | KINDS_SEEN.keys() | {"permit_unused", "undelivered"}
 
 
 def test_a_switch_set_and_cleared_between_two_polls_is_raised_and_cleared(desk):

@@ -83,6 +83,8 @@ def test_the_examples_are_taken_by_each_of_their_names_and_what_is_required_is_n
     assert takes(one_symbol, one, first)
     for field in one.fields:
         others = {name: value for name, value in first.items() if name != field.names[0]}
+        if field.names == ("action",):  # a plan that says reduceOnly needs none
+            others.pop("reduceOnly")
         assert takes(one_symbol, one, others) is not field.required, field.names
         for name in field.names:
             assert takes(one_symbol, one, {**others, name: field.example}), name
