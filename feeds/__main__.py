@@ -287,7 +287,7 @@ async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as
 async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: bool, take_over: bool) -> int:
     store = RedisStore(settings)
     pace = Pace(exchange)
-    listing = Listing(pace, settings.symbols)
+    listing = Listing(pace, settings.markets)
     feed: Feed | None = None
     rounds = 0
     while True:

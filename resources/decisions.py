@@ -99,7 +99,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
                 plan = fields if parse_plan(entry_id.decode(), raw).plan_id == plan_id else plan
             elif fields.get("plan_id") == plan_id:
                 events.append(fields)
-    symbol = (plan or (events[-1] if events else {})).get("symbol", "")
+    symbol = ((events[-1] if events else plan) or {}).get("symbol", "")  # the event names the leg, too
     keys = [store.keys.of(table.key, plan_id, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
     permit, block = (
         None if isinstance(one, Exception) else texts(one) or None

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.kernels.efficiency_hint import (
     CLOCK_AHEAD_SEC,
@@ -125,7 +126,8 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
             fields = _payload(raw_fields)
             pnl = next((number for field in PNL_FIELDS if (number := number_or_none(fields.get(field))) is not None), None)
             if pnl is not None and fields.get("symbol"):
-                by_symbol.setdefault(str(fields["symbol"]), []).append(Execution(parse_entry_id(raw_id.decode()), pnl))
+                symbol = underlying(str(fields["symbol"]))
+                by_symbol.setdefault(symbol, []).append(Execution(parse_entry_id(raw_id.decode()), pnl))
     return found
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from quantum_assets.contracts.codecs import EPOCH, FLAG, FLOAT, TIME
+from quantum_assets.contracts.legs import leg_of
 from quantum_assets.contracts.schema import ContractError, Table, stamps
 from quantum_assets.contracts.tables import INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, PLAN_STREAM_MAXLEN
 from resources.io_manager import RedisIOManager
@@ -204,6 +205,7 @@ def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "confidence": FLOAT.encode(row["confidence"]),
         "timestamp": EPOCH.encode(now.timestamp()),
         "source": row["source"],
+        **({"positionSide": leg} if (leg := leg_of(row["symbol"])) else {}),
     }
 
 
