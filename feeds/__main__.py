@@ -297,7 +297,7 @@ async def _work(exchange: Exchange, settings: Settings, *, once: bool, as_json: 
     if lacking:
         log.warning("%s lacks %s", exchange.name, "; ".join(lacking))
     pace = Pace(exchange)
-    listing = Listing(pace, settings.symbols)
+    listing = Listing(pace, settings.markets)
     feed: Feed | None = None
     rounds = 0
     while True:

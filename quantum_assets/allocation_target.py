@@ -9,7 +9,7 @@ import polars as pl
 from quantum_assets.contracts.reading import State
 from quantum_assets.kernels.allocation import AllocationTheta, allocation
 from quantum_assets.kernels.efficiency_hint import EfficiencyHint
-from quantum_assets.rows import assemble, none_for_nan, without_result
+from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_assets.symbols import OWNERS
 from resources.foreign import Scored, read_efficiency, read_scored
 from resources.redis_store import RedisStore
@@ -29,22 +29,21 @@ from resources.redis_store import RedisStore
 )
 def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Propose a target for every symbol of the run."""
-    symbols = context.partition_keys
-    settings = store.settings
-    return allocation_frame(
-        symbols,
-        read_efficiency(store, symbols),
-        read_scored(store, "base_target", "target_usd", symbols),
-        store.clock().timestamp(),
-        AllocationTheta(
-            base=settings.p31_base,
-            scale=settings.p31_scale,
-            min_mult=settings.p31_min_mult,
-            max_mult=settings.p31_max_mult,
-            min_confidence=settings.p31_min_conf,
-            max_age_sec=settings.p31_stale_sec,
-        ),
+    settings, now = store.settings, store.clock().timestamp()
+    theta = AllocationTheta(
+        base=settings.p31_base,
+        scale=settings.p31_scale,
+        min_mult=settings.p31_min_mult,
+        max_mult=settings.p31_max_mult,
+        min_confidence=settings.p31_min_conf,
+        max_age_sec=settings.p31_stale_sec,
     )
+
+    def proposed(symbols: Sequence[str]) -> pl.DataFrame:
+        targets = read_scored(store, "base_target", "target_usd", symbols)
+        return allocation_frame(symbols, read_efficiency(store, symbols), targets, now, theta)
+
+    return shared_by_legs(context.partition_keys, proposed)
 
 
 def allocation_frame(

@@ -1,6 +1,7 @@
 """Asset ``capital_efficiency``: how well each symbol's capital has worked lately, ours or another producer's."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,7 @@ import polars as pl
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.tables import EFFICIENCY_STATE
 from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
-from quantum_assets.rows import assemble, without_result
+from quantum_assets.rows import assemble, shared_by_legs, without_result
 from quantum_assets.symbols import OWNERS
 from resources.foreign import (
     WITH_PROFIT,
@@ -49,8 +50,8 @@ NEVER = (0, 0)  # entry id before the first one
 def capital_efficiency(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Record or compute the efficiency of every symbol of the run."""
     if store.settings.efficiency_mode == "external":
-        return recorded_frame(store, context.partition_keys)
-    return computed_frame(store, context.partition_keys, cycle_id=cycle_id_of(context.run))
+        return shared_by_legs(context.partition_keys, partial(recorded_frame, store))
+    return shared_by_legs(context.partition_keys, partial(computed_frame, store, cycle_id=cycle_id_of(context.run)))
 
 
 def recorded_frame(store: RedisStore, symbols: Sequence[str]) -> pl.DataFrame:

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from quantum_assets.contracts.labels import is_live
+from quantum_assets.contracts.legs import leg_of, legs_of
 from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import (
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
@@ -150,12 +152,18 @@ def judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool = True) ->
 
 
 def _judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool) -> list[Decision]:
-    symbols = sorted({plan.symbol for plan in plans})
+    siblings = {plan.symbol: [leg for leg in legs_of(plan.symbol) if leg != plan.symbol] for plan in plans if leg_of(plan.symbol)}
+    symbols = sorted({plan.symbol for plan in plans}.union(*siblings.values()))
     snapshots = {one.symbol: one for one in PositionReader(store).snapshots(symbols)}
     known = {table.asset: dict(zip(symbols, store.read(table, symbols), strict=True)) for table in EVIDENCE}
     targets = dict(zip(symbols, read_scored(store, "base_target", "target_usd", symbols), strict=True))
     found = [
-        Found({asset: rows[plan.symbol] for asset, rows in known.items()}, snapshots[plan.symbol], targets[plan.symbol])
+        Found(
+            {asset: rows[plan.symbol] for asset, rows in known.items()},
+            snapshots[plan.symbol],
+            targets[plan.symbol],
+            [(snapshots[leg], known[POSITION.asset][leg]) for leg in siblings.get(plan.symbol, ())],
+        )
         for plan in plans
     ]
     shut = _shut(store)
@@ -175,11 +183,15 @@ def _judge(store: RedisStore, plans: Sequence[Plan], *, recorded: bool) -> list[
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of the symbol of one plan: its rows by asset, its position as it is told now, and its P2.9 target."""
+    """What is known of the symbol of one plan: its rows by asset, its position as it is told now, and its P2.9 target.
+
+    Of a leg also the other one, whose notional counts against the same target: its position as told now, and as tracked.
+    """
 
     rows: Mapping[str, Reading[dict[str, Any]]]
     snapshot: Reading[RawPosition | Flat]
     target: Scored
+    siblings: Sequence[tuple[Reading[RawPosition | Flat], Reading[dict[str, Any]]]] = ()
 
     @property
     def flat(self) -> Flat | None:
@@ -368,9 +380,20 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         day_total=unknown,
         amount=unknown,
         in_usd=everywhere(value=False),
-        position_notional_usd=np.array([0.0 if one.flat else _notional_usd(one.rows["position"]) for one in found]),
+        position_notional_usd=np.array([_gross_usd(one, now, store.settings.gov_max_data_age_sec) for one in found]),
         target_usd=np.array([_cap_usd(one.target) for one in found]),
     )
+
+
+def _gross_usd(found: Found, now: float, max_age_sec: float) -> float:
+    """Give the notional of a symbol's position, of both legs together; NaN when that of one is not known."""
+    total = 0.0 if found.flat else _notional_usd(found.rows[POSITION.asset])
+    for snapshot, tracked in found.siblings:
+        flat = snapshot.value if isinstance(snapshot.value, Flat) else None
+        clock = flat.ts_epoch if flat is not None else None if tracked.value is None else tracked.value["position_ts_epoch"]
+        known = snapshot.value is not None and clock is not None and -CLOCK_SKEW_SEC <= now - clock <= max_age_sec
+        total += math.nan if not known else 0.0 if flat is not None else _notional_usd(tracked)
+    return total
 
 
 def _notional_usd(reading: Reading[dict[str, Any]]) -> float:

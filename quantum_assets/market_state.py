@@ -11,7 +11,7 @@ from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.kernels.columns import Floats
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as market_state_kernel
-from quantum_assets.rows import assemble, without_result
+from quantum_assets.rows import assemble, shared_by_legs, without_result
 from quantum_assets.symbols import OWNERS
 from resources.candles import CandleReader, Candles
 from resources.redis_store import RedisStore
@@ -34,7 +34,8 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
 )
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
-    return market_state_frame(CandleReader(store).read(context.partition_keys))
+    reader = CandleReader(store)
+    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(reader.read(symbols)))
 
 
 def market_state_frame(candles: Sequence[Reading[Candles]]) -> pl.DataFrame:

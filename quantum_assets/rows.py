@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from quantum_assets.contracts.legs import underlying, underlyings
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.tables import least_live_of
 from quantum_assets.kernels.columns import Floats, Market, Position
@@ -48,6 +49,24 @@ def assemble(symbols: Sequence[str], computed: Mapping[str, Any], rest: pl.DataF
     order = pl.DataFrame({"symbol": list(symbols)}, schema={"symbol": pl.String})
     everything = pl.concat([present, rest], how="diagonal_relaxed")
     return order.join(everything, on="symbol", how="left", maintain_order="left")
+
+
+def shared_by_legs(symbols: Sequence[str], frame_of: Callable[[Sequence[str]], pl.DataFrame]) -> pl.DataFrame:
+    """Compute what the legs of a symbol share once, and give each leg a row of it; other symbols have their own as ever.
+
+    Parameters
+    ----------
+    symbols
+        Symbols and legs, in the order of the result.
+    frame_of
+        Computes the frame of symbols, one row for each.
+    """
+    markets = underlyings(symbols)
+    if markets == list(symbols):
+        return frame_of(symbols)
+    order = pl.DataFrame({"leg": list(symbols), "symbol": list(map(underlying, symbols))})
+    rows = order.join(frame_of(markets), on="symbol", how="left", maintain_order="left")
+    return rows.drop("symbol").rename({"leg": "symbol"})
 
 
 def without_result(rows: Sequence[tuple[str, State, str]]) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from quantum_assets.contracts.legs import underlying
 from resources.dagster_internals import RANGE_TAGS
 
 OWNERS = ["team:quant"]
@@ -64,8 +65,10 @@ def symbol_partitions(symbols: Sequence[str]) -> dg.StaticPartitionsDefinition:
 
 
 def shards(symbols: Sequence[str], count: int) -> list[Sequence[str]]:
-    """Split symbols into at most ``count`` contiguous blocks of nearly equal size."""
+    """Split symbols into at most ``count`` contiguous blocks of nearly equal size; legs of one symbol stay together."""
+    markets = [underlying(symbol) for symbol in symbols]
     edges = [round(index * len(symbols) / count) for index in range(count + 1)]
+    edges = [edge + (0 < edge < len(markets) and markets[edge - 1] == markets[edge]) for edge in edges]
     return [symbols[first:last] for first, last in pairwise(edges) if last > first]
 
 

@@ -111,7 +111,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
                 plan = fields if parse_plan(entry_id.decode(), raw).plan_id in wanted else plan
             elif fields.get("plan_id") in wanted:
                 events.append(fields)
-    symbol = (plan or (events[-1] if events else {})).get("symbol", "")
+    symbol = ((events[-1] if events else plan) or {}).get("symbol", "")  # the event names the leg, too
     booked = events[-1].get("plan_id", "") if events else wanted[0] or plan_id
     keys = [store.keys.of(table.key, booked, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
     as_hash, as_string, blocked = store.run("reading its records", [("HGETALL", keys[0]), ("GET", keys[0]), ("HGETALL", keys[1])])

@@ -19,6 +19,7 @@ import click
 import orjson
 import polars as pl
 
+from quantum_assets.contracts.legs import underlying, with_legs
 from quantum_assets.contracts.schema import stamps
 from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
 from resources.logs import DATED, log_to_stderr
@@ -241,10 +242,11 @@ class ExampleWorld:
 
     def _reopen_stopped(self, closes: Mapping[str, float], now: float) -> None:
         """Do what an executor would: leave a position whose stop was crossed, and enter a new one at the price of now."""
-        for reading in self.store.read(RISK_PROPOSAL, list(self.candles)):
-            row = reading.value
-            if row is not None and row["sl_breached"] and row["position_entry_price"] == self._held[reading.symbol][0]:
-                self._held[reading.symbol] = (closes[reading.symbol], float(int(now)))
+        names = with_legs(list(self.candles), self.store.settings.hedge_symbols)
+        for reading in self.store.read(RISK_PROPOSAL, names):
+            row, symbol = reading.value, underlying(reading.symbol)
+            if row is not None and row["sl_breached"] and row["position_entry_price"] == self._held[symbol][0]:
+                self._held[symbol] = (closes[symbol], float(int(now)))
 
     def _examples_of(self, symbol: str, close: float, now: datetime) -> list[tuple[Any, ...]]:
         example, epoch = EXAMPLES.get(symbol, OTHER_EXAMPLE), int(now.timestamp())
@@ -253,6 +255,7 @@ class ExampleWorld:
         position = {
             "symbol": symbol,
             "side": example.side,
+            **self._leg_fields(symbol, example),
             "position_amt": direction * example.qty,
             "quantity": example.qty,
             "entry_price": entry,
@@ -271,6 +274,9 @@ class ExampleWorld:
             "capital_efficiency": _efficiency(symbol, example, now),
         }
         return [self._replace(name, symbol, fields) for name, fields in values.items()]
+
+    def _leg_fields(self, symbol: str, example: ExamplePosition) -> dict[str, str]:
+        return {"positionSide": example.side} if symbol in self.store.settings.hedge_symbols else {}
 
     def _replace(self, name: str, symbol: str, fields: Mapping[str, Any]) -> tuple[Any, ...]:
         flat = [str(part) for pair in {**fields, "source": "example"}.items() for part in pair]
@@ -300,6 +306,7 @@ class ExampleWorld:
             "symbol": UNKNOWN_SYMBOL if kind == "unknown" else symbol,
             "action": "PARTIAL_25" if closing else f"OPEN_{example.side}",
             "decision": "EXECUTE",
+            **self._leg_fields(symbol, example),
             "side": ("SELL" if example.side == "LONG" else "BUY") if closing else ("BUY" if example.side == "LONG" else "SELL"),
             "qty": example.qty * OVERSIZED if kind == "oversized" else example.qty / 4,
             "price": float(windows[symbol]["close"][-1]),
@@ -433,7 +440,7 @@ def main(folder: Path | None, symbols: str | None, first: int, every_sec: float,
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = load_settings(**({"symbols": symbols} if symbols is not None else {}))
-        candles = load_candles(folder or SAMPLE_DIR, settings.symbols, settings.candle_interval_sec)
+        candles = load_candles(folder or SAMPLE_DIR, settings.markets, settings.candle_interval_sec)
     except (SettingsError, OhlcvFileError) as error:
         raise click.UsageError(str(error)) from error
     log_to_stderr(settings.log_level, DATED)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.tables import TRACKED_TTL_SEC
 from quantum_assets.kernels.efficiency_hint import (
@@ -153,7 +154,7 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
             if pnl is not None and fields.get("symbol"):
                 entry_id = parse_entry_id(raw_id.decode())
                 fill = Execution(entry_id, pnl, _trade(fields, pnl), _traded_at(fields, entry_id[0] / 1000))
-                by_symbol.setdefault(str(fields["symbol"]), []).append(fill)
+                by_symbol.setdefault(underlying(str(fields["symbol"])), []).append(fill)
     return found
 
 

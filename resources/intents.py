@@ -12,6 +12,7 @@ from typing import Any
 
 from quantum_assets.contracts.codecs import EPOCH, FLAG, FLOAT, TIME
 from quantum_assets.contracts.labels import PLANNER
+from quantum_assets.contracts.legs import leg_of
 from quantum_assets.contracts.schema import ContractError, Table, stamps
 from quantum_assets.contracts.tables import INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, PLAN_STREAM_MAXLEN
 from quantum_assets.kernels.intent import CLOSED_SHARE
@@ -212,6 +213,7 @@ def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "timestamp": EPOCH.encode(now.timestamp()),
         "source": PLANNER,
         "data_source": row["source"],
+        **({"positionSide": leg} if (leg := leg_of(row["symbol"])) else {}),
     }
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +17,7 @@ import orjson
 
 from quantum_assets.contracts.codecs import CodecError
 from quantum_assets.contracts.labels import label_of
+from quantum_assets.contracts.legs import LEGS, ONE_WAY, SEPARATOR, LegError, leg_named, leg_of, underlying
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
 from quantum_assets.kernels import NUMBER_MAX
@@ -262,7 +263,7 @@ def waiting_plans(store: RedisStore) -> Waiting:
     group = next((row for row in map(_as_text, [] if isinstance(groups, Exception) else groups) if row["name"] == GROUP), {})
     after = group.get("last-delivered-id", "0-0")
     (new,) = store.run("looking for plans", [("XRANGE", stream, f"({after}", "+", "COUNT", PLANS_READ_MAX)])
-    plans = [parse_plan(entry_id.decode(), fields) for entry_id, fields in new]
+    plans = [parse_plan(entry_id.decode(), fields, store.settings.hedge_symbols) for entry_id, fields in new]
     return Waiting(len(plans) + int(group.get("pending", 0)), frozenset(plan.symbol for plan in plans))
 
 
@@ -302,7 +303,10 @@ class PlanQueue:
                 raise UnreadableKeyError(self.stream, "a stream of plans", reply)
         entries = [*taken[1], *(entry for _, rows in (new or ()) for entry in rows)]
         taken_at = epoch_of(time)
-        return [replace(parse_plan(entry_id.decode(), fields), taken_at=taken_at) for entry_id, fields in entries if fields]
+        hedged = self.store.settings.hedge_symbols
+        return [
+            replace(parse_plan(entry_id.decode(), fields, hedged), taken_at=taken_at) for entry_id, fields in entries if fields
+        ]
 
     def _ask(self) -> list[Any]:
         return self.store.run(
@@ -607,18 +611,28 @@ def _amount(decision: Decision) -> tuple[str, float | None]:
     return QTY, 0.0 if qty is None and decision.facts.get("closing") == "1" else qty
 
 
-def parse_plan(entry_id: str, raw: Any) -> Plan:
-    """Read one stream entry; the first field that is missing or malformed is named in ``invalid``."""
+def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
+    """Read one stream entry; the first field that is missing or malformed is named in ``invalid``.
+
+    Parameters
+    ----------
+    hedged
+        HEDGE_SYMBOLS: a plan for one of them names a leg, which is the plan's symbol then.
+    """
     fields = texts(raw)
     reduce_only = fields.get("reduceOnly", "false").lower()
     if not fields.get("action") and reduce_only in ("true", "1"):  # planners leave out what it says already
         fields["action"] = "CLOSE"
+    of_leg, misnamed = "", ""
+    if hedged and underlying(fields.get("symbol", "")) in hedged:
+        of_leg, misnamed = _leg_of_plan(fields)
+        fields["symbol"] = of_leg or underlying(fields["symbol"])
     invalid = next((name for name in REQUIRED if not fields.get(name)), "")
     plan_id, symbol = fields.get("plan_id", ""), fields.get("symbol", "")
     booked = booked_id(plan_id)
     if not invalid and not booked:
         invalid = "plan_id"
-    if not invalid and not _SYMBOL.fullmatch(symbol):
+    if not invalid and not (of_leg or _SYMBOL.fullmatch(symbol)):
         invalid = "symbol"
     if not invalid and not _ACTION.fullmatch(fields["action"]):
         invalid = "action"
@@ -630,10 +644,11 @@ def parse_plan(entry_id: str, raw: Any) -> Plan:
         invalid = "qty" if numbers.get("qty") else "close_qty"
     if not invalid and reduce_only not in ("true", "false", "1", "0", ""):
         invalid = "reduceOnly"
+    invalid = invalid or misnamed
     return Plan(
         entry_id=entry_id,
         plan_id=booked or f"entry-{entry_id}",
-        symbol=symbol if _SYMBOL.fullmatch(symbol) else "",
+        symbol=symbol if of_leg or _SYMBOL.fullmatch(symbol) else "",
         action=fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else "",
         decision=fields.get("decision", "")[:32],
         reduce_only=reduce_only in ("true", "1"),
@@ -656,3 +671,27 @@ def booked_id(plan_id: str) -> str:
         return ""
     escaped = plan_id if _PLAN_ID.fullmatch(plan_id) else quote(plan_id, safe=":")
     return escaped.replace(":", "%3A", 1) if escaped.startswith(OTHER_PERMITS) else escaped
+
+
+def _leg_of_plan(fields: Mapping[str, str]) -> tuple[str, str]:
+    """Give the name of the leg a plan for a hedged symbol is for, and the field by which nobody can know it (else empty).
+
+    The leg stands in the symbol or in positionSide. In hedge mode it is the side of the order that opens or closes a leg: an
+    order of the other side would do the opposite of what the plan is judged by.
+    """
+    symbol = fields["symbol"]
+    market = underlying(symbol)
+    try:
+        named = leg_named(fields)
+    except LegError as error:
+        return "", error.field
+    told = {one for one in (named, leg_of(symbol)) if one}
+    if len(told) != 1 or ONE_WAY in told:
+        return "", "positionSide"
+    (leg,) = told
+    action, side = fields.get("action", "").upper(), fields.get("side", "").strip().upper()
+    other = LEGS[1 - LEGS.index(leg)]
+    closing = is_closing(action, reduce_only=fields.get("reduceOnly", "").lower() in ("true", "1"))
+    order = "BUY" if (leg == "LONG") != closing else "SELL"
+    wrong = "action" if other in re.split(r"[^A-Z]+", action) else "side" if side not in ("", leg, order) else ""
+    return f"{market}{SEPARATOR}{leg}", wrong

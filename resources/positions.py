@@ -15,10 +15,13 @@ from typing import Any, Literal
 
 import orjson
 
+from quantum_assets.contracts import legs
 from quantum_assets.contracts.labels import is_live, label_of
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
+from quantum_assets.contracts.tables import POSITION
 from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
-from resources.redis_store import RedisStore, pairs
+from resources.foreign import number_or_none
+from resources.redis_store import RedisStore, pairs, texts
 
 Side = Literal["LONG", "SHORT"]
 Fields = Mapping[str, str]
@@ -152,15 +155,28 @@ class PositionReader:
         """
         source = self.store.settings.position_source
         found: dict[str, Reading[RawPosition | Flat]] = {}
+        others: dict[str, Fields] = {}
         if source in ("auto", "redis_hash"):
             found |= self._from_hashes(symbols)
+            if hedged := [symbol for symbol in symbols if legs.leg_of(symbol) and symbol not in found]:
+                shared, others = self._from_shared_hashes(hedged)
+                found |= shared
         rest = [symbol for symbol in symbols if symbol not in found]
         if source in ("auto", "redis_stream") and rest:
             found |= self._from_streams(rest)
+        for leg, remembered in self._from_memory(others).items():
+            known = found.get(leg)
+            if known is None or (known.value is not None and _is_older(known.value, remembered)):
+                found[leg] = remembered
         if source == "synthetic" or (source == "auto" and self.store.settings.allow_synthetic):
             now = self.store.clock().timestamp()
             found |= {
-                symbol: Reading.present(symbol, synthetic_position(symbol, now)) for symbol in symbols if symbol not in found
+                symbol: Reading.present(
+                    symbol,
+                    Flat(symbol, now, "synthetic") if legs.leg_of(symbol) == "SHORT" else synthetic_position(symbol, now),
+                )
+                for symbol in symbols
+                if symbol not in found
             }
         if self.store.settings.position_absent == "flat":
             now = self.store.clock().timestamp()
@@ -174,7 +190,55 @@ class PositionReader:
                 detail = raw.reason.partition(": ")[2]
                 readings[raw.symbol] = Reading[RawPosition | Flat].failed(raw.symbol, f"position_unreadable: {detail}")
             elif raw.value is not None:
-                readings[raw.symbol] = _parsed(raw.symbol, raw.value, "redis_hash")
+                readings[raw.symbol] = _parsed(raw.symbol, raw.value, "redis_hash", keyed=True)
+        return readings
+
+    def _from_shared_hashes(self, hedged: Sequence[str]) -> tuple[dict[str, Reading[RawPosition | Flat]], dict[str, Fields]]:
+        """Read the one hash of a symbol for whichever of its legs it shows.
+
+        Returns
+        -------
+        readings, others
+            The legs that are shown, or of which nobody can know whether they are; and the hashes that show the other leg.
+        """
+        readings: dict[str, Reading[RawPosition | Flat]] = {}
+        others: dict[str, Fields] = {}
+        markets = legs.underlyings(hedged)
+        raw_of = dict(zip(markets, self.store.read_raw("raw_position", markets), strict=True))
+        for leg in hedged:
+            raw = raw_of[legs.underlying(leg)]
+            if raw.state is State.FAILED:
+                detail = raw.reason.partition(": ")[2]
+                readings[leg] = Reading[RawPosition | Flat].failed(leg, f"position_unreadable: {detail}")
+            elif raw.value is not None:
+                try:
+                    shown = leg_fields(leg, _stripped(raw.value))
+                except InvalidPositionError as error:
+                    readings[leg] = Reading[RawPosition | Flat].failed(leg, f"position_invalid: {error}")
+                    continue
+                if shown is None:
+                    others[leg] = _stripped(raw.value)
+                else:
+                    readings[leg] = _parsed(leg, raw.value, "redis_hash")
+        return readings, others
+
+    def _from_memory(self, others: Mapping[str, Fields]) -> dict[str, Reading[RawPosition | Flat]]:
+        """Give legs as they were last shown, where the one hash of the symbol shows the other leg now.
+
+        A writer that puts both legs under one key in turn has not closed the one it does not show at the moment. The mark is the
+        other leg's, which has the same market; the clock stays that of the leg's own snapshot, which grows old as any does.
+        """
+        if not others:
+            return {}
+        now, limit_sec = self.store.clock().timestamp(), self.store.settings.position_max_age_sec
+        readings = {}
+        for kept in self.store.read(POSITION, list(others)):
+            if kept.state is State.FAILED:
+                readings[kept.symbol] = Reading[RawPosition | Flat].failed(kept.symbol, f"position_unreadable: {kept.reason}")
+            elif kept.value is not None and now - kept.value["position_ts_epoch"] <= limit_sec:
+                actual = self.store.settings.sl_ratchet == "actual"
+                position = _remembered(kept.value, others[kept.symbol], leg=kept.symbol, with_stop=actual)
+                readings[kept.symbol] = Reading[RawPosition | Flat].present(kept.symbol, position)
         return readings
 
     def _from_streams(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition | Flat]]:
@@ -188,6 +252,7 @@ class PositionReader:
                 reason = f"position_unreadable: {name}: {reply}"
                 return {symbol: Reading[RawPosition | Flat].failed(symbol, reason) for symbol in symbols}
         wanted = set(symbols)
+        hedged = {legs.underlying(symbol) for symbol in symbols if legs.leg_of(symbol)}
         newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes], str]] = {}
         of_nobody = ""
         for stream, entry_id, raw_fields in (
@@ -199,8 +264,9 @@ class PositionReader:
             symbol, moment = fields.get(b"symbol", b"").decode(errors="replace"), _entry_id(entry_id)
             if trouble and not symbol:
                 of_nobody = of_nobody or trouble
-            if symbol in wanted and (trouble or _is_snapshot(fields)) and (symbol not in newest or moment >= newest[symbol][0]):
-                newest[symbol] = (moment, fields, trouble)
+            for name in _shown_legs(symbol, fields) if symbol in hedged else (symbol,):
+                if name in wanted and (trouble or _is_snapshot(fields)) and (name not in newest or moment >= newest[name][0]):
+                    newest[name] = (moment, fields, trouble)
         # A broken entry that names nobody may be the only word about any symbol that is found nowhere else.
         found = {symbol: Reading[RawPosition | Flat].failed(symbol, of_nobody) for symbol in symbols if of_nobody}
         return found | {
@@ -228,6 +294,94 @@ def synthetic_position(symbol: str, now: float) -> RawPosition:
         current_sl=SYNTHETIC_SL * entry,
         current_tp=SYNTHETIC_TP * entry,
         position_source="synthetic",
+    )
+
+
+def leg_fields(leg: str, fields: Fields, *, keyed: bool = False) -> Fields | None:
+    """Read a snapshot of a hedged symbol as one of its legs.
+
+    Parameters
+    ----------
+    leg
+        Name of the leg, e.g. ``BTCUSDT.LONG``.
+    fields
+        Names and values as text.
+    keyed
+        Whether the key names the leg; else positionSide does, or ``side`` where that is LONG or SHORT.
+
+    Returns
+    -------
+    Fields or None
+        The fields with the leg's name and side; ``None`` when they show the other leg, or an empty row of a one-way account.
+
+    Raises
+    ------
+    InvalidPositionError
+        They name no leg, or two, or a position that belongs to no leg.
+
+    References
+    ----------
+    Spec section 5.
+    """
+    own, market = legs.leg_of(leg), legs.underlying(leg)
+    side, symbol = fields.get("side", "").strip().upper(), fields.get("symbol", "")
+    if symbol not in ("", market, *legs.legs_of(market)):
+        raise InvalidPositionError(field="symbol", value=symbol)
+    try:
+        named = legs.leg_named(fields)
+    except legs.LegError as error:
+        raise InvalidPositionError(field=error.field, value=error.value) from None
+    if named == legs.ONE_WAY and not keyed and (side == FLAT or _size(fields) == 0):
+        return None
+    told = {one for one in (named, side if side in legs.LEGS else "", legs.leg_of(symbol), own if keyed else "") if one}
+    if len(told) != 1 or not told <= {*legs.LEGS}:
+        raise InvalidPositionError(field="positionSide", value=f"{named or '(missing)'} side={side or '(missing)'}")
+    if own not in told:
+        return None
+    return {**fields, "symbol": leg, "side": own if side in ONE_WAY else side}
+
+
+def _stripped(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name: value.strip() for name, value in texts(raw).items()}
+
+
+def _is_older(shown: RawPosition | Flat, remembered: Reading[RawPosition | Flat]) -> bool:
+    """Tell whether a stream shows an older state of a leg than the hash did when it last showed it."""
+    kept = remembered.value
+    return kept is not None and kept.ts_epoch is not None and (shown.ts_epoch or 0.0) < kept.ts_epoch
+
+
+def _size(fields: Fields) -> float | None:
+    name = _first(fields, AMOUNT_NAMES)
+    return _number(fields, name) if name else None
+
+
+def _shown_legs(symbol: str, fields: Mapping[bytes, bytes]) -> Sequence[str]:
+    """Name the legs a stream entry of a hedged symbol may be about: both, where it does not say which."""
+    try:
+        return [leg for leg in legs.legs_of(symbol) if leg_fields(leg, _stripped(fields)) is not None]
+    except InvalidPositionError:
+        return legs.legs_of(symbol)
+
+
+def _remembered(row: Mapping[str, Any], other: Fields, *, leg: str, with_stop: bool) -> RawPosition:
+    """Give a tracked leg as a snapshot, at the mark the other leg shows."""
+    direction, price = 1 if row["side"] == "LONG" else -1, row["current_price"]
+    name = _first(other, MARK_NAMES)
+    shown = number_or_none(other[name]) if name else None
+    mark = shown if shown is not None and shown > 0 else price
+    return RawPosition(
+        symbol=leg,
+        side=row["side"],
+        entry_price=row["entry_price"],
+        current_price=mark,
+        unrealized_pnl=row["unrealized_pnl"] + (mark - price) * direction * (row["qty"] or 1.0),
+        qty=row["qty"],
+        ts_epoch=row["position_ts_epoch"],
+        opened_at_epoch=row["opened_at_epoch"],
+        current_sl=row["current_sl"] if with_stop else None,
+        current_tp=row["current_tp"],
+        position_source=row["position_source"],
     )
 
 
@@ -314,10 +468,12 @@ def _label(fields: Fields, otherwise: str) -> str:
 
 
 def _parsed(
-    symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None
+    symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None, keyed: bool = False
 ) -> Reading[RawPosition | Flat]:
     try:
-        fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
+        fields: Fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
+        if legs.leg_of(symbol):
+            fields = leg_fields(symbol, fields, keyed=keyed) or fields
         position = parse_position(symbol, fields, source, ts_epoch=ts_epoch)
     except UnicodeDecodeError as error:
         return Reading.failed(symbol, f"position_unreadable: {error.object!r} is not UTF-8 text")

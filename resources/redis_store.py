@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,9 +23,10 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from quantum_assets.contracts.legs import SEPARATOR, leg_of, underlying
 from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State, printable
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table, publication_due, stamps
-from quantum_assets.contracts.tables import Keys
+from quantum_assets.contracts.tables import OF_UNDERLYING, Keys
 from resources.settings import Settings
 
 AWAY_SEC = 2.0  # a server that has just not answered is not asked again by each of the remaining steps
@@ -195,7 +196,7 @@ class RedisStore:
         self.decoded: dict[
             tuple[str, str], tuple[Mapping[bytes, bytes], dict[str, Any]]
         ] = {}  # by key and symbol: as read, and as row
-        self._known = frozenset(settings.symbols)
+        self._known = frozenset((*settings.symbols, *settings.markets))
 
     def as_governor(self) -> RedisStore:
         """Give the store that decides: the same server under the governor's user, or this one when it has none of its own."""
@@ -345,6 +346,11 @@ class RedisStore:
         """
         if not rows:
             return []
+        if table.key in OF_UNDERLYING and any(SEPARATOR in row["symbol"] and leg_of(row["symbol"]) for row in rows):
+            once = {underlying(row["symbol"]): row for row in rows}  # both legs computed the same, under one key
+            named = [{**row, "symbol": symbol} for symbol, row in once.items()]
+            shared = dict(zip(once, self.publish(table, named, cycle_id=cycle_id, stream_only=stream_only), strict=True))
+            return [replace(shared[underlying(row["symbol"])], symbol=row["symbol"]) for row in rows]
         outcomes: list[Publication] = []
         now = self.clock()
         if table.rate_limited and not stream_only:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
+from quantum_assets.contracts.legs import underlying, underlyings, with_legs
 from quantum_assets.contracts.tables import Keys
 from quantum_assets.kernels.risk_guard import GUARDS
 
@@ -70,10 +71,16 @@ class Settings(BaseSettings):
     quantum_home: Path = Field(
         _PROJECT_DIR / ".quantum", description="instance folder: Dagster's and the embedded Valkey's files"
     )
+    hedge_symbols: Annotated[tuple[str, ...], NoDecode] = Field(  # before symbols, whose validator needs it
+        (),
+        description="comma-separated, those of SYMBOLS that are held in hedge mode: their legs (BTCUSDT.LONG, BTCUSDT.SHORT) are "
+        "the partitions",
+    )
     symbols: Annotated[tuple[str, ...], NoDecode] = Field(
         ("BTCUSDT", "ETHUSDT", "SOLUSDT"),
         validation_alias=AliasChoices("SYMBOLS", "MARKETSTATE_SYMBOLS", "symbols"),
         min_length=1,
+        validate_default=True,
         description="comma-separated symbols, each one a partition",
     )
     publish_interval_sec: Seconds = Field(10, description="cycle of the proposals")
@@ -204,19 +211,34 @@ class Settings(BaseSettings):
     )
     redis_db: int = Field(0, ge=0, description="legacy, see REDIS_URL")
 
+    @field_validator("hedge_symbols", mode="before")
+    @classmethod
+    def _split_hedged(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip().upper() for part in value.split(",") if part.strip()]
+        if wrong := [symbol for symbol in value if not _SYMBOL.fullmatch(symbol)]:
+            msg = f"{', '.join(map(repr, wrong))}: accepted are symbols, comma-separated, as in SYMBOLS, without .LONG or .SHORT"
+            raise ValueError(msg)
+        return tuple(dict.fromkeys(value))
+
     @field_validator("symbols", mode="before")
     @classmethod
-    def _split_symbols(cls, value: Any) -> Any:
+    def _split_symbols(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [as_listed(part.strip()) for part in value.split(",") if part.strip()]
         symbols = tuple(value)
         if not symbols:
             msg = "the list is empty; accepted: at least one symbol, comma-separated"
             raise ValueError(msg)
-        wrong = [symbol for symbol in symbols if not _SYMBOL.fullmatch(symbol)]
+        hedged = info.data.get("hedge_symbols", ())
+        wrong = [symbol for symbol in symbols if not _SYMBOL.fullmatch(underlying(symbol))]
         if wrong:
             msg = f"{', '.join(map(repr, wrong))}: a symbol is 2 to 40 letters, digits, _ or -"
             raise ValueError(msg)
+        if legs := [symbol for symbol in symbols if underlying(symbol) not in (symbol, *hedged)]:
+            msg = f"{', '.join(legs)}: a leg of a symbol that HEDGE_SYMBOLS does not name"
+            raise ValueError(msg)
+        symbols = with_legs(symbols, hedged)
         if len(set(symbols)) < len(symbols):
             msg = "a symbol is listed twice"
             raise ValueError(msg)
@@ -383,6 +405,11 @@ class Settings(BaseSettings):
         """Severity by kind of alert, where ALERT_SEVERITIES names one."""
         chosen = dict(one.split("=") for one in self.alert_severities)
         return {kind: severity for kind, text in chosen.items() for severity in SEVERITIES if severity == text}
+
+    @property
+    def markets(self) -> list[str]:
+        """Symbols as exchanges and candle files know them: each once, without its legs."""
+        return underlyings(self.symbols)
 
     @property
     def redis_address(self) -> str:

@@ -12,6 +12,7 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence, is_present
 from quantum_assets.checks.proof import Finding, Proof, Prover
+from quantum_assets.contracts.legs import by_underlying, underlying
 from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.schema import COMMON
 from quantum_assets.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
@@ -138,11 +139,19 @@ def one_entry_per_evaluation(evidence: Evidence) -> Finding:
     rows = evidence.rows(ALLOCATION_TARGET)
     entries = [entry.fields for entry in evidence.stream("stream_allocation_target")]
     counts = Counter((fields["symbol"], fields["cycle_id"]) for fields in entries if {"symbol", "cycle_id"} <= fields.keys())
+    named = by_underlying(rows)
     failing = {
-        symbol: f"{count} entries of cycle {cycle}" for (symbol, cycle), count in counts.items() if count > 1 and symbol in rows
+        symbol: f"{count} entries of cycle {cycle}"
+        for (market, cycle), count in counts.items()
+        if count > 1
+        for symbol in named.get(market, ())
     }
     for symbol, row in rows.items():
-        if (symbol, row["cycle_id"]) not in counts and symbol not in failing and len(rows) <= ALLOCATION_STREAM_MAXLEN:
+        if (
+            (underlying(symbol), row["cycle_id"]) not in counts
+            and symbol not in failing
+            and len(rows) <= ALLOCATION_STREAM_MAXLEN
+        ):
             failing[symbol] = f"no entry of cycle {row['cycle_id']}"
     return Finding(f"at most {max(counts.values(), default=0)}", "exactly 1 per symbol and evaluation", len(rows), failing)
 

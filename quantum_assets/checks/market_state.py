@@ -10,6 +10,7 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
+from quantum_assets.contracts.legs import by_underlying, underlying
 from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
@@ -110,15 +111,17 @@ def live_source(evidence: Evidence) -> Finding:
 
 def stream_entry(evidence: Evidence) -> Finding:
     """Each publication is in the stream, once."""
-    rows, texts, failing = evidence.rows(MARKET_STATE), evidence.raw(MARKET_STATE), {}
+    rows, texts = evidence.rows(MARKET_STATE), evidence.raw(MARKET_STATE)
+    failing: dict[str, str] = {}
     newest: dict[str, dict[str, str]] = {}
+    named = by_underlying(rows)
     for fields in (entry.fields for entry in evidence.stream("stream_market_state")):
         symbol = fields.get("symbol", "")
-        if symbol in newest and newest[symbol].get("cycle_id") == fields.get("cycle_id") is not None and symbol in rows:
-            failing[symbol] = f"two entries of cycle {fields['cycle_id']}"
+        if symbol in newest and newest[symbol].get("cycle_id") == fields.get("cycle_id") is not None:
+            failing |= dict.fromkeys(named.get(symbol, ()), f"two entries of cycle {fields['cycle_id']}")
         newest[symbol] = fields
     for symbol in rows:
-        entry = newest.get(symbol, {})
+        entry = newest.get(underlying(symbol), {})
         wanted = {name: texts[symbol][name] for name in ("sigma", "mu", "ts")} | {"timestamp": texts[symbol]["ts_timestamp"]}
         if symbol not in failing and {name: entry.get(name) for name in wanted} != wanted:
             failing[symbol] = "the newest entry is not what the hash says" if entry else "no entry"

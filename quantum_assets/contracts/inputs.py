@@ -88,6 +88,11 @@ POSITION = Input(
     (
         InputField(("symbol",), "BTCUSDT", "the symbol of the key; another one is an error"),
         InputField(("side",), "LONG", "LONG, SHORT or FLAT; may be empty or BOTH beside a signed amount"),
+        InputField(
+            ("positionSide", "position_side", "posSide"),
+            "LONG",
+            "of HEDGE_SYMBOLS only: the leg the row is of, LONG or SHORT; BOTH is a one-way account's",
+        ),
         InputField(("position_amt", "quantity", "qty"), "0.02", "size, base units; signed in the first name only; 0 is flat"),
         InputField(("entry_price",), "43000", "average entry, quote units", required=True),
         InputField(("mark_price", "current_price"), "43250", "mark, quote units", required=True),
@@ -209,6 +214,11 @@ PLAN = Input(
             ("action",), "PARTIAL_25", "closing: FULL_CLOSE_PROPOSED, PARTIAL_75/50/25, CLOSE; others open risk", required=True
         ),
         InputField(("decision",), "EXECUTE", "others are acknowledged and counted, never permitted", required=True),
+        InputField(
+            ("positionSide", "position_side", "posSide"),
+            "LONG",
+            "of HEDGE_SYMBOLS only: the leg, where the symbol does not name it",
+        ),
         InputField(("reduceOnly",), "true", "true or 1: closing, whatever the action"),
         InputField(("qty", "close_qty"), "0.01", "size, base units"),
         InputField(("price",), "43250", "quote units; with it limits count notional, without it size"),

@@ -28,6 +28,7 @@ from quantum_assets.contracts.codecs import (
     within,
 )
 from quantum_assets.contracts.labels import is_live
+from quantum_assets.contracts.legs import SEPARATOR, leg_of, underlying
 from quantum_assets.contracts.schema import Change, Field, Stream, Table
 
 STATE_TTL_SEC = 600  # ten market-state intervals: a dead publisher's values vanish, they do not linger
@@ -57,6 +58,14 @@ ONE_SLOT = frozenset(
     }
 )
 
+OF_UNDERLYING = frozenset(  # what both legs of a hedged symbol share: one key, under the symbol's own name
+    {
+        *("market_state", "capital_efficiency", "efficiency_state", "allocation_target"),
+        *("stream_market_state", "stream_capital_efficiency", "stream_allocation_target"),
+        *("attribution", "base_target"),
+        *("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json"),
+    }
+)
 
 NO_SYMBOL = "-"  # stands for the symbol of a plan that names none
 
@@ -169,7 +178,8 @@ class Keys:
         name
             Name of the template.
         symbol
-            What the key is of.
+            What the key is of. A leg (``BTCUSDT.LONG``) shares the keys of OF_UNDERLYING with its symbol; its raw position is
+            under ``<key of the symbol>:LONG``.
         slot
             Symbol whose slot the key of a plan or an intent must share in a cluster; it is part of the name there, and nowhere
             else.
@@ -179,6 +189,11 @@ class Keys:
         KeyError
             No template has that name.
         """
+        if SEPARATOR in symbol and (leg := leg_of(symbol)):
+            if name in OF_UNDERLYING:
+                symbol = underlying(symbol)
+            elif name == "raw_position":
+                return f"{self.of(name, underlying(symbol))}:{leg}"
         before, hole, after = self._around[name]
         if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
             return f"{before}{symbol if hole else ''}{after}:{{{KILL}}}"
