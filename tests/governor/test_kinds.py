@@ -8,6 +8,8 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.governor_permit import every_plan_decided, limits_hold, permit_as_decided
 from quantum_assets.cli.permits import permits, standing_lines
 from quantum_assets.cli.switches import arm as arm_command
 from quantum_assets.governor_permit import decide_plans
@@ -108,6 +110,35 @@ def test_a_record_of_before_closes_had_limits_of_their_own_is_decided_again_by_t
     theta = {name: value for name, value in json.loads(event["theta"]).items() if "close" not in name}
     old = {name: text for name, text in event.items() if name != "counted_as"}
     assert decided_again({**old, "theta": json.dumps({**theta, "max_close_age_sec": 120})}) == "burst_limit_exceeded"
+
+
+@pytest.mark.parametrize(("action", "counted", "key"), [("OPEN", "opening", ""), ("CLOSE", "closing", ":close")])
+def test_the_recount_of_the_proofs_knows_both_kinds(make_store: Make, action: str, counted: str, key: str) -> None:
+    """Each kind is counted again from the records, whatever a record says it was counted as."""
+    desk = desk_of(make_store, gov_auto_disarm=False)
+    stream = desk.store.keys.of("stream_governor_events")
+    assert ask(desk, "OPEN", "OPEN", "CLOSE", "CLOSE") == [""] * 4
+    assert limits_hold(Evidence(desk.store, None)).failing == {}
+    genuine = next(one for one in desk.events("PERMIT") if one["action"] == action)
+    for claimed in (counted, "closing" if action == "OPEN" else "opening"):
+        entry = desk.store.client.xadd(stream, {**genuine, "plan_id": "forged", "counted_as": claimed})
+        assert f"3 permits ({counted}) within 300 s, limit 2" in limits_hold(Evidence(desk.store, None)).failing[SYMBOL]
+        desk.store.client.xdel(stream, entry)
+    old = {name: text for name, text in genuine.items() if name != "counted_as"}  # of before: counted with the openings
+    entry = desk.store.client.xadd(stream, {**old, "plan_id": "old"})
+    assert "3 permits (opening)" in limits_hold(Evidence(desk.store, None)).failing[SYMBOL]
+    desk.store.client.xdel(stream, entry)
+    desk.store.client.lpush(f"quantum:governor:exec:BTCUSDT{key}", desk.store.clock().timestamp())
+    assert f"3 permits ({counted}) were counted" in limits_hold(Evidence(desk.store, None)).failing[SYMBOL]
+
+
+def test_the_proofs_read_a_json_permit_and_leave_other_gates_permits_alone(make_store: Make) -> None:
+    desk = desk_of(make_store, permit_format="json")
+    desk.store.client.set("quantum:permit:p33:p0", "{}")
+    assert ask(desk, "CLOSE") == [""]
+    evidence = Evidence(desk.store, None)
+    assert list(evidence.permits) == ["p0"]
+    assert every_plan_decided(evidence).failing == permit_as_decided(evidence).failing == {}
 
 
 # --- disarming by planner and symbol ---------------------------------------------------------------------------------------------
