@@ -338,7 +338,8 @@ def count_an_opening_as_a_close(world: Proven) -> None:
 
 def loose(world: Proven) -> str:
     """Give limits under which a forged decision follows from its own record."""
-    return json.dumps({**asdict(theta_of(world.store.settings)), "max_data_age_sec": 1e6, "max_notional_per_day_usd": 1e6})
+    amounts = dict.fromkeys(("max_notional_per_day_usd", "max_close_notional_per_day_usd"), 1e6)
+    return json.dumps({**asdict(theta_of(world.store.settings)), "max_data_age_sec": 1e6, **amounts})
 
 
 def wrong_k(world: Proven) -> None:
