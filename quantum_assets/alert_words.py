@@ -25,11 +25,13 @@ Level = Literal["failure", "warning"]
 
 SYMBOL, PROOF = "symbol:", "proof:"
 STOP, GUARD, CLOSE, PERMIT = "stop_crossed:", "guard:", "close_refused:", "permit_unused:"
+DOUBT = "position_doubtful:"
 EQUITY_GUARD = f"{GUARD}EQUITY_STALE"
 FAMILIES = {  # alerts of which several are one message, and how that one is called
     SYMBOL: "symbols",
     PROOF: "failing proofs",
     STOP: "stops crossed",
+    DOUBT: "positions in doubt",
     GUARD: "guards",
     CLOSE: "closing plans refused",
     PERMIT: "permits unused",
@@ -42,6 +44,7 @@ ENDED = {  # what is over, by kind
     "proof": "failing proof {name}",
     "proofs": "time without proofs",
     "stop_crossed": "{name} stop crossing",
+    "position_doubtful": "{name} position in doubt",
     "kill_switch": "kill switch",
     "auto_disarm": "governor disarmed",
     "disarmed": "governor disarmed",
@@ -51,7 +54,7 @@ ENDED = {  # what is over, by kind
     "plan_backlog": "plans waiting",
     "permit_unused": "unused permit of {name}",
 }
-OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
+OF_SYMBOLS = (SYMBOL, STOP, DOUBT, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
@@ -284,7 +287,7 @@ def summary_of(messages: Sequence[Message], now: float) -> Message:
 
 def line_of(trouble: Trouble) -> str:
     """Say in one line what is wrong, with the name of the symbol it is wrong with."""
-    return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP) else trouble.what
+    return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP, DOUBT) else trouble.what
 
 
 def _told(event: Event, trouble: Trouble) -> str:
