@@ -146,6 +146,23 @@ CATALOGUE = (
         may_flap=True,
     ),
     Kind(
+        "position_doubtful",
+        "page",
+        "What is told of the position of the named symbol cannot be relied on, for two evaluations or more: "
+        "`position_conflict` (LONG and SHORT, or an empty row, in turn under one key), `price_collar` (a price jumped by more "
+        "than PRICE_COLLAR_PCT and waits for the next candle), `position_inconsistent` (profit, worth, size and prices "
+        "contradict each other, or the mark is far from the candles), `position_unchanged` (no clock, and nothing has changed "
+        "for GOV_MAX_DATA_AGE_SEC).",
+        "no openings for the named symbol; stops are kept, closing plans pass",
+        "quantum status",
+        "`position_conflict`: the account is in hedge mode; give each leg a key of its own. `price_collar`: look at the market; "
+        "it ends with the next candle that confirms or refutes the price. `position_inconsistent`: CONTRACT_SIZES, "
+        "INVERSE_SYMBOLS, PRICE_SCALES and CANDLES_FROM say in which units the writer counts; else repair the writer. "
+        "`position_unchanged`: let the writer add `ts_epoch`, or find out whether it is dead.",
+        "Nothing is wrong with the position any more, or it is closed.",
+        may_flap=True,
+    ),
+    Kind(
         "kill_switch",
         "page",
         "Somebody has set the kill switch (`quantum kill`, or the key itself). Plans that reduce risk pass it, within their"

@@ -26,11 +26,13 @@ Level = Literal["failure", "warning"]
 SYMBOL, PROOF = "symbol:", "proof:"
 STOP, GUARD, CLOSE, PERMIT = "stop_crossed:", "guard:", "close_refused:", "permit_unused:"
 SCOPE = "scope_disarmed:"
+DOUBT = "position_doubtful:"
 EQUITY_GUARD = f"{GUARD}EQUITY_STALE"
 FAMILIES = {  # alerts of which several are one message, and how that one is called
     SYMBOL: "symbols",
     PROOF: "failing proofs",
     STOP: "stops crossed",
+    DOUBT: "positions in doubt",
     GUARD: "guards",
     CLOSE: "closing plans refused",
     PERMIT: "permits unused",
@@ -44,6 +46,7 @@ ENDED = {  # what is over, by kind
     "proof": "failing proof {name}",
     "proofs": "time without proofs",
     "stop_crossed": "{name} stop crossing",
+    "position_doubtful": "{name} position in doubt",
     "kill_switch": "kill switch",
     "auto_disarm": "governor disarmed",
     "disarmed": "governor disarmed",
@@ -55,7 +58,7 @@ ENDED = {  # what is over, by kind
     "permit_unused": "unused permit of {name}",
     "undelivered": "alerts that reached nobody",
 }
-OF_SYMBOLS = (SYMBOL, STOP, CLOSE, PERMIT)  # families whose names are symbols
+OF_SYMBOLS = (SYMBOL, STOP, DOUBT, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
 TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
@@ -288,7 +291,7 @@ def summary_of(messages: Sequence[Message], now: float) -> Message:
 
 def line_of(trouble: Trouble) -> str:
     """Say in one line what is wrong, with the name of the symbol it is wrong with."""
-    return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP) else trouble.what
+    return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP, DOUBT) else trouble.what
 
 
 def _told(event: Event, trouble: Trouble) -> str:

@@ -88,6 +88,8 @@ class SymbolSigns:
         Asset to the numbers that were read beside its clock.
     stop
         Its proposed stop; ``None`` where there is none that can be read.
+    trouble
+        Why nothing is opened on its position, as the wire table has it; empty when nothing is wrong with it.
     """
 
     symbol: str
@@ -96,6 +98,7 @@ class SymbolSigns:
     has_base_target: bool = False
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     stop: Stop | None = None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ TROUBLE_MAX = 500  # characters of what could not be read
 CYCLES_KEPT = 6  # times of the last ones, for the proof of the cadence
 log = logging.getLogger("quantum.governor")
 
+SIZE_SLACK = 1 + 1e-6  # a size that went through text and back is no larger one
+
 
 @dg.asset(
     deps=[
@@ -207,6 +209,11 @@ class Found:
         unneeded = {HARVEST_PROPOSAL.asset} if closing else {HARVEST_PROPOSAL.asset, POSITION.asset} if self.flat else set()
         return {asset: row for asset, row in self.rows.items() if asset not in unneeded}
 
+    def tracked(self, name: str, default: Any) -> Any:
+        """Give a field of the tracked position."""
+        row = self.rows[POSITION.asset].value
+        return default if row is None else row[name]
+
     def labels(self, *, closing: bool) -> set[str]:
         """Give what the writers of these rows say of themselves."""
         labels = _labels(self.needed(closing=closing))
@@ -353,6 +360,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
 
     position_age_sec = np.array([age_of_position(one) for one in found])
     absent = np.array([one.snapshot.state is State.ABSENT for one in found], dtype=bool)
+    conflict = [one.tracked("conflict_until_epoch", 0.0) > now for one in found]
     unknown = everywhere(math.nan, float)
     return Evidence(
         closing=closing,
@@ -366,6 +374,18 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         position_age_sec=position_age_sec,
         flat=flat,
         position_unknown=absent & np.isnan(position_age_sec),
+        position_conflict=np.array(conflict, dtype=bool),
+        price_collar=np.array([one.flat is None and one.tracked("collared", default=False) for one in found], dtype=bool),
+        position_inconsistent=np.array(
+            [one.flat is None and one.tracked("inconsistent", default=False) for one in found], dtype=bool
+        ),
+        close_exceeds_position=np.array(
+            [
+                closes and not doubtful and _exceeds(plan, one, now, store.settings.gov_max_data_age_sec)
+                for plan, (one, closes), doubtful in zip(plans, both, conflict, strict=True)
+            ],
+            dtype=bool,
+        ),
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [
@@ -380,27 +400,47 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         day_total=unknown,
         amount=unknown,
         in_usd=everywhere(value=False),
-        position_notional_usd=np.array([_gross_usd(one, now, store.settings.gov_max_data_age_sec) for one in found]),
+        position_notional_usd=np.array(
+            [
+                _gross_usd(one, now, store.settings.gov_max_data_age_sec, inverse=store.settings.contract_of(plan.symbol).inverse)
+                for plan, one in zip(plans, found, strict=True)
+            ]
+        ),
         target_usd=np.array([_cap_usd(one.target) for one in found]),
     )
 
 
-def _gross_usd(found: Found, now: float, max_age_sec: float) -> float:
+def _gross_usd(found: Found, now: float, max_age_sec: float, *, inverse: bool) -> float:
     """Give the notional of a symbol's position, of both legs together; NaN when that of one is not known."""
-    total = 0.0 if found.flat else _notional_usd(found.rows[POSITION.asset])
+    total = 0.0 if found.flat else _notional_usd(found.rows[POSITION.asset], inverse=inverse)
     for snapshot, tracked in found.siblings:
         flat = snapshot.value if isinstance(snapshot.value, Flat) else None
         clock = flat.ts_epoch if flat is not None else None if tracked.value is None else tracked.value["position_ts_epoch"]
         known = snapshot.value is not None and clock is not None and -CLOCK_SKEW_SEC <= now - clock <= max_age_sec
-        total += math.nan if not known else 0.0 if flat is not None else _notional_usd(tracked)
+        total += math.nan if not known else 0.0 if flat is not None else _notional_usd(tracked, inverse=inverse)
     return total
 
 
-def _notional_usd(reading: Reading[dict[str, Any]]) -> float:
+def _exceeds(plan: Plan, found: Found, now: float, max_age_sec: float) -> bool:
+    """Tell whether a closing plan asks for more than is held: executed, the rest would open the other side.
+
+    What is not known (a snapshot that is old or cannot be read, a size that is not given) refuses no close.
+    """
+    snapshot = found.snapshot.value
+    if snapshot is None:
+        return found.snapshot.state is State.ABSENT and plan.qty is not None and found.rows[POSITION.asset].state is State.ABSENT
+    if snapshot.ts_epoch is not None and now - snapshot.ts_epoch > max_age_sec:
+        return False
+    if isinstance(snapshot, Flat):
+        return True
+    return plan.qty is not None and snapshot.contracts is not None and plan.qty > snapshot.contracts * SIZE_SLACK
+
+
+def _notional_usd(reading: Reading[dict[str, Any]], *, inverse: bool = False) -> float:
     row = reading.value
     if row is None or row["qty"] is None or row["current_price"] is None:
         return math.nan
-    return abs(float(row["qty"])) * float(row["current_price"])
+    return abs(float(row["qty"])) * float(row["entry_price"] if inverse else row["current_price"])
 
 
 def _cap_usd(target: Scored) -> float:
@@ -433,14 +473,17 @@ def _permit(
     known = [price for price in (plan.price, position["current_price"] if position is not None else None) if price]
     price = max(known, default=None)  # a plan cannot talk its size down
     qty = plan.qty or None
+    contract = store.settings.contract_of(plan.symbol)
     if qty is None and position is not None and position["qty"] and is_closing(plan.action, reduce_only=plan.reduce_only):
-        qty = CLOSED_SHARE.get(plan.action, 1.0) * abs(position["qty"])  # of unknown share: perhaps all of it
+        # of unknown share: perhaps all of it; kept before sizes were kept as written, it is in base units
+        held = position["contracts"] if position["contracts"] is not None else position["qty"]
+        qty = CLOSED_SHARE.get(plan.action, 1.0) * abs(held)
     return {
         "granted": "true",
         "plan_id": plan.plan_id,
         "decision": "EXECUTE",
         "computed_qty": qty,
-        "computed_notional": qty * price if qty is not None and price is not None else None,
+        "computed_notional": contract.notional(qty, price) if qty is not None and price is not None else None,
         "created_at": store.clock(),
         "consumed": "false",
         **hint,

@@ -1,26 +1,44 @@
 """Asset ``position``: each open position with what no writer supplies, kept since entry."""
 
+import dataclasses
+import hashlib
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import dagster as dg
+import numpy as np
+import numpy.typing as npt
+import orjson
 import polars as pl
+from redis.exceptions import ResponseError
 
 from quantum_assets.contracts.codecs import EPOCH, TIME
+from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.schema import ContractError
 from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
-from quantum_assets.kernels.tracking import FIELDS, Tracked, TrackingTheta, continues, implausible, same_position, track
+from quantum_assets.display import clock_text, price_text
+from quantum_assets.kernels.columns import Floats
+from quantum_assets.kernels.consistency import contradictions, in_other_units, newest_close
+from quantum_assets.kernels.governor import COLLARED, CONFLICT, INCONSISTENT
+from quantum_assets.kernels.identity import EMPTY_SEC, RETURN_SEC, Memory, empty, left, leftovers, recognized
+from quantum_assets.kernels.tracking import FIELDS, Bars, Tracked, TrackingTheta, implausible, track
 from quantum_assets.rows import assemble, without_result
 from quantum_assets.symbols import OWNERS
 from resources.candles import CandleReader, Candles
-from resources.positions import PositionReader, RawPosition
+from resources.positions import Flat, PositionReader, RawPosition, profit_of
 from resources.redis_store import RedisStore
+from resources.settings import Settings
 
 NEW_CANDLES_MAX = 30  # a symbol that lags further behind is read in full
 SPARE_CANDLES = 3  # read beyond the new ones: clocks differ, and candles come late
 AHEAD_SEC_MAX = 60.0  # clocks differ; a snapshot further ahead would be fresh for ever
+MEMORY_TTL_SEC = 86400  # longer than a side is remembered
+UNCHANGED = "position_unchanged"  # a writer without a clock may be dead
+SYNTHETIC = "synthetic"  # invented positions live in no market
+TROUBLE_SEPARATOR = " | "
 
 # KEYS[1] kept state of one symbol; ARGV[1] 1 to delete it, 0 to mark it; ARGV[2..] fields and values of the mark
 # returns 1, or 0 when there is none (it may have expired since it was read: a mark alone would be half a hash);
@@ -35,6 +53,7 @@ return 1
 """
 
 log = logging.getLogger("quantum.position")
+_named: dict[str, str] = {}  # what was last named of each symbol, by this process
 
 
 @dg.asset(
@@ -45,8 +64,8 @@ log = logging.getLogger("quantum.position")
     io_manager_key="redis_io",
     description=(
         "Open positions with what no live writer supplies: **peak** and **trough** since entry, **age**, and "
-        "the **stop in force** (SL_RATCHET). A new side or entry starts anew. A jump beyond PRICE_COLLAR_PCT moves nothing "
-        "until the next candle confirms it."
+        "the **stop in force** (SL_RATCHET), which never loosens: only flat or another side starts anew. A jump beyond "
+        "PRICE_COLLAR_PCT moves nothing until the next candle confirms it."
     ),
 )
 def position(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
@@ -80,56 +99,256 @@ def position_frame(
     polars.DataFrame
         ``symbol``, ``state``, ``why`` and the fields of the wire table. A position whose candles cannot be read is tracked
         from its mark; one whose kept state, or the proposal made for it, cannot be read fails, because starting anew would
-        forget its peak and stop. A stop or target of the snapshot that was ignored is named in ``why``.
+        forget its peak and stop. What was ignored of a snapshot, and why nothing is opened on it, is named in ``why``.
 
     References
     ----------
     Spec section 5.
     """
     now = store.clock().timestamp()
-    theta = TrackingTheta(collar_pct=store.settings.price_collar_pct, sl_ratchet=store.settings.sl_ratchet)
     kept = dict(zip(symbols, store.read(POSITION, symbols), strict=True))
-    raw = position_reader.read(symbols)
-    refused = _let_go(store, raw, kept)
-    rest = [
-        (one.symbol, State.FAILED, refused[one.symbol]) if one.symbol in refused else (one.symbol, one.state, one.reason)
-        for one in raw
-        if one.value is None
-    ]
-    rest += [
-        (one.symbol, State.FAILED, kept[one.symbol].reason)
-        for one in raw
-        if one.value is not None and kept[one.symbol].state is State.FAILED
-    ]
-    rest += [
-        (one.symbol, State.FAILED, trouble)
-        for one in raw
-        if one.value is not None
-        and kept[one.symbol].state is not State.FAILED
-        and (trouble := _unfit(one.value, kept[one.symbol].value, now, store.settings.position_max_age_sec))
-    ]
-    without = {symbol for symbol, _, _ in rest}
-    held = {one.symbol: one.value for one in raw if one.value is not None and one.symbol not in without}
-    previous = {symbol: Tracked.from_row(row) for symbol in held if (row := kept[symbol].value) is not None}
-    stops, unread = _last_stops(store, held, previous, now) if store.settings.sl_ratchet == "proposed" else ({}, {})
-    rest += [(symbol, State.FAILED, reason) for symbol, reason in unread.items()]
-    held = {symbol: one for symbol, one in held.items() if symbol not in unread}
-    candles = _candles(candle_reader, list(held), previous, now)
-    tracked = {
-        symbol: track(previous.get(symbol), position, candles[symbol], last_proposed_sl=stops.get(symbol), now=now, theta=theta)
-        for symbol, position in held.items()
+    memories, forgotten = _memories(store, symbols)
+    raw = position_reader.snapshots(symbols)
+    states = {symbol: Tracked.from_row(one.value) for symbol, one in kept.items() if one.value is not None}
+    told = [one.symbol for one in raw if one.value is not None]
+    proposed, unread = _proposed(store, told) if store.settings.sl_ratchet == "proposed" else ({}, {})
+    failed: dict[str, str] = {}
+    recalled: dict[str, Memory] = {}
+    doubtful: dict[str, Tracked] = {}  # no position is shown, but the state is kept yet
+    cases: dict[str, _Case] = {}
+    for one in raw:
+        symbol, state, memory = one.symbol, states.get(one.symbol), memories.get(one.symbol, Memory())
+        if isinstance(one.value, Flat):
+            recalled[symbol], doubt = _emptied(one.value, state, memory, proposed.get(symbol), now)
+            doubtful |= {symbol: doubt} if doubt is not None else {}
+        elif one.value is not None:
+            position, leftover = _own_words(one.value, state, memory)
+            reason = kept[symbol].reason if kept[symbol].state is State.FAILED else ""
+            reason = reason or _unfit(position, kept[symbol].value, now, store.settings.position_max_age_sec)
+            if state is not None and state.side == position.side:
+                reason = reason or unread.get(symbol, "")
+            if reason:
+                failed[symbol] = reason
+                continue
+            cases[symbol] = _case(position, leftover, state, memory, proposed.get(symbol), now)
+            recalled[symbol] = cases[symbol].memory
+    failed |= _let_go(store, raw, kept, doubtful)
+    candles = _candles(candle_reader, cases, now)
+    judged = {
+        symbol: _judged(case, candles[symbol], store.settings, forgotten.get(symbol, ""), now) for symbol, case in cases.items()
     }
-    frame = assemble(symbols, _columns(tracked), without_result(rest))
-    ignored = {
-        symbol: f"stop_ignored: {' '.join(odd)}"
-        for symbol, position in held.items()
-        if (odd := implausible(position, tracked[symbol].current_price, theta.collar_pct))
-    }
-    for symbol, what in ignored.items():
-        log.warning("%s: %s", symbol, what)
-    if not ignored:
+    _remember(store, {symbol: one for symbol, one in recalled.items() if one != memories.get(symbol)})
+    rest = [_without(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
+    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in judged.items()}), without_result(rest))
+    notes = {symbol: note for symbol, (_, note) in judged.items() if note}
+    for symbol, note in notes.items():
+        if _named.get(symbol) != note:  # a field that is never readable would fill the log
+            log.warning("%s: %s", symbol, note)
+    for symbol in symbols:
+        _named.pop(symbol, None)
+    _named.update(notes)
+    if not notes:
         return frame
-    return frame.with_columns(why=pl.col("symbol").replace_strict(ignored, default=pl.col("why"), return_dtype=pl.String))
+    return frame.with_columns(why=pl.col("symbol").replace_strict(notes, default=pl.col("why"), return_dtype=pl.String))
+
+
+def _without(reading: Reading[RawPosition | Flat], reason: str) -> tuple[str, State, str]:
+    """Say why a symbol has no position to track."""
+    if reason:
+        return reading.symbol, State.FAILED, reason
+    return (
+        (reading.symbol, State.ABSENT, "flat")
+        if isinstance(reading.value, Flat)
+        else (reading.symbol, reading.state, reading.reason)
+    )
+
+
+def _emptied(
+    flat: Flat, state: Tracked | None, memory: Memory, proposal: dict[str, Any] | None, now: float
+) -> tuple[Memory, Tracked | None]:
+    """Remember what a flat snapshot ends; give the state that must be kept yet because it may not be closed."""
+    memory, waits = empty(memory, state, flat.side, flat.carried, now)
+    if state is None:
+        return memory, None
+    if waits:
+        return memory, _in_doubt(flat.symbol, state, memory, now)
+    stop = _stop_of(proposal, state.side, state.tracked_since_epoch or state.opened_at_epoch)
+    return left(memory, state, stop, now), None
+
+
+class _Case(NamedTuple):
+    """One open position on its way: as its writer gives it, and what is known of it."""
+
+    position: RawPosition
+    previous: Tracked | None
+    memory: Memory
+    leftover: dict[str, str]
+    last_stop: float | None
+
+
+def _case(
+    position: RawPosition,
+    leftover: dict[str, str],
+    state: Tracked | None,
+    memory: Memory,
+    proposal: dict[str, Any] | None,
+    now: float,
+) -> _Case:
+    """Find what a position continues, and the stop last proposed for it.
+
+    A proposal counts for the position it was made for: same side, and published since that one is tracked (or was opened).
+    """
+    memory, previous = recognized(memory, state, position.side, position.entry_price, now)
+    if state is not None and state.side != position.side:
+        memory = left(memory, state, _stop_of(proposal, state.side, state.tracked_since_epoch or state.opened_at_epoch), now)
+    if position.ts_epoch is None:
+        said = (position.side, position.contracts, position.entry_price, position.current_price, position.unrealized_pnl)
+        digest = hashlib.blake2s(repr(said).encode(), digest_size=8).hexdigest()
+        if digest != memory.digest:
+            memory = dataclasses.replace(memory, digest=digest, unchanged_since=now)
+    if previous is not None:
+        since = previous.tracked_since_epoch or previous.opened_at_epoch
+    else:
+        since = now if position.opened_at_epoch is None or state is not None else position.opened_at_epoch
+    return _Case(position, previous, memory, leftover, _stop_of(proposal, position.side, since))
+
+
+def _own_words(position: RawPosition, state: Tracked | None, memory: Memory) -> tuple[RawPosition, dict[str, str]]:
+    """Take out of a snapshot what it still says of the side before: fields that have not changed since the side has."""
+    before: Mapping[str, str] = memory.carried
+    if state is not None:
+        before = _texts(state.leftover if state.side == position.side else state.carried)
+    if not before:
+        return position, {}
+    leftover = leftovers(position.carried, before)
+    return (position.without(leftover) if leftover else position), leftover
+
+
+def _texts(stored: str) -> dict[str, str]:
+    try:
+        texts = orjson.loads(stored) if stored else {}
+    except orjson.JSONDecodeError:  # then nothing is known to be left over
+        return {}
+    return {str(name): str(text) for name, text in texts.items()} if isinstance(texts, dict) else {}
+
+
+def _stop_of(proposal: dict[str, Any] | None, side: str, since: float) -> float | None:
+    if proposal is None or proposal["position_side"] != side or proposal["published_at_utc"].timestamp() < since:
+        return None
+    return float(proposal["proposed_sl"])
+
+
+def _judged(case: _Case, candles: Candles | None, settings: Settings, forgotten: str, now: float) -> tuple[Tracked, str]:
+    """Move one position on, and say what was ignored of its snapshot and why nothing is opened on it."""
+    position, memory, symbol = case.position, case.memory, case.position.symbol
+    theta = TrackingTheta(collar_pct=settings.price_collar_pct, sl_ratchet=settings.sl_ratchet)
+    bars: Bars | None = candles if position.position_source != SYNTHETIC else None
+    if bars is not None and (scale := settings.candle_scales.get(underlying(symbol))) is not None:
+        bars = _Scaled(bars.open_time_ms, bars.high * scale, bars.low * scale, bars.close * scale)
+    expected = profit_of(position.side, position.entry_price, position.current_price, position.qty)
+    wrong = contradictions(position, expected, settings.contract_of(symbol), bars, theta.collar_pct)
+    if bars is not None and "mark" in wrong and in_other_units(position, newest_close(bars)):
+        bars = None  # a stop in the position's own prices is better than none, or than one in others
+    if "profit" in wrong:  # R is reckoned with prices, which say the same of any size
+        position = dataclasses.replace(position, unrealized_pnl=expected)
+    state = track(case.previous, position, bars, last_proposed_sl=case.last_stop, now=now, theta=theta)
+    trouble = _trouble(position, state, memory, [*wrong.values(), *filter(None, [forgotten])], settings, now)
+    state = dataclasses.replace(
+        state,
+        contracts=position.contracts,
+        carried=orjson.dumps(position.carried).decode() if position.carried else "",
+        leftover=orjson.dumps(case.leftover).decode() if case.leftover else "",
+        conflict_until_epoch=memory.conflict_until,
+        inconsistent=bool(wrong or forgotten),
+        trouble=trouble,
+    )
+    ignored = {
+        "stop_ignored": implausible(position, state.current_price, theta.collar_pct),
+        "fields_ignored": position.ignored,
+        "left_by_the_side_before": [f"{name}={text}" for name, text in case.leftover.items()],
+    }
+    return state, "; ".join(
+        (*(f"{name}: {' '.join(one)}" for name, one in ignored.items() if one), *filter(None, [state.trouble]))
+    )
+
+
+def _trouble(position: RawPosition, state: Tracked, memory: Memory, wrong: Sequence[str], settings: Settings, now: float) -> str:
+    """Say why nothing is opened on a position."""
+    found = []
+    if now < memory.conflict_until:
+        until = clock_text(memory.conflict_until)
+        found.append(f"{CONFLICT}: LONG and SHORT, or an empty row, in turn under one key until {until}")
+    if state.collared_price is not None:
+        held, accepted, mark = map(price_text, (state.collared_price, state.current_price, position.current_price))
+        found.append(f"{COLLARED}: {held} waits for the next candle since {accepted}, mark {mark}")
+    if wrong:
+        found.append(f"{INCONSISTENT}: {'; '.join(wrong)}")
+    if position.ts_epoch is None and now - memory.unchanged_since > settings.gov_max_data_age_sec:
+        found.append(f"{UNCHANGED}: no clock, and nothing has changed for {now - memory.unchanged_since:.0f} s")
+    return TROUBLE_SEPARATOR.join(found)
+
+
+class _Scaled(NamedTuple):
+    """Candles in the prices of the position."""
+
+    open_time_ms: npt.NDArray[np.int64]
+    high: Floats
+    low: Floats
+    close: Floats
+
+
+def _in_doubt(symbol: str, state: Tracked, memory: Memory, now: float) -> Tracked:
+    """Give the state of a position that may not be closed: the key says so of the other side, or is in conflict."""
+    until = max(memory.conflict_until, memory.since + EMPTY_SEC)
+    conflict = now < memory.conflict_until
+    text = f"{CONFLICT}: {state.side} and an empty row in turn under one key until {clock_text(until)}"
+    if conflict and text != state.trouble:
+        log.warning("%s: %s", symbol, text)
+    return dataclasses.replace(state, conflict_until_epoch=until, trouble=text if conflict else "")
+
+
+def _memories(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, Memory], dict[str, str]]:
+    """Read what the keys showed before, and name the memories that cannot be read: then nobody knows whether sides alternate."""
+    keys = [store.keys.of("position_memory", symbol) for symbol in symbols]
+    replies = store.run("remembering positions", [("GET", key) for key in keys]) if symbols else []
+    found, forgotten = {}, {}
+    for symbol, key, reply in zip(symbols, keys, replies, strict=True):
+        if reply is None:
+            continue
+        try:
+            if isinstance(reply, Exception):
+                raise reply
+            found[symbol] = _memory(orjson.loads(reply), store.clock().timestamp())
+        except (ResponseError, ContractError, ValueError, TypeError, KeyError, AttributeError) as error:
+            forgotten[symbol] = f"{key} cannot be read: {error}"
+    return found, forgotten
+
+
+def _memory(stored: dict[str, Any], now: float) -> Memory:
+    """Build a memory from JSON; what is no number where one is due raises, and sides left long ago are dropped."""
+    kept = {side: row for side, row in stored["kept"].items() if now - float(row["left_at"]) <= RETURN_SEC}
+    for row in kept.values():
+        POSITION.encode({**row, "held": False})
+    return Memory(
+        label=str(stored["label"]),
+        since=float(stored["since"]),
+        carried={str(name): str(text) for name, text in stored["carried"].items()},
+        kept=kept,
+        returns=tuple(map(float, stored["returns"])),
+        conflict_until=float(stored["conflict_until"]),
+        digest=str(stored["digest"]),
+        unchanged_since=float(stored["unchanged_since"]),
+    )
+
+
+def _remember(store: RedisStore, memories: Mapping[str, Memory]) -> None:
+    commands = [
+        ("SET", store.keys.of("position_memory", symbol), orjson.dumps(dataclasses.asdict(memory)), "EX", MEMORY_TTL_SEC)
+        for symbol, memory in memories.items()
+    ]
+    for symbol, reply in zip(memories, store.run("remembering positions", commands) if commands else (), strict=True):
+        if isinstance(reply, Exception):
+            log.warning("%s: what its key showed is not remembered: %s", symbol, reply)
 
 
 def _unfit(position: RawPosition, kept: dict[str, Any] | None, now: float, max_age_sec: int) -> str:
@@ -144,22 +363,32 @@ def _unfit(position: RawPosition, kept: dict[str, Any] | None, now: float, max_a
     return ""
 
 
-def _let_go(store: RedisStore, raw: Sequence[Reading[RawPosition]], kept: dict[str, Reading[dict[str, Any]]]) -> dict[str, str]:
-    """Delete the kept state of flat symbols, mark that of symbols nobody shows; give the reasons where that was refused."""
+def _let_go(
+    store: RedisStore,
+    raw: Sequence[Reading[RawPosition | Flat]],
+    kept: dict[str, Reading[dict[str, Any]]],
+    doubtful: Mapping[str, Tracked],
+) -> dict[str, str]:
+    """Delete the kept state of flat symbols, mark that of symbols nobody shows or that may be open yet; name what was refused."""
     now = store.clock()
-    mark = ("held", "0", "computed_at_utc", TIME.encode(now), "last_update_epoch", EPOCH.encode(now.timestamp()))
-    gone = {
-        one.symbol: one.reason == "flat"
+    mark = {"held": "0", "computed_at_utc": TIME.encode(now), "last_update_epoch": EPOCH.encode(now.timestamp())}
+    flat = {one.symbol: isinstance(one.value, Flat) and one.symbol not in doubtful for one in raw}
+    gone = [
+        one.symbol
         for one in raw
-        if one.state is State.ABSENT
-        and (kept[one.symbol].state is State.PRESENT or (one.reason == "flat" and kept[one.symbol].state is State.FAILED))
-    }
+        if (one.state is State.ABSENT or isinstance(one.value, Flat))
+        and (kept[one.symbol].state is State.PRESENT or (flat[one.symbol] and kept[one.symbol].state is State.FAILED))
+    ]
     if not gone:
         return {}
+    marks = {symbol: {**mark, **_stated(doubtful[symbol])} if symbol in doubtful else mark for symbol in gone}
     keys = [store.keys.of(POSITION.key, symbol) for symbol in gone]
     replies = store.run(
         "letting go of closed positions",
-        [("EVAL", LET_GO_LUA, 1, key, int(flat), *mark) for key, flat in zip(keys, gone.values(), strict=True)],
+        [
+            ("EVAL", LET_GO_LUA, 1, key, int(flat[symbol]), *(part for pair in marks[symbol].items() for part in pair))
+            for symbol, key in zip(gone, keys, strict=True)
+        ],
     )
     return {
         symbol: f"position_not_let_go: {key}: {reply}"
@@ -168,38 +397,25 @@ def _let_go(store: RedisStore, raw: Sequence[Reading[RawPosition]], kept: dict[s
     }
 
 
-def _last_stops(
-    store: RedisStore, held: dict[str, RawPosition], previous: dict[str, Tracked], now: float
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Give the stop last proposed for each position, and why it is not known where a tracked position may have one.
-
-    A proposal counts for the position it was made for: same side, same entry, and published after that one was opened (or
-    first seen).
-    """
-    stops: dict[str, float] = {}
-    unread: dict[str, str] = {}
-    for reading in store.read(RISK_PROPOSAL, list(held)):
-        row, position, kept = reading.value, held[reading.symbol], previous.get(reading.symbol)
-        goes_on = kept is not None and continues(kept, position)
-        if reading.state is State.FAILED and goes_on:
-            unread[reading.symbol] = reading.reason
-        if row is None or (kept is not None and not goes_on):
-            continue
-        opened = kept.opened_at_epoch if kept is not None else position.opened_at_epoch
-        opened = opened if opened is not None else now
-        if row["published_at_utc"].timestamp() >= opened and same_position(
-            position.side, position.entry_price, row["position_side"], row["position_entry_price"]
-        ):
-            stops[reading.symbol] = row["proposed_sl"]
-    return stops, unread
+def _stated(state: Tracked) -> dict[str, str]:
+    encoded = POSITION.encode({**state.row(), "held": False})
+    return {**encoded, "digest": POSITION.digest(encoded)}
 
 
-def _candles(reader: CandleReader, symbols: Sequence[str], previous: dict[str, Tracked], now: float) -> dict[str, Candles | None]:
+def _proposed(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Give the risk proposals as they stand, and why one cannot be read."""
+    readings = store.read(RISK_PROPOSAL, symbols)
+    rows = {one.symbol: one.value for one in readings if one.value is not None}
+    return rows, {one.symbol: one.reason for one in readings if one.state is State.FAILED}
+
+
+def _candles(reader: CandleReader, cases: Mapping[str, _Case], now: float) -> dict[str, Candles | None]:
     """Read the candles to merge: only the newest ones of symbols that were up to date a moment ago."""
+    symbols = list(cases)
     behind = {
-        symbol: math.ceil((now - previous[symbol].last_candle_ms / 1000) / reader.interval_sec)
-        for symbol in symbols
-        if symbol in previous
+        symbol: math.ceil((now - case.previous.last_candle_ms / 1000) / reader.interval_sec)
+        for symbol, case in cases.items()
+        if case.previous is not None
     }
     current = [symbol for symbol in symbols if behind.get(symbol, math.inf) <= NEW_CANDLES_MAX]
     others = [symbol for symbol in symbols if behind.get(symbol, math.inf) > NEW_CANDLES_MAX]

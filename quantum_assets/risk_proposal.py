@@ -4,7 +4,7 @@ import dagster as dg
 import polars as pl
 
 from quantum_assets.kernels.stops import stops
-from quantum_assets.rows import assemble, inputs_used, market_columns, position_columns, sort_out
+from quantum_assets.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
 from quantum_assets.symbols import OWNERS
 
 
@@ -22,7 +22,7 @@ from quantum_assets.symbols import OWNERS
 def risk_proposal(market_state: pl.DataFrame, position: pl.DataFrame) -> pl.DataFrame:
     """Propose stops for every open position of the run."""
     rows, rest = sort_out(position, market_state)
-    proposal = stops(market_columns(rows), position_columns(rows))
+    proposal = stops(market_columns(rows), position_columns(rows), mark_price=nan_for_none(rows["mark_price"]))
     computed = {
         "symbol": rows["symbol"],
         "proposed_sl": proposal.proposed_sl,

@@ -100,7 +100,7 @@ def inputs_used(frame: pl.DataFrame) -> dict[str, pl.Series]:
     market = {name: frame[name] for name in ("sigma", "ts", "p_trend", "p_mr", "p_chop")}
     position = {
         f"position_{name}": frame[name]
-        for name in ("side", "age_sec", "current_price", "entry_price", "peak_price", "trough_price", "current_sl")
+        for name in ("side", "age_sec", "current_price", "entry_price", "peak_price", "trough_price", "current_sl", "mark_price")
     }
     return {
         **market,

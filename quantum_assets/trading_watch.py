@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any
 
 from quantum_assets.alert_catalogue import KINDS
-from quantum_assets.alert_words import CLOSE, GUARD, PERMIT, SCOPE, STOP, Level, Trouble
+from quantum_assets.alert_words import CLOSE, DOUBT, GUARD, PERMIT, SCOPE, STOP, Level, Trouble
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.display import clock_text, duration_text, price_text
 from quantum_assets.freshness import EPOCH_MAX, NOTHING, SymbolSigns
-from quantum_assets.kernels.governor import BURST, CLOSE_LIMITS, DISARMED, is_closing
+from quantum_assets.kernels.governor import BURST, CLOSE_LIMITS, CONFLICT, DISARMED, EXCEEDS, is_closing
 from quantum_assets.kernels.risk_guard import CONSEC_LOSS, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
 from quantum_assets.unusable import Guarded
 
@@ -31,6 +31,7 @@ REFUSAL_SEC = 3600.0  # a refused close is over when none was refused for so lon
 UNUSED_SEC = 600.0  # an unused permit is shown for so long
 NO_GUARD_SEC = 60.0  # a risk guard that was never evaluated is given so long: the deployment may be starting
 UNJUDGED_SEC = 5.0  # what cannot be judged must be so at two polls
+DOUBT_SEC = 15.0  # one bad tick is over by then; sides in turn are told at once
 EARLY_SEC = 10.0  # a guard that ends so long before its time was removed
 HOUR_SEC, BURST_SEC, DAY_SEC = 3600, 300, 86400
 EQUITY_STALE_SEC = RiskGuardTheta().equity_stale_sec
@@ -175,6 +176,8 @@ class Memory:
         The last opening of each planner or symbol that was one too many within five minutes, in words.
     scopes
         Disarmed planner or symbol to how many of its openings were refused for that.
+    doubts
+        Symbol to since when something is wrong with its position, epoch s.
     """
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -188,6 +191,7 @@ class Memory:
     guards: dict[str, float] = field(default_factory=dict)
     bursts: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, int] = field(default_factory=dict)
+    doubts: dict[str, float] = field(default_factory=dict)
 
 
 class TradingWatch:
@@ -254,6 +258,8 @@ class TradingWatch:
         before, self.memory.crossed = self.memory.crossed, {}
         for one in symbols:
             part(STOP + one.symbol, self._stop, one, before, now, stop_age_sec, troubles, unsure, endings)
+            if one.trouble or one.symbol in self.memory.doubts:
+                part(DOUBT + one.symbol, partial(self._doubt, patient=patient), one, now, stop_age_sec, troubles, unsure)
         flat = {one.symbol for one in symbols if one.held is False}
         for symbol, refused in list(self.memory.refused.items()):
             part(CLOSE + symbol, self._refusal, symbol, refused, flat, now, troubles, endings)
@@ -400,6 +406,28 @@ class TradingWatch:
             endings[alert] = "the position was closed, another is open"
         else:
             endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
+
+    def _doubt(
+        self,
+        signs: SymbolSigns,
+        now: float,
+        stop_age_sec: float,
+        troubles: dict[str, Trouble],
+        unsure: set[str],
+        *,
+        patient: bool,
+    ) -> None:
+        """Report what is wrong with a position, with the numbers of now."""
+        alert, evaluated = DOUBT + signs.symbol, signs.clocks.get("position", NOTHING).epoch
+        if not signs.trouble:
+            del self.memory.doubts[signs.symbol]
+            return
+        since = self.memory.doubts.setdefault(signs.symbol, now)
+        waits = patient and now - since < DOUBT_SEC and not signs.trouble.startswith(CONFLICT)
+        if waits or evaluated is None or now - evaluated > stop_age_sec:
+            unsure.add(alert)
+        else:
+            troubles[alert] = _doubt_trouble(signs, since)
 
     def _refusal(
         self,
@@ -578,6 +606,12 @@ def _stop_trouble(signs: SymbolSigns, since: float) -> Trouble:
     return _trouble(STOP + signs.symbol, "stop_crossed", what, since, limit=f"stop {limit}", likely=likely, look=look)
 
 
+def _doubt_trouble(signs: SymbolSigns, since: float) -> Trouble:
+    what = f"{signs.trouble}; no openings"
+    look = f"quantum status --symbols {signs.symbol}"
+    return _trouble(DOUBT + signs.symbol, "position_doubtful", what, since, look=look)
+
+
 def _refused_trouble(symbol: str, refused: Mapping[str, Any]) -> Trouble:
     count = f", {refused['count']} refused so far" if refused["count"] > 1 else ""
     until = refused["until"]
@@ -600,6 +634,8 @@ def _refusal(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]:
         return _count_refusal(fields.get("permits_5min"), limits.get("max_exec_per_5min"), "5 minutes", granted, BURST_SEC)
     if reason == "daily_limit_exceeded":
         return _daily_refusal(fields, limits, at)
+    if reason == EXCEEDS:
+        return "it is larger than the position, or there is none", "the size that is held", 0.0
     if reason == "synthetic_data":
         return f"its data is not live ({fields.get('sources', '?')})", "live data", 0.0
     if reason.startswith("invalid_plan:"):

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading
 from quantum_assets.contracts.tables import CANDLE_KEYS
 from quantum_assets.freshness import STALE_INTERVALS
@@ -301,9 +302,9 @@ class CandleReader:
 
     def _replies(self, names: Sequence[tuple[str, int]], wanted: int) -> Iterator[Any]:
         of, types = self.store.keys.of, [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
-        commands = []
+        commands, whose = [], self.store.settings.candle_symbols
         for name in names:
-            keys, last = [of(key, name[0]) for key in CANDLE_KEYS], self._parsed.get(name)
+            keys, last = [of(key, whose.get(underlying(name[0]), name[0])) for key in CANDLE_KEYS], self._parsed.get(name)
             options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed))
             commands.append(("EVAL_RO", NEWEST_LUA, len(keys), *keys, *options, *types))
         if len(commands) <= BATCH_SYMBOLS:

@@ -38,12 +38,20 @@ FLAGS = (
     "non_live",
     "flat",
     "position_unknown",
+    "position_conflict",
+    "price_collar",
+    "position_inconsistent",
+    "close_exceeds_position",
 )  # of the evidence, on record
 ADDED = {  # what older records lack: they were decided without, as if it had been this
     "unknown_symbol": "0",
     "flat": "0",
     "position_unknown": "0",
     "market_close_age_sec": "0",
+    "position_conflict": "0",
+    "price_collar": "0",
+    "position_inconsistent": "0",
+    "close_exceeds_position": "0",
 }
 JUDGED = (  # numbers of it that are known before permits are counted
     "market_state_age_sec",

@@ -732,6 +732,8 @@ def _health(
         return "warning", f"{old}: its source has not renewed it", None
     if position and position["held"] and position["collared"]:
         return "warning", "a price waits for the next candle to confirm it", None
+    if position and position["held"] and position["trouble"]:
+        return "warning", _text(position["trouble"]), None
     aging = [vital for vital in faults.vitals if vital.condition is Condition.AGING]
     return ("warning", _text("; ".join(map(vital_text, aging))), None) if aging else ("ok", "", None)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from quantum_assets.contracts.labels import is_live, label_of
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from quantum_assets.contracts.tables import POSITION
 from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
+from quantum_assets.kernels.contract import BASE_UNITS, Contract
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs, texts
 
@@ -32,6 +33,14 @@ AMOUNT_NAMES = ("position_amt", "quantity", "qty")
 MARK_NAMES = ("mark_price", "current_price")
 CLOCK_NAMES = ("ts_epoch", "timestamp", "ts", "ts_utc")
 OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
+OPENED_EPOCH_MIN = 1e9  # no position is older than the year 2001: an earlier opening is a placeholder
+NOTIONAL_NAMES = ("notional", "notional_usd", "notionalUsd", "notional_value", "position_value", "positionValue")
+CARRIED_NAMES = (  # what a writer that sends only what has changed leaves behind when the side changes
+    *("current_sl", "current_tp", "peak_price", "trough_price", "age_sec", "unrealized_pnl"),
+    *OPENED_NAMES,
+    *NOTIONAL_NAMES,
+)
+CARRIED_CHARS = 40  # of each that are kept to compare; a longer one is no number
 FLAT = "FLAT"
 ONE_WAY = ("", "BOTH")  # a one-way account: the sign of the amount is the side
 OWN_LABELS = (
@@ -59,7 +68,7 @@ class RawPosition:
     unrealized_pnl
         As the writer gives it; else computed from side, prices and size (or 1).
     qty
-        Absolute size, base units.
+        Absolute size, base units; of inverse contracts the coins they were worth at entry.
     ts_epoch
         Time of the snapshot, epoch s; of the stream entry when the snapshot does not say.
     peak_price, trough_price, current_sl, current_tp
@@ -70,6 +79,16 @@ class RawPosition:
     position_source
         ``redis_hash``, ``redis_stream``, ``synthetic``, or what the snapshot says of itself when that is not known to be live:
         ``example``, ``replay``, ``paper_trading``, anything.
+    contracts
+        Absolute size as the writer counts it: base units, or contracts where CONTRACT_SIZES says so.
+    notional
+        Absolute worth as the writer gives it, quote units; ``None`` when it gives none.
+    pnl_given
+        Whether the profit is the writer's.
+    carried
+        Texts of CARRIED_NAMES as they were read.
+    ignored
+        Fields that cannot be read and are not needed, each as ``<field>=<value>``.
     """
 
     symbol: str
@@ -87,6 +106,23 @@ class RawPosition:
     current_sl: float | None = None
     current_tp: float | None = None
     position_source: str = "redis_hash"
+    contracts: float | None = None
+    notional: float | None = None
+    pnl_given: bool = False
+    carried: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def without(self, names: Collection[str]) -> RawPosition:
+        """Give the position as if its writer had said nothing under some of CARRIED_NAMES."""
+        unsaid: dict[str, Any] = {name: None for name in names if name not in (*OPENED_NAMES, *NOTIONAL_NAMES)}
+        if not {*OPENED_NAMES}.isdisjoint(names):
+            unsaid["opened_at_epoch"] = None
+        if not {*NOTIONAL_NAMES}.isdisjoint(names):
+            unsaid["notional"] = None
+        if "unrealized_pnl" in names:
+            profit = profit_of(self.side, self.entry_price, self.current_price, self.qty)
+            unsaid |= {"unrealized_pnl": profit, "pnl_given": False}
+        return replace(self, **unsaid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +135,17 @@ class Flat:
         Time of the snapshot, epoch s; ``None`` when it has no clock: nobody knows whether it is still so.
     position_source
         As of an open position.
+    side
+        Which side is empty, where the snapshot names one: in a hedge it says nothing of the other.
+    carried
+        As of an open position.
     """
 
     symbol: str
     ts_epoch: float | None = None
     position_source: str = "redis_hash"
+    side: str = ""
+    carried: Mapping[str, str] = field(default_factory=dict)
 
 
 class InvalidPositionError(ValueError):
@@ -190,7 +232,9 @@ class PositionReader:
                 detail = raw.reason.partition(": ")[2]
                 readings[raw.symbol] = Reading[RawPosition | Flat].failed(raw.symbol, f"position_unreadable: {detail}")
             elif raw.value is not None:
-                readings[raw.symbol] = _parsed(raw.symbol, raw.value, "redis_hash", keyed=True)
+                readings[raw.symbol] = _parsed(
+                    raw.symbol, raw.value, "redis_hash", keyed=True, contract=self.store.settings.contract_of(raw.symbol)
+                )
         return readings
 
     def _from_shared_hashes(self, hedged: Sequence[str]) -> tuple[dict[str, Reading[RawPosition | Flat]], dict[str, Fields]]:
@@ -219,7 +263,7 @@ class PositionReader:
                 if shown is None:
                     others[leg] = _stripped(raw.value)
                 else:
-                    readings[leg] = _parsed(leg, raw.value, "redis_hash")
+                    readings[leg] = _parsed(leg, raw.value, "redis_hash", contract=self.store.settings.contract_of(leg))
         return readings, others
 
     def _from_memory(self, others: Mapping[str, Fields]) -> dict[str, Reading[RawPosition | Flat]]:
@@ -272,7 +316,13 @@ class PositionReader:
         return found | {
             symbol: Reading[RawPosition | Flat].failed(symbol, trouble)
             if trouble
-            else _parsed(symbol, fields, "redis_stream", ts_epoch=moment[0] / 1000)
+            else _parsed(
+                symbol,
+                fields,
+                "redis_stream",
+                ts_epoch=moment[0] / 1000,
+                contract=self.store.settings.contract_of(symbol),
+            )
             for symbol, (moment, fields, trouble) in newest.items()
         }
 
@@ -377,6 +427,7 @@ def _remembered(row: Mapping[str, Any], other: Fields, *, leg: str, with_stop: b
         current_price=mark,
         unrealized_pnl=row["unrealized_pnl"] + (mark - price) * direction * (row["qty"] or 1.0),
         qty=row["qty"],
+        contracts=row["contracts"],
         ts_epoch=row["position_ts_epoch"],
         opened_at_epoch=row["opened_at_epoch"],
         current_sl=row["current_sl"] if with_stop else None,
@@ -385,7 +436,9 @@ def _remembered(row: Mapping[str, Any], other: Fields, *, leg: str, with_stop: b
     )
 
 
-def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float | None = None) -> RawPosition | Flat:
+def parse_position(
+    symbol: str, fields: Fields, source: str, *, ts_epoch: float | None = None, contract: Contract = BASE_UNITS
+) -> RawPosition | Flat:
     """Read one snapshot.
 
     Parameters
@@ -399,15 +452,19 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         known to be live.
     ts_epoch
         Time of the snapshot when it does not say.
+    contract
+        What one unit of its size is.
 
     Returns
     -------
     RawPosition or Flat
+        Of an inverse contract a profit that is given is turned into quote units.
 
     Raises
     ------
     InvalidPositionError
-        A field is missing, not a finite number, out of range, or contradicts another.
+        A field that is needed (symbol, side, size, entry, mark) is missing, not a finite number, out of range, or contradicts
+        another. Others are only ignored.
     """
     if fields.get("symbol", symbol) not in ("", symbol):
         raise InvalidPositionError(field="symbol", value=fields["symbol"])
@@ -422,38 +479,92 @@ def parse_position(symbol: str, fields: Fields, source: str, *, ts_epoch: float 
         return _flat(symbol, fields, source, ts_epoch)
     side = _side(fields, amount_name, amount)
     entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
-    qty = abs(amount) if amount is not None else None
-    if qty is not None and not NUMBER_MIN <= qty <= NUMBER_MAX:
+    contracts = abs(amount) if amount is not None else None
+    qty = contract.base_qty(contracts, entry) if contracts is not None else None
+    if contracts is not None and not NUMBER_MIN <= contracts <= NUMBER_MAX:
         raise InvalidPositionError(field=str(amount_name), value=fields[str(amount_name)])
-    pnl = _number(fields, "unrealized_pnl")
-    if pnl is None:
-        pnl = (mark - entry) * (1 if side == "LONG" else -1) * (qty or 1.0)
-    opened = _first(fields, OPENED_NAMES)
-    age_sec = _number(fields, "age_sec")
+    ignored: list[str] = []
+    pnl = _unneeded(fields, "unrealized_pnl", ignored)
+    if pnl is not None and contract.inverse:
+        pnl *= mark  # paid in coins
+    opened = [moment for name in OPENED_NAMES if (moment := _opened(fields, name, ignored)) is not None]
+    age_sec = _unneeded(fields, "age_sec", ignored)
+    notionals = [abs(value) for name in NOTIONAL_NAMES if (value := _unneeded(fields, name, ignored))]
+    try:
+        clock = _clock(fields, ts_epoch)
+    except InvalidPositionError as error:  # its age is unknown, which opens nothing
+        clock = None
+        ignored.append(str(error))
     return RawPosition(
         symbol=symbol,
         side=side,
         entry_price=entry,
         current_price=mark,
-        unrealized_pnl=pnl,
+        unrealized_pnl=pnl if pnl is not None else profit_of(side, entry, mark, qty),
         qty=qty,
-        leverage=_number(fields, "leverage"),
-        ts_epoch=_clock(fields, ts_epoch),
-        peak_price=_price_or_none(fields, "peak_price"),
-        trough_price=_price_or_none(fields, "trough_price"),
+        leverage=_unneeded(fields, "leverage", ignored),
+        ts_epoch=clock,
+        peak_price=_extreme(fields, "peak_price", ignored),
+        trough_price=_extreme(fields, "trough_price", ignored),
         age_sec=max(age_sec, 0.0) if age_sec is not None else None,
-        opened_at_epoch=_moment(fields, opened) if opened else None,
-        current_sl=_number(fields, "current_sl") or None,
-        current_tp=_number(fields, "current_tp") or None,
+        opened_at_epoch=opened[0] if opened else None,
+        current_sl=_unneeded(fields, "current_sl", ignored) or None,
+        current_tp=_unneeded(fields, "current_tp", ignored) or None,
         position_source=_label(fields, source),
+        contracts=contracts,
+        notional=notionals[0] if notionals else None,
+        pnl_given=pnl is not None,
+        carried=_carried(fields),
+        ignored=tuple(ignored),
     )
 
 
-def _flat(symbol: str, fields: Fields, source: str, ts_epoch: float | None) -> Flat:
+def profit_of(side: str, entry_price: float, price: float, qty: float | None) -> float:
+    """Give the profit of a position at a price, quote units; per unit where the size is not known."""
+    return (price - entry_price) * (1 if side == "LONG" else -1) * (qty or 1.0)
+
+
+def _carried(fields: Fields) -> dict[str, str]:
+    return {name: text[:CARRIED_CHARS] for name in CARRIED_NAMES if (text := fields.get(name))}
+
+
+def _unneeded(fields: Fields, name: str, ignored: list[str]) -> float | None:
+    """Read a number the stop does not need; one that cannot be read is none, and named."""
     try:
-        return Flat(symbol, _clock(fields, ts_epoch), _label(fields, source))
+        return _number(fields, name)
+    except InvalidPositionError as error:
+        ignored.append(str(error))
+        return None
+
+
+def _extreme(fields: Fields, name: str, ignored: list[str]) -> float | None:
+    price = _unneeded(fields, name, ignored)
+    if price is not None and price < 0:
+        ignored.append(f"{name}={fields[name]}")
+        return None
+    return price or None
+
+
+def _opened(fields: Fields, name: str, ignored: list[str]) -> float | None:
+    if not fields.get(name):
+        return None
+    try:
+        moment = _moment(fields, name)
+    except InvalidPositionError as error:
+        ignored.append(str(error))
+        return None
+    if 0 < moment < OPENED_EPOCH_MIN:
+        ignored.append(f"{name}={fields[name]}")
+    return moment if moment >= OPENED_EPOCH_MIN else None
+
+
+def _flat(symbol: str, fields: Fields, source: str, ts_epoch: float | None) -> Flat:
+    side = fields.get("side", "").upper()
+    try:
+        clock = _clock(fields, ts_epoch)
     except InvalidPositionError:  # it is flat all the same, only nobody knows since when
-        return Flat(symbol, None, _label(fields, source))
+        clock = None
+    return Flat(symbol, clock, _label(fields, source), side if side in ("LONG", "SHORT") else "", _carried(fields))
 
 
 def _clock(fields: Fields, otherwise: float | None) -> float | None:
@@ -468,13 +579,19 @@ def _label(fields: Fields, otherwise: str) -> str:
 
 
 def _parsed(
-    symbol: str, raw: Mapping[bytes, bytes], source: str, *, ts_epoch: float | None = None, keyed: bool = False
+    symbol: str,
+    raw: Mapping[bytes, bytes],
+    source: str,
+    *,
+    ts_epoch: float | None = None,
+    keyed: bool = False,
+    contract: Contract = BASE_UNITS,
 ) -> Reading[RawPosition | Flat]:
     try:
         fields: Fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
         if legs.leg_of(symbol):
             fields = leg_fields(symbol, fields, keyed=keyed) or fields
-        position = parse_position(symbol, fields, source, ts_epoch=ts_epoch)
+        position = parse_position(symbol, fields, source, ts_epoch=ts_epoch, contract=contract)
     except UnicodeDecodeError as error:
         return Reading.failed(symbol, f"position_unreadable: {error.object!r} is not UTF-8 text")
     except InvalidPositionError as error:
@@ -521,13 +638,6 @@ def _required_price(fields: Fields, name: str) -> float:
     if price is None or not NUMBER_MIN <= price <= NUMBER_MAX:
         raise InvalidPositionError(field=name, value=fields.get(name) or "(missing)")
     return price
-
-
-def _price_or_none(fields: Fields, name: str) -> float | None:
-    price = _number(fields, name)
-    if price is not None and price < 0:
-        raise InvalidPositionError(field=name, value=fields[name])
-    return price or None
 
 
 def _moment(fields: Fields, name: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from quantum_assets.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_assets.contracts.legs import underlying, underlyings, with_legs
 from quantum_assets.contracts.tables import Keys
+from quantum_assets.kernels.contract import BASE_UNITS, Contract
 from quantum_assets.kernels.risk_guard import GUARDS
 
 REDIS_PORT = 6379
@@ -118,6 +120,20 @@ class Settings(BaseSettings):
         "unknown", description="what a symbol is that no source of positions shows; unknown opens nothing"
     )
     price_collar_pct: Positive = Field(0.10, lt=1, description="price jump that waits for confirmation")
+    contract_sizes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated SYMBOL=SIZE where sizes count contracts: base units (of INVERSE_SYMBOLS quote units) in one",
+    )
+    inverse_symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated symbols whose contracts are worth a fixed sum of the quote currency, and pay in coins"
+    )
+    price_scales: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated SYMBOL=FACTOR by which prices of candles become those of the position (1000PEPEUSDT=1000)",
+    )
+    candles_from: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated SYMBOL=OTHER: its candles are those of OTHER (1000PEPEUSDT=PEPEUSDT)"
+    )
     p31_min_conf: Fraction = Field(0.65, description="efficiency confidence below which it is ignored")
     p31_stale_sec: Seconds = Field(600, description="age from which the allocation proposer ignores efficiency")
     p31_min_mult: Positive = Field(0.5, le=10, description="least allocation multiplier")
@@ -259,6 +275,25 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("contract_sizes", "price_scales", "candles_from", "inverse_symbols")
+    @classmethod
+    def _check_per_symbol(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        named = info.field_name or ""
+        pairs = [one.partition("=") for one in value]
+        wrong = [
+            one
+            for one, (symbol, sign, given) in zip(value, pairs, strict=True)
+            if not _SYMBOL.fullmatch(symbol) or not _fits(named, sign, given)
+        ]
+        if wrong:
+            accepted = {"inverse_symbols": "SYMBOL", "candles_from": "SYMBOL=OTHER"}.get(named, "SYMBOL=NUMBER, more than 0")
+            msg = f"{', '.join(map(repr, wrong))}: accepted: {accepted}"
+            raise ValueError(msg)
+        if len({symbol for symbol, _, _ in pairs}) < len(pairs):
+            msg = "a symbol is listed twice"
+            raise ValueError(msg)
+        return value
+
     @field_validator("risk_guards_extra")
     @classmethod
     def _check_guards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -267,6 +302,11 @@ class Settings(BaseSettings):
             msg = f"accepted: each type once, 1 to 40 letters, digits, _ . or -, and none of {', '.join(GUARDS)}"
             raise ValueError(msg)
         return value
+
+    @field_validator("contract_sizes", "inverse_symbols", "price_scales", "candles_from", mode="before")
+    @classmethod
+    def _split_symbols_named(cls, value: Any) -> Any:
+        return tuple(part.strip().upper() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
         "risk_guards_extra", "alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before"
@@ -400,6 +440,27 @@ class Settings(BaseSettings):
         """File in which ``quantum up`` or ``quantum example`` leaves the address of the embedded server."""
         return self.quantum_home / "redis.url"
 
+    @cached_property
+    def contracts(self) -> dict[str, Contract]:
+        """What one unit of size is, by symbol, where CONTRACT_SIZES or INVERSE_SYMBOLS name it."""
+        sizes = {symbol: float(size) for symbol, _, size in (one.partition("=") for one in self.contract_sizes)}
+        named = dict.fromkeys((*sizes, *self.inverse_symbols))
+        return {symbol: Contract(sizes.get(symbol, 1.0), symbol in self.inverse_symbols) for symbol in named}
+
+    def contract_of(self, symbol: str) -> Contract:
+        """Give what one unit of size of a symbol is."""
+        return self.contracts.get(underlying(symbol), BASE_UNITS)
+
+    @cached_property
+    def candle_scales(self) -> dict[str, float]:
+        """Factor from prices of candles to prices of the position, by symbol, where it is not 1."""
+        return {symbol: float(factor) for symbol, _, factor in (one.partition("=") for one in self.price_scales)}
+
+    @cached_property
+    def candle_symbols(self) -> dict[str, str]:
+        """Whose candles a symbol is judged by, where they are not its own."""
+        return {symbol: other for symbol, _, other in (one.partition("=") for one in self.candles_from)}
+
     @property
     def severities(self) -> dict[str, Severity]:
         """Severity by kind of alert, where ALERT_SEVERITIES names one."""
@@ -427,6 +488,18 @@ class Settings(BaseSettings):
             harvest_prefix=self.harvest_prefix.rstrip(":"),
             marketstate_stream=self.stream_name,
         )
+
+
+def _fits(named: str, sign: str, given: str) -> bool:
+    """Tell whether what follows a symbol is what the setting wants there."""
+    if named == "inverse_symbols":
+        return not sign
+    if named == "candles_from":
+        return bool(_SYMBOL.fullmatch(given))
+    try:
+        return 0 < float(given) < float("inf") and "_" not in given and given.isascii()
+    except ValueError:
+        return False
 
 
 class SecretFiles(PydanticBaseSettingsSource):

@@ -32,6 +32,7 @@ CLOCK = "last_update_epoch"
 NEWEST_CANDLE = "ts_timestamp"  # of a market state: close of the newest candle it was computed from
 CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, ALLOCATION_TARGET, LAST_INTENT, GOVERNOR_STATE)
 STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "position_entry_price", "sl_breached")
+POSITION_FIELDS = ("mark_price", "conflict_until_epoch", "trouble")
 FAILING = (MARKET_STATE.asset, POSITION.asset, RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset)  # whose failures are causes of alerts
 PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
 ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
@@ -78,9 +79,10 @@ class VitalSignsReader:
         replies = self.store.run("reading vital signs", self._commands)
         first, per_symbol = len(PARTS) + 1, 2 + len(CLOCKED)
         heartbeats = {part: sign_of(reply) for part, reply in zip(PARTS, replies[: len(PARTS)], strict=True)}
-        proofs, finished = _proofs(replies[len(PARTS)], self.store.clock().timestamp())
+        now = self.store.clock().timestamp()
+        proofs, finished = _proofs(replies[len(PARTS)], now)
         signs = [
-            _symbol_signs(symbol, replies[begin : begin + per_symbol], self.shown)
+            _symbol_signs(symbol, replies[begin : begin + per_symbol], self.shown, now)
             for symbol, begin in zip(symbols, range(first, len(replies), per_symbol), strict=True)
         ]
         self._add_candles(signs)
@@ -100,7 +102,7 @@ class VitalSignsReader:
         commands: list[tuple[Any, ...]] = [("GET", of("heartbeat", part)) for part in PARTS]
         commands.append(("HGETALL", of("proofs")))
         for symbol in self.store.settings.symbols:
-            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK))
+            commands.append(("HMGET", of(POSITION.key, symbol), "held", CLOCK, *POSITION_FIELDS))
             commands.append(("EXISTS", of("base_target", symbol)))
             commands += [("HMGET", of(table.key, symbol), CLOCK, *self._fields_beside(table)) for table in CLOCKED]
         return commands
@@ -126,20 +128,34 @@ class VitalSignsReader:
                 one.clocks[CANDLES] = sign
 
 
-def _symbol_signs(symbol: str, replies: Sequence[Reply], shown: Mapping[str, Sequence[str]]) -> SymbolSigns:
+def _symbol_signs(symbol: str, replies: Sequence[Reply], shown: Mapping[str, Sequence[str]], now: float) -> SymbolSigns:
     position, target, *clocked = replies
     clocks = {
         table.asset: sign_of(reply if isinstance(reply, Exception) else reply[0])
         for table, reply in zip(CLOCKED, clocked, strict=True)
     }
     held, clocks["position"] = _position(position)
+    mark, trouble = _doubt(position, now)
     numbers = {
         table.asset: _numbers(shown[table.asset], reply)
         for table, reply in zip(CLOCKED, clocked, strict=True)
         if table.asset in shown
     }
     stop = _stop(clocked[CLOCKED.index(RISK_PROPOSAL)], clocks[RISK_PROPOSAL.asset].epoch)
-    return SymbolSigns(symbol, clocks, held, target == 1, numbers, stop)
+    if stop is not None and mark is not None:
+        stop = stop._replace(price=mark)  # of now, also while it is held back and nothing is published
+    return SymbolSigns(symbol, clocks, held, target == 1, numbers, stop, trouble)
+
+
+def _doubt(reply: Reply, now: float) -> tuple[float | None, str]:
+    """Read the mark of a held position, and why nothing is opened on it; of one that is not held only a conflict counts."""
+    if isinstance(reply, Exception):
+        return None, ""
+    held, _, mark, until, trouble = reply
+    if held == b"1":
+        return number_or_none(mark) if mark else None, (trouble or b"").decode(errors="replace")
+    conflict = (number_or_none(until) if until else None) or 0.0
+    return None, (trouble or b"").decode(errors="replace") if now < conflict else ""
 
 
 def _stop(reply: Reply, evaluated_at: float | None) -> Stop | None:
@@ -163,7 +179,7 @@ def _numbers(names: Sequence[str], reply: Reply) -> dict[str, float]:
 def _position(reply: Reply) -> tuple[bool | None, Sign]:
     if isinstance(reply, Exception):
         return None, Sign(trouble=str(reply))
-    held, clock = reply
+    held, clock = reply[:2]
     if held is None and clock is None:
         return False, Sign()
     if held not in (b"0", b"1"):

@@ -139,6 +139,21 @@ def wait(desk: Desk) -> list[Message]:
     return desk.poll(waiting=4, waiting_since=desk.now) + desk.rest(30)
 
 
+def doubt(desk: Desk, trouble: str) -> None:
+    """Say that something is wrong with the position of BTCUSDT."""
+    desk.symbols["BTCUSDT"] = SymbolSigns("BTCUSDT", {"position": Sign(desk.now + 7200)}, held=True, trouble=trouble)
+
+
+def set_doubt(desk: Desk) -> list[Message]:
+    doubt(desk, "position_inconsistent: unrealized_pnl 5 is not (43250 - 43000) x 2 = 500")
+    return desk.rest(20)
+
+
+def end_doubt(desk: Desk) -> list[Message]:
+    doubt(desk, "")
+    return desk.poll()
+
+
 KINDS_SEEN = {  # kind -> what begins it, what ends it, first words, what ended it
     "kill_switch": (
         set_kill,
@@ -168,6 +183,7 @@ KINDS_SEEN = {  # kind -> what begins it, what ends it, first words, what ended 
     "openings_blocked": (set_trouble, lambda desk: desk.poll(guard_trouble=""), "Account cannot be judged: equity", ""),
     "stop_crossed": (set_stop, end_stop, "BTCUSDT: LONG stop 61,200 crossed: price 61,050", "stop 61,200, price 61,400"),
     "close_refused": (refuse, permit, "Close of BTCUSDT refused: 3 of 3 permits this hour", "closing plan p-18 is permitted"),
+    "position_doubtful": (set_doubt, end_doubt, "BTCUSDT: position_inconsistent: unrealized_pnl 5 is not", ""),
     "plan_backlog": (wait, lambda desk: desk.poll(waiting=0, waiting_since=None), "4 plans wait for a decision", ""),
 }
 
@@ -199,6 +215,25 @@ def test_every_kind_has_a_test():
     """The catalogue is closed: a kind nobody tests is one nobody knows to work."""
     of_incidents = {"redis", "daemon", "worker", "loop", "symbol", "proof", "proofs"}  # tests/test_incidents.py
     assert {kind.name for kind in CATALOGUE} == of_incidents | KINDS_SEEN.keys() | {"permit_unused", "undelivered"}
+
+
+def test_one_bad_tick_is_no_alert_and_sides_in_turn_are_one_at_once(desk):
+    """A price that is held back for one cycle is what the collar is for; two positions under one key are not."""
+    doubt(desk, "price_collar: 150 waits for the next candle since 102, mark 150")
+    assert desk.poll() + desk.poll() == []
+    doubt(desk, "")
+    assert desk.rest(60) == []
+    doubt(desk, "position_conflict: LONG and SHORT, or an empty row, in turn under one key until 12:10")
+    assert heard(desk.poll()) == [("raised", "position_doubtful:BTCUSDT")]
+
+
+def test_the_text_of_a_doubt_moves_with_the_market(desk):
+    """The alert said 99.99 while the price fell to 44."""
+    doubt(desk, "price_collar: 86 waits for the next candle since 99.99, mark 86")
+    (raised,) = desk.rest(20)
+    doubt(desk, "price_collar: 62 waits for the next candle since 73, mark 61.5")
+    (reminded,) = desk.rest(3600)
+    assert ("mark 86" in raised.title, "mark 61.5" in reminded.title) == (True, True)
 
 
 def test_a_switch_set_and_cleared_between_two_polls_is_raised_and_cleared(desk):

@@ -191,6 +191,9 @@ def no_permit_from_bad_data(evidence: Evidence) -> Finding:
                 failing[fields["plan_id"]] = f"granted with {name} {fields.get(name) or 'unknown'}"
         if fields["position_unknown"] == "1":
             failing[fields["plan_id"]] = "granted although no source showed the position"
+        for name in ("position_conflict", "price_collar", "position_inconsistent"):
+            if fields[name] == "1":
+                failing[fields["plan_id"]] = f"granted in spite of {name}"
     return Finding(f"{judged} permits", f"openings: every input <= {settings.gov_max_data_age_sec} s old, live", judged, failing)
 
 

@@ -126,7 +126,8 @@ def stops(row: Mapping[str, Any]) -> dict[str, Any]:
     reasons.append(f"regime_{most_probable(p_trend, p_mr, p_chop)}")
     if extension > 1 + 1e-8:
         reasons.append("tp_extended")
-    breached = sl >= price if long else sl <= price
+    prices = [one for one in (price, row.get("position_mark_price")) if one is not None]
+    breached = sl >= min(prices) if long else sl <= max(prices)
     if breached:
         reasons.append("sl_breached")
     return {
@@ -297,8 +298,12 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
         (opening and too_old(case["market_close_age_sec"], "max_close_age_sec"), "stale_market_state"),
         (opening and case["position_unknown"], "position_unknown"),
+        (opening and case["position_conflict"], "position_conflict"),
+        (case["close_exceeds_position"], "close_exceeds_position"),
         (opening and not case["flat"] and too_old(case["harvest_proposal_age_sec"]), "stale_harvest_proposal"),
         (opening and too_old(case["position_age_sec"]), "stale_position"),
+        (opening and case["price_collar"], "price_collar"),
+        (opening and case["position_inconsistent"], "position_inconsistent"),
         (case["non_live"] and not limits["allow_synthetic"], "synthetic_data"),
         (opening and scored and reached(case["kill_score"], limits["kill_score_critical"]), "kill_score_critical_non_close"),
         (reached(case["permits_hour"], limit("max_exec_per_hour", "max_closes_per_hour")), "hourly_limit_exceeded"),

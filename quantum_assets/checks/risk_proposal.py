@@ -40,20 +40,35 @@ def recomputed(evidence: Evidence) -> Finding:
 
 
 def tightens(evidence: Evidence) -> Finding:
-    """No stop is looser than the one last proposed for the same position."""
-    positions, settings, failing, judged = evidence.rows(POSITION), evidence.settings, {}, 0
+    """No stop is looser than the one last proposed for the same position: same side, never flat in between."""
+    positions, settings, judged, first = evidence.rows(POSITION), evidence.settings, 0, 0
+    failing: dict[str, str] = {}
     unpublished = settings.change_eps_pct if settings.sl_ratchet == "actual" else 0.0  # a smaller move of theirs is no news
     for symbol, row in evidence.rows(RISK_PROPOSAL).items():
         kept = positions.get(symbol)
-        in_force = kept["current_sl"] if kept is not None and kept["held"] else None
-        if in_force is None or kept is None or kept["side"] != row["position_side"]:
+        if kept is None or not kept["held"] or kept["side"] != row["position_side"]:
+            continue
+        in_force, published = kept["current_sl"], row["published_at_utc"].timestamp()
+        if in_force is None:
+            since = kept["tracked_since_epoch"] or kept["opened_at_epoch"]
+            lost = (
+                settings.sl_ratchet == "proposed" and since <= published < kept["last_update_epoch"]
+            )  # whole s: not this cycle's
+            judged, first = judged + lost, first + (not lost)
+            failing |= {symbol: f"{row['proposed_sl']} was proposed, and no stop is kept to compare with"} if lost else {}
             continue
         judged += 1
         loosened = (in_force - row["proposed_sl"]) * (1 if row["position_side"] == "LONG" else -1)
         none = max(PRICE_EPS * min(1.0, in_force), PRICE_ROUNDING * in_force)
-        if loosened > none + unpublished * in_force and kept["entry_price"] == row["position_entry_price"]:
+        if loosened > none + unpublished * in_force:
             failing[symbol] = f"{row['position_side']} stop {row['proposed_sl']} is looser than {in_force}"
-    return Finding(f"{judged - len(failing)} of {judged}", "never looser than the stop in force", judged, failing)
+    observed = f"{judged - len(failing)} of {judged}" if judged else "nothing to judge"
+    return Finding(
+        f"{observed}{f', {first} without a stop in force' if first else ''}",
+        "never looser than the stop in force",
+        judged,
+        failing,
+    )
 
 
 def right_side(evidence: Evidence) -> Finding:

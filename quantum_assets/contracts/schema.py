@@ -56,6 +56,8 @@ class Field:
         symbols (ratios, R, probabilities, distances as fractions), or belongs to the account.
     show
         Whether the number is written as text beside a materialization: prices and amounts, which no plot may mix.
+    before
+        What a hash that was published before the field existed is taken to say; without it such a hash is unreadable.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Field:
     change: Change = Change.IGNORED
     plot: bool = False
     show: bool = False
+    before: Any = ...
 
 
 COMMON = (
@@ -201,7 +204,8 @@ class Table:
         encoded = {}
         for item in self.fields:
             try:
-                encoded[item.name] = item.codec.encode(row[item.name])
+                value = row[item.name] if item.before is ... else row.get(item.name, item.before)
+                encoded[item.name] = item.codec.encode(value)
             except KeyError:
                 raise ContractError(item.name, "missing") from None
             except CodecError as error:
@@ -220,6 +224,9 @@ class Table:
         texts: dict[str, str] = {}
         for name, key, decode in self._wire:
             value = raw.get(key)
+            if value is None and (before := self.by_name[name].before) is not ...:
+                row[name] = before  # its digest says whether it was never there, or somebody took it away
+                continue
             if value is None:
                 raise ContractError(name, "missing")
             try:
@@ -257,8 +264,8 @@ class Table:
         return {name: item.codec.reread(written[name]) for name, item in self.by_name.items()}
 
     def digest(self, encoded: Mapping[str, str]) -> str:
-        """Fingerprint the encoded fields, all but the presence flag, which changes between publications."""
-        return _fingerprint(encoded[name].encode() for name in self._fingerprinted)
+        """Fingerprint the encoded fields that are there, all but the presence flag, which changes between publications."""
+        return _fingerprint(encoded[name].encode() for name in self._fingerprinted if name in encoded)
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Build the typed frame of decoded rows: ``symbol``, ``state``, ``why``, then every field (null unless present)."""

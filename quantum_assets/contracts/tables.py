@@ -109,6 +109,7 @@ class Keys:
             "block": "quantum:governor:block:{plan_id}",
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
+            "position_memory": "quantum:position:memory:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
             "efficiency_fills": "quantum:efficiency:fills:{symbol}",
             "trade_intent_last": "quantum:trade_intent:last:{symbol}",
@@ -246,6 +247,7 @@ _POSITION = (
     Field("position_peak_price", POSITIVE, "quote", "highest since entry"),
     Field("position_trough_price", POSITIVE, "quote", "lowest since entry"),
     Field("position_current_sl", optional(POSITIVE), "quote", "stop in force when this was computed"),
+    Field("position_mark_price", optional(POSITIVE), "quote", "mark as given: a crossed stop is judged by it, too", before=None),
     Field("data_source", _SOURCE, "", "least live of all inputs"),
 )
 
@@ -369,6 +371,24 @@ POSITION = Table(
         Field("collared", FLAG, "", "a price beyond PRICE_COLLAR_PCT waits for the next candle to confirm it", Change.EXACT),
         Field("collared_price", optional(POSITIVE), "quote", "the price held back"),
         Field("collared_candle_ms", COUNT, "ms", "newest candle when it was held back"),
+        Field("mark_price", optional(POSITIVE), "quote", "mark as the writer gives it, also while it is held back", before=None),
+        Field("contracts", optional(NOT_NEGATIVE), "contracts", "absolute size as the writer counts it", before=None),
+        Field(
+            "tracked_since_epoch", NOT_NEGATIVE, "s", "since when this has been kept without a flat or another side", before=0.0
+        ),
+        Field(
+            "carried",
+            TEXT,
+            "",
+            "texts of the snapshot's optional fields, JSON: what a change of side must not take over",
+            before="",
+        ),
+        Field("leftover", TEXT, "", "those the side before has left, JSON: ignored until they change", before=""),
+        Field("conflict_until_epoch", NOT_NEGATIVE, "s", "until when two positions seem to share the key; 0: no", before=0.0),
+        Field(
+            "inconsistent", FLAG, "", "numbers of the snapshot contradict each other, or the candles", Change.EXACT, before=False
+        ),
+        Field("trouble", TEXT, "", "why nothing is opened on this position, reason: detail, else empty", before=""),
     ),
 )
 

@@ -16,6 +16,8 @@ CLOSING_ACTIONS = ("FULL_CLOSE_PROPOSED", "PARTIAL_75", "PARTIAL_50", "PARTIAL_2
 CLOCK_SKEW_SEC = 5.0  # s, how far ahead of our clock a writer's may be; more is no proof of freshness
 ERROR, KILLED, DISARMED, GUARDED = "evaluation_error", "kill_switch_active", "disarmed", "risk_guard_"  # reasons others act on
 BURST = "burst_limit_exceeded"
+CONFLICT, COLLARED, INCONSISTENT = "position_conflict", "price_collar", "position_inconsistent"
+EXCEEDS = "close_exceeds_position"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Evidence:
     flat: Bools  # a source says that there is no position: no harvest proposal is due
     position_unknown: Bools  # no source shows the symbol
     unknown_symbol: Bools  # the symbol is none of SYMBOLS
+    position_conflict: Bools  # two positions seem to share the symbol's key
+    price_collar: Bools  # a price of the position waits for a candle to confirm it
+    position_inconsistent: Bools  # numbers of the position contradict each other
+    close_exceeds_position: Bools  # a closing plan of more than is held, or of what nobody holds
     non_live: Bools  # a label of any input, or (for openings) of the account, is none of those known to be live
     kill_score: Floats  # larger of the plan's and (of an open position) the harvest proposal's, NaN where neither has one
     permits_hour: Floats  # permits of the symbol in the last 3600 s, of the plan's kind: openings or closes
@@ -133,6 +139,8 @@ GATES = (
     Gate(4, "unknown_symbol", shuts_closings=False, shuts=_unknown),
     Gate(4, "stale_market_state", shuts_closings=False, shuts=_no_market),
     Gate(4, "position_unknown", shuts_closings=False, shuts=lambda e, _: e.position_unknown),
+    Gate(4, CONFLICT, shuts_closings=False, shuts=lambda e, _: e.position_conflict),
+    Gate(4, EXCEEDS, shuts_closings=True, shuts=lambda e, _: e.close_exceeds_position),
     Gate(
         4,
         "stale_harvest_proposal",
@@ -140,6 +148,8 @@ GATES = (
         shuts=lambda e, t: ~e.flat & _too_old(e.harvest_proposal_age_sec, t.max_data_age_sec),
     ),
     Gate(4, "stale_position", shuts_closings=False, shuts=lambda e, t: _too_old(e.position_age_sec, t.max_data_age_sec)),
+    Gate(4, COLLARED, shuts_closings=False, shuts=lambda e, _: e.price_collar),
+    Gate(4, INCONSISTENT, shuts_closings=False, shuts=lambda e, _: e.position_inconsistent),
     Gate(5, "synthetic_data", shuts_closings=True, shuts=lambda e, t: e.non_live & (not t.allow_synthetic)),
     Gate(6, "kill_score_critical_non_close", shuts_closings=False, shuts=_killed),
     Gate(

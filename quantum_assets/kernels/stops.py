@@ -81,7 +81,9 @@ class StopProposal:
     reason_codes: ReasonCodes
 
 
-def stops(market: Market, position: Position, theta: StopsTheta = StopsTheta()) -> StopProposal:
+def stops(
+    market: Market, position: Position, theta: StopsTheta = StopsTheta(), *, mark_price: Floats | None = None
+) -> StopProposal:
     """Propose a stop loss and a take profit per open position.
 
     Parameters
@@ -92,6 +94,8 @@ def stops(market: Market, position: Position, theta: StopsTheta = StopsTheta()) 
         Open positions; `current_sl` NaN means that no stop is in force.
     theta : StopsTheta
         Parameters.
+    mark_price : float array, optional
+        Marks as given, shape (n,), NaN where unknown: a price that is held back moves no stop, but may have crossed one.
 
     Returns
     -------
@@ -129,6 +133,8 @@ def stops(market: Market, position: Position, theta: StopsTheta = StopsTheta()) 
     kept = theta.monotonic_sl & (d * (position.current_sl - sl) > none)
     sl = np.where(kept, position.current_sl, sl)
     breached = d * (sl - current) >= 0
+    if mark_price is not None:
+        breached |= d * (sl - mark_price) >= 0
 
     return StopProposal(
         proposed_sl=sl,

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from quantum_assets.kernels.columns import Floats
 
 REFERENCE_CLOSES = 5  # two bad ones among them do not move their median
-REOPENED_SEC = 1.0  # writers round opening times to seconds
 
 
 class Snapshot(Protocol):
@@ -101,6 +100,14 @@ class Tracked:
     collared: bool
     collared_price: float | None
     collared_candle_ms: int
+    mark_price: float | None  # the writer's, also while it is held back; None of a state kept before this field
+    contracts: float | None
+    tracked_since_epoch: float  # 0 of a state kept before this field
+    carried: str
+    leftover: str
+    conflict_until_epoch: float
+    inconsistent: bool
+    trouble: str
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -115,16 +122,13 @@ class Tracked:
 FIELDS = tuple(field.name for field in dataclasses.fields(Tracked))
 
 
-def same_position(side: str, entry_price: float, other_side: str, other_entry_price: float) -> bool:
-    """Tell whether two records speak of one position: same side and same entry (a changed sign is a changed side)."""
-    return side == other_side and math.isclose(entry_price, other_entry_price, rel_tol=1e-9)  # text and back, no more
-
-
 def continues(previous: Tracked, snapshot: Snapshot) -> bool:
-    """Tell whether a snapshot goes on with the tracked position: the same one, and not opened since."""
-    opened = snapshot.opened_at_epoch
-    since = opened is not None and opened > previous.opened_at_epoch + REOPENED_SEC
-    return not since and same_position(snapshot.side, snapshot.entry_price, previous.side, previous.entry_price)
+    """Tell whether a snapshot goes on with the tracked position: the same side, never flat in between.
+
+    Adding to a position, a fill in pieces, an entry rounded or adjusted by funding, and an opening time that is really the time
+    of the update all leave it the same: to start anew would loosen its stop. What is kept ends when the position is flat.
+    """
+    return snapshot.side == previous.side
 
 
 def implausible(snapshot: Snapshot, price: float, collar_pct: float) -> tuple[str, ...]:
@@ -171,8 +175,8 @@ def track(
         With ``collared`` while a jump waits for the next candle: until a later candle closes within the collar of the held
         price, it moves neither price, peak, trough nor stop. A high or low counts only within the collar of its own close or
         of the price accepted before it. At first sight the candles are the measure of the mark, and the median of a few of
-        them that of the first; without candles the mark stands until some come. On another entry of the same side the last
-        accepted mark is a measure too.
+        them that of the first; without candles the mark stands until some come. A second candle beyond the collar in the same
+        direction confirms the move, too. The stop in force never loosens while the position continues.
 
     References
     ----------
@@ -180,7 +184,6 @@ def track(
     """
     if snapshot.position_source == "synthetic":  # an invented position lives in no market
         bars = None
-    before = previous
     if previous is not None and not continues(previous, snapshot):
         previous = None
     opened_at = _opened_at(previous, snapshot, now)
@@ -191,10 +194,12 @@ def track(
     walk = _Walk(theta.collar_pct, previous)
     refuted = False
     if previous is None:
-        kept_mark = before.current_price if before is not None and before.side == snapshot.side else math.nan
-        walk.start_from(kept_mark if walk.near(snapshot.current_price, kept_mark) or math.isnan(reference) else reference)
+        if not new_bars and newest is not None and walk.near(snapshot.current_price, newest.close):
+            reference = newest.close  # opened after a jump: mark and newest close agree, the median is of before
+        walk.start_from(reference)
     elif previous.last_close is None:  # so far nothing but marks, and now they may be judged
-        refuted = not math.isnan(reference) and not walk.near(previous.current_price, reference)
+        of_marks = not previous.last_candle_ms  # no candle has ever had a say
+        refuted = of_marks and not math.isnan(reference) and not walk.near(previous.current_price, reference)
         if refuted or (previous.collared and previous.peak_price == previous.trough_price):
             walk.start_from(reference if refuted else previous.current_price)
     if newest is not None:
@@ -232,6 +237,14 @@ def track(
         collared=walk.held is not None,
         collared_price=walk.held,
         collared_candle_ms=walk.held_candle_ms,
+        mark_price=snapshot.current_price,
+        contracts=None,
+        tracked_since_epoch=now if previous is None else previous.tracked_since_epoch or previous.opened_at_epoch,
+        carried=previous.carried if previous else "",
+        leftover=previous.leftover if previous else "",
+        conflict_until_epoch=previous.conflict_until_epoch if previous else 0.0,
+        inconsistent=False,
+        trouble="",
     )
 
 
@@ -250,6 +263,10 @@ class _Walk:
 
     def near(self, price: float, reference: float | None) -> bool:
         return reference is not None and abs(price / reference - 1) <= self.collar_pct
+
+    def goes_on(self, close: float) -> bool:
+        """Tell whether a close beyond the collar is on the side of the accepted price on which one is held back."""
+        return self.held is not None and (close > self.price) == (self.held > self.price)
 
     def accept(self, price: float, *extremes: float) -> None:
         inside = [extreme for extreme in extremes if self.near(extreme, price) or self.near(extreme, self.price)]
@@ -280,7 +297,8 @@ class _Walk:
 
     def meet_candle(self, bar: Bar) -> None:
         later = bar.open_time_ms > self.held_candle_ms or not bar.open_time_ms
-        if math.isnan(self.price) or self.near(bar.close, self.price) or (later and self.near(bar.close, self.held)):
+        confirms = later and (self.near(bar.close, self.held) or self.goes_on(bar.close))
+        if math.isnan(self.price) or self.near(bar.close, self.price) or confirms:
             self.accept(bar.close, bar.high, bar.low)
             self.held, self.held_candle_ms = None, 0
         else:
@@ -308,13 +326,14 @@ class _Walk:
 
 
 def _opened_at(previous: Tracked | None, snapshot: Snapshot, now: float) -> float:
+    """Give when the position was opened: the earliest that was ever told of it, because some writers tell of their updates."""
     if snapshot.opened_at_epoch is not None:
-        return snapshot.opened_at_epoch
-    if snapshot.age_sec is not None and snapshot.ts_epoch is not None:
-        return snapshot.ts_epoch - snapshot.age_sec
-    if previous is not None:
-        return previous.opened_at_epoch
-    return now - (snapshot.age_sec or 0.0)
+        told = snapshot.opened_at_epoch
+    elif snapshot.age_sec is not None:
+        told = (snapshot.ts_epoch or now) - snapshot.age_sec
+    else:
+        told = now
+    return told if previous is None else min(told, previous.opened_at_epoch)
 
 
 def _newest(bars: Bars | None) -> Bar | None:
@@ -388,9 +407,9 @@ def _stop_in_force(
     direction: int,
     theta: TrackingTheta,
 ) -> float | None:
-    if given_sl is not None or theta.sl_ratchet == "actual":
+    """Give the tightest stop there ever was: a looser one of the writer does not loosen what was proposed."""
+    if theta.sl_ratchet == "actual":
         return given_sl
-    known = [
-        stop for stop in (previous.current_sl if previous else None, last_proposed_sl) if stop is not None and math.isfinite(stop)
-    ]
+    stops = (given_sl, previous.current_sl if previous else None, last_proposed_sl)
+    known = [stop for stop in stops if stop is not None and math.isfinite(stop)]
     return max(known, key=lambda stop: direction * stop, default=None)  # the tighter one

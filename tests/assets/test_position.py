@@ -99,19 +99,16 @@ def test_a_position_entered_again_at_the_same_price_inherits_nothing(store, cloc
         clock.advance(10)
 
 
-def test_a_position_reopened_between_two_evaluations_inherits_nothing(store, clock):
-    """Nobody saw it flat; only its opening time tells."""
+def test_an_opening_time_that_moves_loosens_nothing(store, clock):
+    """Some writers date a position by its last update: each began a new position, without a stop."""
     hold(store, created_at=clock.now.timestamp() - 500)
     evaluate(store)
     propose(store, 104.0)
-    clock.advance(10)
-    assert evaluate(store)["current_sl"] == 104
-    clock.advance(10)
-    hold(store, mark=100.5, created_at=clock.now.timestamp() - 5)
-    for _ in range(2):
-        row = evaluate(store)
-        assert (row["current_sl"], row["peak_price"]) == (None, 100.5)
+    for _ in range(3):
         clock.advance(10)
+        hold(store, mark=104.5, entry=100.4, created_at=clock.now.timestamp() - 1)
+        row = evaluate(store)
+        assert (row["current_sl"], row["peak_price"]) == (104, 105)
 
 
 def test_a_proposal_survives_the_loss_of_the_kept_state(store, clock):
@@ -160,10 +157,10 @@ def test_letting_go_of_what_is_gone_leaves_no_half_hash(store):
     evaluate(store)
     reader = PositionReader(store)
     store.client.delete(store.keys.of("raw_position", SYMBOL))
-    found = reader.read([SYMBOL])
+    found = reader.snapshots([SYMBOL])
 
     class Late:
-        def read(self, _symbols):
+        def snapshots(self, _symbols):
             store.client.delete(TRACKED)  # expires between the two reads
             return found
 
@@ -232,3 +229,54 @@ def test_a_first_mark_far_from_the_candles_moves_no_stop(store):
     hold(store, mark=1000.0)
     row = evaluate(store)
     assert (row["current_price"], row["peak_price"], row["collared_price"]) == (104, 104, 1000)
+
+
+@pytest.mark.parametrize("memory", ["", "{", "[]", '{"kept": {}}', '{"kept": {"LONG": {"left_at": "x"}}}'])
+def test_a_memory_that_cannot_be_read_costs_no_stop_and_opens_nothing(store, clock, memory):
+    """Nobody knows whether sides alternate; the next cycle does again."""
+    hold(store)
+    evaluate(store)
+    propose(store, 99.0)
+    clock.advance(10)
+    store.client.set("quantum:position:memory:BTCUSDT", memory)
+    row = evaluate(store)
+    assert (row["state"], row["current_sl"], row["inconsistent"]) == (State.PRESENT, 99, True)
+    assert row["trouble"].startswith("position_inconsistent: quantum:position:memory:BTCUSDT cannot be read: ")
+    assert evaluate(store)["trouble"] == ""
+
+
+def test_candles_in_other_units_leave_the_stop_to_the_marks(store):
+    """R was -200 and a close of 530 USD counted as 0.53."""
+    write_candles(store, SYMBOL, [0.0000105] * 5)
+    hold(store, entry=0.0105, mark=0.0106)
+    row = evaluate(store)
+    assert (row["current_price"], row["collared"], row["inconsistent"]) == (0.0106, False, True)
+    assert "other units? See PRICE_SCALES and CANDLES_FROM" in row["trouble"]
+
+
+def test_scaled_candles_of_another_symbol_judge_a_position(make_store):
+    """A contract on 1000 coins beside the candles of one."""
+    store = make_store(price_scales=(f"{SYMBOL}=1000",), candles_from=(f"{SYMBOL}=PEPEUSDT",))
+    write_candles(store, "PEPEUSDT", [0.0000105] * 4 + [0.0000107])
+    hold(store, entry=0.0105, mark=0.0106, created_at=1)
+    row = evaluate(store)
+    assert (row["trouble"], row["last_close"], row["collared"]) == ("", pytest.approx(0.0107), False)
+
+
+def test_sides_in_turn_are_named_through_redis(store, clock):
+    """From the hash of the writer to the row the governor reads, an empty row included."""
+    stops = []
+    for mark in (105.0, 104.9, 104.8):
+        hold(store, mark=mark)
+        stops.append(evaluate(store)["current_sl"])
+        if stops == [None]:
+            propose(store, 104.0)
+        clock.advance(10)
+        hold(store, side="SHORT", position_amt=0, quantity=0)
+        assert evaluate(store)["state"] == State.ABSENT
+        kept = hash_of(store, "position", SYMBOL)
+        assert (kept["held"], float(kept["conflict_until_epoch"]) > clock.now.timestamp()) == ("0", True)
+        assert store.read(POSITION, [SYMBOL])[0].state is State.PRESENT
+        clock.advance(10)
+    assert stops == [None, 104, 104]
+    assert kept["trouble"].startswith("position_conflict: ")

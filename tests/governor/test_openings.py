@@ -92,7 +92,7 @@ def test_a_symbol_no_source_shows_is_unknown_and_not_flat(desk: Desk) -> None:
     assert asked(desk) == "position_unknown"
     desk.plan("c", SYMBOL, "CLOSE")
     desk.decide()
-    assert desk.outcome("c") == ""
+    assert desk.outcome("c") == "close_exceeds_position"  # of what nobody holds
 
 
 def test_whoever_says_that_absent_is_flat_opens(store: RedisStore) -> None:
@@ -146,6 +146,59 @@ def test_a_close_needs_no_harvest_proposal_that_can_be_read(desk: Desk) -> None:
     assert asked(desk, "CLOSE") == ""
 
 
+def held(desk: Desk) -> None:
+    """Let there be something to close."""
+    desk.store.client.delete(desk.store.keys.of("raw_position", SYMBOL))
+    desk.put(POSITION, SYMBOL)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "qty", "reason"),
+    [
+        ({"side": "FLAT"}, 1, "close_exceeds_position"),
+        ({"side": "LONG", "quantity": 0}, 1, "close_exceeds_position"),
+        ({"side": "FLAT"}, 0, "close_exceeds_position"),  # 0: no size is given
+        ({"side": "LONG", "quantity": 2, "entry_price": 99, "mark_price": 100}, 2.01, "close_exceeds_position"),
+        ({"side": "LONG", "quantity": 2, "entry_price": 99, "mark_price": 100}, 2, ""),
+        ({"side": "SHORT", "position_amt": -2, "entry_price": 99, "mark_price": 100}, 2.01, "close_exceeds_position"),
+        ({"side": "LONG", "entry_price": 99, "mark_price": 100}, 5, ""),  # of unknown size
+        ({"side": "LONG", "quantity": 2, "entry_price": 99, "mark_price": 100, "ts_epoch": 1}, 5, ""),  # of long ago
+        ({}, 1, "close_exceeds_position"),  # nobody has ever shown one
+        ({}, 0, ""),
+    ],
+)
+def test_a_close_beyond_what_is_held_would_open_the_other_side(
+    desk: Desk, fields: dict[str, object], qty: float, reason: str, *, killed: bool
+) -> None:
+    """It was permitted even under the kill switch; what is not known refuses no close."""
+    if fields:
+        tell(desk, **{"ts_epoch": desk.store.clock().timestamp(), **fields})
+    if killed:
+        desk.store.client.set("quantum:kill", "1")
+    assert asked(desk, "CLOSE", qty=qty) == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"collared": True, "collared_price": 80.0}, "price_collar"),
+        ({"inconsistent": True}, "position_inconsistent"),
+        ({"conflict_until_epoch": 4e9}, "position_conflict"),
+        ({"conflict_until_epoch": 1e9}, ""),
+    ],
+)
+def test_a_doubtful_position_opens_nothing_and_may_be_closed(desk: Desk, changes: dict[str, object], reason: str) -> None:
+    """The price stood at 99.99 while the market fell to 44, and openings were permitted."""
+    desk.ready(SYMBOL)
+    desk.put(POSITION, SYMBOL, **changes)
+    assert asked(desk) == reason
+    assert decided_again(desk.events()[-1]) == reason
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""
+
+
 LABELS = [
     *[(label, "") for label in ("", "live", "Live ", "binance", "redis_hash", "quantum", " harvest_brain", "latest", "contest")],
     *[
@@ -159,7 +212,10 @@ LABELS = [
 @pytest.mark.parametrize("action", ["OPEN", "CLOSE"])
 def test_a_position_with_a_label_not_known_to_be_live_is_not_live(desk: Desk, label: str, reason: str, action: str) -> None:
     """Three exact words were refused, and paper trading passed for the book."""
-    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp(), source=label)
+    if action == "OPEN":
+        tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp(), source=label)
+    else:
+        desk.put(POSITION, SYMBOL, position_source=label_of(label) or "redis_hash")
     assert asked(desk, action) == reason
 
 
@@ -167,7 +223,10 @@ def test_a_position_with_a_label_not_known_to_be_live_is_not_live(desk: Desk, la
 @pytest.mark.parametrize("action", ["OPEN", "CLOSE"])
 def test_a_plan_with_a_label_not_known_to_be_live_is_not_live(desk: Desk, label: str, reason: str, action: str) -> None:
     """A space behind the word was enough to pass."""
-    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    if action == "OPEN":
+        tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    else:
+        desk.put(POSITION, SYMBOL)
     assert asked(desk, action, source=label) == reason
 
 
@@ -181,6 +240,7 @@ def test_the_accounts_label_counts_for_openings_alone(desk: Desk, label: str, re
     enforced = enforce(desk.store, account, assessment, cycle_id="c0")
     desk.store.publish(RISK_GUARD, [guard_state(account, assessment, enforced)], cycle_id="c0")
     assert asked(desk) == reason
+    held(desk)
     desk.plan("c", SYMBOL, "CLOSE")
     desk.decide()
     assert desk.outcome("c") == ""
@@ -202,6 +262,7 @@ def test_a_guard_nobody_knows_blocks_openings_by_its_name(store: RedisStore, dec
     assert asked(desk) == "risk_guard_MANUAL_HALT"
     assert (desk.events()[-1]["gate"], desk.events()[-1]["risk_guard"]) == ("3", "MANUAL_HALT")
     assert gates_judged(desk.events()[-1])[-1] == (3, "risk_guard_MANUAL_HALT", "SHUT")
+    held(desk)
     desk.plan("c", SYMBOL, "CLOSE")
     desk.decide()
     assert desk.outcome("c") == ""

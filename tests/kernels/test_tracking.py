@@ -98,12 +98,22 @@ def test_a_position_first_seen_without_a_date_starts_now():
     assert (later.age_sec, later.opened_at_epoch) == (70, NOW)
 
 
-@pytest.mark.parametrize("change", [{"side": "SHORT"}, {"entry_price": 101.0}])
-def test_another_position_starts_anew(change):
+def test_another_side_starts_anew():
     """Peak and stop of the last position have nothing to say about the next one."""
     before = move(snapshot=Snapshot(peak_price=109.0, current_sl=97.0))
-    after = move(before, replace(Snapshot(opened_at_epoch=None), **change), now=NOW + 10)
-    assert (after.peak_price, after.current_sl, after.age_sec) == (102, None, 0)
+    after = move(before, Snapshot(opened_at_epoch=None, side="SHORT"), now=NOW + 10)
+    assert (after.peak_price, after.current_sl, after.age_sec, after.tracked_since_epoch) == (102, None, 0, NOW + 10)
+
+
+@pytest.mark.parametrize(
+    "change", [{"entry_price": 101.0}, {"qty": 2.1}, {"opened_at_epoch": NOW + 10}, {"opened_at_epoch": None, "age_sec": 0.0}]
+)
+def test_the_same_side_is_the_same_position_whatever_else_has_moved(change):
+    """An add of 5 %, a fill in pieces, an entry adjusted by funding or an update's time as opening time loosened the stop."""
+    before = move(snapshot=Snapshot(peak_price=109.0, current_sl=97.0))
+    after = move(before, replace(Snapshot(), **change), now=NOW + 10)
+    assert (after.peak_price, after.current_sl, after.age_sec, after.tracked_since_epoch) == (109, 97, 3610, NOW)
+    assert (after.entry_price, after.qty) == (change.get("entry_price", 100), change.get("qty", 2))
 
 
 def test_one_bad_mark_moves_nothing():
@@ -189,6 +199,16 @@ def test_a_first_mark_without_candles_gives_way_to_the_candles(side):
     assert (after.current_price, after.peak_price, after.trough_price, after.current_sl) == (102, 103, 102, None)
 
 
+@pytest.mark.parametrize(("side", "stop"), [("LONG", 124.0), ("SHORT", 126.0)])
+def test_a_position_opened_after_a_jump_is_measured_by_the_newest_close(side, stop):
+    """Its stop was that of the price before the jump, crossed at once, and dropped again with the next candle."""
+    jumped = Snapshot(side=side, current_price=125.0, entry_price=125.0, opened_at_epoch=None)
+    first = move(snapshot=jumped, candles=closes(100, 100, 100, 125, 125))
+    assert (first.current_price, first.collared, first.last_close) == (125, False, 125)
+    after = move(first, jumped, closes(100, 100, 100, 125, 125, 125.5), last_proposed_sl=stop)
+    assert after.current_sl == stop
+
+
 def test_candles_that_agree_leave_what_was_tracked_without_them():
     """Starting over is for marks the candles refute."""
     before = move(snapshot=Snapshot(current_price=105.0), last_proposed_sl=99.0)
@@ -196,30 +216,38 @@ def test_candles_that_agree_leave_what_was_tracked_without_them():
     assert (after.peak_price, after.current_sl) == (105, 99)
 
 
-def test_a_new_entry_on_the_same_side_keeps_the_last_mark_as_the_measure():
+def test_a_bad_mark_while_adding_is_held_back():
     """Adding to a position is the moment a bad tick was believed at once."""
     before = move(snapshot=Snapshot(peak_price=109.0), candles=closes(102), last_proposed_sl=97.0)
     more = Snapshot(entry_price=101.0, current_price=300.0, opened_at_epoch=None)
     held = move(before, more, closes(102))
-    assert (held.collared, held.current_price, held.peak_price, held.trough_price, held.current_sl) == (True, 102, 102, 102, None)
+    assert (held.collared, held.current_price, held.peak_price, held.trough_price, held.current_sl) == (True, 102, 109, 102, 97)
     after = move(held, replace(more, current_price=101.5), closes(102))
-    assert (after.collared, after.current_price, after.peak_price, after.trough_price) == (False, 101.5, 101.5, 101.5)
+    assert (after.collared, after.current_price, after.peak_price, after.trough_price) == (False, 101.5, 109, 101.5)
 
 
-def test_a_new_entry_does_not_take_the_old_mark_into_its_extremes():
-    """The trailing stop of the larger position must not hang on a price from before it."""
-    before = move(snapshot=Snapshot(current_price=102.0), candles=closes(102))
-    after = move(before, Snapshot(entry_price=101.0, current_price=98.0, opened_at_epoch=None), closes(102))
-    assert (after.peak_price, after.trough_price) == (98, 98)
-
-
-def test_a_later_opening_time_is_another_position():
-    """Closed and opened again at the same price between two evaluations."""
+@pytest.mark.parametrize("opened", [NOW - 3599, NOW - 5, NOW])
+def test_a_later_opening_time_loosens_nothing(opened):
+    """Some writers date a position by its last update. One opened again unseen at worst has a stop that is too tight."""
     before = move(snapshot=Snapshot(current_price=108.0), candles=closes(108), last_proposed_sl=106.0)
-    same = move(before, Snapshot(current_price=108.0, opened_at_epoch=NOW - 3599), closes(108))
-    assert same.current_sl == 106
-    again = move(before, Snapshot(current_price=100.5, opened_at_epoch=NOW - 5), closes(108), last_proposed_sl=None)
-    assert (again.peak_price, again.current_sl, again.age_sec) == (100.5, None, 5)
+    after = move(before, Snapshot(current_price=107.0, opened_at_epoch=opened), closes(108))
+    assert (after.peak_price, after.current_sl, after.age_sec) == (108, 106, 3600)
+
+
+@pytest.mark.parametrize(("steps", "accepted"), [((86.0, 73.0), 73.0), ((86.0, 73.0, 62.0), 73.0), ((115.0, 140.0), 140.0)])
+def test_a_second_candle_in_the_same_direction_confirms_a_cascade(steps, accepted):
+    """At 14 % a minute no candle was ever near the one before: the price stood still for five minutes."""
+    state, prices = move(candles=closes(100.0)), [100.0]
+    for price in steps:
+        prices.append(price)
+        state = move(state, Snapshot(current_price=price), closes(*prices))
+    assert (state.current_price, state.collared) == (accepted, steps[-1] != accepted)
+
+
+def test_a_second_candle_in_the_other_direction_confirms_nothing():
+    """Two bad prints are no market."""
+    state = move(move(candles=closes(100.0)), Snapshot(current_price=100.0), closes(100, 150, 60))
+    assert (state.current_price, state.collared_price) == (100, 60)
 
 
 @pytest.mark.parametrize(
@@ -291,10 +319,11 @@ def test_the_stop_in_force_is_the_tighter_of_the_last_two(side, tighter, looser)
         assert move(two, Snapshot(side=side), last_proposed_sl=nothing_better).current_sl == tighter
 
 
-def test_a_real_stop_wins_and_actual_knows_no_other():
-    """SL_RATCHET=actual trusts only stops that rest at the exchange."""
+def test_a_looser_real_stop_loosens_nothing_and_actual_knows_no_other():
+    """SL_RATCHET=actual trusts only stops that rest at the exchange; else a stop never loosens."""
     before = move(last_proposed_sl=99.0)
-    assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0).current_sl == 95.0
+    assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0).current_sl == 99.0
+    assert move(before, Snapshot(current_sl=99.5), last_proposed_sl=99.0).current_sl == 99.5
     assert move(before, Snapshot(), last_proposed_sl=99.0, theta=ACTUAL).current_sl is None
     assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0, theta=ACTUAL).current_sl == 95.0
 

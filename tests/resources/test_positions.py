@@ -86,10 +86,6 @@ def test_flat_is_no_position_and_no_error(store, fields):
         ({"mark_price": "nan"}, "mark_price=nan"),
         ({"mark_price": "inf"}, "mark_price=inf"),
         ({"quantity": "many"}, "quantity=many"),
-        ({"unrealized_pnl": "NaN"}, "unrealized_pnl=NaN"),
-        ({"peak_price": "-5"}, "peak_price=-5"),
-        ({"age_sec": "inf"}, "age_sec=inf"),
-        ({"created_at": "yesterday"}, "created_at=yesterday"),
         ({"position_amt": "-2"}, "side=LONG position_amt=-2.0"),
         ({"symbol": "ETHUSDT"}, "symbol=ETHUSDT"),
         ({"position_amt": "0"}, "position_amt=0 quantity=2.0"),
@@ -104,6 +100,23 @@ def test_nonsense_is_refused_by_field_and_value(store, change, reason):
     store.client.hset(store.keys.of("raw_position", SYMBOL), mapping=change)
     append(store, FILL)
     assert (read_one(store).state, read_one(store).reason) == (State.FAILED, f"position_invalid: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name in ("leverage", "current_sl", "unrealized_pnl") for value in ("None", "N/A", "1,250.00", "nan")),
+        *(("leverage", "20x"), ("leverage", "cross"), ("leverage", '{"type":"cross","value":20}'), ("age_sec", "00:12:00")),
+        *(("peak_price", "-5"), ("created_at", "yesterday"), ("created_at", "12"), ("ts_epoch", "soon"), ("notional", "?")),
+    ],
+)
+def test_what_no_stop_needs_is_ignored_and_named(store, field, value):
+    """A leverage of `20x` cost the position its stop for hours."""
+    write_position(store, SYMBOL, **{field: value})
+    reading = read_one(store)
+    assert (reading.state, reading.value.ignored) == (State.PRESENT, (f"{field}={value}",))
+    assert reading.value.unrealized_pnl == 10
+    assert (reading.value.ts_epoch is None) == (field == "ts_epoch")  # an unknown age opens nothing
 
 
 def test_zero_stops_and_peaks_mean_none(store):
