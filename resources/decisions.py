@@ -27,11 +27,13 @@ FLAGS = (
     "non_live",
     "flat",
     "position_unknown",
+    "market_inactive",
 )  # of the evidence, on record
 ADDED = {  # what older records lack: they were decided without, as if it had been this
     "unknown_symbol": "0",
     "flat": "0",
     "position_unknown": "0",
+    "market_inactive": "0",
     "market_close_age_sec": "0",
 }
 JUDGED = (  # numbers of it that are known before permits are counted

@@ -78,6 +78,16 @@ class Settings(BaseSettings):
     marketstate_publish_interval: Seconds = Field(60, description="market state is evaluated at least this often")
     marketstate_window_size: int = Field(300, ge=257, le=5000, description="candles read per symbol")
     candle_interval_sec: Seconds = Field(60, description="length of a candle")
+    gap_max_intervals: int = Field(5, ge=0, le=1000, description="missing candles in a row; a longer hole splits the window")
+    candle_fill: Literal["none", "flat"] = Field(
+        "none", description="missing minutes; flat: the last close without volume, for exchanges that write none without trades"
+    )
+    market_inactive_candles: int = Field(
+        60, ge=2, le=257, description="candles without volume, or with the same close, from which nothing is opened"
+    )
+    tick_sizes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated SYMBOL=TICK, in quote units; of other symbols the tick is inferred from closes"
+    )
     marketstate_source: Literal["candles", "synthetic"] = Field("candles", description="where prices come from")
     position_source: Literal["auto", "redis_hash", "redis_stream", "synthetic"] = Field(
         "auto", description="where positions come from"
@@ -203,6 +213,19 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("tick_sizes")
+    @classmethod
+    def _check_ticks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [
+            one
+            for one in value
+            if not re.fullmatch(r"[\w-]{2,40}=[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", one, re.ASCII | re.IGNORECASE)
+        ]
+        if wrong or len({one.partition("=")[0].upper() for one in value}) < len(value):
+            msg = f"{', '.join(map(repr, wrong))}: accepted: SYMBOL=TICK, each symbol once, for example BTCUSDT=0.1"
+            raise ValueError(msg)
+        return value
+
     @field_validator("risk_guards_extra")
     @classmethod
     def _check_guards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -213,14 +236,28 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "risk_guards_extra", "alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before"
+        "tick_sizes",
+        "risk_guards_extra",
+        "alert_urls",
+        "alert_urls_warn",
+        "alert_urls_info",
+        "alert_severities",
+        "web_hosts",
+        mode="before",
     )
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
-        "marketstate_source", "position_source", "sl_ratchet", "efficiency_mode", "intent_mode", "key_template", mode="before"
+        "candle_fill",
+        "marketstate_source",
+        "position_source",
+        "sl_ratchet",
+        "efficiency_mode",
+        "intent_mode",
+        "key_template",
+        mode="before",
     )
     @classmethod
     def _lower(cls, value: Any) -> Any:
@@ -337,6 +374,12 @@ class Settings(BaseSettings):
         """Severity by kind of alert, where ALERT_SEVERITIES names one."""
         chosen = dict(one.split("=") for one in self.alert_severities)
         return {kind: severity for kind, text in chosen.items() for severity in SEVERITIES if severity == text}
+
+    @property
+    def ticks(self) -> dict[str, float]:
+        """Tick size by symbol, in quote units, where TICK_SIZES names one."""
+        pairs = (one.partition("=") for one in self.tick_sizes)
+        return {symbol.upper(): float(tick) for symbol, _, tick in pairs}
 
     @property
     def redis_address(self) -> str:
