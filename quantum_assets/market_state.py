@@ -1,7 +1,7 @@
 """Asset ``market_state``: volatility, drift and regime of each symbol from its closed candles."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import numpy as np
@@ -37,7 +37,8 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
 )
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
-    return market_state_frame(CandleReader(store).read(context.partition_keys), grid_theta_of(store.settings))
+    candles = CandleReader(store).read(context.partition_keys)
+    return market_state_frame(candles, grid_theta_of(store.settings), store.settings.ticks)
 
 
 def grid_theta_of(settings: Settings) -> GridTheta:
@@ -51,7 +52,9 @@ def grid_theta_of(settings: Settings) -> GridTheta:
     )
 
 
-def market_state_frame(candles: Sequence[Reading[Candles]], grid_theta: GridTheta = DEFAULTS) -> pl.DataFrame:
+def market_state_frame(
+    candles: Sequence[Reading[Candles]], grid_theta: GridTheta = DEFAULTS, ticks: Mapping[str, float] | None = None
+) -> pl.DataFrame:
     """Compute the market state of all symbols at once.
 
     Parameters
@@ -60,6 +63,8 @@ def market_state_frame(candles: Sequence[Reading[Candles]], grid_theta: GridThet
         One reading per symbol.
     grid_theta
         What their grid must be.
+    ticks
+        Tick size by symbol, quote units, where it need not be inferred from closes.
 
     Returns
     -------
@@ -97,15 +102,20 @@ def market_state_frame(candles: Sequence[Reading[Candles]], grid_theta: GridThet
         "gap_max_sec": pl.Series([grid.gap_max_sec for _, _, grid in good], dtype=pl.Int64),
         "filled": [grid.filled for _, _, grid in good],
         "market_inactive": [grid.inactive for _, _, grid in good],
-        "tick_pct": none_for_nan(np.array([grid.tick_pct for _, _, grid in good], dtype=np.float64)),
+        "tick_pct": none_for_nan(
+            np.array(
+                [(ticks or {})[one] / grid.closes[-1] if one in (ticks or {}) else grid.tick_pct for one, _, grid in good],
+                dtype=float,
+            )
+        ),
     }
     return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *bad]))
 
 
 def _refused(reason: str, candles: Candles, grid: Grid) -> str:
     """Name why there is no state: what most minutes were left out for, where they are what is missing."""
-    left_out, lost = sum(candles.left_out.values()), max(CLOSES_USED - len(grid.closes), (grid.gap_max_sec or 0) // 60 + 1)
-    if left_out and not reason.startswith("candles_spacing") and left_out >= lost / 2:
+    left_out = sum(candles.left_out.values())
+    if left_out and not reason.startswith("candles_spacing") and 2 * left_out >= max(grid.lost, CLOSES_USED - len(candles.close)):
         return f"{usual_trouble(candles)}: {left_out} of {left_out + len(candles.close)} candles from {candles.key}"
     beside = f" in {candles.members} members" if candles.members > 2 * len(candles.close) else ""
     return f"{reason} ({len(candles.close)} candles{beside} from {candles.key})"

@@ -12,7 +12,7 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as kernel
@@ -23,6 +23,7 @@ from resources.settings import Settings
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
 SIGMA_FLOOR = 1e-6
+STOP_MIN_PCT = 0.005  # spec section 3: the least stop distance
 PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
     ("ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy"), 0.51e-6
 )
@@ -59,9 +60,22 @@ def sigma_floor(evidence: Evidence) -> Finding:
     return Finding(f"smallest {smallest:.2e}", f">= {SIGMA_FLOOR:.0e}", len(rows), failing)
 
 
+def tick_fits(evidence: Evidence) -> Finding:
+    """No market's price moves in steps coarser than the stop distance, the least one where no position is open."""
+    rows, proposals, failing = evidence.rows(MARKET_STATE), evidence.rows(RISK_PROPOSAL), {}
+    ticks = {symbol: row["tick_pct"] for symbol, row in rows.items() if row["tick_pct"] is not None}
+    for symbol, tick in ticks.items():
+        stop = proposals[symbol]["stop_dist_pct"] if symbol in proposals else STOP_MIN_PCT
+        if tick > stop:
+            failing[symbol] = f"tick {tick:.2%} of the price, stop distance {stop:.2%}"
+    coarsest = max(ticks.values(), default=0.0)
+    return Finding(f"coarsest tick {coarsest:.4%}", "<= the stop distance", len(ticks), failing)
+
+
 def recomputed(evidence: Evidence) -> Finding:
     """The published state follows from the very candles it names; what a simpler proof has found is left to that."""
-    elsewhere = {**probabilities(evidence).failing, **sigma_floor(evidence).failing, **enough_candles(evidence).failing}
+    simpler = (probabilities, sigma_floor, enough_candles, tick_fits)
+    elsewhere = {symbol for proof_of in simpler for symbol in proof_of(evidence).failing}
     judged = []
     for symbol, row in evidence.rows(MARKET_STATE).items():
         if symbol in elsewhere:
@@ -91,6 +105,8 @@ def used_by(evidence: Evidence, symbol: str, digest: str) -> dict[str, Any] | No
     for until in range(len(candles.close), 0 if fill else reference.CLOSES_USED - 1, -1):
         if fill or candles_digest(candles.close[:until]) == digest:
             found = _grid_of(candles, settings, until)
+            if symbol in settings.ticks:
+                found["tick_pct"] = settings.ticks[symbol] / found["closes"][-1]
             if candles_digest(np.array(found["closes"])) == digest:
                 return found
     return None
@@ -223,6 +239,7 @@ PROOFS = (
     proof("probabilities", "Regime probabilities are in [0, 1] and add up to 1.", probabilities),
     proof("sigma_floor", "No sigma is below the floor.", sigma_floor),
     proof("recomputed", "Recomputed plainly from the same candles, every number comes out as published.", recomputed),
+    proof("tick_fits", "No price moves in steps coarser than the stop distance.", tick_fits, "WARN"),
     proof("enough_candles", "Every state rests on at least 257 candles, and they are there.", enough_candles),
     proof("live_source", "Prices are the market's own, unless the settings allow a replay.", live_source),
     lifetime(MARKET_STATE),

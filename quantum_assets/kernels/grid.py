@@ -52,6 +52,8 @@ class Grid(NamedTuple):
         Smallest difference of two closes relative to the newest; NaN when all are one.
     reason
         Why they must not be computed from, empty when they may.
+    lost
+        Candles missing for that reason.
     """
 
     closes: Floats
@@ -61,6 +63,7 @@ class Grid(NamedTuple):
     inactive: bool
     tick_pct: float
     reason: str
+    lost: int = 0
 
 
 class Series(NamedTuple):
@@ -132,15 +135,16 @@ def _judge(one: Series, theta: GridTheta) -> Grid:
         return _grid(one.close, one.volume, None, theta)
     steps, off_grid = _steps(one.open_time_ms, theta.interval_sec)
     if reason := _spacing_fault(one.open_time_ms, steps, off_grid, theta):
-        return _grid(one.close, one.volume, steps, theta, reason)
+        return _grid(one.close, one.volume, steps, theta, reason)._replace(lost=int((steps - 1).sum()))
     missing = steps - 1
     splits = np.flatnonzero(missing > theta.gap_max_intervals)
     start = int(splits[-1]) + 1 if len(splits) else 0
     close, volume, steps, off_grid = one.close[start:], one.volume[start:], steps[start:], off_grid[start:]
     minutes = len(close) + int((steps - 1).sum()) if theta.fill else len(close)
     if minutes < theta.required and start:
-        hole = int(missing[start - 1]) * theta.interval_sec / 60
-        return _grid(close, volume, steps, theta, f"candles_gap: {hole:g} min")
+        hole = int(missing[start - 1])
+        reason = f"candles_gap: {hole * theta.interval_sec / 60:g} min"
+        return _grid(close, volume, steps, theta, reason)._replace(lost=hole)
     if theta.fill:
         repeats = np.append(steps, 1)
         place = np.cumsum(repeats) - repeats
@@ -151,7 +155,7 @@ def _judge(one: Series, theta: GridTheta) -> Grid:
     lost = int((steps[newest] - 1).sum()) + int(np.count_nonzero(off_grid[newest]))
     span = len(steps[newest]) + 1 + int((steps[newest] - 1).sum())
     sparse = f"candles_sparse: {lost} of {span} minutes missing" if lost > MISSING_SHARE_MAX * span else ""
-    return _grid(close, volume, steps, theta, sparse if len(close) >= theta.required else "")
+    return _grid(close, volume, steps, theta, sparse if len(close) >= theta.required else "")._replace(lost=lost)
 
 
 def _steps(times: Times, interval_sec: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
