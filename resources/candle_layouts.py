@@ -281,7 +281,8 @@ def _of_array(member: list[Any], interval_ms: int) -> Row | None:
     high, close = price(member[HIGH_AT]), price(member[CLOSE_AT])
     others = [price(member[place]) for place in LOW_AT]
     low = min(others)
-    if not (low <= close <= high and max(others) <= high) and not math.isnan(close):  # another order of fields
+    third = others[1]
+    if high < low or (third > close and third >= max(others[0], high) and close <= low):  # open, close, high, low
         raise ValueError
     if not 0 <= closed_ms - opened_ms <= OPEN_INTERVALS_MAX * interval_ms:
         raise ValueError
@@ -357,7 +358,9 @@ def uniform_arrays(members: Sequence[list[Any]], interval_ms: int) -> npt.NDArra
     closed = epoch_ms(table[:, places.closed_at]) if places.closed_at >= 0 else opened + interval_ms
     high, close, others = table[:, HIGH_AT], table[:, CLOSE_AT], table[:, LOW_AT]
     low, after = others.min(axis=1), closed - opened
-    if not ((low <= close) & (close <= high) & (others.max(axis=1) <= high)).all():
+    third = others[:, 1]
+    other_order = (third > close) & (third >= np.maximum(others[:, 0], high)) & (close <= low)
+    if ((high < low) | other_order).any() or not np.isfinite(close).all():
         raise ValueError
     if not ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms)).all():
         raise ValueError

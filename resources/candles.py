@@ -52,6 +52,7 @@ MALFORMED_SHARE_MAX = 0.01  # spec section 13
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
 EPOCH_MS_MIN, EPOCH_US_MIN = 1e11, 1e14  # between them an epoch number is ms
 REREADS_MAX = 3  # rounds of a window that came out short: running updates may fill a key
+REREAD_BLIND_FACTOR = 16  # so many times more where none that was read had closed
 REREAD_MARGIN = 1.2  # more members than the share of closed candles asks for
 KEY_BYTES_MAX = 2_000_000  # a window of candles is well below 0.1 MB
 CHUNK_MEMBERS = 128  # fetched at a time inside the server, so that an oversized key is noticed early
@@ -262,7 +263,7 @@ class UnreadableError(ValueError):
     """What a key holds cannot be read as candles; the text says why."""
 
 
-class _ScoresWantedError(Exception):
+class _ScoresWantedError(ValueError):
     """Two members of one time, and only their scores can tell which is newer."""
 
 
@@ -278,12 +279,14 @@ class _Decoded(NamedTuple):
     in_key: int = 0
 
     def is_short(self, window: int) -> bool:
-        return self.candles is not None and len(self.candles.close) < window and self.looked_at < self.in_key
+        closed = len(self.candles.close) if self.candles is not None else 0
+        return closed < window and self.looked_at < self.in_key
 
     def members_needed(self, window: int) -> int:
         """Estimate how many members hold a window of closed candles."""
-        closed = max(len(self.candles.close), 1) if self.candles is not None else 1
-        return math.ceil(REREAD_MARGIN * window * self.looked_at / closed)
+        if self.candles is None or not len(self.candles.close):
+            return REREAD_BLIND_FACTOR * self.looked_at
+        return math.ceil(REREAD_MARGIN * window * self.looked_at / len(self.candles.close))
 
 
 class CandleReader:
@@ -371,7 +374,7 @@ class CandleReader:
                     one = self._decode(name, reply, window)
                     untimed = not one.timed and reply[1] == b"zset" and not reply[4]
                 except _ScoresWantedError:
-                    untimed = True
+                    one, untimed = _Decoded(trouble="candles_unreadable: two of one time, and no scores"), True
                 if untimed and self._parsed.pop(name, None):
                     (reply,) = self._replies([name], wanted)  # a member has come whose score is needed
                     one = self._decode(name, reply, window)
@@ -411,9 +414,10 @@ class CandleReader:
             return _Decoded(last.candles, latest_ms=last.latest_ms, looked_at=looked_at, in_key=in_key)
         columns = last.goes_on(reply, self.interval_sec * 1000) if last is not None else None
         malformed, timed = 0, last is not None and last.timed
-        if columns is None or _repeats(columns.open_time_ms):
+        rising = columns is not None and _rises(columns.open_time_ms)
+        if columns is None or (not rising and _repeats(columns.open_time_ms)):
             columns, malformed, timed = self._parse(reply)
-        ordered, contradicted = _in_order(columns)
+        ordered, contradicted = (columns, 0) if rising else _in_order(columns)
         if not len(ordered.close):
             return _Decoded(looked_at=looked_at, in_key=in_key)
         turned = kind == "list" and looked_at < in_key and _falls(columns.open_time_ms) != (name[0] in self._newest_first)
@@ -423,7 +427,7 @@ class CandleReader:
         if contradicted:
             left_out["candles_contradict"] = contradicted
         ordered = ordered.take(slice(-window, None))
-        all_timed = bool((ordered.open_time_ms > 0).all())
+        all_timed = rising or bool((ordered.open_time_ms > 0).all())
         candles = Candles(
             open_time_ms=ordered.open_time_ms,
             high=ordered.high,
@@ -458,7 +462,7 @@ class CandleReader:
             if kind == "zset" and not reply[4]:
                 raise _ScoresWantedError
             columns, _ = _columns(members, reply[4], interval_ms, ranked=True)
-        return columns, malformed, all(_has_time(one) for one in members)
+        return columns, malformed, _all_timed(members)
 
     def _closed(self, ordered: _Columns) -> tuple[_Columns, int, float]:
         """Leave out candles that run by our clock and do not say that they are closed.
@@ -569,11 +573,13 @@ def _loads(text: bytes) -> Any:
         return json.loads(text)  # NaN and Infinity tokens, which the kernel is to name, are no JSON to orjson
 
 
-def _has_time(member: Any) -> bool:
-    """Tell whether a member says its time itself, so that its score is not needed."""
-    inner, _ = unwrapped(member)
+def _all_timed(members: list[Any]) -> bool:
+    """Tell whether every member says its time itself, so that scores are not needed."""
+    kinds = set(map(type, members))
+    if kinds != {dict}:
+        return kinds == {list}
     try:
-        return isinstance(inner, list) or bool(isinstance(inner, dict) and names_of(tuple(inner)).timed)
+        return all(names_of(fields).timed for fields in set(map(tuple, members)))
     except MALFORMED:
         return False
 
@@ -683,6 +689,11 @@ def _belongs(opened_ms: Times, closed_ms: Times, interval_ms: int) -> bool:
     """Tell whether the close times can be those of the candles, all of whose opening times are known."""
     after = closed_ms - opened_ms
     return bool(opened_ms.all() and ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms)).all())
+
+
+def _rises(times: Times) -> bool:
+    """Tell whether all times are known and each is later than the one before."""
+    return len(times) > 0 and bool(times[0] > 0) and bool((times[1:] > times[:-1]).all())
 
 
 def _repeats(times: Times) -> bool:

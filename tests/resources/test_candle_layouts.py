@@ -152,6 +152,13 @@ def test_arrays_in_another_order_or_length_are_malformed(member: Any) -> None:
         read(member)
 
 
+def test_a_close_a_little_beyond_the_high_is_still_that_order() -> None:
+    """Writers that round, or take their high from another source, are read as they stand."""
+    row = read([str(_T), "43001", "43010", "42999", "43013.5", "3.1", "0.07", "3010", "1"])
+    assert row is not None
+    assert (row.close, row.high, row.low) == (43013.5, 43010, 42999)
+
+
 def test_a_candle_of_another_length_is_named() -> None:
     """Five-minute candles under a one-minute key gave a sigma of five minutes."""
     with pytest.raises(FlagError, match="candles of '5m', want 60 s"):
@@ -218,6 +225,15 @@ def test_running_updates_beside_closed_ones_are_no_candles(store, clock):
     candles = candles_of(store)
     assert len(candles.close) == 300
     assert set(np.diff(candles.open_time_ms)) == {MINUTE_MS}
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_a_key_full_of_updates_of_the_running_candle_is_read_further_back(store, clock, window):
+    """The newest closed candle stands behind hundreds of updates; "no candles" would be wrong."""
+    *closed, running = minutes(clock.now.timestamp() + 60, 8)
+    updates = [{"t": running, "c": 9, "x": False, "u": one} for one in range(400)]
+    write(store, [*({"t": one, "c": 1 + row, "x": True} for row, one in enumerate(closed)), *updates])
+    assert candles_of(store, window=window).close.tolist() == [1.0, 2, 3, 4, 5, 6, 7][-window:]
 
 
 def test_two_versions_under_one_score_contradict_each_other(store, clock):
