@@ -56,6 +56,7 @@ REASONS = {
     "kill_switch_active": "kill switch",
     "disarmed": "governor disarmed",
     "stale_market_state": "market state or its newest candle missing or too old",
+    "market_inactive": "the market is inactive: no volume, or the same close, for long",
     "position_unknown": "no source shows whether there is a position",
     "position_conflict": "two positions seem to share one key",
     "close_exceeds_position": "more than is held would be closed",
@@ -76,6 +77,10 @@ CAUSES = {  # reason codes of the assets in words; without one the code itself i
     "candles_stale": NO_CANDLES,
     "candles_unreadable": "candles cannot be read",
     "candles_in_future": "candles are dated in the future",
+    "candles_spacing": "candles are not as far apart as CANDLE_INTERVAL_SEC says",
+    "candles_gap": "a hole in the candles",
+    "candles_sparse": "too many candles are missing",
+    "candles_contradict": "versions of one candle contradict each other",
     "too_few_candles": "too few candles",
     "price_nan": "a candle's price is not a number",
     "price_infinite": "a candle's price is infinite",
@@ -92,7 +97,15 @@ CAUSES = {  # reason codes of the assets in words; without one the code itself i
     "market_state_unreadable": "the market state cannot be read",
     "risk_proposal_unreadable": "the risk proposal cannot be read",
 }
-SHOWN_INSIDE = ("too_few_candles", "position_unreadable", "candles_unreadable", "market_state_unreadable")  # with their detail
+SHOWN_INSIDE = (
+    "too_few_candles",
+    "candles_spacing",
+    "candles_gap",
+    "candles_sparse",
+    "position_unreadable",
+    "candles_unreadable",
+    "market_state_unreadable",
+)  # with their detail
 _GUARD = "risk_guard_"  # prefix of a gate's reason that names a guard of the account
 _UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 

@@ -370,6 +370,7 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         risk_guard=everywhere(shut.guard, object),
         market_state_age_sec=ages("market_state"),
         market_close_age_sec=ages("market_state", clock="ts_timestamp"),  # an evaluation of old candles is no news
+        market_inactive=np.array([_is_inactive(one.rows["market_state"]) for one in found], dtype=bool),
         harvest_proposal_age_sec=ages("harvest_proposal"),
         position_age_sec=position_age_sec,
         flat=flat,
@@ -408,6 +409,10 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         ),
         target_usd=np.array([_cap_usd(one.target) for one in found]),
     )
+
+
+def _is_inactive(reading: Reading[dict[str, Any]]) -> bool:
+    return reading.value is not None and bool(reading.value["market_inactive"])
 
 
 def _gross_usd(found: Found, now: float, max_age_sec: float, *, inverse: bool) -> float:

@@ -1,7 +1,7 @@
 """Asset ``market_state``: volatility, drift and regime of each symbol from its closed candles."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import numpy as np
@@ -9,12 +9,14 @@ import polars as pl
 
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.kernels.columns import Floats
+from quantum_assets.kernels.grid import DEFAULTS, Grid, GridTheta, Series, grids
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as market_state_kernel
-from quantum_assets.rows import assemble, shared_by_legs, without_result
+from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_assets.symbols import OWNERS
-from resources.candles import CandleReader, Candles
+from resources.candles import CandleReader, Candles, usual_trouble
 from resources.redis_store import RedisStore
+from resources.settings import Settings
 
 CLOSES_USED = MarketStateTheta().candles_required
 COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")
@@ -29,22 +31,40 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
     description=(
         "Robust volatility **sigma** (winsorised EWMA blended with MAD), drift **mu** (weighted Theil-Sen slopes of log "
         "prices), trend strength **ts** = |mu|/sigma and regime probabilities = softmax of the trend, mean-reversion and "
-        "chop scores, from the last 257 to 300 closed candles. Fewer candles or one bad price: no state, and the reason."
+        "chop scores, from the last 257 to 300 closed candles. Too few of them, or not on the grid of CANDLE_INTERVAL_SEC: no "
+        "state, and the reason."
     ),
 )
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
-    reader = CandleReader(store)
-    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(reader.read(symbols)))
+    reader, theta, ticks = CandleReader(store), grid_theta_of(store.settings), store.settings.ticks
+    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(reader.read(symbols), theta, ticks))
 
 
-def market_state_frame(candles: Sequence[Reading[Candles]]) -> pl.DataFrame:
+def grid_theta_of(settings: Settings) -> GridTheta:
+    """Take what the grid must be from the settings."""
+    return GridTheta(
+        interval_sec=settings.candle_interval_sec,
+        gap_max_intervals=settings.gap_max_intervals,
+        fill=settings.candle_fill == "flat",
+        inactive_candles=settings.market_inactive_candles,
+        required=CLOSES_USED,
+    )
+
+
+def market_state_frame(
+    candles: Sequence[Reading[Candles]], grid_theta: GridTheta = DEFAULTS, ticks: Mapping[str, float] | None = None
+) -> pl.DataFrame:
     """Compute the market state of all symbols at once.
 
     Parameters
     ----------
     candles
         One reading per symbol.
+    grid_theta
+        What their grid must be.
+    ticks
+        Tick size by symbol, quote units, where it need not be inferred from closes.
 
     Returns
     -------
@@ -53,26 +73,52 @@ def market_state_frame(candles: Sequence[Reading[Candles]]) -> pl.DataFrame:
     """
     have = [(reading.symbol, reading.value) for reading in candles if reading.value is not None]
     unread = [(reading.symbol, State.FAILED, reading.reason) for reading in candles if reading.value is None]
-    closes, counts = closes_matrix([value.close for _, value in have])
-    result = market_state_kernel(closes, counts)
-    ok = np.flatnonzero(result.has_state)
+    judged = grids([Series(value.open_time_ms, value.close, value.volume) for _, value in have], grid_theta)
+    on_grid = [(symbol, value, grid) for (symbol, value), grid in zip(have, judged, strict=True) if not grid.reason]
+    off_grid = [
+        (symbol, State.FAILED, _refused(grid.reason, value, grid))
+        for (symbol, value), grid in zip(have, judged, strict=True)
+        if grid.reason
+    ]
+    result = market_state_kernel(*closes_matrix([grid.closes for _, _, grid in on_grid]))
     bad = [
-        (symbol, State.FAILED, f"{reason} ({len(value.close)} candles from {value.key})")
-        for (symbol, value), reason in zip(have, result.reason, strict=True)
+        (symbol, State.FAILED, _refused(reason, value, grid))
+        for (symbol, value, grid), reason in zip(on_grid, result.reason, strict=True)
         if reason is not None
     ]
-    good = [have[row] for row in ok]
+    ok = np.flatnonzero(result.has_state)
+    good = [on_grid[row] for row in ok]
     computed = {
-        "symbol": [symbol for symbol, _ in good],
+        "symbol": [symbol for symbol, _, _ in good],
         **{name: getattr(result, name)[ok] for name in COLUMNS},
         "regime": list(result.regime[ok]),
-        "ts_timestamp": [int(value.newest_epoch_sec) for _, value in good],
-        "buffer_size": [len(value.close) for _, value in good],
-        "source": [value.source for _, value in good],
-        "candle_key": [value.key for _, value in good],
-        "candles_digest": [candles_digest(value.close) for _, value in good],
+        # candles of a grid that nobody can judge have no age that could be trusted: nothing is opened on them
+        "ts_timestamp": [0 if grid.gap_count is None else int(value.newest_epoch_sec) for _, value, grid in good],
+        "buffer_size": [len(grid.closes) for _, _, grid in good],
+        "source": [value.source for _, value, _ in good],
+        "candle_key": [value.key for _, value, _ in good],
+        "candles_digest": [candles_digest(grid.closes) for _, _, grid in good],
+        "gap_count": pl.Series([grid.gap_count for _, _, grid in good], dtype=pl.Int64),
+        "gap_max_sec": pl.Series([grid.gap_max_sec for _, _, grid in good], dtype=pl.Int64),
+        "filled": [grid.filled for _, _, grid in good],
+        "market_inactive": [grid.inactive for _, _, grid in good],
+        "tick_pct": none_for_nan(
+            np.array(
+                [(ticks or {})[one] / grid.closes[-1] if one in (ticks or {}) else grid.tick_pct for one, _, grid in good],
+                dtype=float,
+            )
+        ),
     }
-    return assemble([reading.symbol for reading in candles], computed, without_result(unread + bad))
+    return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *bad]))
+
+
+def _refused(reason: str, candles: Candles, grid: Grid) -> str:
+    """Name why there is no state: what most minutes were left out for, where they are what is missing."""
+    left_out = sum(candles.left_out.values())
+    if left_out and not reason.startswith("candles_spacing") and 2 * left_out >= max(grid.lost, CLOSES_USED - len(candles.close)):
+        return f"{usual_trouble(candles)}: {left_out} of {left_out + len(candles.close)} candles from {candles.key}"
+    beside = f" in {candles.members} members" if candles.members > 2 * len(candles.close) else ""
+    return f"{reason} ({len(candles.close)} candles{beside} from {candles.key})"
 
 
 def candles_digest(closes: Floats) -> str:

@@ -1,8 +1,9 @@
 """Closed candles of many symbols, whoever wrote them, in one round trip.
 
-Here belong the five layouts of spec section 5 and what makes a candle malformed, stale or from the future. What a bad price
-means stays with the kernels: NaN, zero and negative prices are handed on so that they can be named. Missing candles are never
-replaced by invented ones.
+Here belong the keys of spec section 5, order and repeats, and what makes candles stale or from the future; what a member means is
+in :mod:`resources.candle_layouts`. A minute without a price (NaN, zero, negative, infinite), or with two versions of which nobody
+can tell the newer, is left out and counted; whether enough is left is judged by ``kernels.grid``. Missing candles are never
+replaced by invented ones here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,6 +27,18 @@ from quantum_assets.contracts.reading import Reading
 from quantum_assets.contracts.tables import CANDLE_KEYS
 from quantum_assets.freshness import STALE_INTERVALS
 from quantum_assets.kernels.synthetic import synthetic_closes
+from resources.candle_layouts import (
+    OPEN_INTERVALS_MAX,
+    FlagError,
+    Row,
+    check_length,
+    epoch_ms,
+    names_of,
+    row_of,
+    says_closed,
+    uniform_arrays,
+    unwrapped,
+)
 from resources.redis_store import RedisStore
 
 Floats = npt.NDArray[np.float64]
@@ -39,9 +51,10 @@ SLACK_MEMBERS = 20  # at most so many are read beyond the window, for duplicates
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
-EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
-EPOCH_US_MIN = 1e14  # a larger one is microseconds
-OPEN_INTERVALS_MAX = 2  # a candle closes at most this many intervals after it opened
+EPOCH_MS_MIN, EPOCH_US_MIN = 1e11, 1e14  # between them an epoch number is ms
+REREADS_MAX = 3  # rounds of a window that came out short: running updates may fill a key
+REREAD_BLIND_FACTOR = 16  # so many times more where none that was read had closed
+REREAD_MARGIN = 1.2  # more members than the share of closed candles asks for
 KEY_BYTES_MAX = 2_000_000  # a window of candles is well below 0.1 MB
 CHUNK_MEMBERS = 128  # fetched at a time inside the server, so that an oversized key is noticed early
 
@@ -52,17 +65,15 @@ ACCEPTED_TYPES = {
     "candles_history": "zset",
     "candles_json": "string",
 }
-TIME_NAMES = ("open_time", "t", "time", "timestamp", "ts")
-CLOSED_NAMES = ("is_closed", "x")
-OPEN_WORDS = ("false", "0")
+PRICE_TROUBLES = ("price_nan", "price_infinite", "price_zero", "price_negative")  # as the kernel names them
 LIVE_LABELS = ("", "candles", "live", "exchange", "binance")  # any other label is not known to be live, so it is not
 _NOT_JSON = object()  # stands where a member could not be decoded
 MALFORMED = (KeyError, TypeError, IndexError, ValueError, OverflowError)  # what reading one member can raise
 DECODING = (*MALFORMED, ArithmeticError, AttributeError, RecursionError)  # what one symbol's data can raise at worst
 
 # KEYS    the candle keys of one symbol, first hit wins
-# ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time, ARGV[4] 1 when scores are wanted;
-#         ARGV[5..] the types accepted for each key, comma-separated
+# ARGV[1] newest members wanted, ARGV[2] bytes accepted, ARGV[3] members fetched at a time, ARGV[4] 1 when scores are wanted,
+#         ARGV[5] 1 when a list has its newest members at the head; ARGV[6..] the types accepted for each key, comma-separated
 # returns {} when no key exists; {complaint} when the first one that exists has a type that is not accepted for it, or is too
 #         large; else {key, type, lists of members as they were fetched, how many in all, scores by commas (sorted set only),
 #         members in the key}
@@ -74,16 +85,18 @@ for i = 1, #KEYS do
   local key, kind = KEYS[i], redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' then
     local large = {'larger than ' .. ARGV[2] .. ' bytes: ' .. key}
-    if not string.find(',' .. ARGV[i + 4] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
+    if not string.find(',' .. ARGV[i + 5] .. ',', ',' .. kind .. ',', 1, true) then return {key .. ' is a ' .. kind} end
     if kind == 'string' then
       if redis.call('STRLEN', key) > limit then return large end
       return {key, kind, {{redis.call('GET', key)}}, 1, '', 1}
     end
     local list, chunks, bytes, n = kind == 'list', {}, 0, 0
     local count = redis.call(list and 'LLEN' or 'ZCARD', key)
-    local first = math.max(count - wanted, 0)
-    for from = first, count - 1, chunk do
-      local members = redis.call(list and 'LRANGE' or 'ZRANGE', key, from, math.min(from + chunk, count) - 1)
+    local head = list and ARGV[5] == '1'
+    local first = head and 0 or math.max(count - wanted, 0)
+    local last = head and math.min(wanted, count) or count
+    for from = first, last - 1, chunk do
+      local members = redis.call(list and 'LRANGE' or 'ZRANGE', key, from, math.min(from + chunk, last) - 1)
       for j = 1, #members do bytes = bytes + #members[j] end
       if bytes > limit then return large end
       chunks[#chunks + 1], n = members, n + #members
@@ -109,7 +122,7 @@ class Candles:
     open_time_ms
         int64, shape (n,), epoch ms; 0 where unknown. Strictly increasing when all are known.
     high, low, close
-        float64, shape (n,), quote units; high and low equal close where unknown. Prices as written, NaN and worse included.
+        float64, shape (n,), quote units, finite and > 0; high and low equal close where unknown.
     source
         ``synthetic`` when any member says so or the prices are generated, ``replay`` when any member carries another label
         than those known to be live.
@@ -119,6 +132,13 @@ class Candles:
         Members left out.
     newest_epoch_sec
         Close time of the newest candle when known, else its open time; 0 when neither is.
+    volume
+        float64, shape (n,), NaN where unknown.
+    left_out
+        Minutes left out: how many had no price (``price_nan`` and the like), or versions that contradict each other
+        (``candles_contradict``).
+    members
+        Members that were looked at, running updates and repeats among them.
     """
 
     open_time_ms: Times
@@ -129,6 +149,9 @@ class Candles:
     key: str
     malformed: int
     newest_epoch_sec: float
+    volume: Floats
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    members: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +163,11 @@ class _Columns:
     high: Floats
     low: Floats
     close: Floats
+    volume: Floats
+    flagged: bool  # every one of them says that it is closed
     labels: frozenset[str]  # what the members say of their source, in lower case
+    rank: Floats | None = None  # shape (n, 3): says closed, time of the version, place or score; only where times repeat
+    fault: str = ""  # why members were malformed, where it has a name
 
     def take(self, rows: npt.NDArray[Any] | slice) -> _Columns:
         return _Columns(
@@ -149,7 +176,11 @@ class _Columns:
             self.high[rows],
             self.low[rows],
             self.close[rows],
+            self.volume[rows],
+            self.flagged,
             self.labels,
+            None if self.rank is None else self.rank[rows],
+            self.fault,
         )
 
     def followed_by(self, newer: _Columns) -> _Columns:
@@ -159,6 +190,8 @@ class _Columns:
             np.concatenate([self.high, newer.high]),
             np.concatenate([self.low, newer.low]),
             np.concatenate([self.close, newer.close]),
+            np.concatenate([self.volume, newer.volume]),
+            self.flagged and newer.flagged,
             self.labels,
         )
 
@@ -177,23 +210,28 @@ class _Parsed:
     columns: _Columns
     window: int
     candles: Candles
+    latest_ms: int
+    until_ms: float  # when the oldest candle that runs by our clock has closed: then there is one more
 
     @classmethod
-    def of(cls, reply: Any, columns: _Columns, window: int, candles: Candles, *, timed: bool) -> _Parsed:
-        return cls(reply[0], reply[2], [] if timed else _scores(reply), columns, window, candles)
+    def of(
+        cls, reply: Any, columns: _Columns, window: int, candles: Candles, *, latest_ms: int, until_ms: float, timed: bool
+    ) -> _Parsed:
+        return cls(reply[0], reply[2], [] if timed else _scores(reply), columns, window, candles, latest_ms, until_ms)
 
     @property
     def timed(self) -> bool:
         """Whether every member tells its own time, so that scores need not be asked for."""
         return not self.scores
 
-    def is_of(self, reply: Any, window: int) -> bool:
-        return window == self.window and reply[0] == self.key and reply[2] == self.text and _scores(reply) == self.scores
+    def is_of(self, reply: Any, window: int, now_ms: float) -> bool:
+        same = window == self.window and reply[0] == self.key and reply[2] == self.text and _scores(reply) == self.scores
+        return same and now_ms < self.until_ms
 
     def goes_on(self, reply: Any, interval_ms: int) -> _Columns | None:
         """Give the columns of a reply that continues this one; ``None`` when it must be parsed whole."""
         key, text, scores = reply[0], reply[2], _scores(reply)
-        if key != self.key:
+        if key != self.key or self.columns.rank is not None:
             return None
         if text == self.text and scores == self.scores:
             return self.columns
@@ -219,10 +257,37 @@ def _scores(reply: Any) -> list[bytes]:
 
 
 _PARSED: WeakKeyDictionary[RedisStore, dict[tuple[str, int], _Parsed]] = WeakKeyDictionary()
+_NEWEST_FIRST: WeakKeyDictionary[RedisStore, set[str]] = WeakKeyDictionary()
 
 
 class UnreadableError(ValueError):
     """What a key holds cannot be read as candles; the text says why."""
+
+
+class _ScoresWantedError(ValueError):
+    """Two members of one time, and only their scores can tell which is newer."""
+
+
+class _Decoded(NamedTuple):
+    """What the key of one symbol holds: candles (``None``: no key, or none that has closed), or why it cannot be read."""
+
+    candles: Candles | None = None
+    trouble: str = ""
+    latest_ms: int = 0  # time of the newest member, also of one that has not closed
+    timed: bool = True  # every candle has a time
+    turned: bool = False  # a list whose newest member is at its other end
+    looked_at: int = 0  # members
+    in_key: int = 0
+
+    def is_short(self, window: int) -> bool:
+        closed = len(self.candles.close) if self.candles is not None else 0
+        return closed < window and self.looked_at < self.in_key
+
+    def members_needed(self, window: int) -> int:
+        """Estimate how many members hold a window of closed candles."""
+        if self.candles is None or not len(self.candles.close):
+            return REREAD_BLIND_FACTOR * self.looked_at
+        return math.ceil(REREAD_MARGIN * window * self.looked_at / len(self.candles.close))
 
 
 class CandleReader:
@@ -238,6 +303,8 @@ class CandleReader:
         self.store = store
         self.interval_sec = store.settings.candle_interval_sec
         self._parsed = _PARSED.setdefault(store, {})  # by symbol and length of the window
+        self._newest_first = _NEWEST_FIRST.setdefault(store, set())  # symbols whose list is read from its head
+        self._now_ms = 0.0
 
     def read(self, symbols: Sequence[str], window: int | None = None) -> list[Reading[Candles]]:
         """Read the newest closed candles of every symbol.
@@ -253,8 +320,9 @@ class CandleReader:
         -------
         list of Reading
             ``absent`` with ``candles_missing`` when no key holds any; ``failed`` with ``candles_unreadable``,
-            ``candles_stale`` or ``candles_in_future``, each followed by the detail. One round trip, and a second one for
-            symbols whose newest members are mostly duplicates.
+            ``candles_stale`` or ``candles_in_future``, each followed by the detail, or, where no minute has a price at all,
+            with what they have instead (``price_nan``, ``candles_contradict``). One round trip, and more for symbols whose newest
+            members are mostly duplicates or running updates, or whose list has the newest first.
 
         Raises
         ------
@@ -269,43 +337,61 @@ class CandleReader:
         now = self.store.clock().timestamp()
         if self.store.settings.marketstate_source == "synthetic":
             return [Reading.present(symbol, self._synthetic(symbol, window, now)) for symbol in symbols]
-        readings, short = self._read_members(symbols, window, window + min(window, SLACK_MEMBERS), now)
-        if short:
-            more = max(REREAD_FACTOR * window, window + SLACK_MEMBERS)
-            again, _ = self._read_members([symbols[row] for row in short], window, more, now)
-            for row, reading in zip(short, again, strict=True):
-                readings[row] = reading
-        return readings
+        self._now_ms = 1000 * now
+        decoded = self._read_members(symbols, window, window + min(window, SLACK_MEMBERS))
+        self._turn_lists(symbols, decoded, window)
+        more = max(REREAD_FACTOR * window, window + SLACK_MEMBERS)
+        for _ in range(REREADS_MAX):
+            short = [row for row, one in enumerate(decoded) if one.is_short(window)]
+            if not short:
+                break
+            again = self._read_members([symbols[row] for row in short], window, more)
+            for row, one in zip(short, again, strict=True):  # what is too large to be read whole is judged by what was read
+                decoded[row] = one if not one.trouble else decoded[row]._replace(in_key=0)
+            more = max((one.members_needed(window) for one in again), default=more)
+        return [self._judge(symbol, one, now) for symbol, one in zip(symbols, decoded, strict=True)]
 
-    def _read_members(
-        self, symbols: Sequence[str], window: int, wanted: int, now: float
-    ) -> tuple[list[Reading[Candles]], list[int]]:
-        """Read ``wanted`` members per symbol; also give the rows that came out short although their key holds more."""
-        readings: list[Reading[Candles]] = []
-        short: list[int] = []
+    def _turn_lists(self, symbols: Sequence[str], decoded: list[_Decoded], window: int) -> None:
+        """Read lists from their other end whose newest candle is not where it was looked for."""
+        turned = [row for row, one in enumerate(decoded) if one.turned]
+        if not turned:
+            return
+        names = [symbols[row] for row in turned]
+        self._newest_first.symmetric_difference_update(names)
+        again = self._read_members(names, window, window + min(window, SLACK_MEMBERS))
+        for row, one in zip(turned, again, strict=True):
+            if one.latest_ms > decoded[row].latest_ms:
+                decoded[row] = one
+            else:  # one that was corrected, and no list with the newest first
+                self._newest_first.symmetric_difference_update([symbols[row]])
+
+    def _read_members(self, symbols: Sequence[str], window: int, wanted: int) -> list[_Decoded]:
+        """Read ``wanted`` members per symbol."""
+        decoded: list[_Decoded] = []
         names = [(symbol, window if window > SHORT_WINDOW else 0) for symbol in symbols]
-        for row, (symbol, name, reply) in enumerate(zip(symbols, names, self._replies(names, wanted), strict=True)):
+        for name, reply in zip(names, self._replies(names, wanted), strict=True):
             try:
-                candles = self._decode(name, reply, window)
-                untimed = candles is not None and reply[1] == b"zset" and not reply[4] and not candles.open_time_ms.all()
+                try:
+                    one = self._decode(name, reply, window)
+                    untimed = not one.timed and reply[1] == b"zset" and not reply[4]
+                except _ScoresWantedError:
+                    one, untimed = _Decoded(trouble="candles_unreadable: two of one time, and no scores"), True
                 if untimed and self._parsed.pop(name, None):
-                    (reply,) = self._replies([name], wanted)  # a member without a time has come: now its score is needed
-                    candles = self._decode(name, reply, window)
-                readings.append(self._judge(symbol, candles, now))
+                    (reply,) = self._replies([name], wanted)  # a member has come whose score is needed
+                    one = self._decode(name, reply, window)
+                decoded.append(one)
             except DECODING as error:
                 detail = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__}: {error}"
-                readings.append(Reading.failed(symbol, f"candles_unreadable: {detail}"))
-                continue
-            if candles is not None and len(candles.close) < window and wanted < int(reply[5]):
-                short.append(row)
-        return readings, short
+                decoded.append(_Decoded(None, trouble=f"candles_unreadable: {detail}"))
+        return decoded
 
     def _replies(self, names: Sequence[tuple[str, int]], wanted: int) -> Iterator[Any]:
         of, types = self.store.keys.of, [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
         commands, whose = [], self.store.settings.candle_symbols
         for name in names:
             keys, last = [of(key, whose.get(underlying(name[0]), name[0])) for key in CANDLE_KEYS], self._parsed.get(name)
-            options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed))
+            head = int(name[0] in self._newest_first)
+            options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed), head)
             commands.append(("EVAL_RO", NEWEST_LUA, len(keys), *keys, *options, *types))
         if len(commands) <= BATCH_SYMBOLS:
             yield from map(_joined, self.store.run("reading candles", commands))
@@ -315,25 +401,34 @@ class CandleReader:
             for replies in pool.map(partial(self.store.run, "reading candles"), batches):
                 yield from map(_joined, replies)
 
-    def _decode(self, name: tuple[str, int], reply: Any, window: int) -> Candles | None:
+    def _decode(self, name: tuple[str, int], reply: Any, window: int) -> _Decoded:
         if isinstance(reply, Exception):
             raise UnreadableError(str(reply))
         if not reply:
-            return None
+            return _Decoded()
         if len(reply) == 1:  # the script's complaint
             raise UnreadableError(reply[0].decode())
-        key = reply[0].decode()
+        key, kind = reply[0].decode(), reply[1].decode()
+        looked_at, in_key = int(reply[3]), int(reply[5])
         last = self._parsed.get(name)
-        if last is not None and last.is_of(reply, window):
-            return last.candles
+        if last is not None and last.is_of(reply, window, self._now_ms):
+            return _Decoded(last.candles, latest_ms=last.latest_ms, looked_at=looked_at, in_key=in_key)
         columns = last.goes_on(reply, self.interval_sec * 1000) if last is not None else None
         malformed, timed = 0, last is not None and last.timed
-        if columns is None:
+        rising = columns is not None and _rises(columns.open_time_ms)
+        if columns is None or (not rising and _repeats(columns.open_time_ms)):
             columns, malformed, timed = self._parse(reply)
-        ordered = _in_order(columns).take(slice(-window, None))
+        ordered, contradicted = (columns, 0) if rising else _in_order(columns)
         if not len(ordered.close):
-            return None
-        newest_ms = int(ordered.close_time_ms[-1]) or int(ordered.open_time_ms[-1])
+            return _Decoded(looked_at=looked_at, in_key=in_key)
+        turned = kind == "list" and looked_at < in_key and _falls(columns.open_time_ms) != (name[0] in self._newest_first)
+        latest_ms = int(ordered.close_time_ms[-1]) or int(ordered.open_time_ms[-1])
+        ordered, newest_ms, until_ms = self._closed(ordered)
+        ordered, left_out = _priced(ordered)
+        if contradicted:
+            left_out["candles_contradict"] = contradicted
+        ordered = ordered.take(slice(-window, None))
+        all_timed = rising or bool((ordered.open_time_ms > 0).all())
         candles = Candles(
             open_time_ms=ordered.open_time_ms,
             high=ordered.high,
@@ -343,32 +438,78 @@ class CandleReader:
             key=key,
             malformed=malformed,
             newest_epoch_sec=newest_ms / 1000,
+            volume=ordered.volume,
+            left_out=left_out,
+            members=looked_at,
         )
-        if not malformed and len(columns.close) == int(reply[3]) and reply[1] != b"string":
-            self._parsed[name] = _Parsed.of(reply, columns, window, candles, timed=timed)
-        return candles
+        if not malformed and len(columns.close) == looked_at and kind != "string" and not turned:
+            kept_by_score = columns.rank is not None or not timed
+            self._parsed[name] = _Parsed.of(
+                reply, columns, window, candles, latest_ms=latest_ms, until_ms=until_ms, timed=not kept_by_score
+            )
+        return _Decoded(candles, latest_ms=latest_ms, timed=all_timed, turned=turned, looked_at=looked_at, in_key=in_key)
 
     def _parse(self, reply: Any) -> tuple[_Columns, int, bool]:
         """Give the columns, the number of malformed members, and whether every member tells its own time."""
-        key, kind = reply[0].decode(), reply[1].decode()
+        key, kind, interval_ms = reply[0].decode(), reply[1].decode(), self.interval_sec * 1000
         members = _json_array(key, reply[2]) if kind == "string" else _members(key, reply[2], int(reply[3]))
-        columns, malformed = _columns(members, reply[4], self.interval_sec * 1000)
+        columns, malformed = _columns(members, reply[4], interval_ms)
         judged = min(int(reply[5]), self.store.settings.marketstate_window_size) if kind != "string" else len(members)
         if malformed > MALFORMED_SHARE_MAX * max(judged, 1):
-            message = f"{malformed} of {len(members)} members of {key} are malformed"
+            cause = f": {columns.fault}" if columns.fault else ""
+            message = f"{malformed} of {len(members)} members of {key} are malformed{cause}"
             raise UnreadableError(message)
-        return columns, malformed, all(isinstance(one, dict) and _first_name(one, *TIME_NAMES) for one in members)
+        if _repeats(columns.open_time_ms):
+            if kind == "zset" and not reply[4]:
+                raise _ScoresWantedError
+            columns, _ = _columns(members, reply[4], interval_ms, ranked=True)
+        return columns, malformed, _all_timed(members)
 
-    def _judge(self, symbol: str, candles: Candles | None, now: float) -> Reading[Candles]:
+    def _closed(self, ordered: _Columns) -> tuple[_Columns, int, float]:
+        """Leave out candles that run by our clock and do not say that they are closed.
+
+        Returns
+        -------
+        columns, newest_ms, until_ms
+            The closed candles; the close of the newest (its opening where unknown); and when there will be one more.
+        """
+        count, interval_ms = len(ordered.close), self.interval_sec * 1000
+        closed = count
+        while (
+            closed
+            and not ordered.flagged
+            and ordered.open_time_ms[closed - 1]
+            and self._end_ms(ordered, closed - 1) > self._now_ms
+        ):
+            closed -= 1
+        if not closed:
+            return ordered.take(slice(0, 0)), 0, self._end_ms(ordered, 0)
+        opened_ms, newest_ms = int(ordered.open_time_ms[closed - 1]), int(ordered.close_time_ms[closed - 1])
+        if closed == count:
+            return ordered, newest_ms or opened_ms, math.inf
+        if not newest_ms:  # the next one runs: so this one has closed
+            newest_ms = min(opened_ms + interval_ms, int(ordered.open_time_ms[closed]))
+        return ordered.take(slice(closed)), newest_ms, self._end_ms(ordered, closed)
+
+    def _end_ms(self, ordered: _Columns, row: int) -> int:
+        return int(ordered.close_time_ms[row]) or int(ordered.open_time_ms[row]) + self.interval_sec * 1000
+
+    def _judge(self, symbol: str, one: _Decoded, now: float) -> Reading[Candles]:
+        candles = one.candles
+        if one.trouble:
+            return Reading.failed(symbol, one.trouble)
         if candles is None:
             return Reading.absent(symbol, "candles_missing")
-        if candles.newest_epoch_sec:
-            ahead = candles.newest_epoch_sec - now
-            if ahead > self.interval_sec:
-                return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
-            age = now - candles.newest_epoch_sec
-            if age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:
-                return Reading.failed(symbol, f"candles_stale: {age:.0f}s ({candles.key})")
+        ahead = max(one.latest_ms / 1000, candles.newest_epoch_sec) - now
+        if ahead > self.interval_sec:
+            return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
+        if not len(candles.close):
+            if not candles.left_out:  # one that runs, and no other
+                return Reading.absent(symbol, "candles_missing")
+            return Reading.failed(symbol, f"{usual_trouble(candles)}: {sum(candles.left_out.values())} candles ({candles.key})")
+        age = now - candles.newest_epoch_sec
+        if candles.newest_epoch_sec and age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:
+            return Reading.failed(symbol, f"candles_stale: {age:.0f}s ({candles.key})")
         return Reading.present(symbol, candles)
 
     def _synthetic(self, symbol: str, window: int, now: float) -> Candles:
@@ -376,7 +517,13 @@ class CandleReader:
         close = synthetic_closes(symbol, window, last_index)
         # Candle i closes at i intervals, so that the newest one is closed.
         open_time_ms = np.arange(last_index - window, last_index, dtype=np.int64) * (self.interval_sec * 1000)
-        return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * self.interval_sec)
+        traded = np.full(window, np.nan)
+        return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * self.interval_sec, traded)
+
+
+def usual_trouble(candles: Candles) -> str:
+    """Name what most minutes were left out for; empty when none was."""
+    return max(candles.left_out, key=candles.left_out.__getitem__, default="")
 
 
 def _joined(reply: Any) -> Any:
@@ -427,75 +574,156 @@ def _loads(text: bytes) -> Any:
         return json.loads(text)  # NaN and Infinity tokens, which the kernel is to name, are no JSON to orjson
 
 
-def _columns(members: list[Any], scores: bytes, interval_ms: int) -> tuple[_Columns, int]:
-    """Turn decoded members into columns, closed candles only; also count the malformed ones."""
+def _all_timed(members: list[Any]) -> bool:
+    """Tell whether every member says its time itself, so that scores are not needed."""
+    kinds = set(map(type, members))
+    if kinds != {dict}:
+        return kinds == {list}
     try:
-        return _uniform_columns(members, scores, interval_ms), 0
+        return all(names_of(fields).timed for fields in set(map(tuple, members)))
     except MALFORMED:
-        pass  # not all alike: look at each one
-    times = _score_times(scores, len(members))
-    rows, malformed = [], 0
-    labels: set[str] = set()
-    for member, score_ms in zip(members, times.tolist(), strict=True):
+        return False
+
+
+def _columns(members: list[Any], scores: bytes, interval_ms: int, *, ranked: bool = False) -> tuple[_Columns, int]:
+    """Turn decoded members into columns, closed candles only; also count the malformed ones.
+
+    ``ranked`` adds what tells versions of one candle apart: says closed, time of the version, and score, else place in the key.
+    """
+    if not ranked:
         try:
-            row = _one_candle(member, score_ms, interval_ms)
+            return _uniform_columns(members, scores, interval_ms), 0
         except MALFORMED:
+            pass  # not all alike: look at each one
+    times = _score_times(scores, len(members)).tolist()
+    rows: list[Row | None] = []
+    faults: list[str] = []
+    malformed = 0
+    labels: set[str] = set()
+    for member, score_ms in zip(members, times, strict=True):
+        try:
+            inner, sources = unwrapped(member)
+            row = row_of(inner, score_ms, interval_ms)
+        except MALFORMED as error:
             malformed += 1
+            faults += [str(error)] if isinstance(error, FlagError) else []
+            rows.append(None)
             continue
+        rows.append(row)
         if row is not None:
-            rows.append(row)
-            if isinstance(member, dict):
-                labels |= _labels([member.get("source")])
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    opened, closed = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-    return _Columns(opened, closed, table[:, 2], table[:, 3], table[:, 4], frozenset(labels)), malformed
+            labels |= _labels(sources)
+    kept = [place for place, row in enumerate(rows) if row is not None]
+    table = np.array([row for row in rows if row is not None], dtype=np.float64).reshape(-1, 8)
+    opened, closed, (high, low, close, volume, version, flagged) = table[:, 0], table[:, 1], table[:, 2:].T
+    rank = None
+    if ranked:
+        written = np.array([float(one) for one in scores.split(b",")] if scores else range(len(members)), dtype=np.float64)[kept]
+        rank = np.column_stack([flagged, version, -written if not scores and _falls(opened) else written])
+    return _Columns(
+        opened.astype(np.int64),
+        closed.astype(np.int64),
+        high,
+        low,
+        close,
+        volume,
+        bool(len(flagged)) and bool(flagged.all()),
+        frozenset(labels),
+        rank,
+        faults[0] if faults else "",
+    ), malformed
 
 
 def _uniform_columns(members: list[Any], scores: bytes, interval_ms: int) -> _Columns:
-    """Read members that are all objects with the same fields and plain numbers; raise when one is not."""
+    """Read members that are all objects with the same fields, or arrays of one length, of plain numbers; raise when not."""
     first = members[0]
+    if type(first) is list:
+        table = uniform_arrays(members, interval_ms)
+        opened, closed = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
+        high, low, close, volume = table[:, 2:6].T
+        return _Columns(opened, closed, high, low, close, volume, flagged=False, labels=frozenset())
+    return _uniform_objects(members, first, scores, interval_ms)
+
+
+def _uniform_objects(members: list[Any], first: Any, scores: bytes, interval_ms: int) -> _Columns:
     if type(first) is not dict or len(set(map(tuple, members))) > 1:  # the fields of one are looked for in all
         raise TypeError
-    close = _first_name(first, "close", "c")
-    high, low = _first_name(first, "high", "h"), _first_name(first, "low", "l")
-    opened, closed_at = _first_name(first, *TIME_NAMES), _first_name(first, "close_time")
-    closed_flag = _first_name(first, *CLOSED_NAMES)
-    if close is None:
-        raise KeyError
+    names = names_of(tuple(first))
+    if names.says_running or len(names.says_closed) > 1:
+        raise TypeError
+    if names.interval:
+        for length in {member[names.interval] for member in members}:
+            check_length(length, interval_ms)
 
     def numbers(name: str) -> Floats:
         return np.array(_plain(members, name), dtype=np.float64)
 
-    prices = numbers(close)
+    prices = numbers(names.close)
     count = len(members)
     columns = _Columns(
-        _plain_times(members, opened) if opened is not None else _score_times(scores, count),
-        _plain_times(members, closed_at) if closed_at is not None else np.zeros(count, dtype=np.int64),
-        numbers(high) if high is not None else prices,
-        numbers(low) if low is not None else prices,
+        _plain_times(members, names.opened) if names.opened else _score_times(scores, count),
+        _plain_times(members, names.closed_at) if names.closed_at else np.zeros(count, dtype=np.int64),
+        numbers(names.high) if names.high else prices,
+        numbers(names.low) if names.low else prices,
         prices,
-        _labels({member["source"] for member in members}) if "source" in first else frozenset(),
+        numbers(names.volume) if names.volume else np.full(count, np.nan),
+        flagged=bool(names.says_closed),
+        labels=_labels({member["source"] for member in members}) if "source" in first else frozenset(),
     )
-    if opened is not None and not (columns.open_time_ms > 0).all():
+    if names.opened and not (columns.open_time_ms > 0).all():
         raise ValueError
-    if closed_at is not None and not _belongs(columns.open_time_ms, columns.close_time_ms, interval_ms).all():
+    if names.closed_at and not _belongs(columns.open_time_ms, columns.close_time_ms, interval_ms):
         raise ValueError
-    if closed_flag is not None:
-        flags = [member[closed_flag] for member in members]
-        if flags.count(True) < count:
-            columns = columns.take(np.array([not _says_open(flag) for flag in flags]))
-    return columns
+    return _without_running(columns, members, names.says_closed[0]) if names.says_closed else columns
 
 
-def _belongs(opened_ms: Times, closed_ms: Times, interval_ms: int) -> npt.NDArray[np.bool_]:
-    """Tell which close times can be those of the candles; where the open time is unknown, any."""
+def _without_running(columns: _Columns, members: list[Any], flag: str) -> _Columns:
+    flags = [member[flag] for member in members]
+    if flags.count(True) == len(flags):
+        return columns
+    said = [says_closed(flag, one) for one in flags]
+    if None in said:
+        raise TypeError
+    return columns.take(np.array(said, dtype=np.bool_))
+
+
+def _belongs(opened_ms: Times, closed_ms: Times, interval_ms: int) -> bool:
+    """Tell whether the close times can be those of the candles, all of whose opening times are known."""
     after = closed_ms - opened_ms
-    fits: npt.NDArray[np.bool_] = (opened_ms == 0) | ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms))
-    return fits
+    return bool(opened_ms.all() and ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms)).all())
 
 
-def _says_open(flag: Any) -> bool:
-    return flag in OPEN_WORDS or flag == 0 or (isinstance(flag, str) and flag.strip().lower() in OPEN_WORDS)
+def _rises(times: Times) -> bool:
+    """Tell whether all times are known and each is later than the one before."""
+    return len(times) > 0 and bool(times[0] > 0) and bool((times[1:] > times[:-1]).all())
+
+
+def _repeats(times: Times) -> bool:
+    """Tell whether a known time is that of more than one member."""
+    if len(times) < 2 or (np.diff(times) > 0).all():
+        return False
+    known = times[times > 0]
+    return len(np.unique(known)) < len(known)
+
+
+def _falls(times: npt.NDArray[Any]) -> bool:
+    """Tell whether members stand newest first."""
+    return len(times) > 1 and bool((times > 0).all()) and int(np.sign(np.diff(times)).sum()) < 0
+
+
+def _priced(columns: _Columns) -> tuple[_Columns, dict[str, int]]:
+    """Leave out minutes without a price, by name; a high or low that is none is the close."""
+    left_out: dict[str, int] = {}
+    close, high, low = columns.close, columns.high, columns.low
+    if len(close) and not (close.min() > 0 and close.max() < math.inf):
+        troubles = (np.isnan(close), np.isinf(close), close == 0, close < 0)
+        kinds = np.select(troubles, PRICE_TROUBLES, default="")
+        left_out = {str(kind): int(count) for kind, count in zip(*np.unique(kinds, return_counts=True), strict=True) if kind}
+        columns = columns.take((close > 0) & (close < math.inf))
+        close, high, low = columns.close, columns.high, columns.low
+    if len(close) and not (low.min() > 0 and high.min() > 0 and high.max() < math.inf and low.max() < math.inf):
+        high, low = (np.where((one > 0) & (one < math.inf), one, close) for one in (high, low))
+        columns = replace(columns, high=high, low=low)
+    return columns, left_out
 
 
 def _labels(sources: Iterable[Any]) -> frozenset[str]:
@@ -519,64 +747,7 @@ def _plain_times(members: list[Any], name: str) -> Times:
     values = _plain(members, name)
     if min(values) >= EPOCH_MS_MIN and max(values) < EPOCH_US_MIN:
         return np.array(values, dtype=np.int64)
-    return _epoch_ms(np.array(values, dtype=np.float64))
-
-
-def _one_candle(member: Any, score_ms: int, interval_ms: int) -> tuple[float, float, float, float, float] | None:
-    """Read one member: open and close time in ms (0 unknown), high, low, close; ``None`` when it is not closed yet."""
-    if not isinstance(member, dict):
-        if member is None:
-            raise TypeError
-        price = _price(member)
-        return score_ms, 0, price, price, price
-    flag = _first_name(member, *CLOSED_NAMES)
-    if flag is not None and _says_open(member[flag]):
-        return None
-    close = _price(member["close"] if "close" in member else member["c"])
-    high, low = _first_name(member, "high", "h"), _first_name(member, "low", "l")
-    opened, closed_at = _first_name(member, *TIME_NAMES), _first_name(member, "close_time")
-    opened_ms = _one_epoch_ms(member[opened]) if opened is not None else score_ms
-    closed_ms = _one_epoch_ms(member[closed_at]) if closed_at is not None else 0
-    if closed_at is not None and opened_ms and not 0 <= closed_ms - opened_ms <= OPEN_INTERVALS_MAX * interval_ms:
-        raise ValueError
-    return (
-        opened_ms,
-        closed_ms,
-        _price(member[high]) if high is not None else close,
-        _price(member[low]) if low is not None else close,
-        close,
-    )
-
-
-def _first_name(member: Mapping[str, Any], *names: str) -> str | None:
-    return next((name for name in names if name in member), None)
-
-
-def _price(value: Any) -> float:
-    """Read a price as it stands; ``null`` is how some writers spell NaN."""
-    if value is None:
-        return math.nan
-    if isinstance(value, bool):
-        raise TypeError
-    if isinstance(value, str) and ("_" in value or not value.isascii()):  # numbers to Python alone
-        raise ValueError
-    return float(value)
-
-
-def _one_epoch_ms(value: Any) -> int:
-    if isinstance(value, str) and "-" in value[1:] and ":" in value:
-        moment = datetime.fromisoformat(value.strip())
-        value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return int(_epoch_ms(np.array([_price(value)]))[0])
-
-
-def _epoch_ms(epoch: Floats) -> Times:
-    """Turn epoch s, ms or us into ms."""
-    if not ((epoch > 0) & (epoch <= SCORE_SEC_MAX * 1e6)).all():  # beyond it is no time in any unit; NaN is not either
-        raise ValueError
-    factor = np.where(epoch < EPOCH_MS_MIN, 1000.0, np.where(epoch >= EPOCH_US_MIN, 0.001, 1.0))
-    times: Times = np.rint(epoch * factor).astype(np.int64)
-    return times
+    return epoch_ms(np.array(values, dtype=np.float64))
 
 
 def _score_times(scores: bytes, count: int) -> Times:
@@ -584,23 +755,36 @@ def _score_times(scores: bytes, count: int) -> Times:
     if not scores:
         return np.zeros(count, dtype=np.int64)
     epoch = np.array([float(score) for score in scores.split(b",")])
-    seconds = (epoch >= SCORE_SEC_MIN) & (epoch <= SCORE_SEC_MAX)
-    milliseconds = (epoch >= 1000 * SCORE_SEC_MIN) & (epoch <= 1000 * SCORE_SEC_MAX)
-    return np.select([seconds, milliseconds], [epoch * 1000, epoch], 0.0).astype(np.int64)
+    times = np.zeros(count, dtype=np.int64)
+    for unit in (1e3, 1.0, 1e-3, 1e-6):  # s, ms, us, ns
+        fits = (epoch >= SCORE_SEC_MIN * 1e3 / unit) & (epoch <= SCORE_SEC_MAX * 1e3 / unit)
+        times[fits] = np.rint(epoch[fits] * unit)
+    return times
 
 
-def _in_order(columns: _Columns) -> _Columns:
-    """Restore the order and drop duplicates by open time, the last one written wins.
+def _in_order(columns: _Columns) -> tuple[_Columns, int]:
+    """Restore the order and keep the newest version of each candle; also count the candles of which nobody can tell the newer.
 
-    Candles without a time stand where the key has them: only when every time is known can the order be judged.
+    One that says that it is closed is newer than one that says nothing, then counts the time of the version, then the score, or
+    the place in a list. Two that differ and have all that in common contradict each other: under one score a sorted set has them
+    in the order of their bytes. Candles without a time stand where the key has them: only when every time is known can the order
+    be judged.
     """
-    times = columns.open_time_ms
+    times, rank = columns.open_time_ms, columns.rank
     if len(times) < 2 or (np.diff(times) > 0).all():
-        return columns
-    if (times > 0).all():
-        columns = columns.take(np.argsort(times, kind="stable"))
-        times = columns.open_time_ms
-        return columns.take(np.append(times[1:] != times[:-1], True))
-    last_of = {time: row for row, time in enumerate(times.tolist())}
-    keep = [row for row, time in enumerate(times.tolist()) if time == 0 or last_of[time] == row]
-    return columns.take(np.array(keep))
+        return columns, 0
+    if not (times > 0).all():
+        last_of = {time: row for row, time in enumerate(times.tolist())}
+        return columns.take(np.array([row for row, time in enumerate(times.tolist()) if time == 0 or last_of[time] == row])), 0
+    columns = columns.take(np.argsort(times, kind="stable") if rank is None else np.lexsort((*rank.T[::-1], times)))
+    if rank is None:
+        return columns, 0
+    times, rank = columns.open_time_ms, columns.rank[:] if columns.rank is not None else rank
+    prices = np.column_stack([columns.close, columns.high, columns.low])
+    newest = np.append(times[1:] != times[:-1], True)
+    group = np.append(0, np.cumsum(newest[:-1]))
+    last = np.flatnonzero(newest)[group]  # row of the newest version of each row's candle
+    same = (prices == prices[last]) | (np.isnan(prices) & np.isnan(prices[last]))
+    contradicts = (rank == rank[last]).all(axis=1) & ~same.all(axis=1)
+    doubtful = np.isin(group, group[contradicts])
+    return columns.take(newest & ~doubtful), len(set(group[contradicts].tolist()))

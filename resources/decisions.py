@@ -42,11 +42,13 @@ FLAGS = (
     "price_collar",
     "position_inconsistent",
     "close_exceeds_position",
+    "market_inactive",
 )  # of the evidence, on record
 ADDED = {  # what older records lack: they were decided without, as if it had been this
     "unknown_symbol": "0",
     "flat": "0",
     "position_unknown": "0",
+    "market_inactive": "0",
     "market_close_age_sec": "0",
     "position_conflict": "0",
     "price_collar": "0",

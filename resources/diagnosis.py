@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_assets.contracts.tables import PUBLISHED
+from quantum_assets.kernels.grid import SPACING_TOLERANCE
 from quantum_assets.kernels.risk_guard import EQUITY_STALE, assess
 from resources.candles import CandleReader, Candles
 from resources.env_files import ALIKE, OBSOLETE, names_of_settings
@@ -346,7 +347,11 @@ def _candle_trouble(reading: Reading[Candles], store: RedisStore) -> str:
     times = reading.value.open_time_ms
     gaps = np.diff(times[times > 0]) / 1000
     usual, expected = float(np.median(gaps)) if len(gaps) else 0.0, store.settings.candle_interval_sec
-    return f"one every {usual:g} s, CANDLE_INTERVAL_SEC={expected}" if usual and usual != expected else ""
+    return (
+        f"one every {usual:g} s, CANDLE_INTERVAL_SEC={expected}"
+        if usual and abs(usual / expected - 1) > SPACING_TOLERANCE
+        else ""
+    )
 
 
 def _input(what: str, bad: Sequence[str], count: int, remedy: str) -> Finding:

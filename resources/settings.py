@@ -89,6 +89,16 @@ class Settings(BaseSettings):
     marketstate_publish_interval: Seconds = Field(60, description="market state is evaluated at least this often")
     marketstate_window_size: int = Field(300, ge=257, le=5000, description="candles read per symbol")
     candle_interval_sec: Seconds = Field(60, description="length of a candle")
+    gap_max_intervals: int = Field(5, ge=0, le=1000, description="missing candles in a row; a longer hole splits the window")
+    candle_fill: Literal["none", "flat"] = Field(
+        "none", description="missing minutes; flat: the last close without volume, for exchanges that write none without trades"
+    )
+    market_inactive_candles: int = Field(
+        60, ge=2, le=257, description="candles without volume, or with the same close, from which nothing is opened"
+    )
+    tick_sizes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated SYMBOL=TICK, in quote units; of other symbols the tick is inferred from closes"
+    )
     marketstate_source: Literal["candles", "synthetic"] = Field("candles", description="where prices come from")
     position_source: Literal["auto", "redis_hash", "redis_stream", "synthetic"] = Field(
         "auto", description="where positions come from"
@@ -231,7 +241,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_hedged(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = [part.strip().upper() for part in value.split(",") if part.strip()]
+            value = [as_listed(part.strip()) for part in value.split(",") if part.strip()]
         if wrong := [symbol for symbol in value if not _SYMBOL.fullmatch(symbol)]:
             msg = f"{', '.join(map(repr, wrong))}: accepted are symbols, comma-separated, as in SYMBOLS, without .LONG or .SHORT"
             raise ValueError(msg)
@@ -275,7 +285,7 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
-    @field_validator("contract_sizes", "price_scales", "candles_from", "inverse_symbols")
+    @field_validator("contract_sizes", "price_scales", "candles_from", "inverse_symbols", "tick_sizes")
     @classmethod
     def _check_per_symbol(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         named = info.field_name or ""
@@ -303,19 +313,28 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
-    @field_validator("contract_sizes", "inverse_symbols", "price_scales", "candles_from", mode="before")
+    @field_validator("contract_sizes", "inverse_symbols", "price_scales", "candles_from", "tick_sizes", mode="before")
     @classmethod
     def _split_symbols_named(cls, value: Any) -> Any:
-        return tuple(part.strip().upper() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple("=".join(map(as_listed, part.strip().split("="))) for part in value.split(",") if part.strip())
 
     @field_validator(
-        "risk_guards_extra", "alert_urls", "alert_urls_warn", "alert_urls_info", "alert_severities", "web_hosts", mode="before"
+        "risk_guards_extra",
+        "alert_urls",
+        "alert_urls_warn",
+        "alert_urls_info",
+        "alert_severities",
+        "web_hosts",
+        mode="before",
     )
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator(
+        "candle_fill",
         "marketstate_source",
         "position_source",
         "sl_ratchet",
@@ -471,6 +490,11 @@ class Settings(BaseSettings):
     def markets(self) -> list[str]:
         """Symbols as exchanges and candle files know them: each once, without its legs."""
         return underlyings(self.symbols)
+
+    @property
+    def ticks(self) -> dict[str, float]:
+        """Tick size by symbol, in quote units, where TICK_SIZES names one."""
+        return {symbol: float(tick) for symbol, _, tick in (one.partition("=") for one in self.tick_sizes)}
 
     @property
     def redis_address(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +13,22 @@ from quantum_assets.checks.common import calc_only_imports, compare, contract, f
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.contracts.legs import by_underlying, underlying
-from quantum_assets.contracts.tables import MARKET_STATE
+from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_assets.kernels import synthetic
 from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as kernel
 from quantum_assets.kernels.theta import ThetaError
 from quantum_assets.market_state import candles_digest
+from resources.candles import Candles
+from resources.settings import Settings
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
 SIGMA_FLOOR = 1e-6
+STOP_MIN_PCT = 0.005  # spec section 3: the least stop distance
 PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
     ("ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy"), 0.51e-6
 )
+GRID = ("gap_count", "gap_max_sec", "filled", "market_inactive", "tick_pct")
 SELF_TEST_CLOSES = 320
 OVERRIDES = {  # parameter -> the column that must move, and nothing before it
     ("vol", "ewma_lambda"): (0.5, "sigma"),
@@ -55,30 +61,55 @@ def sigma_floor(evidence: Evidence) -> Finding:
     return Finding(f"smallest {smallest:.2e}", f">= {SIGMA_FLOOR:.0e}", len(rows), failing)
 
 
+def tick_fits(evidence: Evidence) -> Finding:
+    """No market's price moves in steps coarser than the stop distance, the least one where no position is open."""
+    rows, proposals, failing = evidence.rows(MARKET_STATE), evidence.rows(RISK_PROPOSAL), {}
+    ticks = {symbol: row["tick_pct"] for symbol, row in rows.items() if row["tick_pct"] is not None}
+    for symbol, tick in ticks.items():
+        stop = proposals[symbol]["stop_dist_pct"] if symbol in proposals else STOP_MIN_PCT
+        if tick > stop:
+            failing[symbol] = f"tick {tick:.2%} of the price, stop distance {stop:.2%}"
+    coarsest = max(ticks.values(), default=0.0)
+    return Finding(f"coarsest tick {coarsest:.4%}", "<= the stop distance", len(ticks), failing)
+
+
 def recomputed(evidence: Evidence) -> Finding:
     """The published state follows from the very candles it names; what a simpler proof has found is left to that."""
-    elsewhere = {**probabilities(evidence).failing, **sigma_floor(evidence).failing, **enough_candles(evidence).failing}
+    simpler = (probabilities, sigma_floor, enough_candles, tick_fits)
+    elsewhere = {symbol for proof_of in simpler for symbol in proof_of(evidence).failing}
     judged = []
     for symbol, row in evidence.rows(MARKET_STATE).items():
         if symbol in elsewhere:
             continue
-        closes = closes_of(evidence, symbol, row["candles_digest"])
-        if closes is None:
+        used = used_by(evidence, symbol, row["candles_digest"])
+        if used is None:
             judged.append((symbol, "the candles it was computed from are no longer those under its key", 0.0))
         else:
-            judged.append((symbol, *compare(row, reference.market_state(closes), PRINTED)))
+            wrong = [f"{name} {row[name]}, recomputed {used[name]}" for name in GRID if not _alike(row[name], used[name])]
+            differs, largest = compare(row, reference.market_state(used["closes"]), PRINTED)
+            judged.append((symbol, differs or ", ".join(wrong), largest))
     return recomputation(judged)
 
 
-def closes_of(evidence: Evidence, symbol: str, digest: str) -> list[float] | None:
-    """Find the closes a state was computed from among those that are there now, by their fingerprint."""
-    candles = evidence.candles[symbol].value
+def _alike(published: float | None, recomputed: float | None) -> bool:
+    if published is None or recomputed is None:
+        return published is recomputed
+    return math.isclose(published, recomputed, rel_tol=1e-9)
+
+
+def used_by(evidence: Evidence, symbol: str, digest: str) -> dict[str, Any] | None:
+    """Find the candles a state was computed from among those that are there now, by their fingerprint."""
+    candles, settings = evidence.candles[symbol].value, evidence.settings
     if candles is None:
         return None
-    for newer in range(len(candles.close) - reference.CLOSES_USED + 1):
-        used = candles.close[: len(candles.close) - newer][-reference.CLOSES_USED :]
-        if candles_digest(used) == digest:
-            return [float(price) for price in used]
+    fill = settings.candle_fill == "flat"
+    for until in range(len(candles.close), 0 if fill else reference.CLOSES_USED - 1, -1):
+        if fill or candles_digest(candles.close[:until]) == digest:
+            found = _grid_of(candles, settings, until)
+            if symbol in settings.ticks:
+                found["tick_pct"] = settings.ticks[symbol] / found["closes"][-1]
+            if candles_digest(np.array(found["closes"])) == digest:
+                return found
     return None
 
 
@@ -87,12 +118,29 @@ def enough_candles(evidence: Evidence) -> Finding:
     rows, failing, fewest = evidence.rows(MARKET_STATE), {}, 10**9
     for symbol in evidence.symbols:
         reading, row = evidence.candles[symbol], rows.get(symbol)
-        there = len(reading.value.close) if reading.value is not None else 0
+        there = _closes_there(reading.value, evidence.settings) if reading.value is not None else 0
         used = row["buffer_size"] if row is not None else there
         fewest = min(fewest, there, used)
         if min(there, used) < reference.CLOSES_USED:
             failing[symbol] = reading.reason or f"{there} candles, the state used {used}"
     return Finding(f"fewest {fewest}", f">= {reference.CLOSES_USED}", len(evidence.symbols), failing)
+
+
+def _closes_there(candles: Candles, settings: Settings) -> int:
+    return len(candles.close if settings.candle_fill == "none" else _grid_of(candles, settings, len(candles.close))["closes"])
+
+
+def _grid_of(candles: Candles, settings: Settings, until: int) -> dict[str, Any]:
+    times, closes, volumes = (one[:until].tolist() for one in (candles.open_time_ms, candles.close, candles.volume))
+    return reference.grid(
+        times,
+        closes,
+        volumes,
+        interval_sec=settings.candle_interval_sec,
+        fill=settings.candle_fill == "flat",
+        gap_max=settings.gap_max_intervals,
+        inactive_candles=settings.market_inactive_candles,
+    )
 
 
 def live_source(evidence: Evidence) -> Finding:
@@ -194,6 +242,7 @@ PROOFS = (
     proof("probabilities", "Regime probabilities are in [0, 1] and add up to 1.", probabilities),
     proof("sigma_floor", "No sigma is below the floor.", sigma_floor),
     proof("recomputed", "Recomputed plainly from the same candles, every number comes out as published.", recomputed),
+    proof("tick_fits", "No price moves in steps coarser than the stop distance.", tick_fits, "WARN"),
     proof("enough_candles", "Every state rests on at least 257 candles, and they are there.", enough_candles),
     proof("live_source", "Prices are the market's own, unless the settings allow a replay.", live_source),
     lifetime(MARKET_STATE),

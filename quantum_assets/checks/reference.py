@@ -76,6 +76,51 @@ def market_state(closes: Sequence[float]) -> dict[str, float]:
     }
 
 
+def grid(
+    times_ms: Sequence[int],
+    closes: Sequence[float],
+    volumes: Sequence[float],
+    *,
+    interval_sec: int,
+    fill: bool,
+    gap_max: int,
+    inactive_candles: int,
+) -> dict[str, Any]:
+    """Walk candles minute by minute, oldest first, and give the newest 257 closes with what the market state says of them."""
+    width = 1000 * interval_sec
+    walked: list[tuple[float, float, int, bool]] = []  # close, volume, missing minutes before it, whether it was filled
+    for place, (time, close, volume) in enumerate(zip(times_ms, closes, volumes, strict=True)):
+        known = place > 0 and time > 0 and times_ms[place - 1] > 0
+        missing = max(math.floor((time - times_ms[place - 1]) / width + 0.5) - 1, 0) if known else 0
+        if missing > gap_max:
+            walked = []
+        elif fill:
+            walked += [(closes[place - 1], 0.0, 0, True)] * missing
+        walked.append((close, volume, missing, False))
+    used = walked[-CLOSES_USED:]
+    holes = [before for _, _, before, _ in used[1:] if before and not fill]
+    run = 0
+    for _, _, _, was_filled in [*used, (0.0, 0.0, 0, False)]:
+        if not was_filled and run:
+            holes.append(run)
+        run = run + 1 if was_filled else 0
+    traded = sum(volume > 0 for _, volume, _, _ in used)
+    newest = used[-inactive_candles:]
+    known = not any(math.isnan(volume) for _, volume, _, _ in used)
+    steps = [after - before for before, after in pairwise(sorted({close for close, _, _, _ in used}))]
+    timed = bool(times_ms) and min(times_ms[-CLOSES_USED:]) > 0
+    return {
+        "closes": [close for close, _, _, _ in walked],
+        "gap_count": len(holes) if timed else None,
+        "gap_max_sec": max(holes, default=0) * interval_sec if timed else None,
+        "filled": sum(was_filled for _, _, _, was_filled in used),
+        "market_inactive": len({close for close, _, _, _ in newest}) == 1
+        or all(volume == 0 for _, volume, _, _ in newest)
+        or (known and traded * inactive_candles < len(used)),
+        "tick_pct": min(steps) / used[-1][0] if steps else None,
+    }
+
+
 def variance_of(values: Sequence[float]) -> float:
     """Give the population variance."""
     mean = fmean(values)
@@ -297,6 +342,7 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         (opening and case["unknown_symbol"] and too_old(case["market_state_age_sec"]), "unknown_symbol"),
         (opening and too_old(case["market_state_age_sec"]), "stale_market_state"),
         (opening and too_old(case["market_close_age_sec"], "max_close_age_sec"), "stale_market_state"),
+        (opening and case["market_inactive"], "market_inactive"),
         (opening and case["position_unknown"], "position_unknown"),
         (opening and case["position_conflict"], "position_conflict"),
         (case["close_exceeds_position"], "close_exceeds_position"),

@@ -62,18 +62,27 @@ SOURCE = InputField(("source",), "live", "writer's label; shown")
 CANDLE = Input(
     ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json"),
     "sorted set by opening time, list with the newest last, or (the last key) a string with a JSON array",
-    "Closed candles, the first of the keys that exists. A member is a JSON object, or a bare price. Without 257 closed candles, "
-    "with more than 1 % malformed members, or with a newest one older than 2 x CANDLE_INTERVAL_SEC + 300 s there is no market "
-    "state.",
+    "Closed candles, the first of the keys that exists. A member is a JSON object, an array of an exchange, or a bare price "
+    "(spec section 5 has the layouts). Without 257 closed candles on the grid of CANDLE_INTERVAL_SEC, with more than 1 % "
+    "malformed members, or with a newest one older than 2 x CANDLE_INTERVAL_SEC + 300 s there is no market state.",
     (
         InputField(
-            ("open_time", "t", "time", "timestamp", "ts"), "1769083140000", "opening time, epoch s, ms or us; else the score"
+            ("open_time", "openTime", "start", "t", "time", "timestamp", "ts"),
+            "1769083140000",
+            "opening time, epoch s, ms, us or ns; else the score",
         ),
         InputField(("close", "c"), "43250.1", "close, quote units", required=True),
         InputField(("high", "h"), "43260", "high, quote units; else the close"),
         InputField(("low", "l"), "43240", "low, quote units; else the close"),
-        InputField(("close_time",), "1769083199999", "closing time, within two intervals of the opening"),
-        InputField(("is_closed", "x"), "true", "a candle that says false or 0 is left out"),
+        InputField(
+            ("close_time", "closeTime", "end", "stop", "T"), "1769083199999", "closing time, within two intervals of the opening"
+        ),
+        InputField(
+            ("is_closed", "x", "closed", "confirm", "isFinal", "final", "complete"),
+            "true",
+            "a candle that says false, 0 or no is left out; another flag, or another answer, is malformed",
+        ),
+        InputField(("volume", "v"), "12.5", "base units; none for long: the market is inactive"),
         InputField(
             ("source",), "exchange", "empty, candles, live, exchange or binance are live; any other label is not: no permits"
         ),

@@ -273,6 +273,13 @@ MARKET_STATE = Table(
         Field("source", choice("candles", "replay", "synthetic"), "", "where the candles come from", Change.EXACT),
         Field("candle_key", TEXT, "", "key the candles were read from"),
         Field("candles_digest", TEXT, "", "fingerprint of the closes used, the newest 257"),
+        Field("gap_count", optional(COUNT), "holes", "among the closes used; empty when candles carry no times"),
+        Field("gap_max_sec", optional(COUNT), "s", "longest of them"),
+        Field("filled", COUNT, "candles", "closes used that were filled (CANDLE_FILL=flat)"),
+        Field(
+            "market_inactive", FLAG, "", "no volume or the same close for MARKET_INACTIVE_CANDLES: openings blocked", Change.EXACT
+        ),
+        Field("tick_pct", optional(NOT_NEGATIVE), "fraction", "smallest difference of two closes used; empty when all are one"),
     ),
     stream=Stream(
         "stream_market_state",

@@ -68,6 +68,7 @@ class Evidence:
     risk_guard: Labels  # type of the live guard that comes first in GUARDS, else of one nobody knows, or empty
     market_state_age_sec: Floats  # since it was evaluated
     market_close_age_sec: Floats  # of the newest close it was computed from
+    market_inactive: Bools  # no volume or one close for long: a price nobody trades at
     harvest_proposal_age_sec: Floats
     position_age_sec: Floats
     flat: Bools  # a source says that there is no position: no harvest proposal is due
@@ -138,6 +139,7 @@ GATES = (
     Gate(3, GUARDED, shuts_closings=False, shuts=lambda e, _: (e.risk_guard != "") & ~np.isin(e.risk_guard, GUARDS)),  # unknown
     Gate(4, "unknown_symbol", shuts_closings=False, shuts=_unknown),
     Gate(4, "stale_market_state", shuts_closings=False, shuts=_no_market),
+    Gate(4, "market_inactive", shuts_closings=False, shuts=lambda e, _: e.market_inactive),
     Gate(4, "position_unknown", shuts_closings=False, shuts=lambda e, _: e.position_unknown),
     Gate(4, CONFLICT, shuts_closings=False, shuts=lambda e, _: e.position_conflict),
     Gate(4, EXCEEDS, shuts_closings=True, shuts=lambda e, _: e.close_exceeds_position),

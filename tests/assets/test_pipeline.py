@@ -99,7 +99,7 @@ def test_too_few_candles_and_a_nan_are_named_and_leave_the_healthy_symbol_alone(
     assert known
     world.clock.advance(70)
     write_candles(world, "BTCUSDT", real_closes("BTCUSDT")[:100])
-    write_candles(world, "ETHUSDT", [*real_closes("ETHUSDT")[:-5], math.nan, *real_closes("ETHUSDT")[-4:]])
+    write_candles(world, "ETHUSDT", [*real_closes("ETHUSDT")[:-50], *[math.nan] * 46, *real_closes("ETHUSDT")[-4:]])
     write_candles(world, "SOLUSDT", real_closes("SOLUSDT"))
     result = run_cycle(world, instance)
     assert result.success

@@ -20,7 +20,7 @@ from quantum_assets.contracts.inputs import (
 )
 from quantum_assets.contracts.tables import CANDLE_KEYS
 from quantum_assets.kernels.efficiency_hint import CLOCK_FIELDS
-from resources import candles, foreign, plans, positions
+from resources import candle_layouts, foreign, plans, positions
 from resources.candles import CandleReader
 from resources.guards import read_account, utc_date
 from resources.positions import PositionReader
@@ -57,7 +57,7 @@ def takes(store: RedisStore, one: Input, fields: dict[str, str]) -> bool:
 def _takes_candles(store: RedisStore, fields: dict[str, str]) -> bool:
     key = store.keys.of("candles_history", SYMBOL)
     store.client.delete(key)
-    times = (*CANDLE.fields[0].names, "close_time")
+    times = (*CANDLE.fields[0].names, *next(field.names for field in CANDLE.fields if "close_time" in field.names))
     for back in range(300):
         member = {name: value if name == "source" else json.loads(value) for name, value in fields.items()}
         member |= {name: member[name] - back * 60_000 for name in times if name in member}
@@ -90,6 +90,12 @@ def test_the_examples_are_taken_by_each_of_their_names_and_what_is_required_is_n
             assert takes(one_symbol, one, {**others, name: field.example}), name
 
 
+def vars_of(shape: candle_layouts.Names) -> list[str]:
+    """Give every field a layout uses."""
+    found = [getattr(shape, name) for name in shape.__slots__]
+    return [one for part in found for one in (part if isinstance(part, tuple) else (part,))]
+
+
 def test_losses_are_a_number(one_symbol) -> None:
     for text, usable in (("3", True), ("many", False)):
         one_symbol.client.set(one_symbol.keys.of("consecutive_losses"), text)
@@ -99,7 +105,9 @@ def test_losses_are_a_number(one_symbol) -> None:
 def test_every_name_a_reader_knows_is_documented() -> None:
     names = {one.keys[0]: {field.names for field in one.fields} for one in INPUTS}
     assert CANDLE.keys == CANDLE_KEYS
-    assert {candles.TIME_NAMES, candles.CLOSED_NAMES} <= names["candles_zset"]
+    for documented in names["candles_zset"]:  # the table of layouts has more spellings of each
+        shape = candle_layouts.names_of(tuple(dict.fromkeys(("close", *documented))))
+        assert documented[0] in ("source", *vars_of(shape)), documented
     known = (positions.AMOUNT_NAMES, positions.MARK_NAMES, positions.CLOCK_NAMES, positions.OPENED_NAMES, positions.LABEL_NAMES)
     assert set(known) <= names["raw_position"]
     assert {foreign.PNL_FIELDS, foreign.TRADE_ID_FIELDS, foreign.FILL_TIME_FIELDS} <= names["stream_execution"]

@@ -27,6 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
     MARKET_STATE.asset: {
         **REGIME, "mu": 0.0004, "dp": 0.5, "vr": 1.0, "spike_proxy": 0.8, "buffer_size": 300,
         "source": "candles", "candle_key": "quantum:history:ohlcv", "candles_digest": "x", "regime": "chop",
+        "gap_count": 0, "gap_max_sec": 0, "filled": 0, "market_inactive": False, "tick_pct": 0.0001,
     },
     HARVEST_PROPOSAL.asset: {
         **REGIME, **POSITION_INPUTS, "harvest_action": "NONE", "new_sl_proposed": None, "R_net": 0.5, "risk_unit": 0.7,

@@ -253,6 +253,7 @@ class GovernorMachine(RuleBasedStateMachine):
             **({"position_age_sec": self.now - told_flat} if told_flat is not None else {}),
             "market_close_age_sec": self.close_age(rows["market_state"]),
             "flat": flat,
+            "market_inactive": False,
             "position_unknown": not flat and position.written is None,
             "unknown_symbol": asked.symbol not in SYMBOLS,
             "non_live": any(not one.live for one in needed if one.written is not None),

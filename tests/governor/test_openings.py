@@ -122,6 +122,16 @@ def test_a_state_just_computed_from_old_candles_is_old(desk: Desk, age_sec: int,
     assert asked(desk) == reason
 
 
+def test_a_market_nobody_trades_in_opens_nothing_and_closes_all_the_same(desk: Desk) -> None:
+    """A delisted market looked calm, and earned permits."""
+    tell(desk, side="FLAT", ts_epoch=desk.store.clock().timestamp())
+    desk.put(MARKET_STATE, SYMBOL, market_inactive=True)
+    assert asked(desk) == "market_inactive"
+    desk.plan("c", SYMBOL, "CLOSE")
+    desk.decide()
+    assert desk.outcome("c") == ""
+
+
 def test_candles_of_five_minutes_may_be_that_old(store: RedisStore) -> None:
     """Between two closes there is nothing newer to be had."""
     settings = load_settings(**{**store.settings.model_dump(exclude_unset=True), "candle_interval_sec": 300})

@@ -197,7 +197,7 @@ def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.Monke
     assert CliRunner().invoke(explain, ["nobody"]).exit_code == 1
     as_json = json.loads(CliRunner().invoke(explain, ["p1", "--json"]).stdout)
     assert as_json["decided_again"] == as_json["event"]["reason"] == ""
-    assert len(as_json["gates"]) == 20
+    assert len(as_json["gates"]) == 21
     stream = desk.store.keys.of("stream_governor_events")
     desk.store.client.delete(stream)
     desk.store.client.xadd(stream, {**as_json["event"], "unreadable": "1"})

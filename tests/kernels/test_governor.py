@@ -32,6 +32,7 @@ OPEN: dict[str, Any] = {  # an opening plan that passes every gate
     "price_collar": False,
     "position_inconsistent": False,
     "close_exceeds_position": False,
+    "market_inactive": False,
     "non_live": False,
     "kill_score": 0.55,
     "permits_hour": 0.0,
@@ -65,6 +66,7 @@ SPECIFIED = (  # spec section 7, in its order
     Row("risk_guard_MANUAL_HALT", OPENINGS, {"risk_guard": "MANUAL_HALT"}),  # any other, whoever set it
     Row("unknown_symbol", OPENINGS, {"unknown_symbol": True, "market_state_age_sec": math.nan}),
     Row("stale_market_state", OPENINGS, {"market_state_age_sec": 121.0}),
+    Row("market_inactive", OPENINGS, {"market_inactive": True}),
     Row("position_unknown", OPENINGS, {"position_unknown": True}),
     Row("position_conflict", OPENINGS, {"position_conflict": True}),
     Row("close_exceeds_position", EVERY_PLAN, {"close_exceeds_position": True}),
@@ -142,7 +144,33 @@ def test_the_table_is_the_specifications() -> None:
     told = [("risk_guard_MANUAL_HALT" if gate.reason == governor.GUARDED else gate.reason) for gate in governor.GATES]
     assert told == [row.reason for row in SPECIFIED]
     assert [gate.shuts_closings for gate in governor.GATES] == [row.closings for row in SPECIFIED]
-    assert [gate.number for gate in governor.GATES] == [1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 5, 6, 7, 8, 9, 10]
+    assert [gate.number for gate in governor.GATES] == [
+        1,
+        2,
+        2,
+        3,
+        3,
+        3,
+        3,
+        3,
+        3,
+        4,
+        4,
+        4,
+        4,
+        4,
+        4,
+        4,
+        4,
+        4,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+    ]
     assert governor.BEFORE_COUNTING + governor.COUNTED + governor.AFTER_COUNTING == governor.GATES
 
 

@@ -1,7 +1,6 @@
 """Candles as others write them: every layout, every kind of trouble named, one symbol never the trouble of another."""
 
 import json
-import math
 
 import numpy as np
 import orjson
@@ -163,16 +162,38 @@ def test_more_than_one_percent_of_malformed_members_is_unreadable(store, clock):
 
 
 @pytest.mark.parametrize(
-    ("text", "seen"), [("NaN", math.nan), ("null", math.nan), ("Infinity", math.inf), ("0", 0.0), ("-3", -3.0)]
-)
-def test_a_price_that_cannot_be_is_handed_on_to_be_named(store, clock, text, seen):
-    """Left out here, a zero price would silently become a hole in the series."""
-    *members, last = members_until(clock.now.timestamp(), 3)
-    broken = f'{{"open_time": {last["open_time"]}, "close": {text}}}'.encode()
-    write_list(store, "candles_zset", [*members, broken])
+    ("text", "trouble"),
+    [
+        ("NaN", "price_nan"), ("null", "price_nan"), ('"N/A"', "price_nan"), ('""', "price_nan"), ("Infinity", "price_infinite"),
+        ("-Infinity", "price_infinite"), ("0", "price_zero"), ('"0.0"', "price_zero"), ("-3", "price_negative"),
+    ],
+)  # fmt: skip
+def test_a_minute_without_a_price_is_a_missing_minute_and_counted(store, clock, text, trouble):
+    """One of them among 300 took the state away for five hours."""
+    members = members_until(clock.now.timestamp(), 4)
+    members[1] = f'{{"open_time": {members[1]["open_time"]}, "close": {text}}}'.encode()
+    write_list(store, "candles_zset", members)
     candles = read_one(store).value
-    assert_array_equal(candles.close, [100, 101, seen])
-    assert candles.malformed == 0
+    assert_array_equal(candles.close, [100, 102, 103])
+    assert (candles.malformed, candles.left_out) == (0, {trouble: 1})
+
+
+def test_candles_none_of_which_has_a_price_are_refused_by_that_name(store, clock):
+    """Nothing is left to compute from, and the reason must not read "no candles"."""
+    write_list(store, "candles_zset", [{**member, "close": None} for member in members_until(clock.now.timestamp(), 3)])
+    assert read_one(store).reason == "price_nan: 3 candles (candles:BTCUSDT:1m)"
+
+
+@pytest.mark.parametrize("spoilt", [{"high": None}, {"high": 0}, {"low": -1}, {"low": float("nan")}, {"high": float("inf")}])
+def test_a_high_or_low_that_is_none_is_the_close(store, clock, spoilt):
+    """A peak from it would move a stop."""
+    members = members_until(clock.now.timestamp(), 3)
+    members[1] |= spoilt
+    write_list(store, "candles_zset", members)
+    candles = read_one(store).value
+    assert np.isfinite(candles.high).all()
+    assert (candles.low > 0).all()
+    assert 101 in (candles.high[1], candles.low[1])
 
 
 def test_a_key_of_the_wrong_type_is_named_and_harms_nobody_else(store, clock):
@@ -253,11 +274,12 @@ def test_many_symbols_come_back_in_the_order_asked_for(store, clock):
     symbols = [f"S{number}" for number in range(300)]
     for number, symbol in enumerate(symbols):
         store.client.rpush(
-            store.keys.of("candles_zset", symbol), *map(json.dumps, members_until(clock.now.timestamp(), 2, first_close=number))
+            store.keys.of("candles_zset", symbol),
+            *map(json.dumps, members_until(clock.now.timestamp(), 2, first_close=1 + number)),
         )
     readings = CandleReader(store).read(symbols)
     assert [reading.symbol for reading in readings] == symbols
-    assert [reading.value.close[0] for reading in readings] == list(range(300))
+    assert [reading.value.close[0] for reading in readings] == list(range(1, 301))
 
 
 def test_the_fast_and_the_careful_way_agree(clock):

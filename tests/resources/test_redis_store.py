@@ -30,7 +30,8 @@ def market_row(symbol: str, **changes: object) -> dict[str, object]:
     return {
         "symbol": symbol, "sigma": 0.0113984, "mu": 0.00279761, "ts": 0.245439, "p_trend": 0.371906, "p_mr": 0.075824,
         "p_chop": 0.55227, "dp": 0.556863, "vr": 1.007189, "spike_proxy": 0.847535, "ts_timestamp": 1769083200,
-        "buffer_size": 300, "source": "candles", "candle_key": "k", "candles_digest": "d", "regime": "chop", **changes,
+        "buffer_size": 300, "source": "candles", "candle_key": "k", "candles_digest": "d", "regime": "chop",
+        "gap_count": 0, "gap_max_sec": 0, "filled": 0, "market_inactive": False, "tick_pct": 0.0001, **changes,
     }  # fmt: skip
 
 
