@@ -56,12 +56,14 @@ CATALOGUE = (
     Kind(
         "redis",
         "page",
-        "Redis has not answered for REDIS_MAX_SILENCE_SEC (10 s). Nothing is read or published; what is published expires "
-        "by itself. Sinks other than the stream still get this alert.",
+        "Redis has not answered for REDIS_MAX_SILENCE_SEC (10 s), or answers that it cannot be used: a read-only replica, "
+        "loading, out of memory, without the replicas it demands. The title says which. Nothing is read or published; what is "
+        "published expires by itself. Sinks other than the stream still get this alert.",
         "no new numbers and no permits for any symbol",
         "quantum doctor",
         "Start the server, or repair what keeps it from answering (a full disk with AOF, OOM with `maxmemory`, a wrong "
-        "password after a rotation). After a new address or password: write it where the units read it, and restart them. "
+        "password after a rotation). A read-only replica: point REDIS_URL (or what its name leads to) at the master. After a new "
+        "address or password: write it where the units read it, and restart them. "
         "Otherwise nothing of ours must be restarted: every process tries again by itself, and the next cycle goes on.",
         "Redis answers again.",
     ),

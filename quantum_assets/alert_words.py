@@ -350,15 +350,22 @@ def one_line(text: str) -> str:
 # --- troubles of processes, symbols and proofs -------------------------------------------------------------------------------
 
 
-def redis_trouble(address: str, since: float, limit_sec: float) -> Trouble:
-    """Report that Redis does not answer."""
+LIKELY_CONDITIONS = {
+    "a read-only replica": "the master has changed places and REDIS_URL leads to the old one, or to a replica",
+}
+
+
+def redis_trouble(address: str, since: float, limit_sec: float, condition: str = "") -> Trouble:
+    """Report that Redis does not answer, or what it is where it says why it cannot be used."""
+    state, then = (f"is {condition}", "published") if condition else ("does not answer", "read")
+    likely = "the server or the way to it is down, or REDIS_URL is wrong"
     return Trouble(
         alert="redis",
         level="failure",
-        what=f"Redis at {address} does not answer since {clock_text(since)}; nothing can be computed or read",
+        what=f"Redis at {address} {state} since {clock_text(since)}; nothing can be computed or {then}",
         since=since,
         limit=f"{limit_sec:g} s",
-        likely="the server or the way to it is down, or REDIS_URL is wrong",
+        likely=LIKELY_CONDITIONS.get(condition, "the server says so itself") if condition else likely,
         look=KINDS["redis"].look,
         kind="redis",
     )

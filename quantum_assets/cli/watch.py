@@ -111,6 +111,7 @@ class Watcher:
         self._saving = threading.Lock()
         self._remembered = self._state()
         self._newest: list[str] = []
+        self._condition = ""  # what Redis is, since it answered that it cannot be used
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
 
     def run(self, stop: threading.Event) -> None:
@@ -134,7 +135,10 @@ class Watcher:
         """Evaluate once and alert."""
         now = self.store.clock().timestamp()
         evaluation, decided = self._poll(now)
-        messages = self.ledger.observe(evaluation, now, decided)
+        readable = evaluation is not None
+        if self._condition:  # it can be read, and what it holds stands still
+            evaluation, decided = None, NOTHING_DECIDED
+        messages = self.ledger.observe(evaluation, now, decided, condition=self._condition)
         self._remembered = self._state()
         with self._saving:
             self._write(messages)  # before they are delivered, with the cursors of the streams: what is lost then was not read
@@ -145,7 +149,7 @@ class Watcher:
             self.say(message)
         incidents = _summary(self.ledger, now)
         status = "blind" if evaluation is None else "alerting" if incidents else "ok"
-        if evaluation is not None:
+        if readable:
             self._leave_word(now, incidents)
         self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
 
@@ -173,6 +177,7 @@ class Watcher:
             decided = self._guarded.call("what was decided", None, self._decided, symbols, now)
         except RedisUnavailableError as error:
             log.debug("%s", error)
+            self._condition = error.condition
             return None, NOTHING_DECIDED
         if decided is None:  # nothing is known of it, so that nothing of it is over
             decided = Decided(unsure=frozenset(self.ledger.active))
@@ -207,9 +212,11 @@ class Watcher:
             ("SET", of("heartbeat", "watch"), f"{now:.0f}", "EX", HEARTBEAT_TTL_SEC),
             ("SET", of("alerts_active"), json.dumps(incidents), "EX", ACTIVE_TTL_SEC),
         ]
+        self._condition = ""
         try:
             self.store.run("leaving word of the watcher", commands)
         except RedisUnavailableError as error:  # the next round tells
+            self._condition = error.condition
             log.debug("%s", error)
 
     def _save(self) -> None:
