@@ -64,7 +64,7 @@ __all__ = [
 
 Key = tuple[str, str]  # thing and symbol, as a Vital has them
 
-CAUSES = ("redis", "daemon", "worker", "loop")  # each of them explains whatever else is wrong
+CAUSES = ("redis", "event_log", "daemon", "worker", "loop")  # each of them explains whatever else is wrong
 PART_ALERTS = {"worker": "worker", "daemon": "daemon", "cycle": "loop"}
 PACK = "proofs"
 GRACE_SEC = 60.0  # a thing never seen fresh, or one that has vanished, is given so long
@@ -455,7 +455,7 @@ class Ledger:
 
     def _swallow_consequent_causes(self, found: _Findings) -> None:
         """Keep silent parts to themselves that Redis, or another part, explains."""
-        if "redis" in self.active:
+        if {"redis", "event_log"} & {*self.active, *found.unhealthy}:
             explained = {"worker", "daemon", "loop"}
         elif any(alert in found.unhealthy or alert in found.aging or alert in self.active for alert in ("worker", "daemon")):
             explained = {"loop"}

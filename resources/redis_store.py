@@ -252,7 +252,7 @@ class RedisStore:
         settings = self.settings.as_governor()
         return self if settings is self.settings else RedisStore(settings, self.clock)
 
-    def run(self, doing: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def run(self, doing: str, commands: Iterable[Sequence[Any]], *, judged: bool = True) -> list[Any]:
         """Send many commands in one round trip; a failed command is its exception, in place.
 
         Parameters
@@ -261,6 +261,8 @@ class RedisStore:
             Completes "cannot be used while ...".
         commands
             Each one a command with its arguments.
+        judged
+            Whether an answer that says the server cannot be used is raised; else it stays in place, for who examines it.
 
         Raises
         ------
@@ -282,7 +284,8 @@ class RedisStore:
         try:
             replies = _exchange(self.client.connection_pool, commands)
             count = len(replies)
-            _raise_if_unfit(replies)
+            if judged:
+                _raise_if_unfit(replies)
         except (redis.RedisError, OSError, ValueError) as error:
             # A refused database or password is no answer either; ValueError is a socket the watchdog closed under a read.
             self._away_until = time.monotonic() + AWAY_SEC

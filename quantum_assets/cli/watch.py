@@ -26,6 +26,7 @@ from quantum_assets.incidents import NAMES_MAX, Ledger, Message, Policy, message
 from quantum_assets.trading_watch import NOTHING_DECIDED, Decided, TradingWatch
 from quantum_assets.unusable import Guarded
 from resources.alert_sinks import Outbox, from_json, sinks, to_json
+from resources.host_signs import HostSigns
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
@@ -111,6 +112,7 @@ class Watcher:
         self._saving = threading.Lock()
         self._remembered = self._state()
         self._newest: list[str] = []
+        self._host = HostSigns(store.settings.quantum_home)
         self._condition = ""  # what Redis is, since it answered that it cannot be used
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
 
@@ -121,6 +123,7 @@ class Watcher:
             outbox.start()
         due = time.monotonic()
         while not stop.is_set():
+            self._host.look(self.store.clock().timestamp(), time.monotonic())
             self._guarded.call("what this round has read", None, self.round)  # the next one tries again; healthz tells
             due = max(due + EVERY_SEC, time.monotonic())
             while not stop.wait(min(LOOK_SEC, max(due - time.monotonic(), 0))) and time.monotonic() < due:
@@ -135,6 +138,7 @@ class Watcher:
         """Evaluate once and alert."""
         now = self.store.clock().timestamp()
         evaluation, decided = self._poll(now)
+        decided = replace(decided, troubles={**decided.troubles, **self._host.troubles(now)})
         readable = evaluation is not None
         if self._condition:  # it can be read, and what it holds stands still
             evaluation, decided = None, NOTHING_DECIDED
