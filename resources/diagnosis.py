@@ -297,7 +297,7 @@ def _sentinels(store: RedisStore) -> Iterator[Finding]:
     for host, port in at.hosts:
         try:
             with redis.Redis(host, port, **sentinel_options(store.settings, at)) as client:
-                masters.add(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", at.service))
+                masters.add(str(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", at.service)))
         except redis.RedisError as error:
             silent.append(f"{host}:{port} ({type(error).__name__})")
     seen = f"{len(at.hosts) - len(silent)} of {len(at.hosts)} answer"

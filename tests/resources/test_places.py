@@ -11,13 +11,15 @@ from kombu.exceptions import OperationalError
 from quantum_assets.cli import watch
 from quantum_assets.cli.watch import Watcher
 from resources import redis_store
+from resources.diagnosis import diagnose
 from resources.launcher import celery_arguments
 from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import load_settings
+from resources.settings import SettingsError, load_settings
 from tests.proxy import Signpost
-from tests.servers import server_of
+from tests.servers import free_port, server_of
 
 HASTY = ("--shutdown-timeout", "0")  # a master that is stopped otherwise waits for its replica
+ASKED = "planted-of-sentinels"
 SET = [("SET", "k", "v")]
 
 
@@ -149,3 +151,51 @@ def test_the_broker_is_followed_too(pair) -> None:
         sender.send_task("t")
         assert redis.Redis(port=second).llen("quantum:celery:quantum") == 1
         sender.close()
+
+
+def test_sentinels_name_the_master_to_store_broker_and_doctor(one, tmp_path) -> None:
+    """Their addresses were taken for those of servers."""
+    one.execute_command("ACL SETUSER u on >p@/1 ~* &* +@all")
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {url_of(one).rpartition(':')[2]} 1\nrequirepass {ASKED}\n")
+    with server_of("redis", tmp_path, str(config), "--sentinel") as port:
+        gone = free_port()
+        named = {"redis_url": f"redis+sentinel://u:p%40%2F1@127.0.0.1:{gone},127.0.0.1:{port}/main/3"}
+        apart = {"redis_url": "redis://u:p%40%2F1@any/3", "redis_sentinels": f"127.0.0.1:{gone},127.0.0.1:{port}"}
+        for given in (named, {**apart, "redis_sentinel_service": "main"}):
+            settings = load_settings(**given, redis_sentinel_password=ASKED, governor_redis_url=given["redis_url"])
+            store = RedisStore(settings)
+            assert store.run("writing", SET) == [b"OK"]
+            assert store.client.client_info()["db"] == 3
+            assert store.as_governor().run("asking", [("ACL", "WHOAMI")]) == [b"u"]
+            assert "p%40" not in settings.redis_address
+            arguments = celery_arguments(settings)
+            del arguments["default_queue"]
+            with Celery("sender", set_as_current=False, **arguments) as sender:
+                sender.send_task("t")
+            found = {finding.what: finding for finding in diagnose(settings)}
+            assert (found["sentinels"].level, found["sentinels"].seen.partition(",")[0]) == ("fail", "1 of 2 answer")
+            store.client.close()
+        assert redis.Redis(port=one.connection_pool.connection_kwargs["port"], db=3).llen("quantum:celery:quantum") == 2
+        wrong = RedisStore(load_settings(**{**named, "redis_url": named["redis_url"].replace("/main/", "/other/")}))
+        with pytest.raises(RedisUnavailableError, match=r"No master found for 'other'.*know the service by that name"):
+            wrong.run("writing", SET)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"redis_url": "redis+sentinel://a:1"},
+        {"redis_url": "redis+sentinel://a:1,b:0/main"},
+        {"redis_url": "redis+sentinel://u:secret/1@a:1/main"},
+        {"redis_url": "redis+sentinel://a:1/main/x"},
+        {"redis_url": "redis+sentinel://a:1/main", "redis_sentinels": "a:1"},
+        {"redis_sentinels": "a:99999"},
+        {"redis_sentinels": "a:1", "redis_sentinel_service": "no/name"},
+        {"redis_url": "redis+sentinel://a:1/main", "governor_redis_url": "redis+sentinel://a:1/other"},
+    ],
+)
+def test_an_address_of_sentinels_that_is_none_is_refused_without_its_password(wrong: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"accepted|must be the server") as raised:
+        load_settings(**wrong)
+    assert "secret" not in str(raised.value)
