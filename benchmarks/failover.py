@@ -1,8 +1,9 @@
 """Kill the master of Redis under three Sentinels, time and again, while cycles run and plans are decided.
 
-``python -m benchmarks.failover --kills 20``. Two servers, three sentinels and one ``quantum up`` of a few symbols. After each
-kill the killed server comes back as a replica. Replication is asynchronous: what the dead master had confirmed and not passed on
-is lost, and counted. Everything else is judged by what the promoted server knows: each plan decided once, no limit exceeded on a
+``python -m benchmarks.failover --kills 20``. Two servers, three sentinels and one ``quantum up`` of a few symbols; with
+``--governors`` two governors and the writer of their inputs alone, which a busy machine keeps up with. After each kill the
+killed server comes back as a replica. Replication is asynchronous: what the dead master had confirmed and not passed on is
+lost, and counted. Everything else is judged by what the promoted server knows: each plan decided once, no limit exceeded on a
 recount. Permits are consumed by an executor that goes by plan ids; what one without a memory would honour twice is counted.
 """
 
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,10 +33,12 @@ import redis
 from benchmarks.chaos import DidNotHappenError, Market, family, wait_until
 from benchmarks.report import say, spread
 from quantum_assets.contracts.tables import PERMIT_TTL_SEC
-from resources.plans import BURST_SEC, HOUR_SEC
-from resources.redis_store import RedisStore, RedisUnavailableError, texts
+from quantum_assets.governor_permit import decide_plans
+from resources.plans import BURST_SEC, GROUP, HOUR_SEC
+from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, texts
 from resources.settings import Settings, load_settings
 from sensors.cycle import CYCLE_JOB_NAME
+from tests.governor.desk import Desk
 from tests.servers import free_port, listens, need
 
 SERVICE = "quantum"
@@ -43,6 +46,9 @@ DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 5000
 RESUMES_WITHIN_SEC = 15.0
 PLAN_EVERY_SEC = 0.5
+GOVERN_EVERY_SEC = 0.1
+FIRST_CYCLE_SEC = 600
+DECIDED_WITHIN_SEC = 150  # a plan that a governor took and could not record is taken over after 15 s, as often as need be
 LIMITS = {"GOV_MAX_EXEC_PER_HOUR": "40", "GOV_MAX_EXEC_PER_5MIN": "8", "GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD": "1000000000"}
 
 
@@ -197,8 +203,8 @@ class Executor:
 class Trial:
     """Servers, deployment, planner and executor of one measurement."""
 
-    def __init__(self, folder: Path, symbols: int, seed: int) -> None:
-        self.folder, self.count = folder, symbols
+    def __init__(self, folder: Path, symbols: int, seed: int, *, whole: bool) -> None:
+        self.folder, self.count, self.whole = folder, symbols, whole
         self.rng = np.random.default_rng(seed)
         self.lost_plans: set[str] = set()
         self.kills: list[dict[str, float]] = []
@@ -214,39 +220,76 @@ class Trial:
             self.store = RedisStore(self.settings)
             self.planner = Planner(RedisStore(self.settings))
             self.executor = Executor(RedisStore(self.settings), self.planner)
-            environment = {
-                **{name: os.environ[name] for name in ("PATH", "LD_PRELOAD") if name in os.environ},
-                "HOME": str(home),
-                "QUANTUM_HOME": str(home),
-                "SYMBOLS": names,
-                "REDIS_URL": self.servers.url,
-                "WATCH_PORT": "0",
-                "OPENBLAS_NUM_THREADS": "1",
-                **LIMITS,
-            }
-            self.planner.fill()
-            command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(free_port())]
             self.log = home / "up.log"
-            with self.log.open("ab") as log:
-                root = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
-            try:
-                wait_until("the first cycle", lambda: self.cycled_after(0), 240)
-                threads = [threading.Thread(target=one) for one in (self.planner.run, self.planner.plan, self.executor.run)]
+            self.log.touch()
+            work = [self.planner.plan, self.executor.run]
+            with self.deployment(home, names) if self.whole else self.governors():
+                wait_until("the first cycle", lambda: self.cycled_after(0), FIRST_CYCLE_SEC)
+                threads = [threading.Thread(target=one) for one in (*work, *([self.planner.run] if self.whole else []))]
                 for thread in threads:
                     thread.start()
-                yield
-                self.planner.stopped.set()
-                for thread in threads:
-                    thread.join()
-                root.send_signal(signal.SIGTERM)
-                root.wait(60)
-            finally:
-                self.planner.stopped.set()
-                for pid in family(home):
-                    with suppress(psutil.NoSuchProcess):
-                        psutil.Process(pid).kill()
-                with suppress(psutil.TimeoutExpired):
-                    root.wait(20)
+                try:
+                    yield
+                finally:
+                    self.planner.stopped.set()
+                    for thread in threads:
+                        thread.join()
+
+    @contextmanager
+    def deployment(self, home: Path, names: str) -> Iterator[None]:
+        """Run ``quantum up``."""
+        environment = {
+            **{name: os.environ[name] for name in ("PATH", "LD_PRELOAD") if name in os.environ},
+            "HOME": str(home),
+            "QUANTUM_HOME": str(home),
+            "SYMBOLS": names,
+            "REDIS_URL": self.servers.url,
+            "WATCH_PORT": "0",
+            "OPENBLAS_NUM_THREADS": "1",
+            **LIMITS,
+        }
+        self.planner.fill()
+        command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(free_port())]
+        with self.log.open("ab") as log:
+            root = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
+        try:
+            yield
+            root.send_signal(signal.SIGTERM)
+            root.wait(60)
+        finally:
+            for pid in family(home):
+                with suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).kill()
+            with suppress(psutil.TimeoutExpired):
+                root.wait(20)
+
+    @contextmanager
+    def governors(self) -> Iterator[None]:
+        """Run two governors, and who writes what they look at."""
+        over = threading.Event()
+        limited = self.settings.model_copy(update={name.lower(): float(value) for name, value in LIMITS.items()})
+
+        def again(step: Callable[[RedisStore], object]) -> None:
+            store = RedisStore(limited)
+            while not over.wait(GOVERN_EVERY_SEC):
+                with suppress(RedisUnavailableError, UnreadableKeyError, redis.RedisError):
+                    step(store)
+
+        def write(store: RedisStore) -> None:
+            Desk(store).ready(*limited.symbols)
+            now = store.clock().timestamp()
+            store.run("ending a cycle", [("SET", store.keys.of("heartbeat", "cycle"), now)])
+
+        steps = (write, *[lambda store: decide_plans(store, cycle_id="c1")] * 2)
+        threads = [threading.Thread(target=again, args=(step,)) for step in steps]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
 
     def cycled_after(self, when: float) -> float | None:
         """Give when a cycle ended that the master knows of, if that is after a moment."""
@@ -279,7 +322,7 @@ class Trial:
         there = {fields[b"plan_id"].decode() for _, fields in entries}
         self.lost_plans |= known - there
         ended = wait_until("the next cycle", lambda: self.cycled_after(promoted), 120)
-        requested = self.requested_after(promoted) - promoted
+        requested = self.requested_after(promoted) - promoted if self.whole else 0.0
         self.kills.append({"promoted": promoted - at, "requested": requested, "resumed": ended - promoted})
         load = os.getloadavg()[0]
         took = f"cycle requested {requested:.1f} s and ended {ended - promoted:.1f} s later, load {load:.0f}"
@@ -307,6 +350,11 @@ class Trial:
                 if worst > int(LIMITS[limit]):
                     violations.append(f"{symbol}: {worst} permits within {window} s, {limit}={LIMITS[limit]}")
         undone = set(plans) - decided.keys()
+        if undone:
+            waiting = client.xpending_range(of("stream_plans"), GROUP, "-", "+", 10)
+            violations.append(
+                f"pending: {[(one['message_id'], one['time_since_delivered'], one['times_delivered']) for one in waiting]}"
+            )
         figures = {
             "plans sent": len(self.planner.sent),
             "plans the master knows": len(plans),
@@ -322,16 +370,16 @@ class Trial:
         return violations, figures
 
 
-def measure(kills: int, symbols: int = 8, seed: int = 1) -> dict[str, Any]:
+def measure(kills: int, symbols: int = 8, seed: int = 1, *, whole: bool = True) -> dict[str, Any]:
     """Run the trial; ``violations`` and ``slow`` (empty is good), and the figures."""
     with tempfile.TemporaryDirectory(prefix="failover-") as folder:
-        trial = Trial(Path(folder).resolve(), symbols, seed)
+        trial = Trial(Path(folder).resolve(), symbols, seed, whole=whole)
         with trial.running():
             for _ in range(kills):
                 trial.kill()
-            trial.planner.stopped.set()
+            trial.planner.stopped.set()  # no more plans; those that wait are still decided
             with suppress(DidNotHappenError):
-                wait_until("the last plans", lambda: not trial.judge()[0], 40, 1)
+                wait_until("the last plans", lambda: not trial.judge()[0], DECIDED_WITHIN_SEC, 1)
             violations, figures = trial.judge()
         log = trial.log.read_text(errors="replace")
     resumed = [one["resumed"] for one in trial.kills]
@@ -352,8 +400,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--symbols", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--governors", action="store_true")
     options = parser.parse_args()
-    result = measure(options.kills, options.symbols, options.seed)
+    result = measure(options.kills, options.symbols, options.seed, whole=not options.governors)
     for name, value in result.items():
         say(f"{name}: {value}")
     sys.exit(bool(result["violations"] or result["slow"]))

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,23 +134,25 @@ def _tie_to_parent(**_: Any) -> None:
     die_with_parent()
 
 
-def _executor_file(task_id: str) -> Path:
-    return load_settings().quantum_home / "executing" / task_id
+@cache
+def _executing() -> Path:
+    """Folder with a file for each run under way; on disk, because Redis may change places meanwhile."""
+    folder = load_settings().quantum_home / "executing"
+    folder.mkdir(exist_ok=True, mode=0o700, parents=True)
+    return folder
 
 
 @task_prerun.connect  # type: ignore[untyped-decorator]
 def _name_the_executor(sender: Any, task_id: str, **_: Any) -> None:
-    """Note which process executes a run, which is how a dead one is found; on disk, because Redis may change places meanwhile."""
+    """Note which process executes a run, which is how a dead one is found."""
     if sender.name in RUNS:
-        path = _executor_file(task_id)
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        path.write_text(f"{os.getpid()}@{socket.gethostname()}")  # a folder may be shared by containers
+        (_executing() / task_id).write_text(f"{os.getpid()}@{socket.gethostname()}")  # containers may share a folder
 
 
 @task_postrun.connect  # type: ignore[untyped-decorator]
 def _tidy_up_after_a_run(task_id: str, **_: Any) -> None:
     DATABASES.checkpoint()
-    _executor_file(task_id).unlink(missing_ok=True)
+    (_executing() / task_id).unlink(missing_ok=True)
 
 
 @task_failure.connect  # type: ignore[untyped-decorator]
@@ -160,20 +163,17 @@ def _fail_run_of_lost_child(task_id: str, exception: BaseException, **_: Any) ->
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _fail_runs_of_predecessor(**_: Any) -> None:
+    dead = {path.name for path in _executing().iterdir() if _is_dead(path.read_text())}
     with dg.DagsterInstance.get() as instance:
-        started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
-        tasks = {task_id for run in started if (task_id := run.tags.get(DAGSTER_CELERY_TASK_ID_TAG))}
-        dead = {task_id for task_id in tasks if _executor_is_dead(task_id)}
         _fail(instance, dead, "Its worker was killed.")
-        for task_id in dead:
-            _executor_file(task_id).unlink(missing_ok=True)
+    for task_id in dead:
+        (_executing() / task_id).unlink(missing_ok=True)
 
 
-def _executor_is_dead(task_id: str) -> bool:
-    """Tell whether the task was executed by a process of this host that is gone; of other hosts nothing is known."""
-    path = _executor_file(task_id)
-    pid, _, host = path.read_text().partition("@") if path.exists() else ("", "", "")
-    return pid.isdigit() and host == socket.gethostname() and not psutil.pid_exists(int(pid))
+def _is_dead(executor: str) -> bool:
+    """Tell whether a process of this host is gone; of other hosts nothing is known."""
+    pid, _, host = executor.partition("@")
+    return pid.isdecimal() and host == socket.gethostname() and not psutil.pid_exists(int(pid))
 
 
 def _fail(instance: dg.DagsterInstance, task_ids: set[str], why: str) -> None:

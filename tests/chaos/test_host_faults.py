@@ -67,7 +67,7 @@ class Deployment:
         entries = [texts(fields) for _, fields in self.client.xrange("quantum:stream:alerts")]
         return [(entry["event"], entry["alert"]) for entry in entries]
 
-    def wait(self, what: str, check: Callable[[], bool], within_sec: float = 240) -> float:
+    def wait(self, what: str, check: Callable[[], bool], within_sec: float = 400) -> float:
         """Wait, and give how long it took."""
         began = time.monotonic()
         while not check():

@@ -1,5 +1,7 @@
 """What keeps a worker well for months: children are recycled, and nothing but JSON is read."""
 
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 from celery import Celery
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from resources.launcher import celery_arguments, keep_apart
 from resources.settings import load_settings
@@ -27,7 +30,7 @@ class Worker:
     """A real worker whose children are over their memory limit from the start, and what it has said."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, home: str) -> None:
-        self.process = process
+        self.process, self.home = process, home
         self.said: list[str] = []
         arguments = celery_arguments(load_settings(redis_url=url))
         del arguments["default_queue"]
@@ -52,11 +55,24 @@ class Worker:
         return set(psutil.Process(self.process.pid).children())
 
 
+def leave_behind(home: str, task_id: str, executor: str) -> None:
+    """Leave a run that is under way, and the note of who executes it."""
+    folder = Path(home) / "executing"
+    folder.mkdir(exist_ok=True)
+    (folder / task_id).write_text(executor)
+    with dg.DagsterInstance.from_config(home) as instance:
+        tags = {DAGSTER_CELERY_TASK_ID_TAG: task_id}
+        instance.add_run(dg.DagsterRun("cycle", task_id, status=dg.DagsterRunStatus.STARTED, tags=tags))
+
+
 @pytest.fixture(scope="module")
 def worker(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Start it once; that takes seconds."""
     home = str(tmp_path_factory.mktemp("home"))
     (Path(home) / "dagster.yaml").touch()
+    leave_behind(home, "dead", f"{2**22 + 1}@{socket.gethostname()}")
+    leave_behind(home, "alive", f"{os.getpid()}@{socket.gethostname()}")
+    leave_behind(home, "elsewhere", f"{2**22 + 1}@another-host")
     environment = {"REDIS_URL": valkey_url, "QUANTUM_HOME": home, "DAGSTER_HOME": home}
     command = [sys.executable, "-c", WORKER_ALL_TOO_SMALL]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -74,6 +90,15 @@ def test_a_child_over_its_memory_limit_is_replaced_aloud(worker: Worker) -> None
     assert worker.says("exceeding memory limit"), worker.said
     assert worker.ping().get(timeout=20) == "pong"
     assert worker.children() != before
+
+
+def test_a_worker_that_starts_fails_the_runs_of_a_dead_one_and_no_other(worker: Worker) -> None:
+    """A killed worker tells nobody, and results of Celery, which knew it, are ignored."""
+    assert worker.ping().get(timeout=20) == "pong"
+    with dg.DagsterInstance.from_config(worker.home) as instance:
+        failed = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))}
+    assert failed == {"dead"}
+    assert {path.name for path in (Path(worker.home) / "executing").iterdir()} == {"alive", "elsewhere"}
 
 
 def test_a_pickled_task_is_refused_so_that_root_needs_no_warning(worker: Worker) -> None:
