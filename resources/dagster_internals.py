@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dagster as dg
@@ -34,6 +36,7 @@ from dagster._core.nux import get_has_seen_nux, set_nux_seen
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, SensorInstigatorData
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG, MAX_RETRIES_TAG
+from dagster._daemon import daemon as daemons
 from dagster._daemon import sensor as sensor_daemon
 from dagster_shared.error import SerializableErrorInfo
 
@@ -79,6 +82,32 @@ def ignore_future_ticks() -> None:
         return None
 
     sensor_daemon.get_elapsed = get_elapsed
+    _bound_pauses()
+
+
+class _BoundedWait:
+    """The event that ends the daemon's loop; a pause that was reckoned across a step of the clock is not slept."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def wait(self, timeout: float) -> bool:
+        """Wait, no longer than the loop ever pauses."""
+        return self.event.wait(min(timeout, sensor_daemon.MIN_INTERVAL_LOOP_TIME))
+
+
+def _bound_pauses() -> None:
+    """Keep the daemons from sleeping for an hour because the clock was set back while they were at work.
+
+    The loop over sensors pauses for five seconds less what it took by the clock; the others wait by the clock.
+    """
+    stock = sensor_daemon.execute_sensor_iteration_loop
+
+    def loop(context: Any, logger: Any, shutdown_event: threading.Event, *arguments: Any, **named: Any) -> Any:
+        return stock(context, logger, _BoundedWait(shutdown_event), *arguments, **named)  # type: ignore[arg-type]
+
+    vars(daemons)["execute_sensor_iteration_loop"] = loop
+    vars(daemons)["time"] = SimpleNamespace(time=time.monotonic, sleep=time.sleep)
 
 
 def ticks_ahead(instance: dg.DagsterInstance, now: float) -> dict[str, float]:

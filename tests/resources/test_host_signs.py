@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ import pytest
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon import daemon as daemons
 from dagster._daemon import sensor as sensor_daemon
 
 from quantum_assets.freshness import Evaluation
@@ -80,9 +82,15 @@ def state_of(sensor: dg.SensorDefinition, last_tick: float, instance: dg.Dagster
     return state
 
 
+def put_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test end what the product changes for the life of its process."""
+    for module, name in ((sensor_daemon, "get_elapsed"), (daemons, "execute_sensor_iteration_loop"), (daemons, "time")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+
+
 def test_a_last_tick_in_the_future_keeps_no_sensor_from_its_next_one(instance, monkeypatch, caplog) -> None:
     """The clock was set back by an hour, and no sensor was asked for an hour."""
-    monkeypatch.setattr(sensor_daemon, "get_elapsed", sensor_daemon.get_elapsed)
+    put_back_afterwards(monkeypatch)
 
     @dg.sensor(name="s", job_name="j", minimum_interval_seconds=3)
     def sensor() -> None:
@@ -98,6 +106,20 @@ def test_a_last_tick_in_the_future_keeps_no_sensor_from_its_next_one(instance, m
         assert not any(sensor_daemon.is_under_min_interval(ahead, remote) for _ in range(3))
     assert caplog.text.count("the clock was set back") == 1
     assert sensor_daemon.is_under_min_interval(ahead.with_data(just_now), remote)
+
+
+def test_a_step_back_in_the_middle_of_a_round_is_not_slept(monkeypatch) -> None:
+    """The daemon pauses for five seconds less what the round took by the clock: it slept for an hour."""
+    put_back_afterwards(monkeypatch)
+    ignore_future_ticks()
+    times = iter((7200.0, 3600.0))
+    monkeypatch.setattr(sensor_daemon, "get_current_timestamp", lambda: next(times))
+    monkeypatch.setattr(sensor_daemon, "execute_sensor_iteration", lambda *_, **__: iter(()))
+    event, waited = threading.Event(), []
+    monkeypatch.setattr(event, "wait", waited.append)
+    for _ in zip(range(3), daemons.execute_sensor_iteration_loop(None, logging.getLogger(), event), strict=False):
+        pass
+    assert waited == [sensor_daemon.MIN_INTERVAL_LOOP_TIME]
 
 
 def test_what_is_dated_ahead_of_the_clock_is_due_and_overdue() -> None:
