@@ -115,7 +115,8 @@ def test_a_clock_that_is_set_back_and_forward_stops_nothing(deployment: Deployme
     for times, offset in enumerate((-3600.0, 0.0), 1):
         deployment.set_clock(offset)
         log.warning("clock set to %+.0f s: a cycle after %.1f s", offset, deployment.cycles_from_now())
-        deployment.wait("the alert", lambda times=times: deployment.told().count(("raised", "clock")) == times)
+        for event in ("raised", "cleared"):
+            deployment.wait(f"{event} clock", lambda event=event, times=times: deployment.told().count((event, "clock")) == times)
     assert deployment.told().count(("raised", "daemon")) == 0
     assert deployment.log.read_text().count("the clock was set back: the last tick lies") == 1
 
