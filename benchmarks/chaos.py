@@ -49,7 +49,7 @@ from tests.servers import free_port
 PARTS = {  # words of the command line; a worker child is a child of the worker
     "worker": "resources.warm_worker",
     "worker child": "resources.warm_worker",
-    "daemon": "dagster._daemon",
+    "daemon": "resources.sensor_daemon",
     "code server": "dagster api grpc",
     "webserver": "resources.webserver",
     "watch": "quantum_assets.cli watch",

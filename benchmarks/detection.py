@@ -168,8 +168,8 @@ FAULTS = (
         "dead daemon",
         lambda live: live.store.settings.daemon_max_silence_sec,
         heartbeat("daemon"),
-        signalled("dagster._daemon", signal.SIGSTOP),
-        signalled("dagster._daemon", signal.SIGCONT),
+        signalled("resources.sensor_daemon", signal.SIGSTOP),
+        signalled("resources.sensor_daemon", signal.SIGCONT),
     ),
     Fault(
         "dead Redis",

@@ -56,12 +56,14 @@ CATALOGUE = (
     Kind(
         "redis",
         "page",
-        "Redis has not answered for REDIS_MAX_SILENCE_SEC (10 s). Nothing is read or published; what is published expires "
-        "by itself. Sinks other than the stream still get this alert.",
+        "Redis has not answered for REDIS_MAX_SILENCE_SEC (10 s), or answers that it cannot be used: a read-only replica, "
+        "loading, out of memory, without the replicas it demands. The title says which. Nothing is read or published; what is "
+        "published expires by itself. Sinks other than the stream still get this alert.",
         "no new numbers and no permits for any symbol",
         "quantum doctor",
         "Start the server, or repair what keeps it from answering (a full disk with AOF, OOM with `maxmemory`, a wrong "
-        "password after a rotation). After a new address or password: write it where the units read it, and restart them. "
+        "password after a rotation). A read-only replica: point REDIS_URL (or what its name leads to) at the master. After a new "
+        "address or password: write it where the units read it, and restart them. "
         "Otherwise nothing of ours must be restarted: every process tries again by itself, and the next cycle goes on.",
         "Redis answers again.",
     ),
@@ -280,15 +282,37 @@ CATALOGUE = (
         "The recipient has taken an alert again.",
         independent=True,
     ),
+    Kind(
+        "clock",
+        "warn",
+        "The clock of the watcher's host has jumped by more than 5 s: it was set, or the machine slept. Cycles go on within "
+        "15 s; values that are dated ahead of the clock are refused until they are computed anew.",
+        "numbers dated in the future are refused until the next cycle; limits of the governor count by the new time",
+        "quantum doctor",
+        "Synchronise the clocks of all hosts (chrony or systemd-timesyncd), so that they are corrected in small steps.",
+        "A minute has passed.",
+        independent=True,
+    ),
+    Kind(
+        "event_log",
+        "page",
+        "Another program holds a lock on the event log of Dagster (a copy, a scan, a shell of sqlite3): runs can neither be "
+        "started nor recorded until it lets go. Runs that could not be started meanwhile are failed, and replaced.",
+        "no new numbers and no permits for any symbol while it lasts",
+        "quantum status",
+        'Find the program (`fuser QUANTUM_HOME/history/event_log.db`) and end it; copy the file with `sqlite3 FILE ".backup '
+        "'COPY'\"` only, and exclude QUANTUM_HOME from scans.",
+        "The event log can be written again, and the next cycle has ended.",
+    ),
 )
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in CATALOGUE}
 
 HEAD = """# Alert catalogue
 
 What `quantum watch` raises: once, again after ALERT_REMIND_SEC while it lasts (all that last in one message), and once more when
-it is over, with what ended it. One fault is one incident: while one of `redis`, `worker`, `daemon` or `loop` lasts, its
-consequences are neither raised nor cleared. The title begins with the cause. Evaluated every 5 s; switches, refusals and
-permits are read from their streams, so that none is missed between two polls or while the watcher restarts.
+it is over, with what ended it. One fault is one incident: while one of `redis`, `event_log`, `worker`, `daemon` or `loop`
+lasts, its consequences are neither raised nor cleared. The title begins with the cause. Evaluated every 5 s; switches, refusals
+and permits are read from their streams, so that none is missed between two polls or while the watcher restarts.
 
 What is active now: `quantum alerts list`, the status banner on every page of the user interface, `quantum watch --once`.
 
@@ -300,7 +324,7 @@ An alert that rests on warnings of proofs only is at most `warn`. `quantum alert
 stays open until it was healthy for ten minutes: at most one raise-and-clear in ten minutes. Meanwhile it is listed last, with
 since when it is well and when it closes. Another cause is told at once. A repeat of a crossed stop, whatever position it is of,
 or of EQUITY_STALE is a notice (`info`); one that lasts for two minutes is raised as it would be the first time. (Not the
-switches, other guards, refusals and the first four kinds: these change when somebody acts.)
+switches, other guards, refusals, `event_log` and the first four kinds: these change when somebody acts.)
 
 **Identity.** Each `alert` that was raised is cleared under the same name: when the last fault that was told under it is over,
 or when it goes on under another. Until then a reminder says which of several are over.

@@ -357,15 +357,53 @@ def one_line(text: str) -> str:
 # --- troubles of processes, symbols and proofs -------------------------------------------------------------------------------
 
 
-def redis_trouble(address: str, since: float, limit_sec: float) -> Trouble:
-    """Report that Redis does not answer."""
+def clock_trouble(step_sec: float, at: float) -> Trouble:
+    """Report that the clock has jumped."""
+    way = "back" if step_sec < 0 else "forward"
+    return Trouble(
+        alert="clock",
+        level="warning",
+        what=f"The clock was set {way} by {abs(step_sec):.0f} s, or this machine slept; cycles go on",
+        since=at,
+        limit="5 s",
+        likely="the clock is not synchronised, or somebody has set it",
+        look=KINDS["clock"].look,
+        kind="clock",
+        seen=f"{step_sec:+.0f} s against the monotonic clock",
+    )
+
+
+def event_log_trouble(path: str, since: float, now: float) -> Trouble:
+    """Report that another program holds the event log."""
+    return Trouble(
+        alert="event_log",
+        level="failure",
+        what=f"Event log {path} is locked by another program since {clock_text(since)}; no run starts or is recorded",
+        since=since,
+        limit="a writer waits for some milliseconds",
+        likely="a copy, a scan or a shell of sqlite3 holds it",
+        look=KINDS["event_log"].look,
+        kind="event_log",
+        seen=f"locked for {now - since:.0f} s",
+    )
+
+
+LIKELY_CONDITIONS = {
+    "a read-only replica": "the master has changed places and REDIS_URL leads to the old one, or to a replica",
+}
+
+
+def redis_trouble(address: str, since: float, limit_sec: float, condition: str = "") -> Trouble:
+    """Report that Redis does not answer, or what it is where it says why it cannot be used."""
+    state, then = (f"is {condition}", "published") if condition else ("does not answer", "read")
+    likely = "the server or the way to it is down, or REDIS_URL is wrong"
     return Trouble(
         alert="redis",
         level="failure",
-        what=f"Redis at {address} does not answer since {clock_text(since)}; nothing can be computed or read",
+        what=f"Redis at {address} {state} since {clock_text(since)}; nothing can be computed or {then}",
         since=since,
         limit=f"{limit_sec:g} s",
-        likely="the server or the way to it is down, or REDIS_URL is wrong",
+        likely=LIKELY_CONDITIONS.get(condition, "the server says so itself") if condition else likely,
         look=KINDS["redis"].look,
         kind="redis",
     )

@@ -64,7 +64,7 @@ __all__ = [
 
 Key = tuple[str, str]  # thing and symbol, as a Vital has them
 
-CAUSES = ("redis", "daemon", "worker", "loop")  # each of them explains whatever else is wrong
+CAUSES = ("redis", "event_log", "daemon", "worker", "loop")  # each of them explains whatever else is wrong
 PART_ALERTS = {"worker": "worker", "daemon": "daemon", "cycle": "loop"}
 PACK = "proofs"
 GRACE_SEC = 60.0  # a thing never seen fresh, or one that has vanished, is given so long
@@ -234,23 +234,27 @@ class Ledger:
             for one in stored
         ]
 
-    def observe(self, evaluation: Evaluation | None, now: float, decided: Decided = NOTHING_DECIDED) -> list[Message]:
+    def observe(
+        self, evaluation: Evaluation | None, now: float, decided: Decided = NOTHING_DECIDED, *, condition: str = ""
+    ) -> list[Message]:
         """Take one evaluation in and give the messages that follow from it.
 
         Parameters
         ----------
         evaluation
-            ``None`` when Redis did not answer.
+            ``None`` when Redis did not answer, or cannot be used.
         now
             Epoch s; evaluations come every few seconds.
         decided
             What follows from the switches, guards, plans and stops at the same time.
+        condition
+            What Redis is, when it answers that it cannot be used: completes "Redis is ...".
         """
         if not 0 <= now - self._observed <= SLEPT_SEC:  # it slept, or the clock was set back
             self._begin(now)
         self._observed = now
         if evaluation is None:
-            return self._without_redis(now)
+            return self._without_redis(now, condition)
         self._redis_answered = now
         symbols = {vital.symbol for vital in evaluation.vitals}
         self._universe = len(symbols)
@@ -420,12 +424,14 @@ class Ledger:
 
     # --- deciding ------------------------------------------------------------------------------------------------------------
 
-    def _without_redis(self, now: float) -> list[Message]:
+    def _without_redis(self, now: float, condition: str) -> list[Message]:
         messages = []
-        if "redis" in self.active:
-            self.active["redis"] = replace(self.active["redis"], well_since=None)
+        known = self.active.get("redis")
+        since = known.trouble.since if known else self._redis_answered
+        trouble = redis_trouble(self.policy.redis_address, since, self.policy.redis_sec, condition)
+        if known:
+            self.active["redis"] = replace(known, trouble=trouble, well_since=None)
         elif now - self._redis_answered > self.policy.redis_sec:
-            trouble = redis_trouble(self.policy.redis_address, self._redis_answered, self.policy.redis_sec)
             messages = self._raise([trouble], now)
         return messages + self._reminders(now, ("redis",))
 
@@ -449,7 +455,7 @@ class Ledger:
 
     def _swallow_consequent_causes(self, found: _Findings) -> None:
         """Keep silent parts to themselves that Redis, or another part, explains."""
-        if "redis" in self.active:
+        if {"redis", "event_log"} & {*self.active, *found.unhealthy}:
             explained = {"worker", "daemon", "loop"}
         elif any(alert in found.unhealthy or alert in found.aging or alert in self.active for alert in ("worker", "daemon")):
             explained = {"loop"}

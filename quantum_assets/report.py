@@ -197,6 +197,7 @@ def _secrets(settings: Settings) -> set[str]:
     servers = [one.get_secret_value() for one in (settings.redis_url, settings.governor_redis_url, settings.celery_broker_url)]
     urls = [*filter(PASSWORD.search, servers), *(one.get_secret_value() for one in settings.alert_urls)]
     passwords = [found[1] for url in urls if (found := PASSWORD.search(url))]
+    passwords.append(settings.redis_sentinel_password.get_secret_value())
     return {text for text in (*urls, *passwords, *map(unquote, passwords)) if len(text) >= SECRET_CHARACTERS_MIN}
 
 

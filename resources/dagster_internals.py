@@ -1,4 +1,4 @@
-"""The only place that touches Dagster's private API for asset events and the identity of a storage. Checked on dagster 1.13.27.
+"""The only place that touches Dagster's private API for asset events, ticks and a storage's identity. Checked on dagster 1.13.27.
 
 In a run over many symbols Dagster marks every requested partition as materialized, also those that published nothing. The
 run tag ``dagster/defer_asset_events`` leaves all asset events to us; then one event per symbol really published is written.
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dagster as dg
@@ -31,8 +33,11 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.context.output import OutputContext
 from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.nux import get_has_seen_nux, set_nux_seen
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, SensorInstigatorData
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG, MAX_RETRIES_TAG
+from dagster._daemon import daemon as daemons
+from dagster._daemon import sensor as sensor_daemon
 from dagster_shared.error import SerializableErrorInfo
 
 from resources.event_log import BatchedEventLogStorage, Made
@@ -43,6 +48,10 @@ FAILED_SYMBOLS_JOB = "failed_symbols"  # name of the runs that only record failu
 NEVER_RETRIED = {MAX_RETRIES_TAG: "0"}
 MESSAGE_CHARS_MAX = 2000
 
+AHEAD_SEC = 5.0  # beyond what synchronised clocks differ by, and what a correction of one moves it
+
+log = logging.getLogger("quantum.daemon")
+
 _storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
 
 
@@ -52,6 +61,64 @@ def storage_id(instance: dg.DagsterInstance) -> str:
     if root not in _storage_ids:
         _storage_ids[root] = cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
     return _storage_ids[root]
+
+
+def ignore_future_ticks() -> None:
+    """Let the daemon of this process take a sensor for due whose last tick lies in the future; that tick resets it.
+
+    Dagster asks whether the last tick is long enough ago. When the clock is set back by an hour, the answer is no for an hour.
+    """
+    stock, named = sensor_daemon.get_elapsed, False
+
+    def get_elapsed(state: InstigatorState) -> float | None:
+        nonlocal named
+        elapsed = stock(state)
+        if elapsed is None or elapsed >= 0:
+            named = named and elapsed is not None and elapsed < AHEAD_SEC  # all sensors are reset within some seconds
+            return elapsed
+        if elapsed < -AHEAD_SEC and not named:
+            named = True
+            log.warning("the clock was set back: the last tick lies %.0f s ahead; sensors go on from now", -elapsed)
+        return None
+
+    sensor_daemon.get_elapsed = get_elapsed
+    _bound_pauses()
+
+
+class _BoundedWait:
+    """The event that ends the daemon's loop; a pause that was reckoned across a step of the clock is not slept."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def wait(self, timeout: float) -> bool:
+        """Wait, no longer than the loop ever pauses."""
+        return self.event.wait(min(timeout, sensor_daemon.MIN_INTERVAL_LOOP_TIME))
+
+
+def _bound_pauses() -> None:
+    """Keep the daemons from sleeping for an hour because the clock was set back while they were at work.
+
+    The loop over sensors pauses for five seconds less what it took by the clock; the others wait by the clock.
+    """
+    stock = sensor_daemon.execute_sensor_iteration_loop
+
+    def loop(context: Any, logger: Any, shutdown_event: threading.Event, *arguments: Any, **named: Any) -> Any:
+        return stock(context, logger, _BoundedWait(shutdown_event), *arguments, **named)  # type: ignore[arg-type]
+
+    vars(daemons)["execute_sensor_iteration_loop"] = loop
+    vars(daemons)["time"] = SimpleNamespace(time=time.monotonic, sleep=time.sleep)
+
+
+def ticks_ahead(instance: dg.DagsterInstance, now: float) -> dict[str, float]:
+    """List sensors whose last tick lies in the future, and by how many seconds."""
+    found = {}
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        if isinstance(state.instigator_data, SensorInstigatorData):
+            last = max(state.instigator_data.last_tick_timestamp or 0.0, state.instigator_data.last_tick_start_timestamp or 0.0)
+            if last - now > AHEAD_SEC:
+                found[state.instigator_name] = last - now
+    return found
 
 
 def dismiss_welcome() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import redis
 from packaging.requirements import Requirement
-from pydantic import SecretStr
 
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
@@ -28,12 +28,12 @@ from resources.env_files import ALIKE, OBSOLETE, names_of_settings
 from resources.guards import read_account
 from resources.lease import standing_by
 from resources.positions import PositionReader
-from resources.redis_store import RedisStore, RedisUnavailableError, epoch_of
-from resources.settings import MARKET_STATE_STREAM, REDIS_SCHEMES, Settings, uncommented
+from resources.redis_store import RedisStore, RedisUnavailableError, epoch_of, sentinel_options
+from resources.server_needs import A_SENTINEL, BROKER_COMMANDS, COMMANDS, OLDEST, PROBE, broker_of, lacking, name_and_age
+from resources.settings import MARKET_STATE_STREAM, SENTINEL_FORM, Settings, uncommented
 
 Level = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "quantum-risk-pipeline"
-OLDEST_SERVER = 7  # Redis 7 and Valkey; before, scripts and streams lack what we use
 SKEW_WARN_SEC, SKEW_MAX_SEC = 1.0, 5.0  # beyond the second, data of other hosts are refused as being in the future
 DISK_MIN_GB = 2.0  # below, the event log of the coming hours has no room
 UI_PORT = 3000
@@ -83,7 +83,7 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "fail", str(pong), "correct user and password in REDIS_URL")
         return
     yield Finding("redis", "ok", f"{settings.redis_address} answers")
-    for look_at in (_server, _clock, _broker, _rights, _stacks, _published, _inputs):
+    for look_at in (_server, _sentinels, _commands, _clock, _broker, _rights, _stacks, _published, _inputs):
         try:
             yield from look_at(store)
         except (RedisUnavailableError, redis.RedisError) as error:
@@ -203,15 +203,22 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         return
     import dagster as dg
 
+    from resources.dagster_internals import ticks_ahead
+
     try:
         with dg.DagsterInstance.from_config(str(settings.quantum_home)) as instance:
             instance.get_run_records(limit=1)
+            ahead = ticks_ahead(instance, time.time())
             kind = type(instance.event_log_storage).__name__
     except Exception as error:  # noqa: BLE001 - whatever the storage raises is the finding
         told = "look at QUANTUM_HOME/dagster.yaml, DAGSTER_POSTGRES_URL and the database"
         yield Finding("dagster storage", "fail", type(error).__name__, told)
     else:
         yield Finding("dagster storage", "ok", f"{kind} answers")
+        if ahead:
+            seen = f"last ticks lie ahead: {', '.join(f'{name} {sec:.0f} s' for name, sec in ahead.items())}"
+            told = "restart `quantum up` or the unit of the daemon, which reset them; plain `dagster dev` waits until then"
+            yield Finding("ticks", "warn", f"{seen}; the clock was set back", told)
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------------------
@@ -223,13 +230,24 @@ def _server(store: RedisStore) -> Iterator[Finding]:
         yield Finding("redis server", "warn", str(reply), "allow INFO to this user, or look yourself: AOF on, noeviction")
         return
     info = dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
-    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info.get('redis_version', '?')}"
-    old = int(name.split()[1].split(".")[0]) < OLDEST_SERVER if name.split()[1][0].isdigit() else True
-    yield Finding("redis server", "fail" if old else "ok", name, f"use Redis {OLDEST_SERVER} or Valkey" if old else "")
+    name, old = name_and_age(reply)
+    yield Finding("redis server", "fail" if old else "ok", name, f"use Redis {OLDEST['Redis']} or Valkey" if old else "")
+    if info.get("redis_mode") == "sentinel":
+        yield Finding("role", "fail", A_SENTINEL, f"name it as one: {SENTINEL_FORM}")
+    elif info.get("role") == "slave":
+        told = "point REDIS_URL at the master, or name the sentinels (redis+sentinel://...)"
+        yield Finding("role", "fail", "a read-only replica", told)
+    replicas = int(info.get("connected_slaves", "0"))
+    if replicas and "min_slaves_good_slaves" not in info:
+        told = "min-replicas-to-write 1, min-replicas-max-lag 10: a failover loses less (docs/operations.md)"
+        yield Finding("replication", "warn", f"{replicas} replicas, and none of them has to have what is written", told)
     if info.get("aof_enabled") == "1":
         yield Finding("persistence", "ok", "append-only file")
     else:
-        told = "CONFIG SET appendonly yes, then in its file: a restart forgets stops, guards, the kill switch and today's limits"
+        told = (
+            "CONFIG SET appendonly yes, then in its file (managed: its provider's setting): a restart forgets stops, guards, the "
+            "kill switch and today's limits"
+        )
         yield Finding("persistence", "warn", "no append-only file", told)
     policy = info.get("maxmemory_policy", "?")
     if policy != "noeviction":
@@ -251,16 +269,15 @@ def _clock(store: RedisStore) -> Iterator[Finding]:
 
 
 def _broker(store: RedisStore) -> Iterator[Finding]:
-    url = store.settings.broker_url
+    url, broker = store.settings.broker_url, broker_of(store.settings)
     if url == store.settings.url:
         yield Finding("broker", "ok", "the same Redis")
         return
-    if not url.startswith(REDIS_SCHEMES):
+    if broker is None:
         yield Finding(
             "broker", "warn", f"{url.partition(':')[0]}: not examined", "only Redis is tried here, and only Redis is tested"
         )
         return
-    broker = RedisStore(store.settings.model_copy(update={"redis_url": SecretStr(url)}))
     try:
         (reply,) = broker.run("being examined", [("PING",)])
     except RedisUnavailableError as error:
@@ -272,6 +289,43 @@ def _broker(store: RedisStore) -> Iterator[Finding]:
         yield Finding("broker", "fail", str(reply), "correct user and password in CELERY_BROKER_URL")
     else:
         yield Finding("broker", "ok", f"{broker.settings.redis_address} answers")
+        yield _commands_of("commands of the broker", broker, BROKER_COMMANDS, "quantum:celery:probe")
+
+
+def _commands(store: RedisStore) -> Iterator[Finding]:
+    yield _commands_of("commands", store, COMMANDS, store.keys.of(PROBE))
+    if (governor := store.as_governor()) is not store:
+        yield _commands_of("commands of the governor", governor, COMMANDS, store.keys.of(PROBE))
+
+
+def _sentinels(store: RedisStore) -> Iterator[Finding]:
+    at = store.settings.sentinels
+    if at is None:
+        return
+    masters, silent = set(), []
+    for host, port in at.hosts:
+        try:
+            with redis.Redis(host, port, **sentinel_options(store.settings, at)) as client:
+                masters.add(str(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", at.service)))
+        except redis.RedisError as error:
+            silent.append(f"{host}:{port} ({type(error).__name__})")
+    seen = f"{len(at.hosts) - len(silent)} of {len(at.hosts)} answer"
+    if silent:
+        majority = len(silent) * 2 < len(at.hosts)
+        yield Finding(
+            "sentinels", "warn" if majority else "fail", f"{seen}, not {_some(silent)}", "start them: a majority elects"
+        )
+    elif len(masters) > 1 or len(at.hosts) == 1:
+        told = "list all of them; if they are listed, wait for the failover to end, then look again"
+        yield Finding("sentinels", "warn", f"{seen}, and name {len(masters)} masters of {at.service}", told)
+    else:
+        yield Finding("sentinels", "ok", f"{seen}, and name one master of {at.service}")
+
+
+def _commands_of(what: str, store: RedisStore, commands: dict[str, tuple[str, ...]], key: str) -> Finding:
+    if lacks := lacking(store, commands, key):
+        return Finding(what, "fail", "; ".join(lacks), "use a server, and a user, that has them: docs/security.md")
+    return Finding(what, "ok", f"all {len(commands)} there are for this user")
 
 
 def _rights(store: RedisStore) -> Iterator[Finding]:

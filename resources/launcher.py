@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import warnings
 from functools import cache
 from typing import Any, Self
@@ -11,20 +10,19 @@ import dagster as dg
 import dagster_celery.launcher
 from celery import Celery
 from celery.exceptions import DuplicateTaskNameWarning
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG, DAGSTER_CELERY_TASK_ID_TAG
 from dagster_celery.tasks import create_execute_job_task
 
 from quantum_assets.freshness import PARTS
+from resources.broker import broker_arguments
 from resources.dagster_internals import storage_id
 from resources.settings import Settings, load_settings
 
 QUEUE = "quantum"  # for the loop with one shard, and for everything else
 QUEUE_TAG = DAGSTER_CELERY_QUEUE_TAG
 KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones, and those of each Dagster instance
-RESULT_KEPT_SEC = 3600
 SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
 
 
@@ -51,24 +49,20 @@ def queues(shards: int) -> list[str]:
 def celery_arguments(settings: Settings) -> dict[str, Any]:
     """Give the Celery application's arguments, the same for the launcher and the workers."""
     bounded = {"global_keyprefix": KEY_PREFIX, "socket_timeout": 5, "socket_connect_timeout": 1, "socket_keepalive": True}
-    # Celery asks for these by name, and would take a rediss:// address without them for "do not verify".
-    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **settings.tls_files}
-    encrypted = settings.broker_url.startswith("rediss://")
+    broker = broker_arguments(settings, bounded)
     return {
-        "broker": settings.broker_url,
-        "backend": settings.broker_url,
+        "broker": broker.pop("broker_url"),
+        "backend": "disabled://",  # Dagster knows how a run ended; what nobody reads can neither fail nor be lost in a failover
         "default_queue": QUEUE,
         "config_source": {
             "task_default_queue": QUEUE,
-            "broker_transport_options": bounded,
-            "result_backend_transport_options": bounded,
-            "result_expires": RESULT_KEPT_SEC,
+            "task_ignore_result": True,
             "worker_prefetch_multiplier": 1,
             "broker_connection_retry_on_startup": True,
             "worker_hijack_root_logger": False,
             "worker_redirect_stdouts": False,
             "task_publish_retry": False,
-            **({"broker_use_ssl": tls, "redis_backend_use_ssl": tls} if encrypted else {}),
+            **broker,
         },
     }
 
@@ -83,8 +77,8 @@ def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
 
     Two stacks started on one Redis, each with its own storage, otherwise lose half of their runs to each other.
     """
-    for options in ("broker_transport_options", "result_backend_transport_options"):
-        app.conf[options] = {**app.conf[options], "global_keyprefix": f"{KEY_PREFIX}{storage_id(instance)[:8]}:"}
+    options = app.conf.broker_transport_options
+    app.conf.broker_transport_options = {**options, "global_keyprefix": f"{KEY_PREFIX}{storage_id(instance)[:8]}:"}
 
 
 def has_warm_workers(instance: dg.DagsterInstance) -> bool:
@@ -103,11 +97,18 @@ class WarmRunLauncher(CeleryRunLauncher):
         super().register_instance(instance)
         keep_apart(self.celery, instance)
 
-    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Tell how the task of a run stands; one that is just being handed over has none yet, which is no fault."""
-        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "It is being handed to a worker.")
-        return super().check_run_worker_health(run)
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Say no: Celery's results are ignored. Workers fail runs of a dead one, and the sensors those that take too long."""
+        return False
+
+    def get_run_worker_debug_info(
+        self,
+        run: dg.DagsterRun,  # noqa: ARG002 - Dagster's API
+        include_container_logs: bool | None = True,  # noqa: ARG002, FBT001, FBT002
+    ) -> str | None:
+        """Give nothing, for the same reason."""
+        return None
 
     def terminate(self, run_id: str) -> bool:
         """Stop a run; one that has not been handed over cannot be stopped yet."""

@@ -17,35 +17,49 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 import redis
 from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from quantum_assets.contracts.legs import SEPARATOR, leg_of, underlying
 from quantum_assets.contracts.reading import VALUE_BYTES_MAX, Reading, State, printable
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table, publication_due, stamps
 from quantum_assets.contracts.tables import OF_UNDERLYING, Keys
-from resources.settings import Settings
+from resources.settings import Sentinels, Settings
 
+RECONNECT_SEC = 30.0  # who only reads gets no error from a server that was demoted: connections are not used for longer
 AWAY_SEC = 2.0  # a server that has just not answered is not asked again by each of the remaining steps
 CALL_BOUND_SEC = 3.0  # one round trip, however large
 BUDGET_SEC, BUDGET_WINDOW_SEC = 4.0, 10.0  # lost by all round trips of one cycle, beyond what their work costs:
 COMMAND_SEC = 0.0005  # generous; 566 symbols are some 15,000 commands per cycle, 0.1 ms each
-UNFIT = (  # the server's trouble, not a key's
-    redis.exceptions.ReadOnlyError,
+ELSEWHERE: dict[type[Exception], str] = {  # what a server answers that is not, or not yet, the one to use, and what it then is
+    redis.exceptions.ReadOnlyError: "a read-only replica",
+    redis.exceptions.BusyLoadingError: "a server that is still loading its data",
+    redis.exceptions.MasterDownError: "a replica that has lost its master",
+    redis.exceptions.ClusterDownError: "part of a cluster that is down",
+    redis.exceptions.AskError: "a server whose keys have moved to another",  # MOVED, too
+}
+REFUSES_WRITES = {  # by the first word of the answer, in a script or not; no class of redis-py's has all of them
+    "READONLY": "a read-only replica",
+    "OOM": "out of memory (maxmemory)",
+    "MISCONF": "unable to save to its disk",
+    "NOREPLICAS": "without the replicas that min-replicas-to-write demands",
+}
+UNFIT: tuple[type[Exception], ...] = (  # the server's trouble, not a key's
+    *ELSEWHERE,
     redis.exceptions.OutOfMemoryError,
-    redis.exceptions.BusyLoadingError,
     redis.exceptions.NoPermissionError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.ClusterDownError,
 )
 # The same, and what has no class of its own, as a script reports it. A WRONGTYPE is about one key, whatever that key is called.
 _NO_RIGHT = r"NOPERM|The user executing the script can't|ACL failure in script"  # Redis 7.0 has words of its own inside a script
 _UNFIT_IN_SCRIPT = re.compile(rf"^(?!WRONGTYPE).*\b(READONLY|OOM|MISCONF|NOREPLICAS|BUSY|TRYAGAIN|{_NO_RIGHT})\b", re.DOTALL)
 FOREIGN_NAMED = 5  # fields of others, of one hash
 SEND_BYTES = 64 * 1024  # commands are sent as soon as so much has come together, and the server starts on them
+SENTINEL_TIMEOUT_SEC = 0.5
 COMMAND_TIMEOUT_SEC = 1.0  # redis-py's own defaults retry ten times and can block one call for a minute
 
 log = logging.getLogger("quantum.store")
@@ -93,16 +107,39 @@ return 1
 
 
 class RedisUnavailableError(RuntimeError):
-    """The server did not answer within its bound; nothing half-written is left behind."""
+    """The server did not answer within its bound, or is not fit; nothing half-written is left behind.
+
+    Attributes
+    ----------
+    condition
+        What the server is, where it answers and says so: completes "Redis is ..."; empty where it does not.
+    """
 
     def __init__(self, address: str, doing: str, cause: Exception) -> None:
+        self.condition = condition_of(cause)
+        known = f"is {self.condition} and " if self.condition else ""
         super().__init__(
-            f"Redis at {address} cannot be used while {doing} ({type(cause).__name__}: {cause}). "
+            f"Redis at {address} {known}cannot be used while {doing} ({type(cause).__name__}: {cause}). "
             f"Nothing was half-written. {_remedy(address, cause)}"
         )
 
 
+def condition_of(error: Exception) -> str:
+    """Say what a server is that answers with this error: completes "Redis is ..."; empty where the answer does not say."""
+    classes = {**ELSEWHERE, redis.exceptions.OutOfMemoryError: REFUSES_WRITES["OOM"]}
+    named = next((words for kind, words in classes.items() if isinstance(error, kind)), "")
+    found = _UNFIT_IN_SCRIPT.search(str(error)) if isinstance(error, redis.ResponseError) else None
+    return named or (REFUSES_WRITES.get(found[1], "") if found else "")
+
+
 def _remedy(address: str, cause: Exception) -> str:
+    if isinstance(cause, MasterNotFoundError):
+        return "Check that most sentinels run, that they know the service by that name, and REDIS_SENTINEL_PASSWORD."
+    if condition_of(cause) in ELSEWHERE.values():
+        return (
+            "Its connections were dropped, and the address is resolved anew with the next call. If it stays so, REDIS_URL "
+            "leads to the wrong server: name the master, or the sentinels."
+        )
     if "CERTIFICATE_VERIFY_FAILED" in str(cause):
         return "REDIS_CA_FILE must name the certificate that signed the server's, and REDIS_URL a host that stands in it."
     if isinstance(cause, redis.exceptions.NoPermissionError) or re.search(_NO_RIGHT, str(cause)):
@@ -153,19 +190,42 @@ class _Last:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Open a client whose every call is bounded: one second, no hidden retries, bytes in and out."""
-    return redis.Redis.from_url(
-        settings.url,
-        **(settings.tls_files if settings.url.startswith("rediss://") else {}),
-        socket_timeout=COMMAND_TIMEOUT_SEC,
-        socket_connect_timeout=COMMAND_TIMEOUT_SEC,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        protocol=2,
-        decode_responses=False,
-        client_name=f"quantum@{socket.gethostname()}",
-    )
+    """Open a client whose every call is bounded: one second, no hidden retries, bytes in and out.
+
+    Where the settings name sentinels, they are asked for the master with every new connection.
+    """
+    bounded: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_SEC,
+        "socket_connect_timeout": COMMAND_TIMEOUT_SEC,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,
+        "decode_responses": False,
+        "client_name": f"quantum@{socket.gethostname()}",
+    }
+    at = settings.sentinels
+    if at is None:
+        return redis.Redis.from_url(
+            settings.url, **(settings.tls_files if settings.url.startswith("rediss://") else {}), **bounded
+        )
+    name, _, password = (unquote(part) or None for part in at.user.rstrip("@").partition(":"))
+    tls = {"ssl": True, **settings.tls_files} if at.tls else {}
+    manager = Sentinel(at.hosts, sentinel_kwargs=sentinel_options(settings, at))  # type: ignore[no-untyped-call]
+    user = {"username": name, "password": password}
+    client: redis.Redis = manager.master_for(at.service, db=at.db, **user, **tls, **bounded)  # type: ignore[no-untyped-call]
+    return client
+
+
+def sentinel_options(settings: Settings, at: Sentinels) -> dict[str, Any]:
+    """Give the options of connections to the sentinels themselves: all three are asked within the bound of one call."""
+    return {
+        "socket_timeout": SENTINEL_TIMEOUT_SEC,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_SEC,
+        "retry": Retry(NoBackoff(), 0),
+        "password": settings.redis_sentinel_password.get_secret_value() or None,
+        **({"ssl": True, **settings.tls_files} if at.tls else {}),
+    }
 
 
 def _utc_now() -> datetime:
@@ -191,6 +251,7 @@ class RedisStore:
         self.clock = clock
         self.client = client or connect(settings)
         self._away_until = 0.0
+        self._connected = time.monotonic()
         self._foreign: set[str] = set()  # hashes of which it was said that somebody else writes to them
         self._spent: deque[tuple[float, float]] = deque()
         self.decoded: dict[
@@ -203,7 +264,7 @@ class RedisStore:
         settings = self.settings.as_governor()
         return self if settings is self.settings else RedisStore(settings, self.clock)
 
-    def run(self, doing: str, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def run(self, doing: str, commands: Iterable[Sequence[Any]], *, judged: bool = True) -> list[Any]:
         """Send many commands in one round trip; a failed command is its exception, in place.
 
         Parameters
@@ -212,6 +273,8 @@ class RedisStore:
             Completes "cannot be used while ...".
         commands
             Each one a command with its arguments.
+        judged
+            Whether an answer that says the server cannot be used is raised; else it stays in place, for who examines it.
 
         Raises
         ------
@@ -223,6 +286,9 @@ class RedisStore:
         self._refuse_beyond_budget(doing)
         count = 0
         began = time.monotonic()
+        if began - self._connected > RECONNECT_SEC:
+            self.client.connection_pool.disconnect(inuse_connections=False)
+            self._connected = began
         # The socket's timeout bounds one read; a server that trickles bytes would never meet it.
         watchdog = threading.Timer(CALL_BOUND_SEC, self.client.connection_pool.disconnect)
         watchdog.daemon = True
@@ -230,10 +296,14 @@ class RedisStore:
         try:
             replies = _exchange(self.client.connection_pool, commands)
             count = len(replies)
-            _raise_if_unfit(replies)
+            if judged:
+                _raise_if_unfit(replies)
         except (redis.RedisError, OSError, ValueError) as error:
             # A refused database or password is no answer either; ValueError is a socket the watchdog closed under a read.
             self._away_until = time.monotonic() + AWAY_SEC
+            self.client.connection_pool.disconnect(
+                inuse_connections=False
+            )  # all of them lead to where this one did: the next call resolves anew
             raise RedisUnavailableError(self.settings.redis_address, doing, error) from error
         finally:
             watchdog.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +32,10 @@ SLOWER_THAN = (  # what is renewed less often than it is believed would be stale
     ("publish_interval_sec", "proposal_max_age_sec"),
     ("marketstate_publish_interval", "marketstate_max_age_sec"),
 )
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+SENTINEL_PORT = 26379
+SENTINEL_FORM = "redis+sentinel://[user:password@]host:port,host:port/service/db"
+_SENTINEL = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 LOG_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}  # other spellings, and more than we tell apart
 MARKET_STATE_STREAM = "quantum:stream:marketstate"
 RENAMED = {  # kinds of keys that operators may rename
@@ -50,6 +54,54 @@ class SettingsError(ValueError):
     """Wrong settings; the text names every wrong variable, its value and what is accepted."""
 
 
+@dataclass(frozen=True)
+class Sentinels:
+    """Where the address of a master is asked for.
+
+    Attributes
+    ----------
+    hosts
+        Names and ports of the sentinels.
+    service
+        Name under which they know the master.
+    db
+        Database of the master.
+    user
+        ``user:password@`` for the master, percent-encoded as in the address; empty when it needs none.
+    tls
+        Whether sentinels and master are spoken to in TLS.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    db: int
+    user: str
+    tls: bool
+
+
+def sentinels_of(url: str) -> Sentinels | None:
+    """Read an address that names sentinels; ``None`` for an address of another kind.
+
+    Raises
+    ------
+    ValueError
+        It is not of the form SENTINEL_FORM.
+    """
+    scheme, _, rest = url.partition("://")
+    if not scheme.endswith("+sentinel"):
+        return None
+    authority, _, path = rest.partition("/")
+    user, at, listed = authority.rpartition("@")
+    service, _, db = path.partition("/")
+    found = [_SENTINEL.fullmatch(one.strip()) for one in listed.split(",")]
+    hosts = tuple((one["host"].strip("[]"), int(one["port"] or SENTINEL_PORT)) for one in found if one)
+    if len(hosts) < len(found) or not all(0 < port <= 65535 for _, port in hosts) or not re.fullmatch(r"[\w.-]+", service):
+        raise ValueError(SENTINEL_FORM)
+    if not re.fullmatch(r"\d{0,5}", db, re.ASCII):
+        raise ValueError(SENTINEL_FORM)
+    return Sentinels(hosts, service, int(db or 0), user + at, scheme.startswith("rediss"))
+
+
 class Settings(BaseSettings):
     """All settings, with their defaults.
 
@@ -65,6 +117,11 @@ class Settings(BaseSettings):
         SecretStr(""), description="the same server under the governor's user, for permits, blocks and guards; default: REDIS_URL"
     )
     celery_broker_url: SecretStr = Field(SecretStr(""), description="broker of the workers; default: the same server")
+    redis_sentinels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated host:port of Sentinels to ask for the master; REDIS_URL then gives user, password and db"
+    )
+    redis_sentinel_service: str = Field("mymaster", description="name under which the Sentinels know the master")
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="password of the Sentinels themselves")
     redis_ca_file: str = Field(
         "", description="certificates that may have signed that of a rediss:// server; default: the system's"
     )
@@ -327,6 +384,7 @@ class Settings(BaseSettings):
         "alert_urls_info",
         "alert_severities",
         "web_hosts",
+        "redis_sentinels",
         mode="before",
     )
     @classmethod
@@ -368,6 +426,13 @@ class Settings(BaseSettings):
     def _check_url(cls, value: SecretStr) -> SecretStr:
         """Refuse a password that would be read as a host or a path, and then be shown as one; and a wrong port."""
         url = value.get_secret_value()
+        if "+sentinel://" in url:
+            try:
+                sentinels_of(url)
+            except ValueError:
+                msg = f"accepted: {SENTINEL_FORM}; in user and password write / as %2F, @ as %40, # as %23"
+                raise ValueError(msg) from None
+            return value
         try:
             inside = url.startswith(("redis://", "rediss://")) and (
                 "@" in url.partition("://")[2].partition("/")[2] or "#" in url
@@ -384,7 +449,7 @@ class Settings(BaseSettings):
     def _check_scheme(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url and not url.startswith(REDIS_SCHEMES):
-            msg = "accepted: redis://host:port/db, rediss://... (TLS) or unix://path, port 1 to 65535"
+            msg = f"accepted: redis://host:port/db, rediss://... (TLS), unix://path or {SENTINEL_FORM}, port 1 to 65535"
             raise ValueError(msg)
         return value
 
@@ -400,7 +465,10 @@ class Settings(BaseSettings):
             if getattr(self, every) >= getattr(self, limit):
                 msg = f"{every.upper()}={getattr(self, every)} must be less than {limit.upper()}={getattr(self, limit)}"
                 raise ValueError(msg)
-        if (governor := self.governor_redis_url.get_secret_value()) and _server(governor) != _server(self.url):
+        if self.redis_sentinels:
+            self._check_sentinels()
+        governor = self.as_governor()
+        if governor is not self and _server(governor.url) != _server(self.url):
             msg = "GOVERNOR_REDIS_URL=(hidden) must be the server and database of REDIS_URL, under another user"
             raise ValueError(msg)
         if self.p31_min_mult > self.p31_max_mult:
@@ -420,10 +488,33 @@ class Settings(BaseSettings):
         """Read explicit values first, then secrets in files, then the environment; no other files."""
         return init_settings, SecretFiles(settings_cls), env_settings
 
+    def _check_sentinels(self) -> None:
+        given = (self.redis_url, self.governor_redis_url)
+        if any("+sentinel://" in url.get_secret_value() or url.get_secret_value().startswith("unix") for url in given):
+            msg = "REDIS_SENTINELS is given, too; accepted beside it: redis://[user:password@]any/db or rediss://..."
+            raise ValueError(msg)
+        try:
+            sentinels_of(self.url)
+        except ValueError:
+            given_as = f"REDIS_SENTINELS={','.join(self.redis_sentinels)}, REDIS_SENTINEL_SERVICE={self.redis_sentinel_service}"
+            msg = f"{given_as}: accepted: host:port,host:port, port 1 to 65535, and letters, digits, _ . or -"
+            raise ValueError(msg) from None
+
+    @property
+    def sentinels(self) -> Sentinels | None:
+        """Sentinels to ask for the server, where it has some."""
+        return sentinels_of(self.url)
+
     @property
     def url(self) -> str:
         """Address of the Redis server, password included; never print it."""
-        if explicit := self.redis_url.get_secret_value():
+        explicit = self.redis_url.get_secret_value()
+        if self.redis_sentinels:
+            parts = urlsplit(explicit or "redis:")
+            user, at, _ = parts.netloc.rpartition("@")
+            hosts, db = ",".join(self.redis_sentinels), parts.path.strip("/") or self.redis_db
+            return f"{parts.scheme}+sentinel://{user}{at}{hosts}/{self.redis_sentinel_service}/{db}"
+        if explicit:
             return explicit
         if self.redis_host:
             return f"redis://{self.redis_host}:{self.redis_port}/{self.redis_db}"
@@ -452,7 +543,7 @@ class Settings(BaseSettings):
     @property
     def uses_embedded_server(self) -> bool:
         """Whether no address was given, so that ``quantum up`` starts a server of its own."""
-        return not self.redis_url.get_secret_value() and not self.redis_host
+        return not (self.redis_url.get_secret_value() or self.redis_host or self.redis_sentinels)
 
     @property
     def embedded_url_file(self) -> Path:
@@ -499,6 +590,9 @@ class Settings(BaseSettings):
     @property
     def redis_address(self) -> str:
         """Address of the Redis server without credentials, for messages."""
+        if self.sentinels is not None:
+            scheme, _, rest = self.url.partition("://")
+            return f"{scheme}://{rest.rpartition('@')[2]}"
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -586,7 +680,9 @@ def _cover(one: str, other: str) -> bool:
     return one == other or bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
 
 
-def _server(url: str) -> tuple[str | None, int | None, str]:
+def _server(url: str) -> tuple[object, ...]:
+    if (at := sentinels_of(url)) is not None:
+        return frozenset(at.hosts), at.service, at.db
     parts = urlsplit(url)
     return parts.hostname, parts.port or REDIS_PORT, parts.path.strip("/") or "0"
 

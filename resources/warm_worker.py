@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 import threading
 import time
 import warnings
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,11 +26,11 @@ from celery.signals import (
     setup_logging,
     task_failure,
     task_postrun,
+    task_prerun,
     worker_init,
     worker_process_init,
     worker_ready,
 )
-from celery.states import SUCCESS
 from celery.utils.log import get_multiprocessing_logger
 from celery.worker.consumer import Consumer
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
@@ -131,16 +134,25 @@ def _tie_to_parent(**_: Any) -> None:
     die_with_parent()
 
 
-@task_postrun.connect  # type: ignore[untyped-decorator]
-def _tidy_up_after_a_run(sender: Any, task_id: str, state: str, **_: Any) -> None:
-    """Forget the result of a run that has ended: Dagster knows how, and each would stay in Redis for RESULT_KEPT_SEC.
+@cache
+def _executing() -> Path:
+    """Folder with a file for each run under way; on disk, because Redis may change places meanwhile."""
+    folder = load_settings().quantum_home / "executing"
+    folder.mkdir(exist_ok=True, mode=0o700, parents=True)
+    return folder
 
-    Until then it names the process that executes the run, which is how a dead one is found.
-    """
+
+@task_prerun.connect  # type: ignore[untyped-decorator]
+def _name_the_executor(sender: Any, task_id: str, **_: Any) -> None:
+    """Note which process executes a run, which is how a dead one is found."""
+    if sender.name in RUNS:
+        (_executing() / task_id).write_text(f"{os.getpid()}@{socket.gethostname()}")  # containers may share a folder
+
+
+@task_postrun.connect  # type: ignore[untyped-decorator]
+def _tidy_up_after_a_run(task_id: str, **_: Any) -> None:
     DATABASES.checkpoint()
-    if state == SUCCESS and sender.name in RUNS:
-        with suppress(*app.backend.connection_errors):
-            app.AsyncResult(task_id).forget()
+    (_executing() / task_id).unlink(missing_ok=True)
 
 
 @task_failure.connect  # type: ignore[untyped-decorator]
@@ -151,18 +163,17 @@ def _fail_run_of_lost_child(task_id: str, exception: BaseException, **_: Any) ->
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _fail_runs_of_predecessor(**_: Any) -> None:
+    dead = {path.name for path in _executing().iterdir() if _is_dead(path.read_text())}
     with dg.DagsterInstance.get() as instance:
-        started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
-        tasks = {task_id for run in started if (task_id := run.tags.get(DAGSTER_CELERY_TASK_ID_TAG))}
-        _fail(instance, {task_id for task_id in tasks if _executor_is_dead(task_id)}, "Its worker was killed.")
+        _fail(instance, dead, "Its worker was killed.")
+    for task_id in dead:
+        (_executing() / task_id).unlink(missing_ok=True)
 
 
-def _executor_is_dead(task_id: str) -> bool:
-    """Tell whether the task was executed by a process of this host that is gone; of other hosts nothing is known."""
-    info = app.AsyncResult(task_id).info
-    if not isinstance(info, dict) or str(info.get("hostname", "")).rpartition("@")[2] != socket.gethostname():
-        return False
-    return not psutil.pid_exists(int(info.get("pid", -1)))
+def _is_dead(executor: str) -> bool:
+    """Tell whether a process of this host is gone; of other hosts nothing is known."""
+    pid, _, host = executor.partition("@")
+    return pid.isdecimal() and host == socket.gethostname() and not psutil.pid_exists(int(pid))
 
 
 def _fail(instance: dg.DagsterInstance, task_ids: set[str], why: str) -> None:

@@ -16,6 +16,7 @@ from datetime import datetime
 import dagster as dg
 import redis
 
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards, symbols_of
 from resources.candles import CandleReader
@@ -146,7 +147,9 @@ def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
 
 
 def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float, candles_since: float) -> bool:
-    if seen.evaluated is None or seen.used_candle is None or now_epoch - seen.evaluated >= interval_sec:
+    if seen.evaluated is None or seen.used_candle is None:
+        return True
+    if not -CLOCK_SKEW_SEC <= now_epoch - seen.evaluated < interval_sec:  # a clock set back must not end evaluations
         return True
     # A state that a candle changes too little to be published goes on naming the one before: what counts is when it was judged.
     new_candle = seen.newest_candle is not None and seen.newest_candle > seen.used_candle

@@ -41,6 +41,7 @@ class Limits:
 WARM = Limits(8, 60, "its worker is dead or lost", "no worker took it")
 # The code server itself fails a run whose process died; these limits are for what it cannot see, its own end.
 COLD = Limits(120, 180, "its process is dead or hangs", "its interpreter never came up")
+UNTAKEN_SEC = 600  # from which a run of any job that nobody has begun is given up: it would stay so for ever
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -82,6 +83,8 @@ def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits =
         Of the instance's launcher.
     """
     age_sec = (now - created).total_seconds()
+    if age_sec < -limits.not_finished_sec:
+        return f"Requested {-age_sec:.0f} s in the future: the clock was set back. The loop goes on without it."
     if started and age_sec > limits.not_finished_sec:
         return f"Not finished after {limits.not_finished_sec} s: {limits.lost}. The loop goes on without it."
     if not started and age_sec > limits.not_started_sec:
@@ -106,6 +109,16 @@ def still_running(
         instance.report_run_failed(run, why)
         ended.append(run)
     return left, ended
+
+
+def end_untaken(instance: dg.DagsterInstance, now: datetime, log: logging.Logger) -> None:
+    """Fail the runs of all jobs that were never begun: their launch failed half-way, or the broker has lost them."""
+    waiting = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=waiting, created_before=now - timedelta(seconds=UNTAKEN_SEC))):
+        why = f"Not started after {UNTAKEN_SEC} s: its launch failed, or the broker has lost it."
+        log.error("run %s: %s", run.run_id, why)
+        _stop(instance, run, log)
+        instance.report_run_failed(run, why)
 
 
 def _stop(instance: dg.DagsterInstance, run: dg.DagsterRun, log: logging.Logger) -> None:

@@ -1,6 +1,6 @@
 """When old runs are deleted: every ten minutes, on a worker, beside the loop."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -8,7 +8,7 @@ from quantum_assets.display import duration_text
 from resources.launcher import has_warm_workers
 from resources.redis_store import RedisStore
 from resources.retention import prune, prune_to_fit
-from sensors.overdue import unfinished_runs
+from sensors.overdue import end_untaken, unfinished_runs
 from sensors.proofs import PROOFS_JOB_NAME
 
 RETENTION_JOB_NAME = "retention"
@@ -44,10 +44,11 @@ def retention_job() -> None:
     job_name=RETENTION_JOB_NAME,
     minimum_interval_seconds=EVERY_SEC,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Every ten minutes: delete runs older than RUN_RETENTION_HOURS.",
+    description="Every ten minutes: delete runs older than RUN_RETENTION_HOURS, and give up runs that nobody has begun.",
 )
 def retention_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request a run, unless one is at it; without warm workers the first one leaves the start to the first cycle."""
+    end_untaken(context.instance, datetime.now(UTC), context.log)
     if unfinished_runs(context.instance, RETENTION_JOB_NAME):
         return dg.SensorResult(skip_reason="the previous one is still running", cursor=context.cursor)
     if context.cursor is None and not has_warm_workers(context.instance):

@@ -79,3 +79,58 @@ class CuttingProxy:
         with suppress(OSError):
             while block := server.recv(65536):
                 client.sendall(block)
+
+
+class Signpost:
+    """An address that leads to one server, and later to another, while connections made before live on with the first.
+
+    Parameters
+    ----------
+    port
+        Of the server new connections are led to, on 127.0.0.1; may be changed.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.ends: list[socket.socket] = []
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def __enter__(self) -> "Signpost":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.ends.append(client)
+            try:
+                server = socket.create_connection(("127.0.0.1", self.port))
+            except OSError:
+                client.shutdown(socket.SHUT_RDWR)
+                continue
+            self.ends.append(server)
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while block := source.recv(65536):
+                target.sendall(block)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         from quantum_assets.contracts.reading import printable
 
-        click.echo(str(error) if code == EXIT_USAGE else printable(error), err=True)
+        lines = [str(error)] if code == EXIT_USAGE else map(printable, str(error).splitlines())
+        click.echo("\n".join(lines), err=True)
         sys.exit(code)
 
 
@@ -105,12 +106,14 @@ def _exit_code(error: Exception) -> int | None:
     """Give the exit code of a known trouble; what raises it is imported only by the commands that can meet it."""
     from resources.home import HomeInUseError, StorageUnavailableError
     from resources.redis_store import RedisUnavailableError
+    from resources.server_needs import ServerUnfitError
     from resources.settings import SettingsError
 
     codes: dict[type[Exception], int] = {
         SettingsError: EXIT_USAGE,
         HomeInUseError: EXIT_FAILED,
         RedisUnavailableError: EXIT_INFRASTRUCTURE,
+        ServerUnfitError: EXIT_INFRASTRUCTURE,
         StorageUnavailableError: EXIT_INFRASTRUCTURE,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)

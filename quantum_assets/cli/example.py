@@ -27,6 +27,10 @@ def example(symbols: str | None) -> None:
     from resources.home import lock_home, prepare_home
     from resources.stack import example_feed, supervisor, valkey
 
+    if not settings.uses_embedded_server:
+        from resources.server_needs import require_usable
+
+        require_usable(settings)
     home = prepare_home(settings)
     with lock_home(home):
         port = embedded_port(settings)

@@ -38,9 +38,11 @@ def once(symbols: str | None, position_source: str | None, *, as_json: bool) -> 
     log_to_stderr(settings.log_level, DATED)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from resources.redis_store import RedisStore
+    from resources.server_needs import require_server
 
     store = RedisStore(settings)
     store.run("starting one cycle", [("PING",)])
+    require_server(store)
     outcome = run_cycle(store)
     if as_json:
         click.echo(json.dumps(outcome, indent=2))

@@ -28,6 +28,7 @@ PARTS = {
     "webserver": "the user interface; as many as wanted",
     "watch": "watches and alerts; one",
 }
+NEEDING = ("code", "worker", "daemon")  # who writes with commands that not every server has
 
 
 @click.command()
@@ -48,7 +49,7 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
 
     QUANTUM_HOME must be the same for all processes of a machine; machines share REDIS_URL and, by QUANTUM_HOME/dagster.yaml, a
     PostgreSQL. SIGTERM stops it. A daemon stands by while another host runs the loop on the same PostgreSQL. Exit codes: the
-    process's own; 2 wrong settings.
+    process's own; 2 wrong settings; 3 Redis answers, and is too old or lacks commands.
     """
     if part is None:
         for name, what in PARTS.items():
@@ -59,6 +60,11 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
     from resources.home import lock_home, prepare_home
     from resources.tether import wait_for_socket
 
+    if part in NEEDING:
+        from resources.redis_store import RedisStore
+        from resources.server_needs import require_server
+
+        require_server(RedisStore(settings))
     home = prepare_home(settings)
     chosen = _chosen(queues, settings.shards)
     build: dict[str, Callable[[], stack.Process]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from quantum_assets.cli import EXIT_FAILED, EXIT_INFRASTRUCTURE, given
+from quantum_assets.cli import EXIT_FAILED, given
 from resources.settings import Settings, load_settings
 
 ANSWER_WITHIN_SEC = 120
@@ -41,7 +41,8 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     quantum up --symbols BTCUSDT --port 8080
 
     Ctrl-C stops everything and leaves no process behind. Exit codes: 0 stopped as asked; 1 something else uses the port or
-    the instance folder; 2 wrong settings; 3 REDIS_URL does not answer.
+    the instance folder; 2 wrong settings; 3 REDIS_URL does not answer,
+    takes no writes, is too old or lacks commands.
     """
     settings = load_settings(**given(symbols=symbols))
     if _in_use(port):
@@ -58,6 +59,10 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     from resources.home import lock_home, prepare_home
     from resources.stack import processes, supervisor
 
+    if not settings.uses_embedded_server:
+        from resources.server_needs import require_usable
+
+        require_usable(settings)
     lock = lock_home(prepare_home(settings))
     redis_port = embedded_port(settings)
     if subprocess.run([sys.executable, "-m", "resources.home"], check=False, stdout=subprocess.DEVNULL).returncode:
@@ -78,15 +83,8 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
 
 
 def embedded_port(settings: Settings) -> int | None:
-    """Choose and announce the port of the embedded server; ``None`` when an address was given, whose server must answer."""
+    """Choose and announce the port of the embedded server; ``None`` when an address was given."""
     if not settings.uses_embedded_server:
-        from resources.redis_store import RedisStore, RedisUnavailableError
-
-        try:
-            RedisStore(settings).run("starting", [("PING",)])
-        except RedisUnavailableError as error:
-            click.echo(str(error), err=True)
-            sys.exit(EXIT_INFRASTRUCTURE)
         return None
     from resources.embedded_server import choose_port
 

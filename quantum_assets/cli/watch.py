@@ -27,6 +27,7 @@ from quantum_assets.incidents import NAMES_MAX, Ledger, Message, Policy, message
 from quantum_assets.trading_watch import NOTHING_DECIDED, Decided, TradingWatch
 from quantum_assets.unusable import Guarded
 from resources.alert_sinks import Outbox, SinkState, from_json, sinks, to_json
+from resources.host_signs import HostSigns
 from resources.logs import log_to_stderr
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import load_settings
@@ -114,6 +115,8 @@ class Watcher:
         self._saving = threading.Lock()
         self._remembered = self._state()
         self._newest: list[str] = []
+        self._host = HostSigns(store.settings.quantum_home)
+        self._condition = ""  # what Redis is, since it answered that it cannot be used
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
 
     def run(self, stop: threading.Event) -> None:
@@ -123,6 +126,7 @@ class Watcher:
             outbox.start()
         due = time.monotonic()
         while not stop.is_set():
+            self._host.look(self.store.clock().timestamp(), time.monotonic())
             self._guarded.call("what this round has read", None, self.round)  # the next one tries again; healthz tells
             due = max(due + EVERY_SEC, time.monotonic())
             while not stop.wait(min(LOOK_SEC, max(due - time.monotonic(), 0))) and time.monotonic() < due:
@@ -137,8 +141,12 @@ class Watcher:
         """Evaluate once and alert."""
         now = self.store.clock().timestamp()
         evaluation, decided = self._poll(now)
-        decided = replace(decided, troubles={**decided.troubles, **undelivered([outbox.state() for outbox in self.outboxes])})
-        messages = self.ledger.observe(evaluation, now, decided)
+        beside = {**self._host.troubles(now), **undelivered([outbox.state() for outbox in self.outboxes])}
+        decided = replace(decided, troubles={**decided.troubles, **beside})
+        readable = evaluation is not None
+        if self._condition:  # it can be read, and what it holds stands still
+            evaluation, decided = None, NOTHING_DECIDED
+        messages = self.ledger.observe(evaluation, now, decided, condition=self._condition)
         self._remembered = self._state()
         with self._saving:
             self._write(messages)  # before they are delivered, with the cursors of the streams: what is lost then was not read
@@ -149,7 +157,7 @@ class Watcher:
             self.say(message)
         incidents = _summary(self.ledger, now)
         status = "blind" if evaluation is None else "alerting" if incidents else "ok"
-        if evaluation is not None:
+        if readable:
             self._leave_word(now, incidents)
         self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
 
@@ -177,6 +185,7 @@ class Watcher:
             decided = self._guarded.call("what was decided", None, self._decided, symbols, now)
         except RedisUnavailableError as error:
             log.debug("%s", error)
+            self._condition = error.condition
             return None, NOTHING_DECIDED
         if decided is None:  # nothing is known of it, so that nothing of it is over
             decided = Decided(unsure=frozenset(self.ledger.active))
@@ -213,9 +222,11 @@ class Watcher:
         ]
         counts = self._deliveries()
         commands += [("HINCRBY", of("counts_alerts"), name, times) for name, times in (counts - self._counted).items()]
+        self._condition = ""
         try:
             self.store.run("leaving word of the watcher", commands)
         except RedisUnavailableError as error:  # the next round tells
+            self._condition = error.condition
             log.debug("%s", error)
         else:
             self._counted = counts

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from quantum_assets.cli import cli
 from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
-from resources import diagnosis
+from resources import diagnosis, server_needs
 from resources.lease import other_holder
 from resources.redis_store import RedisStore
 from resources.settings import SettingsError
@@ -194,7 +194,7 @@ def test_a_clock_that_is_off_and_a_server_that_is_too_old_are_found(examine, mon
     store.clock.advance(17)
     (finding,) = diagnosis._clock(store)
     assert (finding.level, finding.seen[:2]) == ("fail", "+1")
-    monkeypatch.setattr(diagnosis, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(server_needs, "OLDEST", {"Redis": 99, "Valkey": 99})
     assert next(diagnosis._server(store)).level == "fail"
 
 

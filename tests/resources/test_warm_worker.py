@@ -1,5 +1,7 @@
 """What keeps a worker well for months: children are recycled, and nothing but JSON is read."""
 
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 from celery import Celery
-from dagster._core.launcher.base import WorkerStatus
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from resources.launcher import celery_arguments, keep_apart
 from resources.settings import load_settings
@@ -19,6 +21,7 @@ WORKER_ALL_TOO_SMALL = """
 from resources import warm_worker
 assert warm_worker.app.conf.worker_max_memory_per_child == warm_worker.MEMORY_PER_CHILD_KB
 warm_worker.app.conf.worker_max_memory_per_child = 1
+warm_worker.app.conf.update(result_backend=warm_worker.load_settings().url, task_ignore_result=False)  # for what pings return
 warm_worker.app.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle"])
 """
 
@@ -27,11 +30,11 @@ class Worker:
     """A real worker whose children are over their memory limit from the start, and what it has said."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, home: str) -> None:
-        self.process = process
+        self.process, self.home = process, home
         self.said: list[str] = []
         arguments = celery_arguments(load_settings(redis_url=url))
         del arguments["default_queue"]
-        self.sender = Celery("sender", set_as_current=False, **arguments)
+        self.sender = Celery("sender", set_as_current=False, **{**arguments, "backend": url})
         with dg.DagsterInstance.from_config(home) as instance:
             keep_apart(self.sender, instance)
 
@@ -52,11 +55,24 @@ class Worker:
         return set(psutil.Process(self.process.pid).children())
 
 
+def leave_behind(home: str, task_id: str, executor: str) -> None:
+    """Leave a run that is under way, and the note of who executes it."""
+    folder = Path(home) / "executing"
+    folder.mkdir(exist_ok=True)
+    (folder / task_id).write_text(executor)
+    with dg.DagsterInstance.from_config(home) as instance:
+        tags = {DAGSTER_CELERY_TASK_ID_TAG: task_id}
+        instance.add_run(dg.DagsterRun("cycle", task_id, status=dg.DagsterRunStatus.STARTED, tags=tags))
+
+
 @pytest.fixture(scope="module")
 def worker(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Start it once; that takes seconds."""
     home = str(tmp_path_factory.mktemp("home"))
     (Path(home) / "dagster.yaml").touch()
+    leave_behind(home, "dead", f"{2**22 + 1}@{socket.gethostname()}")
+    leave_behind(home, "alive", f"{os.getpid()}@{socket.gethostname()}")
+    leave_behind(home, "elsewhere", f"{2**22 + 1}@another-host")
     environment = {"REDIS_URL": valkey_url, "QUANTUM_HOME": home, "DAGSTER_HOME": home}
     command = [sys.executable, "-c", WORKER_ALL_TOO_SMALL]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -76,6 +92,15 @@ def test_a_child_over_its_memory_limit_is_replaced_aloud(worker: Worker) -> None
     assert worker.children() != before
 
 
+def test_a_worker_that_starts_fails_the_runs_of_a_dead_one_and_no_other(worker: Worker) -> None:
+    """A killed worker tells nobody, and results of Celery, which knew it, are ignored."""
+    assert worker.ping().get(timeout=20) == "pong"
+    with dg.DagsterInstance.from_config(worker.home) as instance:
+        failed = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))}
+    assert failed == {"dead"}
+    assert {path.name for path in (Path(worker.home) / "executing").iterdir()} == {"alive", "elsewhere"}
+
+
 def test_a_pickled_task_is_refused_so_that_root_needs_no_warning(worker: Worker) -> None:
     """Unpickling runs what it is sent: who reaches Redis would own the machine."""
     worker.ping(serializer="pickle")
@@ -88,5 +113,5 @@ def test_a_run_that_is_being_handed_to_a_worker_is_no_fault(instance: dg.Dagster
     """Its task has no name yet: the daemon printed KeyError('dagster-celery/task_id')."""
     run = dg.DagsterRun("cycle", status=dg.DagsterRunStatus.STARTING)
     instance.add_run(run)
-    assert instance.run_launcher.check_run_worker_health(run).status is WorkerStatus.UNKNOWN
+    assert not instance.run_launcher.supports_check_run_worker_health
     assert instance.run_launcher.terminate(run.run_id) is False
