@@ -429,12 +429,11 @@ def _gross_usd(found: Found, now: float, max_age_sec: float, *, inverse: bool) -
 def _exceeds(plan: Plan, found: Found, now: float, max_age_sec: float) -> bool:
     """Tell whether a closing plan asks for more than is held: executed, the rest would open the other side.
 
-    What is not known (a snapshot that is old or cannot be read, a size that is not given) refuses no close.
+    What is not known (no snapshot, one that is old or cannot be read, a size that is not given) refuses no close: a writer of
+    positions that is down must not keep anybody in a position.
     """
     snapshot = found.snapshot.value
-    if snapshot is None:
-        return found.snapshot.state is State.ABSENT and plan.qty is not None and found.rows[POSITION.asset].state is State.ABSENT
-    if snapshot.ts_epoch is not None and now - snapshot.ts_epoch > max_age_sec:
+    if snapshot is None or (snapshot.ts_epoch is not None and now - snapshot.ts_epoch > max_age_sec):
         return False
     if isinstance(snapshot, Flat):
         return True

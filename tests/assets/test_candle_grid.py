@@ -119,7 +119,7 @@ def test_a_dead_market_is_inactive_and_a_coarse_tick_is_told(store):
     row = state_of(store)
     assert row["market_inactive"] is False
     assert row["tick_pct"] == pytest.approx(0.024, rel=0.02)
-    assert state_of(store, tick_sizes=("btcusdt=0.0000042",))["tick_pct"] == pytest.approx(0.01, rel=1e-6)
+    assert state_of(store, tick_sizes=("BTCUSDT=0.0000042",))["tick_pct"] == pytest.approx(0.01, rel=1e-6)
 
 
 def test_a_grid_from_the_example_feed_and_the_tests_own_world_is_even(store):

@@ -42,7 +42,7 @@ def test_what_was_refused_counts_against_no_limit(store, clock) -> None:
         outcome(store, f"p{number}")
     clock.advance(300)
     assert outcome(store, "late") == ""
-    assert store.client.llen("quantum:governor:exec:BTCUSDT") == 3
+    assert store.client.llen("quantum:governor:exec:BTCUSDT:close") == 3
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,10 @@ def test_a_close_of_unknown_size_passes_and_is_counted(store) -> None:
 @pytest.mark.parametrize(("key", "value"), [("exec", "x"), ("daily", "x")])
 def test_counts_that_cannot_be_read_grant_nothing_and_hold_up_nobody(store, clock, key, value) -> None:
     """Unknown means no; and one symbol's bad key once kept all plans waiting for ever."""
-    name = {"exec": "quantum:governor:exec:BTCUSDT", "daily": f"quantum:governor:daily:BTCUSDT:{clock.now.date()}:usd"}[key]
+    name = {
+        "exec": "quantum:governor:exec:BTCUSDT:close",
+        "daily": f"quantum:governor:daily:BTCUSDT:close:{clock.now.date()}:usd",
+    }[key]
     store.client.set(name, value)
     write_plan(store, "other", "ETHUSDT", "CLOSE", **CHEAP)
     assert outcome(store, "p0") == "evaluation_error"
@@ -83,7 +86,7 @@ def test_counts_that_cannot_be_read_grant_nothing_and_hold_up_nobody(store, cloc
 
 def test_a_plan_cannot_talk_its_size_down(store, instance) -> None:
     """A price of a cent, or a quantity of nought beside the real one, once passed any daily total."""
-    write_position(store, SYMBOL, mark=100_000.0)
+    write_position(store, SYMBOL, mark=100_000.0, quantity=50)
     write_candles(store, SYMBOL, [100_000.0] * 300)
     run_cycle(store, instance)
     assert outcome(store, "p0", qty=50, price=0.01) == "daily_limit_exceeded"

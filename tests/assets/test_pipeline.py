@@ -437,7 +437,7 @@ def test_a_plan_with_absurd_numbers_is_blocked_and_stops_no_other(world, instanc
     assert hash_of(world, "permit", "p-ok")["granted"] == "true"
 
 
-@pytest.mark.parametrize("text", ["1_000", "１", "0x10", "nan", "-1", "1e13"])
+@pytest.mark.parametrize("text", ["1_000", "１", "0x10", "nan", "-1", "1e25"])
 def test_a_plan_number_that_is_none_is_named(world, instance, text) -> None:
     """What a person would not accept as a size, the governor does not either."""
     write_plan(world, "p-odd", "BTCUSDT", "CLOSE", qty=text)
@@ -524,7 +524,8 @@ def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store,
     assert (fields["mode"], fields["version"]) == ("enforce", "p31_v1")
     ours, older = (store.client.xrange(f"quantum:stream:capital.efficiency{end}") for end in ("", ".decision"))
     assert [one for _, one in ours] == [one for _, one in older]
-    assert ours[-1][1][b"efficiency_score"].decode() == fields["efficiency_score"]
+    (mine,) = [one for _, one in ours if one[b"symbol"] == b"BTCUSDT"]
+    assert mine[b"efficiency_score"].decode() == fields["efficiency_score"]
 
 
 def test_a_losing_symbol_scores_0_and_not_as_one_nobody_knows(make_store, instance) -> None:

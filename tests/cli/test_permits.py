@@ -171,6 +171,7 @@ def test_nothing_of_a_decision_is_cut_whatever_the_width(live, width: str) -> No
 def test_permits_shows_on_top_what_stands_against_openings(live) -> None:
     """The most frequent answer to "why is nothing opened?"."""
     decide(live)
+    disarm(live, "burst_limit_exceeded: plan p2")
     quantum(live, "kill", "--reason", "wrong prices")
     quantum(live, "kill", "--reason", "so it is")
     guard = {"reason": "DRAWDOWN drawdown=9.0% > 8.0%", "expires_at": "2026-01-22T13:00:00+00:00"}

@@ -169,6 +169,7 @@ def test_after_a_burst_openings_are_shut_until_a_person_arms(desk: Desk) -> None
     desk.decide()
     assert [desk.outcome("open"), desk.outcome("close")] == ["disarmed", ""]
     assert "disarm" in arm(desk.store, name="Ann", reason="burst was a test")
+    desk.ready("ETHUSDT")
     desk.plan("again", "ETHUSDT")
     desk.decide()
     assert desk.outcome("again") == ""
@@ -197,7 +198,7 @@ def test_explain_tells_why_and_exits_by_it(desk: Desk, monkeypatch: pytest.Monke
     assert CliRunner().invoke(explain, ["nobody"]).exit_code == 1
     as_json = json.loads(CliRunner().invoke(explain, ["p1", "--json"]).stdout)
     assert as_json["decided_again"] == as_json["event"]["reason"] == ""
-    assert len(as_json["gates"]) == 21
+    assert len(as_json["gates"]) == 25
     stream = desk.store.keys.of("stream_governor_events")
     desk.store.client.delete(stream)
     desk.store.client.xadd(stream, {**as_json["event"], "unreadable": "1"})

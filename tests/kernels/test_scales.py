@@ -323,11 +323,14 @@ def test_what_is_kept_of_a_position_does_not_depend_on_the_unit_of_price(level, 
             made.append(kept)
         return made
 
-    priced = ("entry_price", "current_price", "peak_price", "trough_price", "current_sl", "last_close", "collared_price")
+    priced = (
+        *("entry_price", "current_price", "peak_price", "trough_price", "current_sl", "last_close", "collared_price"),
+        "mark_price",
+    )
     for one, other in zip(walk(1.0), walk(10.0**exponent), strict=True):
         for name, value in one.row().items():
             expected = value * 10.0**exponent if name in priced and value is not None else value
-            if name == "qty":
+            if name in ("qty", "contracts") and value is not None:
                 expected = value / 10.0**exponent
             if isinstance(expected, float):
                 assert other.row()[name] == pytest.approx(expected, rel=RTOL, abs=1e-8 if name == "unrealized_pnl" else 0)
@@ -354,6 +357,7 @@ def test_a_guard_does_not_depend_on_the_currency_of_the_account(equity, drawdown
         account = Account(equity * factor, equity / (1 - drawdown) * factor, 10.0, pnl * equity * factor, losses)
         result = assess(account)
         row = {"equity": account.equity, "peak": account.peak, "daily_pnl": account.daily_pnl, "equity_age_sec": 10.0}
+        row["net_transfers"] = account.net_transfers
         again = reference.risk_guards(row | {"consecutive_losses": losses, "errors": list(result.unusable)})
         assert [one.guard for one in result.triggered] == again["triggered"]
         found.append([one.guard for one in result.triggered])
@@ -431,4 +435,4 @@ def test_operators_still_find_what_they_grep_for():
 
 def test_the_tracked_fields_are_all_compared():
     """A new price among them must be scaled in the property test, or it fails there."""
-    assert len(astuple(Tracked(*range(len(fields(Tracked)))))) == 18
+    assert len(astuple(Tracked(*range(len(fields(Tracked)))))) == 26
