@@ -214,7 +214,12 @@ def test_each_kind_is_raised_once_reminded_and_cleared_once(desk, kind):
 def test_every_kind_has_a_test():
     """The catalogue is closed: a kind nobody tests is one nobody knows to work."""
     of_incidents = {"redis", "daemon", "worker", "loop", "symbol", "proof", "proofs"}  # tests/test_incidents.py
-    assert {kind.name for kind in CATALOGUE} == of_incidents | KINDS_SEEN.keys() | {"permit_unused", "undelivered", "clock", "event_log"}
+    assert {kind.name for kind in CATALOGUE} == of_incidents | KINDS_SEEN.keys() | {
+        "permit_unused",
+        "undelivered",
+        "clock",
+        "event_log",
+    }
 
 
 def test_one_bad_tick_is_no_alert_and_sides_in_turn_are_one_at_once(desk):
