@@ -14,16 +14,14 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import redis
 from packaging.requirements import Requirement
 
-from quantum_assets.contracts.reading import Reading, State
+from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_assets.contracts.tables import PUBLISHED
-from quantum_assets.kernels.grid import SPACING_TOLERANCE
 from quantum_assets.kernels.risk_guard import EQUITY_STALE, assess
-from resources.candles import CandleReader, Candles
+from resources.candles import CandleReader
 from resources.env_files import ALIKE, OBSOLETE, names_of_settings
 from resources.guards import read_account
 from resources.lease import standing_by
@@ -382,8 +380,7 @@ def _lengths(store: RedisStore) -> Iterator[tuple[str, Any]]:
 def _inputs(store: RedisStore) -> Iterator[Finding]:
     symbols = store.settings.symbols
     if store.settings.marketstate_source == "candles":
-        troubles = {one.symbol: _candle_trouble(one, store) for one in CandleReader(store).read(symbols)}
-        bad = [f"{symbol}: {trouble}" for symbol, trouble in troubles.items() if trouble]
+        bad = _candle_troubles(symbols, store)
         yield _input("candles", bad, len(symbols), "start the program that writes them (docs/keys.md has the format)")
     bad = [f"{one.symbol}: {one.reason}" for one in PositionReader(store).read(symbols) if one.state is State.FAILED]
     yield _input("positions", bad, len(symbols), "correct its writer: docs/keys.md has what it must write")
@@ -395,17 +392,13 @@ def _inputs(store: RedisStore) -> Iterator[Finding]:
     yield _input("account", bad, len(account.seen), "start or correct its writer: no plan that opens anything is permitted")
 
 
-def _candle_trouble(reading: Reading[Candles], store: RedisStore) -> str:
-    if reading.value is None:
-        return reading.reason
-    times = reading.value.open_time_ms
-    gaps = np.diff(times[times > 0]) / 1000
-    usual, expected = float(np.median(gaps)) if len(gaps) else 0.0, store.settings.candle_interval_sec
-    return (
-        f"one every {usual:g} s, CANDLE_INTERVAL_SEC={expected}"
-        if usual and abs(usual / expected - 1) > SPACING_TOLERANCE
-        else ""
-    )
+def _candle_troubles(symbols: Sequence[str], store: RedisStore) -> list[str]:
+    """Judge candles as the market state is: what gives no state, and why."""
+    from quantum_assets.market_state import grid_theta_of, market_state_frame  # Dagster, which takes most of a second
+
+    frame = market_state_frame(CandleReader(store).read(symbols), grid_theta_of(store.settings))
+    without = frame.filter(frame["state"] != State.PRESENT)
+    return [f"{symbol}: {why}" for symbol, why in zip(without["symbol"], without["why"], strict=True)]
 
 
 def _input(what: str, bad: Sequence[str], count: int, remedy: str) -> Finding:

@@ -62,7 +62,7 @@ def keep_every_fifth(store) -> None:
 
 
 TROUBLES = [
-    ("candles", keep_every_fifth, "BTCUSDT: one every 300 s, CANDLE_INTERVAL_SEC=60", 0),
+    ("candles", keep_every_fifth, "BTCUSDT: candles_spacing: 300.0 s, want 60 s", 0),
     ("our keys", lambda store: store.client.hset(store.keys.of(MARKET_STATE.key, "BTCUSDT"), "sigma", "abc"), "BTCUSDT", 1),
     ("our keys", lambda store: store.client.set(store.keys.of(RISK_PROPOSAL.key, "ETHUSDT"), "x"), "ETHUSDT", 1),
     ("our keys", lambda store: store.client.set(store.keys.of("stream_market_state"), "x"), "stream:marketstate", 1),
