@@ -326,7 +326,7 @@ def test_a_guard_is_confirmed_by_two_readings_and_openings_are_blocked_from_the_
 
 
 @pytest.mark.slow
-@settings(max_examples=1_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_the_same_over_many_sequences(store, clock, steps) -> None:
     """As above."""
