@@ -27,7 +27,17 @@ from resources.guards import read_account
 from resources.lease import standing_by
 from resources.positions import PositionReader
 from resources.redis_store import RedisStore, RedisUnavailableError, epoch_of, sentinel_options
-from resources.server_needs import A_SENTINEL, BROKER_COMMANDS, COMMANDS, OLDEST, PROBE, broker_of, lacking, name_and_age
+from resources.server_needs import (
+    A_SENTINEL,
+    BROKER_COMMANDS,
+    COMMANDS,
+    GOVERNOR_PROBE,
+    OLDEST,
+    PROBE,
+    broker_of,
+    lacking,
+    name_and_age,
+)
 from resources.settings import MARKET_STATE_STREAM, SENTINEL_FORM, Settings, uncommented
 
 Level = Literal["ok", "warn", "fail"]
@@ -293,7 +303,7 @@ def _broker(store: RedisStore) -> Iterator[Finding]:
 def _commands(store: RedisStore) -> Iterator[Finding]:
     yield _commands_of("commands", store, COMMANDS, store.keys.of(PROBE))
     if (governor := store.as_governor()) is not store:
-        yield _commands_of("commands of the governor", governor, COMMANDS, store.keys.of(PROBE))
+        yield _commands_of("commands of the governor", governor, COMMANDS, store.keys.of(GOVERNOR_PROBE))
 
 
 def _sentinels(store: RedisStore) -> Iterator[Finding]:

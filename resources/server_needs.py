@@ -15,7 +15,8 @@ from resources.redis_store import RedisStore, RedisUnavailableError, condition_o
 from resources.settings import REDIS_SCHEMES, SENTINEL_FORM, Settings
 
 OLDEST = {"Redis": 7, "Valkey": 7}  # major versions; before, scripts and streams lack what we use
-PROBE = "lease"  # kind of the key they are tried on
+# Kinds of the keys they are tried on, which each user may write: what is refused for its key stands in the server's ACL LOG.
+PROBE, GOVERNOR_PROBE = "lease", "guards_found"
 A_SENTINEL = "a Sentinel, which only names servers"
 _SCRIPT = ("return 1", "0")
 COMMANDS: dict[str, tuple[str, ...]] = {  # arguments that would do no harm even if they were executed; KEY stands for the key
@@ -138,7 +139,10 @@ def require_server(store: RedisStore) -> None:
     """
     broker = broker_of(store.settings)
     of = store.keys.of(PROBE)
-    examined = [("", store, COMMANDS, of), ("the governor's user: ", store.as_governor(), COMMANDS, of)]
+    examined = [
+        ("", store, COMMANDS, of),
+        ("the governor's user: ", store.as_governor(), COMMANDS, store.keys.of(GOVERNOR_PROBE)),
+    ]
     examined += [("the broker: ", broker, BROKER_COMMANDS, "quantum:celery:probe")] if broker is not None else []
     found = []
     for whose, one, commands, key in examined:
