@@ -48,6 +48,7 @@ LOCKED_PARAMETERS = (
     "Expect FULL_CLOSE for most positions and the regime chop throughout: the locked parameters do not fit one-minute candles."
 )
 SYMBOLS_NAMED = 5
+FLAT_SEC = 15.0  # more than a cycle, so that one sees it
 SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
 # KEYS[1] sorted set of candles
@@ -172,6 +173,7 @@ class ExampleWorld:
     _last_plan_epoch: float = field(default=0.0, repr=False)
     _plans: int = field(default=0, repr=False)
     _held: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)  # entry, and when it was opened
+    _flat_until: dict[str, float] = field(default_factory=dict, repr=False)  # of those whose stop was crossed
 
     def step(self) -> list[str]:
         """Play one more candle of every symbol (the first time: the first ones), all ending now, and renew all examples.
@@ -241,12 +243,18 @@ class ExampleWorld:
             self._held[reading.symbol] = (entry, opened) if ours else (first, float(int(now) - OPENED_BEFORE_SEC))
 
     def _reopen_stopped(self, closes: Mapping[str, float], now: float) -> None:
-        """Do what an executor would: leave a position whose stop was crossed, and enter a new one at the price of now."""
+        """Do what an executor would: leave a position whose stop was crossed, and enter a new one a little later.
+
+        In between it is told to be flat: a position that only changes its entry is the same one, and keeps its stop.
+        """
         names = with_legs(list(self.candles), self.store.settings.hedge_symbols)
         for reading in self.store.read(RISK_PROPOSAL, names):
             row, symbol = reading.value, underlying(reading.symbol)
             if row is not None and row["sl_breached"] and row["position_entry_price"] == self._held[symbol][0]:
-                self._held[symbol] = (closes[symbol], float(int(now)))
+                self._flat_until.setdefault(symbol, now + FLAT_SEC)
+        for symbol in [one for one, until in self._flat_until.items() if until <= now]:
+            del self._flat_until[symbol]
+            self._held[symbol] = (closes[symbol], float(int(now)))
 
     def _examples_of(self, symbol: str, close: float, now: datetime) -> list[tuple[Any, ...]]:
         example, epoch = EXAMPLES.get(symbol, OTHER_EXAMPLE), int(now.timestamp())
@@ -265,6 +273,14 @@ class ExampleWorld:
             "created_at": opened,
             "ts_epoch": epoch,
         }
+        if symbol in self._flat_until:
+            position = {
+                "symbol": symbol,
+                "side": "FLAT",
+                **self._leg_fields(symbol, example),
+                "position_amt": 0,
+                "ts_epoch": epoch,
+            }
         target = {"target_usd": example.target_usd, "confidence": 0.85, "timestamp": epoch, "mode": "shadow"}
         attribution = {"performance_factor": example.performance, "confidence": 0.8, "ts": epoch}
         values: dict[str, Mapping[str, Any]] = {

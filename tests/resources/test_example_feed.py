@@ -17,7 +17,7 @@ from quantum_assets.kernels.risk_guard import assess
 from resources.candles import CandleReader
 from resources.example_feed import EXAMPLES, PLAN_EVERY_SEC, SAMPLE_DIR, SCRIPT, ExampleWorld, load_candles, play
 from resources.guards import read_account
-from resources.positions import PositionReader
+from resources.positions import Flat, PositionReader
 from tests.governor.desk import Desk
 from tests.servers import valkey
 from tests.world import hash_of, write_candles, write_position
@@ -101,7 +101,11 @@ def test_a_position_whose_stop_was_crossed_is_left_and_a_new_one_entered(world, 
     before = PositionReader(store).read(SYMBOLS)[0].value
     row = {**STOPPED, "position_entry_price": before.entry_price}
     assert not store.publish(RISK_PROPOSAL, [row], cycle_id="c1")[0].error
-    clock.advance(3)
+    for seconds in (3, 10):  # a cycle sees it flat: an entry that only moves is the same position
+        clock.advance(seconds)
+        world.step()
+        assert isinstance(PositionReader(store).snapshots(SYMBOLS)[0].value, Flat)
+    clock.advance(10)
     world.step()
     after = PositionReader(store).read(SYMBOLS)[0].value
     assert (after.entry_price, after.opened_at_epoch) == (after.current_price, clock.now.timestamp())
