@@ -620,12 +620,13 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
         HEDGE_SYMBOLS: a plan for one of them names a leg, which is the plan's symbol then.
     """
     fields = texts(raw)
-    reduce_only = fields.get("reduceOnly", "false").lower()
-    if not fields.get("action") and reduce_only in ("true", "1"):  # planners leave out what it says already
+    said = fields.get("reduceOnly", "false").lower()
+    reduce_only = said in ("true", "1")
+    if not fields.get("action") and reduce_only:  # planners leave out what it says already
         fields["action"] = "CLOSE"
     of_leg, misnamed = "", ""
     if hedged and underlying(fields.get("symbol", "")) in hedged:
-        of_leg, misnamed = _leg_of_plan(fields)
+        of_leg, misnamed = _leg_of_plan(fields, reduce_only=reduce_only)
         fields["symbol"] = of_leg or underlying(fields["symbol"])
     invalid = next((name for name in REQUIRED if not fields.get(name)), "")
     plan_id, symbol = fields.get("plan_id", ""), fields.get("symbol", "")
@@ -642,7 +643,7 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
     qty, price = numbers.get("qty") or numbers.get("close_qty"), numbers.get("price") or None
     if not invalid and qty is not None and price is not None and qty * price > USD_MAX:  # trillions only of what is cheap
         invalid = "qty" if numbers.get("qty") else "close_qty"
-    if not invalid and reduce_only not in ("true", "false", "1", "0", ""):
+    if not invalid and said not in ("true", "false", "1", "0", ""):
         invalid = "reduceOnly"
     invalid = invalid or misnamed
     return Plan(
@@ -651,7 +652,7 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
         symbol=symbol if of_leg or _SYMBOL.fullmatch(symbol) else "",
         action=fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else "",
         decision=fields.get("decision", "")[:32],
-        reduce_only=reduce_only in ("true", "1"),
+        reduce_only=reduce_only,
         kill_score=numbers.get("kill_score"),
         qty=qty,
         price=price,
@@ -673,7 +674,7 @@ def booked_id(plan_id: str) -> str:
     return escaped.replace(":", "%3A", 1) if escaped.startswith(OTHER_PERMITS) else escaped
 
 
-def _leg_of_plan(fields: Mapping[str, str]) -> tuple[str, str]:
+def _leg_of_plan(fields: Mapping[str, str], *, reduce_only: bool) -> tuple[str, str]:
     """Give the name of the leg a plan for a hedged symbol is for, and the field by which nobody can know it (else empty).
 
     The leg stands in the symbol or in positionSide. In hedge mode it is the side of the order that opens or closes a leg: an
@@ -691,7 +692,7 @@ def _leg_of_plan(fields: Mapping[str, str]) -> tuple[str, str]:
     (leg,) = told
     action, side = fields.get("action", "").upper(), fields.get("side", "").strip().upper()
     other = LEGS[1 - LEGS.index(leg)]
-    closing = is_closing(action, reduce_only=fields.get("reduceOnly", "").lower() in ("true", "1"))
+    closing = is_closing(action, reduce_only=reduce_only)
     order = "BUY" if (leg == "LONG") != closing else "SELL"
     wrong = "action" if other in re.split(r"[^A-Z]+", action) else "side" if side not in ("", leg, order) else ""
     return f"{market}{SEPARATOR}{leg}", wrong

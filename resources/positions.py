@@ -255,13 +255,14 @@ class PositionReader:
                 detail = raw.reason.partition(": ")[2]
                 readings[leg] = Reading[RawPosition | Flat].failed(leg, f"position_unreadable: {detail}")
             elif raw.value is not None:
+                fields = _stripped(raw.value)
                 try:
-                    shown = leg_fields(leg, _stripped(raw.value))
+                    shown = leg_fields(leg, fields)
                 except InvalidPositionError as error:
                     readings[leg] = Reading[RawPosition | Flat].failed(leg, f"position_invalid: {error}")
                     continue
                 if shown is None:
-                    others[leg] = _stripped(raw.value)
+                    others[leg] = fields
                 else:
                     readings[leg] = _parsed(leg, raw.value, "redis_hash", contract=self.store.settings.contract_of(leg))
         return readings, others
