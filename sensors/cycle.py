@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeGuard
 
 import dagster as dg
 import redis
@@ -122,7 +123,8 @@ def decide_cycle(
     if unfinished is not None:
         return Skip(f"late: the previous cycle (run {unfinished}) is still running")
     interval_sec = market_state_interval_sec - TICK_SLACK_SEC
-    due = any(_market_state_due(one, now_epoch, interval_sec, candles_since) for one in seen)
+    judged = max((one.evaluated for one in seen if one.evaluated is not None), default=None)
+    due = any(_market_state_due(one, now_epoch, interval_sec, candles_since, judged) for one in seen)
     return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
@@ -146,14 +148,24 @@ def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
     return interval_sec - TICK_SLACK_SEC - since if since >= 0 else 0.0
 
 
-def _market_state_due(seen: Seen, now_epoch: float, interval_sec: float, candles_since: float) -> bool:
-    if seen.evaluated is None or seen.used_candle is None:
-        return True
-    if not -CLOCK_SKEW_SEC <= now_epoch - seen.evaluated < interval_sec:  # a clock set back must not end evaluations
-        return True
+def _market_state_due(
+    seen: Seen, now_epoch: float, interval_sec: float, candles_since: float, shard_judged: float | None = None
+) -> bool:
+    """Say whether this symbol asks for the market states of its shard.
+
+    A symbol that cannot be computed has no evaluation of its own: what counts is the last one of its shard, and whether candles
+    changed since. Otherwise one dead symbol has all the others computed in every cycle (measured: 20 of 566, latency 1.2 times).
+    """
+    if not _within(seen.evaluated, now_epoch, interval_sec) or seen.used_candle is None:
+        return not _within(shard_judged, now_epoch, interval_sec) or shard_judged < candles_since
     # A state that a candle changes too little to be published goes on naming the one before: what counts is when it was judged.
     new_candle = seen.newest_candle is not None and seen.newest_candle > seen.used_candle
     return new_candle and seen.evaluated < candles_since
+
+
+def _within(evaluated: float | None, now_epoch: float, interval_sec: float) -> TypeGuard[float]:
+    """Say whether this evaluation is of the running interval; a clock set back must not end evaluations."""
+    return evaluated is not None and -CLOCK_SKEW_SEC <= now_epoch - evaluated < interval_sec
 
 
 def look(store: RedisStore, symbols: Sequence[str]) -> dict[str, Seen]:

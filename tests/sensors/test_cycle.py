@@ -64,6 +64,35 @@ def test_a_candle_is_news_until_it_was_judged(seen, candles_since, assets) -> No
     assert decision == Request(assets)
 
 
+CANNOT_BE_COMPUTED = [
+    ("never", Seen(None, None, None), NOW - 11, FAST_FAMILY),
+    ("not since long ago", Seen(NOW - 3600, NOW - 3610, None), NOW - 11, FAST_FAMILY),
+    ("with candles that have stopped", Seen(NOW - 3600, NOW - 3610, NOW - 3500), NOW - 11, FAST_FAMILY),
+    ("and its candles came back", Seen(NOW - 3600, NOW - 3610, NOW - 1), NOW, ALL),
+    ("and it has its first candles", Seen(None, None, NOW - 1), NOW, ALL),
+    ("and its state is of the future", Seen(NOW + 3600, NOW, NOW), NOW - 11, ALL),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "candles_since", "assets"), [row[1:] for row in CANNOT_BE_COMPUTED], ids=[row[0] for row in CANNOT_BE_COMPUTED]
+)
+def test_a_symbol_that_cannot_be_computed_does_not_have_all_others_computed_in_every_cycle(seen, candles_since, assets) -> None:
+    """It is asked for with its shard, and at once when candles changed."""
+    quiet = Seen(NOW - 10, NOW - 30, NOW - 30)
+    decision = decide_cycle(
+        [quiet, seen], now_epoch=NOW, market_state_interval_sec=60, unfinished=None, candles_since=candles_since
+    )
+    assert decision == Request(assets)
+
+
+def test_where_no_symbol_can_be_computed_every_cycle_tries() -> None:
+    """Nothing is saved by waiting."""
+    dead = Seen(NOW - 3600, NOW - 3610, None)
+    decision = decide_cycle([dead, Seen()], now_epoch=NOW, market_state_interval_sec=60, unfinished=None, candles_since=NOW - 11)
+    assert decision == Request(ALL)
+
+
 def test_nothing_is_requested_while_the_previous_cycle_runs() -> None:
     """Two cycles at once would publish out of order."""
     decision = decide_cycle([Seen()], now_epoch=NOW, market_state_interval_sec=60, unfinished="abc")
