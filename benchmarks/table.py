@@ -374,6 +374,21 @@ def told(figures: Figures) -> str:
     )
 
 
+def plain(figures: Figures) -> str:
+    """Render what plain Dagster did, each way it is started."""
+    rows = [
+        [way, one["first_cycle_sec"], of(one["click_sec"], "p50", "max"), sum(one["runs"].values()), one["red"]]
+        for way, one in figures["ways"].items()
+    ]
+    return (
+        "## Plain Dagster (`benchmarks.plain`)\n"
+        + paragraph(f"""
+            Each way for {figures["lasts_sec"] / 60:.0f} minutes, one after the other, with the stock launcher, the example and
+            Chromium beside it. A click is Materialize of one asset for one symbol, until its run has ended.""")
+        + table(["started as", "first green cycle, s", "click, s: p50 / max", "runs", "red runs"], rows)
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -385,7 +400,15 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "scrape": scrape,
     "split_brain": split_brain,
 }
-SECTIONS = {**PARTS, "scale_out": scale_out, "chaos": chaos, "detection": detection, "dead_symbols": dead_symbols, "told": told}
+SECTIONS = {
+    **PARTS,
+    "scale_out": scale_out,
+    "chaos": chaos,
+    "detection": detection,
+    "dead_symbols": dead_symbols,
+    "told": told,
+    "plain": plain,
+}
 
 
 def page(results: Path) -> str:
