@@ -28,7 +28,7 @@ test: setup  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
 
 slow: setup feed  ## whole stacks, browsers, hundreds of symbols
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow -q --durations 25
 
 check: setup  ## style, types, definitions
 	$(BIN)/ruff check .

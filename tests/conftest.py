@@ -25,6 +25,16 @@ START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISABLE_TELEMETRY")
 
 
+WHOLE_STACKS = {"stack", "browser", "chaos", "security", "cli"}  # folders whose slow tests fill a machine of two cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker of the slow suite run the whole stacks, one after the other, while the others run what fits beside them."""
+    for item in items:
+        if item.path.parent.name in WHOLE_STACKS and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group("whole stacks"))
+
+
 class Clock:
     """The one clock of a test."""
 
