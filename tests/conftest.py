@@ -25,7 +25,7 @@ START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISABLE_TELEMETRY")
 
 
-WHOLE_STACKS = {"stack", "browser", "chaos", "security", "cli"}  # folders whose slow tests fill a machine of two cores
+WHOLE_STACKS = {"stack", "browser", "chaos", "security"}  # folders whose slow tests fill a machine of two cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -99,6 +99,7 @@ def rounds(store: RedisStore) -> Watcher:
     return watcher
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     events=st.lists(GOVERNOR, max_size=4),

@@ -161,6 +161,7 @@ def test_a_flat_leg_is_healthy_and_an_unreadable_one_is_named_alone(hedged, inst
     assert hash_of(hedged, "risk_proposal", LONG)["last_update_epoch"] == str(int(hedged.clock().timestamp()))
 
 
+@pytest.mark.slow
 def test_the_proof_pack_holds_with_legs(hedged, instance) -> None:
     """Every proof that is about what was published, with both legs open and a plan of each decided."""
     both(hedged, real_closes("BTCUSDT")[-1])

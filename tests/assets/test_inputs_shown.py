@@ -58,6 +58,7 @@ def test_every_input_of_the_graph_is_shown() -> None:
     assert all(one.proof.name == USABLE for one in INPUTS)
 
 
+@pytest.mark.slow
 def test_a_stale_equity_is_one_observation_of_the_whole_and_its_check_fails(world, instance) -> None:
     """It blocks every opening; the graph shows where that comes from."""
     run_cycle(world, instance)
@@ -123,6 +124,7 @@ def write_attribution(store: RedisStore, symbol: str, **changes: object) -> None
     store.client.hset(store.keys.of("attribution", symbol), mapping={name: str(value) for name, value in fields.items()})
 
 
+@pytest.mark.slow
 def test_attribution_is_observed_per_symbol_and_executions_as_a_whole(computing, instance) -> None:
     write_attribution(computing, "BTCUSDT")
     write_attribution(computing, "ETHUSDT", performance_factor="many")

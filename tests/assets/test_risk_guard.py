@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import dagster as dg
+import pytest
 
 from definitions import assemble
 from quantum_assets.contracts.schema import COMMON
@@ -77,6 +78,7 @@ def test_it_is_materialized_alone_without_a_partition(store, instance) -> None:
     assert state(store)["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_materialization_only_when_guards_or_errors_change_or_after_a_minute(store, instance, clock) -> None:
     """Freshness goes on, the history stays short."""
     write_equity(store)
@@ -154,6 +156,7 @@ def test_an_emergency_is_announced_as_the_specification_writes_it(store, instanc
     assert (state(store)["guards"], state(store)["pending"]) == ("DRAWDOWN,EMERGENCY_FLATTEN", "")
 
 
+@pytest.mark.slow
 def test_a_live_guard_is_not_announced_twice_and_a_new_one_is(store, instance, clock) -> None:
     """Who flattens on the event must not flatten every ten seconds."""
     for _ in range(4):

@@ -70,7 +70,8 @@ def beyond(healthy: Counter[str], got: Counter[str]) -> dict[str, int]:
     return {name: got[name] - healthy[name] for name in sorted(kinds) if got[name] != healthy[name]}
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 20])
 def test_what_is_recorded_of_symbols_that_die_at_once_and_nothing_of_those_that_stay_dead(counted, count) -> None:
     """One run, and per asset that needs the candles one planned materialization per symbol, one error and one line of the log."""
     healthy = counted.cycle()

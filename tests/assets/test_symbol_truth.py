@@ -115,6 +115,7 @@ def test_the_reason_is_in_the_run_the_partition_leads_to_step_by_step(world, ins
     assert errors["risk_proposal"] == "risk_proposal cannot be computed: BTCUSDT: candles_missing\n"
 
 
+@pytest.mark.slow
 def test_a_partition_is_green_with_the_next_success_although_nothing_has_changed(world, instance) -> None:
     """The rate limit suppresses what has not changed; the page must not stay red for it."""
     run_cycle(world, instance)
@@ -131,6 +132,7 @@ def test_a_partition_is_green_with_the_next_success_although_nothing_has_changed
     assert failed(instance, "market_state") == set()
 
 
+@pytest.mark.slow
 def test_a_symbol_may_begin_with_an_underscore(make_store, instance) -> None:
     """Its record was taken for that of a check, and made again in every cycle."""
     write_world(make_store(symbols="BTCUSDT"))
@@ -203,6 +205,7 @@ def test_a_symbol_that_flaps_is_recorded_once_a_minute_at_most(world, instance) 
     assert len(records(instance)) <= 2
 
 
+@pytest.mark.slow
 def test_a_symbol_for_which_nothing_is_due_any_more_is_not_failed(world, instance) -> None:
     """Its position was closed while its candles were away: no materialization will ever follow."""
     run_cycle(world, instance)
@@ -290,6 +293,7 @@ def test_inputs_are_observed_per_symbol_when_their_state_changes_and_the_check_n
     assert checks(instance, "candles", "usable") == [(False, "ERROR"), (True, "ERROR")]
 
 
+@pytest.mark.slow
 def test_the_check_fresh_of_the_risk_guard_fails_while_its_state_cannot_be_written(world, instance) -> None:
     """Nothing is opened without it; it has no symbols, and is judged as a whole."""
     run_cycle(world, instance)
@@ -305,6 +309,7 @@ def test_the_check_fresh_of_the_risk_guard_fails_while_its_state_cannot_be_writt
     assert checks(instance, "risk_guard", "fresh") == [(False, "ERROR"), (True, "ERROR")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "shown"), [("enforce", [(False, "ERROR")]), ("shadow", []), ("external", [])])
 def test_the_check_fresh_of_the_efficiency_is_recorded_where_we_write_it(make_store, instance, mode, shown) -> None:
     """Another producer's hash is not ours to keep fresh, and a shadow writes none."""
@@ -318,6 +323,7 @@ def test_the_check_fresh_of_the_efficiency_is_recorded_where_we_write_it(make_st
     assert checks(instance, "capital_efficiency", "fresh") == shown
 
 
+@pytest.mark.slow
 def test_a_step_reads_the_failures_of_its_asset_once(world, instance) -> None:
     """At 566 failing symbols one read is 100 kB."""
     run_cycle(world, instance)

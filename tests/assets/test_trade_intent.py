@@ -352,6 +352,7 @@ def test_a_key_of_another_type_leaves_nothing_half_written(make_store, key) -> N
 # --- crashes and company -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_connection_cut_anywhere_leaves_whole_intents_and_the_next_cycle_makes_up_the_rest(make_store) -> None:
     """Hash, memory and plan are there together or not at all, and in the end each symbol has one."""
     direct = make_store(intent_mode="plan")
@@ -395,6 +396,7 @@ def intend(url: str, now: datetime, barrier: Any, told: Any) -> None:
     told.put((outcome.published, outcome.error))
 
 
+@pytest.mark.slow
 def test_two_processes_that_saw_the_same_proposals_make_one_intent(make_store) -> None:
     """The loop and somebody in the user interface, at once."""
     store = make_store(intent_mode="plan")

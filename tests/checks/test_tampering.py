@@ -660,6 +660,7 @@ def test_every_proof_holds_also_where_we_write_the_efficiency_ourselves(proven: 
     assert proven.verdicts("capital_efficiency/recomputed")["capital_efficiency/recomputed"].finding.judged == len(SYMBOLS)
 
 
+@pytest.mark.slow
 def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -> None:
     """They are what it is for; a pack that is red on the day of a drawdown says nothing on that day."""
     proven.draw_down(8_000.0)
@@ -725,6 +726,7 @@ def sounds(world: Proven) -> dict[tuple[str, str], bool]:
     return {(one.asset_key.to_user_string(), one.partition): one.passed for one in sound if one.partition is not None}
 
 
+@pytest.mark.slow
 def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> None:
     """Who opens one symbol sees its own state; an hour of unchanged checks of 566 symbols would bury the changes."""
     stand_still(proven)
@@ -739,6 +741,7 @@ def test_a_symbol_is_recorded_when_what_it_fails_has_changed(proven: Proven) -> 
     assert sounds(proven) == {("market_state", VICTIM): True}
 
 
+@pytest.mark.slow
 def test_more_changes_than_a_run_has_time_for_are_recorded_by_the_next_ones_and_news_first(proven: Proven) -> None:
     """At 2,000 symbols the first run would outlast its minute, be given up, and begin again, for ever."""
     for name, number in (("CHUNK", 10), ("RECORD_UNTIL_SEC", 0), ("RECORD_SEC_MIN", 0)):

@@ -147,6 +147,7 @@ def test_of_two_exporters_at_once_one_counts(world) -> None:
     assert counts_in(store, "counts_decided")["allow:BTCUSDT"] == 1
 
 
+@pytest.mark.slow
 def test_decisions_that_came_while_no_exporter_ran_are_counted_later(store) -> None:
     stream = store.keys.of("stream_governor_events")
     for number in range(EVENTS_AT_ONCE + 10):

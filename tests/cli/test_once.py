@@ -70,6 +70,7 @@ def test_one_cycle_exits_with_0_and_leaves_a_real_run(live: RedisStore) -> None:
         assert materialized(instance, "risk_proposal") == set(SYMBOLS)
 
 
+@pytest.mark.slow
 def test_a_symbol_that_fails_is_named_and_the_exit_code_is_1(live: RedisStore) -> None:
     """A script must notice without reading logs."""
     write_candles(live, "ETHUSDT", real_closes("ETHUSDT")[:100])
@@ -106,6 +107,7 @@ def test_an_unreachable_server_exits_with_3_and_is_named(live: RedisStore) -> No
     assert "127.0.0.1:1" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_after", [9_000, 20_000, 30_000])
 def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: RedisStore, cut_after: int) -> None:
     """Whatever was published is whole; the rest is missing."""

@@ -37,6 +37,7 @@ def test_an_unknown_group_is_a_usage_error_that_names_the_known_ones(store: Redi
     assert "risk_proposal" in done.stderr
 
 
+@pytest.mark.slow
 def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(store: RedisStore, tmp_path: Path) -> None:
     """A reader must not become a writer: a cycle of its own would decide plans under whatever settings its shell has."""
     report = tmp_path / "evidence.html"
@@ -66,6 +67,7 @@ def test_some_symbols_are_judged_by_the_cycles_of_their_own_shard(store: RedisSt
     assert not cadence["passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tampered", "code"), [(False, 0), (True, 1)])
 def test_one_group_of_a_product_that_needs_no_server_holds_until_it_does_not(store: RedisStore, tampered, code) -> None:
     """The way a script asks: exit code first, one line per proof for the reader."""

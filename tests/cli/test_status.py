@@ -27,6 +27,7 @@ from tests.world import real_closes, run_cycle, write_candles, write_efficiency,
 SYMBOL = "SOLUSDT"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("removed", "code"), [(False, 0), (True, 1)])
 def test_nothing_intended_is_no_trouble_and_a_memory_that_is_gone_is(
     valkey_url: str, monkeypatch: pytest.MonkeyPatch, *, removed: bool, code: int

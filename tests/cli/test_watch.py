@@ -164,6 +164,7 @@ class Watching:
             self.process.communicate()
 
 
+@pytest.mark.slow
 def test_a_watcher_says_that_all_is_well_and_when_it_was_last_heard_of(live):
     """Somebody has to watch the watcher."""
     with Watching(live) as watching:

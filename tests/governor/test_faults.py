@@ -80,6 +80,7 @@ def boundaries(sent: bytes) -> list[int]:
     return ends
 
 
+@pytest.mark.slow
 def test_a_connection_cut_after_any_command_of_a_decision_changes_nothing(
     make_store: Callable[..., RedisStore], clock: Clock
 ) -> None:

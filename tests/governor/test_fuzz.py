@@ -101,6 +101,7 @@ NAMED = (
 )
 
 
+@pytest.mark.slow
 def test_malformed_positions_open_nothing(make_store: Callable[..., RedisStore]) -> None:
     """A position nobody can read is neither none nor any."""
     rng = np.random.default_rng(2)
@@ -129,6 +130,7 @@ def test_malformed_positions_open_nothing(make_store: Callable[..., RedisStore])
     assert reasons["readable"] <= {""}
 
 
+@pytest.mark.slow
 def test_malformed_efficiency_only_makes_hints_neutral(make_store: Callable[..., RedisStore]) -> None:
     """A hint that cannot be trusted says nothing; it neither blocks nor shrinks."""
     rng = np.random.default_rng(3)

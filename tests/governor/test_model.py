@@ -353,6 +353,7 @@ def _reclaimed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
 
 
+@pytest.mark.slow
 def test_the_governor_and_a_simple_model_agree() -> None:
     """Whatever happens in whatever order, each plan gets the one answer the specification gives."""
     play(examples=25, steps=30)

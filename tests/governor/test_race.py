@@ -116,6 +116,7 @@ def race(processes: int, runs: int, home: Path, tightest: str) -> None:
             store.client.close()
 
 
+@pytest.mark.slow
 def test_governors_at_once_decide_every_plan_once_and_exceed_no_limit(tmp_path: Path) -> None:
     """Two governors that both see the last free permit grant one too many: that is money."""
     race(3, 1, tmp_path, "daily")

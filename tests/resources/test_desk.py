@@ -141,6 +141,7 @@ def page_of(store: RedisStore, symbol: str = "BTCUSDT") -> str:
     return desk_pages.symbol_page(read_symbol(store, symbol), History(), well(at=store.clock().timestamp()), "", "n")
 
 
+@pytest.mark.slow
 def test_a_price_that_nobody_renews_is_old_however_lately_it_was_computed_with(world, clock, instance) -> None:
     """The execution side may be dead for minutes while every cycle computes with its last mark."""
     price = rows_of(world)["BTCUSDT"].price

@@ -219,6 +219,7 @@ def ours(tmp_path: Path) -> BatchedSqliteEventLogStorage:
 # --- SQLite -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_wiped_at_a_known_time")
 def test_every_answer_is_the_one_of_the_stock_sqlite_storage(tmp_path: Path, ours: BatchedSqliteEventLogStorage) -> None:
     """The user interface and the sensors must not notice which storage they read."""
@@ -296,6 +297,7 @@ def test_threads_write_at_the_same_time_without_losing_an_event(ours: BatchedSql
     assert all(len(ours.get_logs_for_run(f"run{number}")) == 60 for number in range(8))
 
 
+@pytest.mark.slow
 def test_a_watcher_hears_of_an_event_of_another_process(ours: BatchedSqliteEventLogStorage) -> None:
     """The run page is live; with connections kept open only the write-ahead file changes."""
     heard = threading.Event()
@@ -314,6 +316,7 @@ def test_several_processes_can_create_the_log_at_once(tmp_path: Path) -> None:
     assert BatchedSqliteEventLogStorage(str(tmp_path)).get_maximum_record_id() == 4
 
 
+@pytest.mark.slow
 def test_a_forked_child_writes_on_connections_of_its_own(tmp_path: Path) -> None:
     """Workers fork after the storage was used; SQLite locks and PostgreSQL sockets must not be shared."""
     lines = """

@@ -168,6 +168,7 @@ def test_one_plan_at_a_time_and_a_close_an_opening_and_a_refusal_at_first(world,
     assert all(plan[b"plan_id"].startswith(b"example-") and plan[b"decision"] == b"EXECUTE" for plan in plans)
 
 
+@pytest.mark.slow
 def test_hours_of_the_example_show_permits_and_instructive_blocks_and_no_limit_hides_them(make_store, clock):
     """What a newcomer sees of the governor: nearly all of it was hourly and daily limits, also for closes."""
     store = make_store(allow_synthetic=True)
@@ -231,6 +232,7 @@ def test_a_garbage_opening_time_of_a_former_feed_is_passed_over(world, store, cl
     assert float(hash_of(store, "raw_position", "BTCUSDT")["created_at"]) < clock.now.timestamp()
 
 
+@pytest.mark.slow
 def test_the_process_outlives_a_restart_of_redis_and_stops_at_once(tmp_path):
     """It runs unattended; and `quantum up` waits for it to stop."""
     with valkey() as first:

@@ -318,6 +318,7 @@ def replayed(store: RedisStore, clock: Clock, steps: list[tuple[float, str, floa
             assert EMERGENCY in reading.live
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_a_guard_is_confirmed_by_two_readings_and_openings_are_blocked_from_the_first_on(store, clock, steps) -> None:

@@ -145,6 +145,7 @@ def test_a_stack_that_stands_by_leaves_no_sign_of_life_of_the_daemon(two, instan
     assert first.client.get(first.keys.of("heartbeat", "daemon")) is None
 
 
+@pytest.mark.slow
 def test_only_the_sensor_that_requests_cycles_holds_the_lease(two) -> None:
     """A stack whose cycle sensor is off would else hold the loop, and never run it, for ever."""
     first, second = two
@@ -158,6 +159,7 @@ def test_only_the_sensor_that_requests_cycles_holds_the_lease(two) -> None:
         assert second.client.pttl(second.keys.of("lease")) <= 1000
 
 
+@pytest.mark.slow
 def test_a_tick_that_cannot_look_leaves_the_lease_to_a_stand_by(two, monkeypatch) -> None:
     first, second = two
     with dg.instance_for_test() as one, dg.instance_for_test() as another:

@@ -133,6 +133,7 @@ def test_a_shadow_writes_the_stream_and_never_the_hash(store: RedisStore) -> Non
     assert not store.client.exists("quantum:allocation:target:proposed:BTCUSDT")
 
 
+@pytest.mark.slow
 def test_wherever_the_connection_breaks_no_half_written_hash_is_left(make_store, server_url: str) -> None:
     """Every command boundary and the middle of commands: readers see whole publications or none."""
     direct = make_store()

@@ -190,6 +190,7 @@ def test_pruning_twice_changes_nothing_more(instance: dg.DagsterInstance) -> Non
     assert seen(instance) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["delete_event_rows", "events_of_run", "delete_events"])
 def test_an_interruption_anywhere_is_made_good_by_the_next_call(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, step: str

@@ -69,6 +69,7 @@ def test_who_lived_long_enough_starts_over_at_once(caplog: pytest.LogCaptureFixt
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 5
 
 
+@pytest.mark.slow
 def test_each_death_is_said_with_its_cause_and_the_pause(tmp_path: Path) -> None:
     """A restart nobody hears of hides a crash loop."""
     with supervised(tmp_path) as (_, read_until):
@@ -76,6 +77,7 @@ def test_each_death_is_said_with_its_cause_and_the_pause(tmp_path: Path) -> None
             read_until(f"crashes died (exit code 3), restart {restart} in {pause} s")
 
 
+@pytest.mark.slow
 def test_a_pause_holds_up_no_other_process_and_no_stop(tmp_path: Path) -> None:
     """A supervisor that sleeps is itself down."""
     with supervised(tmp_path, "stack.pause_sec = lambda restart: 600 * restart") as (supervisor, read_until):

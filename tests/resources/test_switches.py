@@ -257,6 +257,7 @@ print(sum(disarm(store, "burst").changed for _ in range(200)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_disarm_at_once_disarm_once(store, server_url) -> None:
     """Two governors see the same burst."""
     command = [sys.executable, "-c", DISARM_MANY, server_url]

@@ -92,6 +92,7 @@ def test_a_child_over_its_memory_limit_is_replaced_aloud(worker: Worker) -> None
     assert worker.children() != before
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_fails_the_runs_of_a_dead_one_and_no_other(worker: Worker) -> None:
     """A killed worker tells nobody, and results of Celery, which knew it, are ignored."""
     assert worker.ping().get(timeout=20) == "pong"
@@ -101,6 +102,7 @@ def test_a_worker_that_starts_fails_the_runs_of_a_dead_one_and_no_other(worker: 
     assert {path.name for path in (Path(worker.home) / "executing").iterdir()} == {"alive", "elsewhere"}
 
 
+@pytest.mark.slow
 def test_a_pickled_task_is_refused_so_that_root_needs_no_warning(worker: Worker) -> None:
     """Unpickling runs what it is sent: who reaches Redis would own the machine."""
     worker.ping(serializer="pickle")

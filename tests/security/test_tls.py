@@ -62,6 +62,7 @@ def test_the_server_speaks_to_nobody_in_the_clear(encrypted: Encrypted) -> None:
         store.run("asking", [("PING",)])
 
 
+@pytest.mark.slow
 def test_where_clients_need_certificates_store_and_broker_show_theirs(tmp_path: Path) -> None:
     """As the shipped configuration says how: ``tls-auth-clients yes``."""
     ca = certificates(tmp_path)
@@ -86,6 +87,7 @@ def test_where_clients_need_certificates_store_and_broker_show_theirs(tmp_path: 
             sender.close()
 
 
+@pytest.mark.slow
 def test_the_broker_is_verified_too(encrypted: Encrypted, tmp_path: Path) -> None:
     """Celery takes a rediss:// address that says nothing of certificates for leave to verify none."""
     url = url_of(BROKER, encrypted.port, "rediss")
