@@ -28,6 +28,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISA
 WHOLE_STACKS = {"stack", "browser", "chaos", "security"}  # folders whose slow tests fill a machine of two cores
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker of the slow suite run the whole stacks, one after the other, while the others run what fits beside them."""
     for item in items:

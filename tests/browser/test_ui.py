@@ -17,6 +17,7 @@ from resources.redis_store import RedisStore
 from resources.settings import load_settings
 from tests.servers import free_port
 from tests.stack.test_up import all_materialized, stack, wait_for
+from tests.stack.test_up import page as page_of
 from tests.world import materialized
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -83,6 +84,7 @@ def desk(home: Path, **options: Any) -> Iterator[Desk]:
     port = free_port()
     with stack(home, port), sync_playwright() as playwright:
         wait_for("all assets of three symbols", lambda: all_materialized(home))
+        wait_for("the page", lambda: bool(page_of(port)))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(**{"viewport": {"width": 1600, "height": 900}, **options})
         page.set_default_timeout(ANSWER_MS)
