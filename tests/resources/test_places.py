@@ -209,6 +209,7 @@ def test_sentinels_name_the_master_to_store_broker_and_doctor(one, tmp_path) -> 
             store = RedisStore(settings)
             assert store.run("writing", SET) == [b"OK"]
             assert store.client.client_info()["db"] == 3
+            assert store.place == url_of(one).removeprefix("redis://")
             assert store.as_governor().run("asking", [("ACL", "WHOAMI")]) == [b"u"]
             assert "p%40" not in settings.redis_address
             arguments = celery_arguments(settings)
