@@ -334,27 +334,26 @@ class Trial:
         """Recount what the master knows."""
         client = redis.Redis(port=self.servers.master(), socket_timeout=5)
         of = self.store.keys.of
-        plans = [fields[b"plan_id"].decode() for _, fields in client.xrange(of("stream_plans"))]
+        plans = {fields[b"plan_id"].decode(): entry_id for entry_id, fields in client.xrange(of("stream_plans"))}
         events = [
             (int(name.split(b"-")[0]) / 1000, texts(fields)) for name, fields in client.xrange(of("stream_governor_events"))
         ]
         decided = Counter(event["plan_id"] for _, event in events if event.get("event") in ("PERMIT", "BLOCK"))
         violations = [f"{name}: decided {decided[name]} times" for name in plans if decided[name] != 1]
-        granted: defaultdict[str, list[float]] = defaultdict(list)
+        granted: defaultdict[tuple[str, str], list[float]] = defaultdict(list)  # openings and closes have limits of their own
         for when, event in events:
             if event.get("event") == "PERMIT":
-                granted[event["symbol"]].append(when)
+                granted[event["symbol"], event["counted_as"]].append(when)
         for window, limit in ((HOUR_SEC, "GOV_MAX_EXEC_PER_HOUR"), (BURST_SEC, "GOV_MAX_EXEC_PER_5MIN")):
-            for symbol, times in granted.items():
+            for (symbol, kind), times in granted.items():
                 worst = max(sum(0 <= one - other < window for other in times) for one in times)
                 if worst > int(LIMITS[limit]):
-                    violations.append(f"{symbol}: {worst} permits within {window} s, {limit}={LIMITS[limit]}")
-        undone = set(plans) - decided.keys()
-        if undone:
-            waiting = client.xpending_range(of("stream_plans"), GROUP, "-", "+", 10)
-            violations.append(
-                f"pending: {[(one['message_id'], one['time_since_delivered'], one['times_delivered']) for one in waiting]}"
-            )
+                    violations.append(f"{symbol}: {worst} permits of {kind} plans within {window} s, {limit}={LIMITS[limit]}")
+        undone = plans.keys() - decided.keys()
+        for name in undone:  # which of the two it is tells the cause
+            waiting = client.xpending_range(of("stream_plans"), GROUP, plans[name], plans[name], 1)
+            told = f"pending, {waiting[0]}" if waiting else "acknowledged, or never taken"
+            violations.append(f"{name}: undecided and {told}")
         figures = {
             "plans sent": len(self.planner.sent),
             "plans the master knows": len(plans),

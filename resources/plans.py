@@ -166,6 +166,18 @@ end
 return {1, reason, hour, burst, today, hour_after, burst_after, today_after}
 """
 
+# KEYS[1] stream of plans, KEYS[2..] seen marker of each plan; ARGV[1] group, ARGV[2..] stream entry ids, in the same order
+# acknowledges the entries whose decision this server has: one that was promoted meanwhile may lack the last ones, and an entry
+# that is acknowledged there is never decided; returns how many have none
+ACKNOWLEDGE_LUA = """
+local undecided = 0
+for i = 2, #KEYS do
+  local marked = redis.call('TYPE', KEYS[i]).ok == 'string' and string.find(redis.call('GET', KEYS[i]), '|', 1, true)
+  if marked then redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) else undecided = undecided + 1 end
+end
+return undecided
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -347,7 +359,7 @@ class PlanQueue:
             (one, reply) for one, reply in zip(decisions, replies, strict=True) if isinstance(reply, list) and reply != [LATE]
         ]
         self._disarm_if_due([(one.plan, reply[1].decode()) for one, reply in both])
-        self.acknowledge([one.plan for one, _ in both])
+        self._acknowledge_decided([one.plan for one, _ in both])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
         return [
@@ -396,6 +408,21 @@ class PlanQueue:
         """Tell the group that these entries need no governor any more."""
         if plans:
             self.store.run("acknowledging plans", [("XACK", self.stream, GROUP, *(plan.entry_id for plan in plans))])
+
+    def _acknowledge_decided(self, plans: Sequence[Plan]) -> None:
+        """Tell the group the same of plans that were decided, as far as the server still knows it."""
+        keys = self.store.keys
+        if not plans or keys.cluster:  # the markers are in other slots there
+            self.acknowledge(plans)
+            return
+        markers = [keys.of("seen_plan", plan.plan_id, plan.symbol or NO_SYMBOL) for plan in plans]
+        entries = [plan.entry_id for plan in plans]
+        command = ("EVAL", ACKNOWLEDGE_LUA, 1 + len(markers), self.stream, *markers, GROUP, *entries)
+        (undecided,) = self.store.run("acknowledging plans", [command])
+        if isinstance(undecided, Exception):
+            raise UnreadableKeyError(self.stream, "a stream of plans", undecided)
+        if undecided:
+            log.warning("%d plans stay pending: Redis has changed places since they were decided", undecided)
 
     def _record_command(self, decision: Decision, cycle_id: str, now: datetime, *, counted: bool = True) -> tuple[Any, ...]:
         plan, keys = decision.plan, self.store.keys

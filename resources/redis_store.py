@@ -259,6 +259,12 @@ class RedisStore:
         ] = {}  # by key and symbol: as read, and as row
         self._known = frozenset((*settings.symbols, *settings.markets))
 
+    @property
+    def place(self) -> str:
+        """Address of the master as the sentinels named it for the last connection; empty where none are asked."""
+        address = getattr(self.client.connection_pool, "master_address", None)
+        return ":".join(map(str, address)) if address else ""
+
     def as_governor(self) -> RedisStore:
         """Give the store that decides: the same server under the governor's user, or this one when it has none of its own."""
         settings = self.settings.as_governor()

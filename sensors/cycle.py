@@ -27,7 +27,7 @@ from resources.launcher import QUEUE_TAG, has_warm_workers, queue_of
 from resources.lease import other_holder, standing_by_for
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import Settings
-from sensors.overdue import SLOWER, goes_first, still_running
+from sensors.overdue import SLOWER, failed_once, goes_first, place_tags, still_running
 
 CYCLE_JOB_NAME = "cycle"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -231,6 +231,7 @@ def requests_for(
     now_epoch: float,
     busy: Mapping[str | None, str],
     noted: Noted,
+    place: Mapping[str, str],
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Request each cycle whose shard is not busy, and say why the others are not requested.
 
@@ -248,6 +249,8 @@ def requests_for(
         First symbol of a shard to the id of its run that has not finished.
     noted
         Newest candles, as this tick has dated them.
+    place
+        Tags that say where their queue is.
     """
     requests, reasons = [], []
     for one in cycles:
@@ -262,7 +265,7 @@ def requests_for(
             reasons.append(decision.reason)
             continue
         selection = [dg.AssetKey(asset) for asset in decision.assets if one.shard == 0 or asset not in ACCOUNT_ASSETS]
-        tags = cycle_tags(one.symbols, one.cycle_id, queue_of(one.shard, settings.shards))
+        tags = {**cycle_tags(one.symbols, one.cycle_id, queue_of(one.shard, settings.shards)), **place}
         # Without a word about checks, all checks of the selected assets would run in every cycle.
         requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))
     return requests, reasons
@@ -332,13 +335,16 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=standing_by_for(other, "runs the loop"), cursor=context.cursor)
-            running, ended = still_running(context.instance, CYCLE_JOB_NAME, store.clock(), context.log)
+            running, ended = still_running(context.instance, CYCLE_JOB_NAME, store, context.log)
             counts["ended"] += len(ended)
             busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
             alive = alive_parts(context.instance)
             store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), now) for part in alive])
             wait_sec = {shard: due_in_sec(at, now, interval_sec) for shard, at in requested.items()}
-            given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}  # replaced at once, and not asked for later than otherwise
+            given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}
+            if has_warm_workers(context.instance):
+                given_up |= failed_once(context.instance, CYCLE_JOB_NAME, len(cycles)) - busy.keys()
+            # What was given up is replaced at once, and not asked for later than otherwise.
             due = [one for one in cycles if wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
             next_sec = min(wait_sec.values())
             if reason := held_back(context.instance, due, busy, next_sec, settings=settings, now=store.clock()):
@@ -349,7 +355,8 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
         counts["candles"] = noted = date_candles(seen, due, counts["candles"], now)
-        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy, noted=noted)
+        place = place_tags(store)
+        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy, noted=noted, place=place)
         counts["late"] += len(reasons)
         try:
             other = other_holder(

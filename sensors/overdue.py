@@ -10,7 +10,10 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
+from resources.dagster_internals import RANGE_TAGS
+from resources.io_manager import ONCE_TAG
 from resources.launcher import has_warm_workers
+from resources.redis_store import RedisStore
 
 SLOWER = "each run starts an interpreter of its own; `quantum up` keeps warm workers and is faster"
 
@@ -41,6 +44,7 @@ class Limits:
 WARM = Limits(8, 60, "its worker is dead or lost", "no worker took it")
 # The code server itself fails a run whose process died; these limits are for what it cannot see, its own end.
 COLD = Limits(120, 180, "its process is dead or hangs", "its interpreter never came up")
+PLACE_TAG = "quantum/place"  # of the server that held the queue when the run was requested
 UNTAKEN_SEC = 600  # from which a run of any job that nobody has begun is given up: it would stay so for ever
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
@@ -70,7 +74,26 @@ def goes_first(instance: dg.DagsterInstance, job_name: str, now: datetime) -> st
     return ""
 
 
-def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits = WARM) -> str | None:
+def place_tags(store: RedisStore) -> dict[str, str]:
+    """Give the tags by which a run is known as lost when sentinels name another server: none where the queue is elsewhere."""
+    known = store.place if store.settings.broker_url == store.settings.url else ""
+    return {PLACE_TAG: known} if known else {}
+
+
+def failed_once(instance: dg.DagsterInstance, job_name: str, shards: int) -> set[str | None]:
+    """Name the shards, by their first symbol, whose newest run failed and the one before it did not.
+
+    That is how a run ends whose server went away: the next one need not wait for its turn. Those of a shard that goes on failing
+    must.
+    """
+    newest: dict[str | None, list[bool]] = {}
+    for run in instance.get_runs(dg.RunsFilter(job_name=job_name), limit=4 * shards):
+        if ONCE_TAG not in run.tags:
+            newest.setdefault(run.tags.get(RANGE_TAGS[0]), []).append(run.status is dg.DagsterRunStatus.FAILURE)
+    return {shard for shard, failed in newest.items() if failed[0] and not any(failed[1:2])}
+
+
+def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits = WARM, moved: bool = False) -> str | None:
     """Say why a run must be given up; ``None`` while it need not.
 
     Parameters
@@ -81,27 +104,33 @@ def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits =
         Whether a worker has taken it.
     limits
         Of the instance's launcher.
+    moved
+        Whether the server that held the queue is the master no more: what nobody has begun is lost with it.
     """
     age_sec = (now - created).total_seconds()
     if age_sec < -limits.not_finished_sec:
         return f"Requested {-age_sec:.0f} s in the future: the clock was set back. The loop goes on without it."
     if started and age_sec > limits.not_finished_sec:
         return f"Not finished after {limits.not_finished_sec} s: {limits.lost}. The loop goes on without it."
+    if not started and moved:
+        return "Not started, and Redis has changed places: lost with its queue. The loop goes on without it."
     if not started and age_sec > limits.not_started_sec:
         return f"Not started after {limits.not_started_sec} s: {limits.untaken}. The loop goes on without it."
     return None
 
 
 def still_running(
-    instance: dg.DagsterInstance, job_name: str, now: datetime, log: logging.Logger
+    instance: dg.DagsterInstance, job_name: str, store: RedisStore, log: logging.Logger
 ) -> tuple[list[dg.DagsterRun], list[dg.DagsterRun]]:
     """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and those."""
     left, ended = [], []
     limits = WARM if has_warm_workers(instance) else COLD
+    now, place = store.clock(), place_tags(store).get(PLACE_TAG)
     for record in unfinished_runs(instance, job_name):
         run = record.dagster_run
         started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-        if (why := overdue(record.create_timestamp, now, started=started, limits=limits)) is None:
+        moved = place is not None and run.tags.get(PLACE_TAG, place) != place
+        if (why := overdue(record.create_timestamp, now, started=started, limits=limits, moved=moved)) is None:
             left.append(run)
             continue
         log.error("run %s: %s", run.run_id, why)

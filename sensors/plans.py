@@ -12,7 +12,7 @@ from resources.launcher import has_warm_workers
 from resources.lease import other_holder, standing_by_for
 from resources.plans import Waiting, waiting_plans
 from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
-from sensors.overdue import SLOWER, still_running
+from sensors.overdue import SLOWER, place_tags, still_running
 
 PLANS_JOB_NAME = "plans"
 TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
@@ -67,14 +67,14 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
                 return dg.SensorResult(skip_reason=standing_by_for(other, "decides"))
             if not has_warm_workers(context.instance):
                 return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
-            running, _ = still_running(context.instance, PLANS_JOB_NAME, store.clock(), context.log)
+            running, _ = still_running(context.instance, PLANS_JOB_NAME, store, context.log)
             waiting = waiting_plans(store)
         except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"read failed: {error}")
         decision = decide_plans_due(waiting, store.settings.symbols, unfinished=running[0].run_id if running else None)
         if isinstance(decision, str):
             return dg.SensorResult(skip_reason=decision)
-        tags = {**range_tags(decision.symbols), DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true"}
+        tags = {**range_tags(decision.symbols), DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true", **place_tags(store)}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None, tags=tags)])
 
     return plans

@@ -7,6 +7,7 @@ import redis
 
 from quantum_assets.checks.inputs import INPUTS
 from quantum_assets.checks.pack import PROOFS
+from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
 from resources.dagster_internals import storage_id
 from resources.foreign import number_or_none
 from resources.launcher import has_warm_workers
@@ -50,20 +51,23 @@ def decide_proofs(seen: Seen, interval_sec: float) -> str:
     """Say why the pack does not run now; empty when it does."""
     if seen.since_cycle is None:
         return "no cycle has ended yet: there is nothing to prove"
-    if seen.since_requested is None and seen.since_cycle > JUST_ENDED_SEC:
+    just_ended = -CLOCK_SKEW_SEC <= seen.since_cycle <= JUST_ENDED_SEC
+    if seen.since_requested is None and not just_ended:
         return "waiting for the first cycle: what stands was published before this start"
-    if seen.since_requested is None or seen.since_requested < 0:  # a clock set back since must not end the proofs
+    if seen.since_requested is None:
         return ""
-    due_since = seen.since_requested - interval_sec + SLACK_SEC
+    # A clock set back since must not end the proofs; nor may they take the cores from the first cycle after it.
+    due_since = seen.since_requested - interval_sec + SLACK_SEC if seen.since_requested >= 0 else 0.0
     if due_since < 0:
         return f"due in {-due_since:.0f} s"
-    if seen.since_cycle > JUST_ENDED_SEC and due_since < PATIENCE_SEC:
+    if not just_ended and due_since < PATIENCE_SEC:
         return "due when a cycle has ended"
     return ""
 
 
-def _skip(context: dg.SensorEvaluationContext, reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=reason, cursor=context.cursor)  # without a word about it the cursor would be lost
+def _skip(context: dg.SensorEvaluationContext, reason: str, cursor: str | None = None) -> dg.SensorResult:
+    cursor = cursor or context.cursor  # without a word about it the cursor would be lost
+    return dg.SensorResult(skip_reason=reason, cursor=cursor)
 
 
 def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
@@ -82,7 +86,7 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         try:
             if other := other_holder(store, storage_id(context.instance), renew=False):
                 return _skip(context, standing_by_for(other, "runs the loop"))
-            running, _ = still_running(context.instance, PROOFS_JOB_NAME, store.clock(), context.log)
+            running, _ = still_running(context.instance, PROOFS_JOB_NAME, store, context.log)
             if running:
                 return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
@@ -92,8 +96,11 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
         ended = number_or_none(beat.decode(errors="replace")) if isinstance(beat, bytes) else None
         seen = Seen(*(None if moment is None else now - moment for moment in (requested, ended)))
         warm = has_warm_workers(context.instance)
-        if reason := decide_proofs(seen, interval_sec if warm else max(interval_sec, COLD_INTERVAL_SEC)):
-            return _skip(context, reason if warm else f"{reason}; {SLOWER}")
+        spacing_sec = interval_sec if warm else max(interval_sec, COLD_INTERVAL_SEC)
+        if reason := decide_proofs(seen, spacing_sec):
+            set_back = requested is not None and requested > now  # then due as of now, and patience counts
+            cursor = repr(now - spacing_sec + SLACK_SEC) if set_back else None
+            return _skip(context, reason if warm else f"{reason}; {SLOWER}", cursor)
         if not warm and (first := goes_first(context.instance, PROOFS_JOB_NAME, store.clock())):
             return _skip(context, first)
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=repr(now))

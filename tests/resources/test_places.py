@@ -1,6 +1,7 @@
 """Redis changes places: whoever holds a connection to the server that was the master lets go of it and asks for the address again."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from kombu.exceptions import OperationalError
 
 from quantum_assets.cli import watch
 from quantum_assets.cli.watch import Watcher
-from resources import redis_store
+from resources import plans, redis_store
 from resources.diagnosis import diagnose
 from resources.launcher import celery_arguments
+from resources.plans import GROUP, PlanQueue
 from resources.redis_store import RedisStore, RedisUnavailableError
 from resources.settings import SettingsError, load_settings
+from tests.governor.desk import Desk
 from tests.proxy import Signpost
 from tests.servers import free_port, server_of
 
@@ -48,6 +51,14 @@ def demote(port: int, master: int) -> None:
     redis.Redis(port=port).replicaof("127.0.0.1", master)
 
 
+def wait_for(check: Callable[[], object]) -> None:
+    """Wait for the replica."""
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_an_address_that_leads_elsewhere_is_followed_without_a_restart(pair, monkeypatch) -> None:
     """Every process kept its connection to the demoted server, and no cycle ran until they were restarted by hand."""
     monkeypatch.setattr(redis_store, "AWAY_SEC", 0.0)
@@ -75,6 +86,37 @@ def test_who_only_reads_asks_for_the_address_again_from_time_to_time(pair, monke
         assert store.run("reading", [("GET", "k")]) == [None]
         monkeypatch.setattr(redis_store, "RECONNECT_SEC", 0.0)
         assert store.run("reading", [("GET", "k")]) == [b"new"]
+        store.client.close()
+
+
+def test_a_decision_that_a_failover_lost_is_not_acknowledged_to_the_promoted_server(pair, clock, monkeypatch) -> None:
+    """A governor that hung between recording and acknowledging left a plan without a decision, and nobody took it again."""
+    first, second = pair
+    promoted = redis.Redis(port=second)
+    demote(second, first)
+    with Signpost(first) as address:
+        store = RedisStore(load_settings(redis_url=address.url, symbols="BTCUSDT"), clock)
+        desk = Desk(store)
+        desk.ready("BTCUSDT")
+        desk.plan("p1", "BTCUSDT", "CLOSE")
+        (plan,) = PlanQueue(store).take()
+        wait_for(lambda: promoted.exists(store.keys.of("stream_plans")) and promoted.xinfo_groups(store.keys.of("stream_plans")))
+        wait_for(lambda: promoted.xpending(store.keys.of("stream_plans"), GROUP)["pending"] == 1)
+        promoted.replicaof("NO", "ONE")
+
+        def change_places(*_: object) -> None:
+            monkeypatch.undo()
+            address.port = second
+            store.client.connection_pool.disconnect()
+
+        monkeypatch.setattr(PlanQueue, "take", lambda _: [plan])
+        monkeypatch.setattr(PlanQueue, "_disarm_if_due", change_places)  # between the two
+        desk.decide()
+        assert redis.Redis(port=first).exists(store.keys.of("permit", "p1"))
+        assert (desk.outcome("p1"), desk.pending()) == (None, 1)
+        monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
+        desk.decide()
+        assert (desk.outcome("p1"), desk.pending(), len(desk.events())) == ("", 0, 1)
         store.client.close()
 
 
@@ -167,6 +209,7 @@ def test_sentinels_name_the_master_to_store_broker_and_doctor(one, tmp_path) -> 
             store = RedisStore(settings)
             assert store.run("writing", SET) == [b"OK"]
             assert store.client.client_info()["db"] == 3
+            assert store.place == url_of(one).removeprefix("redis://")
             assert store.as_governor().run("asking", [("ACL", "WHOAMI")]) == [b"u"]
             assert "p%40" not in settings.redis_address
             arguments = celery_arguments(settings)

@@ -253,3 +253,34 @@ def test_a_lost_cycle_is_replaced_at_the_tick_that_notices(store, instance) -> N
     store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=61)
     cursor = json.dumps({"shards": {"BTCUSDT": store.clock().timestamp() - 1}})
     assert len(tick(store, instance, cursor).run_requests) == 1
+
+
+def test_a_cycle_that_failed_with_its_server_is_replaced_at_the_next_tick_and_only_once(store, instance) -> None:
+    """It waited for its turn: five seconds more without a cycle after each failover. A cycle that always fails must wait."""
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    replaced = []
+    for status in (
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.FAILURE,
+    ):
+        instance.create_run_for_job(job, status=status, tags=cycle_tags(SYMBOLS, "c1"))
+        cursor = json.dumps({"shards": {"BTCUSDT": store.clock().timestamp() - 1}})
+        replaced.append(len(tick(store, instance, cursor).run_requests or ()))
+    assert replaced == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("status", "lost"), [(dg.DagsterRunStatus.STARTING, True), (dg.DagsterRunStatus.STARTED, False)])
+def test_what_nobody_had_begun_is_lost_with_the_server_that_held_its_queue(store, instance, monkeypatch, status, lost) -> None:
+    """The promoted server has no such message: to wait for a worker to take it was 10 s without a cycle."""
+    monkeypatch.setattr(type(store), "place", "127.0.0.1:1")
+    (request,) = (result := tick(store, instance)).run_requests
+    job = assemble(store).resolve_job_def(CYCLE_JOB_NAME)
+    run = instance.create_run_for_job(job, status=status, tags=request.tags)
+    store.clock.now = instance.get_run_record_by_id(run.run_id).create_timestamp + timedelta(seconds=1)
+    cursor = json.dumps({**json.loads(result.cursor), "shards": {"BTCUSDT": store.clock().timestamp() - 1}})
+    assert not tick(store, instance, cursor).run_requests
+    monkeypatch.setattr(type(store), "place", "127.0.0.1:2")
+    assert bool(tick(store, instance, cursor).run_requests) is lost
+    assert (instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE) is lost
