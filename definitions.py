@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import dagster as dg
@@ -20,7 +21,7 @@ from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
 from quantum_assets.trade_intent import trade_intent
-from resources.dagster_internals import dismiss_welcome
+from resources.dagster_internals import dismiss_welcome, forget_future_ticks
 from resources.intents import IntentIOManager
 from resources.io_manager import RedisIOManager
 from resources.redis_store import RedisStore
@@ -100,4 +101,5 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
 
 
 dismiss_welcome()
+forget_future_ticks(time.time())
 defs = build_defs()

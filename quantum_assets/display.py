@@ -75,6 +75,7 @@ REASONS = {
 CAUSES = {  # reason codes of the assets in words; without one the code itself is used
     "candles_missing": NO_CANDLES,
     "candles_stale": NO_CANDLES,
+    "candles_unchanged": NO_CANDLES,  # they have no time that could be too old
     "candles_unreadable": "candles cannot be read",
     "candles_in_future": "candles are dated in the future",
     "candles_spacing": "candles are not as far apart as CANDLE_INTERVAL_SEC says",

@@ -14,6 +14,7 @@ from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
 from quantum_assets.kernels.market_state import market_state as market_state_kernel
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_assets.symbols import OWNERS
+from resources.candle_memory import without_unchanged
 from resources.candles import CandleReader, Candles, usual_trouble
 from resources.redis_store import RedisStore
 from resources.settings import Settings
@@ -38,7 +39,11 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
     reader, theta, ticks = CandleReader(store), grid_theta_of(store.settings), store.settings.ticks
-    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(reader.read(symbols), theta, ticks))
+
+    def read(symbols: Sequence[str]) -> list[Reading[Candles]]:
+        return without_unchanged(store, reader.read(symbols))
+
+    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(read(symbols), theta, ticks))
 
 
 def grid_theta_of(settings: Settings) -> GridTheta:

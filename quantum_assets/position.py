@@ -15,7 +15,6 @@ import polars as pl
 from redis.exceptions import ResponseError
 
 from quantum_assets.contracts.codecs import EPOCH, TIME
-from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading, State
 from quantum_assets.contracts.schema import ContractError
 from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
@@ -243,7 +242,7 @@ def _judged(case: _Case, candles: Candles | None, settings: Settings, forgotten:
     position, memory, symbol = case.position, case.memory, case.position.symbol
     theta = TrackingTheta(collar_pct=settings.price_collar_pct, sl_ratchet=settings.sl_ratchet)
     bars: Bars | None = candles if position.position_source != SYNTHETIC else None
-    if bars is not None and (scale := settings.candle_scales.get(underlying(symbol))) is not None:
+    if bars is not None and (scale := settings.candle_scale_of(symbol)) != 1:
         bars = _Scaled(bars.open_time_ms, bars.high * scale, bars.low * scale, bars.close * scale)
     expected = profit_of(position.side, position.entry_price, position.current_price, position.qty)
     wrong = contradictions(position, expected, settings.contract_of(symbol), bars, theta.collar_pct)

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from quantum_assets.kernels.epochs import per_sec_of
+
 EPOCH_MAX_SEC = 4.2e9  # the year 2103
-EPOCH_MS_MIN, EPOCH_US_MIN, EPOCH_NS_MIN = 1e11, 1e14, 1e17  # an epoch number below the first is seconds
 OPEN_INTERVALS_MAX = 2  # a candle closes at most this many intervals after it opened
 
 # Names are compared as letters only, in lower case: closeTime, close_time and CloseTime are one. Single letters keep their case.
@@ -337,8 +338,7 @@ def epoch_ms(epoch: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """
     if not ((epoch > 0) & (epoch <= EPOCH_MAX_SEC * 1e9)).all():  # NaN is not either
         raise ValueError
-    factor = np.select([epoch < EPOCH_MS_MIN, epoch < EPOCH_US_MIN, epoch < EPOCH_NS_MIN], [1e3, 1.0, 1e-3], 1e-6)
-    times: npt.NDArray[np.int64] = np.rint(epoch * factor).astype(np.int64)
+    times: npt.NDArray[np.int64] = np.rint(epoch * (1e3 / per_sec_of(epoch))).astype(np.int64)
     return times
 
 

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from quantum_assets.contracts.legs import underlying
 from quantum_assets.contracts.reading import Reading
 from quantum_assets.contracts.tables import CANDLE_KEYS
 from quantum_assets.freshness import STALE_INTERVALS
+from quantum_assets.kernels.epochs import MS_MIN, US_MIN, per_sec_of
 from quantum_assets.kernels.synthetic import synthetic_closes
 from resources.candle_layouts import (
     OPEN_INTERVALS_MAX,
@@ -51,7 +51,6 @@ SLACK_MEMBERS = 20  # at most so many are read beyond the window, for duplicates
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
 MALFORMED_SHARE_MAX = 0.01  # spec section 13
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
-EPOCH_MS_MIN, EPOCH_US_MIN = 1e11, 1e14  # between them an epoch number is ms
 REREADS_MAX = 3  # rounds of a window that came out short: running updates may fill a key
 REREAD_BLIND_FACTOR = 16  # so many times more where none that was read had closed
 REREAD_MARGIN = 1.2  # more members than the share of closed candles asks for
@@ -387,9 +386,10 @@ class CandleReader:
 
     def _replies(self, names: Sequence[tuple[str, int]], wanted: int) -> Iterator[Any]:
         of, types = self.store.keys.of, [ACCEPTED_TYPES[name] for name in CANDLE_KEYS]
-        commands, whose = [], self.store.settings.candle_symbols
+        commands = []
         for name in names:
-            keys, last = [of(key, whose.get(underlying(name[0]), name[0])) for key in CANDLE_KEYS], self._parsed.get(name)
+            whose, last = self.store.settings.candles_of(name[0]), self._parsed.get(name)
+            keys = [of(key, whose) for key in CANDLE_KEYS]
             head = int(name[0] in self._newest_first)
             options = (wanted, KEY_BYTES_MAX, CHUNK_MEMBERS, int(last is None or not last.timed), head)
             commands.append(("EVAL_RO", NEWEST_LUA, len(keys), *keys, *options, *types))
@@ -745,7 +745,7 @@ def _plain(members: list[Any], name: str) -> list[float]:
 
 def _plain_times(members: list[Any], name: str) -> Times:
     values = _plain(members, name)
-    if min(values) >= EPOCH_MS_MIN and max(values) < EPOCH_US_MIN:
+    if min(values) >= MS_MIN and max(values) < US_MIN:
         return np.array(values, dtype=np.int64)
     return epoch_ms(np.array(values, dtype=np.float64))
 
@@ -755,10 +755,10 @@ def _score_times(scores: bytes, count: int) -> Times:
     if not scores:
         return np.zeros(count, dtype=np.int64)
     epoch = np.array([float(score) for score in scores.split(b",")])
+    units = per_sec_of(epoch)
+    fits = (epoch >= SCORE_SEC_MIN * units) & (epoch <= SCORE_SEC_MAX * units)
     times = np.zeros(count, dtype=np.int64)
-    for unit in (1e3, 1.0, 1e-3, 1e-6):  # s, ms, us, ns
-        fits = (epoch >= SCORE_SEC_MIN * 1e3 / unit) & (epoch <= SCORE_SEC_MAX * 1e3 / unit)
-        times[fits] = np.rint(epoch[fits] * unit)
+    times[fits] = np.rint(epoch[fits] * (1e3 / units[fits]))
     return times
 
 

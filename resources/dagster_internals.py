@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -112,13 +113,40 @@ def _bound_pauses() -> None:
 
 def ticks_ahead(instance: dg.DagsterInstance, now: float) -> dict[str, float]:
     """List sensors whose last tick lies in the future, and by how many seconds."""
-    found = {}
-    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        if isinstance(state.instigator_data, SensorInstigatorData):
-            last = max(state.instigator_data.last_tick_timestamp or 0.0, state.instigator_data.last_tick_start_timestamp or 0.0)
-            if last - now > AHEAD_SEC:
-                found[state.instigator_name] = last - now
-    return found
+    return {state.instigator_name: _last_tick(state) - now for state in _ahead(instance, now)}
+
+
+def forget_future_ticks(now: float) -> None:
+    """Reset the sensors whose last tick lies in the future, where Dagster's own daemon runs: with plain ``dagster dev``.
+
+    Of that one only the code server is ours, and as long as every sensor is skipped nobody asks it anything. So it happens when
+    that loads: at the start of ``dagster dev``, and when the code location is reloaded. Without DAGSTER_HOME each start has a new
+    one, which remembers no ticks.
+    """
+    is_code_server = "grpc" in sys.argv  # `dagster api grpc`; a run loads the same modules, in a process of its own
+    if not (os.environ.get("DAGSTER_IS_DEV_CLI") and os.environ.get("DAGSTER_HOME") and is_code_server):
+        return
+    try:
+        with dg.DagsterInstance.get() as instance:
+            for state in _ahead(instance, now):
+                data = cast("SensorInstigatorData", state.instigator_data)
+                none = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
+                instance.update_instigator_state(state.with_data(none))
+                log.warning("the clock was set back: the last tick of %s lay ahead; it goes on from now", state.instigator_name)
+    except Exception:
+        log.exception("sensors whose last tick lies ahead could not be reset")  # they wait, and all else works
+
+
+def _ahead(instance: dg.DagsterInstance, now: float) -> list[InstigatorState]:
+    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    return [state for state in states if _last_tick(state) - now > AHEAD_SEC]
+
+
+def _last_tick(state: InstigatorState) -> float:
+    data = state.instigator_data
+    if not isinstance(data, SensorInstigatorData):
+        return 0.0
+    return max(data.last_tick_timestamp or 0.0, data.last_tick_start_timestamp or 0.0)
 
 
 def dismiss_welcome() -> None:

@@ -21,6 +21,7 @@ from quantum_assets.contracts.reading import State
 from quantum_assets.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_assets.contracts.tables import PUBLISHED
 from quantum_assets.kernels.risk_guard import EQUITY_STALE, assess
+from resources.candle_memory import without_unchanged
 from resources.candles import CandleReader
 from resources.env_files import ALIKE, OBSOLETE, names_of_settings
 from resources.guards import read_account
@@ -225,7 +226,10 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         yield Finding("dagster storage", "ok", f"{kind} answers")
         if ahead:
             seen = f"last ticks lie ahead: {', '.join(f'{name} {sec:.0f} s' for name, sec in ahead.items())}"
-            told = "restart `quantum up` or the unit of the daemon, which reset them; plain `dagster dev` waits until then"
+            told = (
+                "restart `quantum up` or the unit of the daemon, which reset them; plain `dagster dev` waits until then, unless "
+                "it is restarted, or the code location reloaded on its page Deployment"
+            )
             yield Finding("ticks", "warn", f"{seen}; the clock was set back", told)
 
 
@@ -406,7 +410,8 @@ def _candle_troubles(symbols: Sequence[str], store: RedisStore) -> list[str]:
     """Judge candles as the market state is: what gives no state, and why."""
     from quantum_assets.market_state import grid_theta_of, market_state_frame  # Dagster, which takes most of a second
 
-    frame = market_state_frame(CandleReader(store).read(symbols), grid_theta_of(store.settings))
+    readings = without_unchanged(store, CandleReader(store).read(symbols), remember=False)
+    frame = market_state_frame(readings, grid_theta_of(store.settings))
     without = frame.filter(frame["state"] != State.PRESENT)
     return [f"{symbol}: {why}" for symbol, why in zip(without["symbol"], without["why"], strict=True)]
 

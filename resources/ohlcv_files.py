@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 import orjson
 import polars as pl
 
+from quantum_assets.kernels.epochs import per_sec_of
 from resources.settings import as_listed
 
 COLUMNS = ("open_time_ms", "open", "high", "low", "close", "volume")
@@ -74,8 +75,7 @@ OTHER_ORDERS = {  # of columns without names, which nothing but the prices tells
 SEPARATORS = (";", "\t", "|", ",")  # the comma last: it may be that of decimals
 FIELDS_MIN = 5  # time and prices: a line with fewer is no line of the table
 YES, NO = ("1", "true", "yes", "y", "1.0"), ("0", "false", "no", "n", "0.0")
-EPOCHS = ((1.0, 1e3), (1e3, 1.0), (1e6, 1e-3), (1e9, 1e-6))  # units in a second, ms in a unit: s, ms, us, ns
-EPOCH_SEC_MIN, EPOCH_SEC_MAX = 631_152_000, 4_102_444_800  # 1990 to 2100: the four units cannot be confused
+EPOCH_SEC_MIN, EPOCH_SEC_MAX = 631_152_000, 4_102_444_800  # 1990 to 2100: no unit passes for another
 
 LEAP = ":60"  # a leap second opens no candle
 _TAIL = (
@@ -877,12 +877,11 @@ def _times(path: Path, times: pl.Series, dialect: _Dialect) -> pl.Series:
     if times.dtype in (pl.Datetime, pl.Date):
         return times.cast(pl.Datetime("ms")).cast(pl.Int64)
     frame = times.alias("time").to_frame()
-    number = pl.col("number")
-    epoch = frame.select(pl.col("time").cast(pl.Float64, strict=False).alias("number")).select(
-        pl.coalesce(
-            pl.when((number >= EPOCH_SEC_MIN * units) & (number < EPOCH_SEC_MAX * units)).then((number * to_ms).round())
-            for units, to_ms in EPOCHS
-        ).cast(pl.Int64)
+    numbers = times.cast(pl.Float64, strict=False)
+    number, units = pl.col("number"), pl.col("per_sec")
+    plausible = (number >= EPOCH_SEC_MIN * units) & (number < EPOCH_SEC_MAX * units)
+    epoch = pl.DataFrame({"number": numbers, "per_sec": per_sec_of(numbers.to_numpy())}).select(
+        pl.when(plausible).then((number * (1e3 / units)).round()).cast(pl.Int64)
     )
     found = epoch.to_series()
     if times.dtype != pl.String or not found.null_count():

@@ -585,11 +585,14 @@ def theta_of(settings: Settings) -> GovernorTheta:
     """Take the limits of the gates from the settings.
 
     Closes have the limits of openings unless they are given their own; that nothing may be opened does not mean that nothing may
-    be closed.
+    be closed: then they have those that openings have by default.
     """
     plain, (hourly, burst) = GovernorTheta(), (settings.gov_max_closes_per_hour, settings.gov_max_closes_per_5min)
-    notional, qty = settings.gov_max_close_notional_per_day_usd, settings.gov_max_close_qty_per_day
-    return GovernorTheta(
+    if hourly is None and not settings.gov_max_exec_per_hour:
+        hourly = plain.max_exec_per_hour
+    if burst is None and not settings.gov_max_exec_per_5min:
+        burst = plain.max_exec_per_5min
+    theta = GovernorTheta(
         max_data_age_sec=settings.gov_max_data_age_sec,
         max_close_age_sec=max(settings.gov_max_data_age_sec, settings.candle_interval_sec + CLOSE_LATE_SEC),
         kill_score_critical=settings.gov_kill_score_critical,
@@ -598,11 +601,12 @@ def theta_of(settings: Settings) -> GovernorTheta:
         max_exec_per_5min=settings.gov_max_exec_per_5min,
         max_notional_per_day_usd=settings.gov_max_reduce_notional_per_day_usd,
         max_qty_per_day=settings.gov_max_reduce_qty_per_day,
-        max_closes_per_hour=settings.gov_max_exec_per_hour or plain.max_exec_per_hour if hourly is None else hourly,
-        max_closes_per_5min=settings.gov_max_exec_per_5min or plain.max_exec_per_5min if burst is None else burst,
-        max_close_notional_per_day_usd=settings.gov_max_reduce_notional_per_day_usd if notional is None else notional,
-        max_close_qty_per_day=settings.gov_max_reduce_qty_per_day if qty is None else qty,
+        max_closes_per_hour=hourly,
+        max_closes_per_5min=burst,
+        max_close_notional_per_day_usd=settings.gov_max_close_notional_per_day_usd,
+        max_close_qty_per_day=settings.gov_max_close_qty_per_day,
     )
+    return theta.resolved()  # a record names the numbers it was judged by
 
 
 @lru_cache(maxsize=64)

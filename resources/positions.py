@@ -21,6 +21,7 @@ from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from quantum_assets.contracts.tables import POSITION
 from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
 from quantum_assets.kernels.contract import BASE_UNITS, Contract
+from quantum_assets.kernels.epochs import per_sec
 from resources.foreign import number_or_none
 from resources.redis_store import RedisStore, pairs, texts
 
@@ -49,8 +50,6 @@ OWN_LABELS = (
     "replay",
 )  # what a snapshot may say of itself, worst first; then any other not known as live
 LABEL_NAMES = ("source", "position_source")
-EPOCH_MS_MIN = 1e11  # a smaller epoch number is seconds
-EPOCH_US_MIN = 1e14  # a larger one is microseconds
 
 SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # spec section 5, this line and the next
 SYNTHETIC_MARK, SYNTHETIC_PEAK, SYNTHETIC_TROUGH, SYNTHETIC_SL, SYNTHETIC_TP = 1.05, 1.06, 0.98, 0.98, 1.10
@@ -273,6 +272,9 @@ class PositionReader:
         A writer that puts both legs under one key in turn has not closed the one it does not show at the moment. The mark is the
         other leg's, which has the same market; the clock stays that of the leg's own snapshot, which grows old as any does.
         """
+        # Not from quantum:position:memory:<leg>: that remembers the key, not the position. It outlives a flat, which deletes
+        # the tracked row, and keeps a state only of a side that was left, which no leg ever does. The row has what a position
+        # is now, once, for the gates and the proofs, too.
         if not others:
             return {}
         now, limit_sec = self.store.clock().timestamp(), self.store.settings.position_max_age_sec
@@ -642,7 +644,7 @@ def _required_price(fields: Fields, name: str) -> float:
 
 
 def _moment(fields: Fields, name: str) -> float:
-    """Read a time, epoch s, ms or us or ISO 8601 (UTC when it has no zone), as epoch s."""
+    """Read a time, epoch s, ms, us or ns or ISO 8601 (UTC when it has no zone), as epoch s."""
     text = fields[name]
     try:
         moment = datetime.fromisoformat(text) if "-" in text[1:] and ":" in text else None
@@ -653,9 +655,7 @@ def _moment(fields: Fields, name: str) -> float:
     number = _number(fields, name)
     if number is None or number < 0:
         raise InvalidPositionError(field=name, value=text)
-    if number >= EPOCH_US_MIN:
-        return number / 1_000_000
-    return number / 1000 if number >= EPOCH_MS_MIN else number
+    return number / per_sec(number)
 
 
 def _unpacked(raw_fields: Any) -> tuple[dict[bytes, bytes], str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -38,6 +38,7 @@ SENTINEL_FORM = "redis+sentinel://[user:password@]host:port,host:port/service/db
 _SENTINEL = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 LOG_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}  # other spellings, and more than we tell apart
 MARKET_STATE_STREAM = "quantum:stream:marketstate"
+Value = TypeVar("Value")
 RENAMED = {  # kinds of keys that operators may rename
     "market_state": "MARKETSTATE_PREFIX",
     "risk_proposal": "RISKPROPOSAL_PREFIX",
@@ -559,7 +560,15 @@ class Settings(BaseSettings):
 
     def contract_of(self, symbol: str) -> Contract:
         """Give what one unit of size of a symbol is."""
-        return self.contracts.get(underlying(symbol), BASE_UNITS)
+        return _of_market(self.contracts, symbol, BASE_UNITS)
+
+    def candle_scale_of(self, symbol: str) -> float:
+        """Give the factor from prices of a symbol's candles to prices of its position."""
+        return _of_market(self.candle_scales, symbol, 1.0)
+
+    def candles_of(self, symbol: str) -> str:
+        """Give the symbol whose candles a symbol is judged by."""
+        return _of_market(self.candle_symbols, symbol, symbol)
 
     @cached_property
     def candle_scales(self) -> dict[str, float]:
@@ -606,6 +615,11 @@ class Settings(BaseSettings):
             harvest_prefix=self.harvest_prefix.rstrip(":"),
             marketstate_stream=self.stream_name,
         )
+
+
+def _of_market(values: Mapping[str, Value], symbol: str, otherwise: Value) -> Value:
+    """Look up what is set by symbol; both legs have what their symbol has."""
+    return values.get(underlying(symbol), otherwise)
 
 
 def _fits(named: str, sign: str, given: str) -> bool:

@@ -47,6 +47,10 @@ def test_every_gate_reads_in_words() -> None:
         ("candles_stale: 430 s > 420 s", "no new candles (7 min 10 s old, limit 7 min)"),
         ("market_state_stale: 190 s > 180 s", "the market state is not renewed (3 min 10 s old, limit 3 min)"),
         ("position_invalid: entry_price=nan", "entry price of the position is not a number"),
+        (
+            "candles_unchanged: no time, and nothing has changed for 430 s",
+            "no candles (no time, and nothing has changed for 430 s)",
+        ),
         ("too_few_candles: 12", "too few candles (12)"),
         ("harvest_proposal_unreadable: digest: edited", "harvest proposal unreadable (digest: edited)"),
         ("market_inactive", "the market is inactive"),

@@ -62,6 +62,8 @@ _ALSO = {
     "guard_active": "one live guard of the account, JSON: guard_type, reason, activated_at, expires_at, source; while it waits "
     "for a second reading also pending true, confirm_sec, and a lifetime of 60 s + GUARD_CONFIRM_SEC, renewed (string; lifetime "
     "EQUITY_STALE 60 s, renewed while it holds; DAILY_LOSS 86400 s; DRAWDOWN and CONSEC_LOSS 3600 s; EMERGENCY_FLATTEN 14400 s)",
+    "candle_memory": "of candles without a time: their fingerprint (digest) and since when it is the same (unchanged_since, "
+    "epoch s), JSON (string, 24 h)",
     "efficiency_fills": "trade ids of the symbol's fills that were counted, after =, or after ~ where it had no profit, by "
     "when it was counted (sorted set, the newest 1000, 30 days)",
     "guards_found": "search for guards and hashes of daily profit under names nobody reads: cursor, completed (epoch-s), each "

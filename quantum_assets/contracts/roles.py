@@ -28,7 +28,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
         (
             *("market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "efficiency_state"),
             "efficiency_fills",
-            "position_memory",
+            *("position_memory", "candle_memory"),
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
             *("stream_capital_efficiency", "stream_efficiency_decision", "stream_allocation_target"),

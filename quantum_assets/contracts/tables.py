@@ -63,7 +63,7 @@ OF_UNDERLYING = frozenset(  # what both legs of a hedged symbol share: one key, 
         *("market_state", "capital_efficiency", "efficiency_state", "allocation_target"),
         *("stream_market_state", "stream_capital_efficiency", "stream_allocation_target"),
         *("attribution", "base_target"),
-        *("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json"),
+        *("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json", "candle_memory"),
     }
 )
 
@@ -110,6 +110,7 @@ class Keys:
             # kept by us between cycles
             "position": "quantum:position:tracked:{symbol}",
             "position_memory": "quantum:position:memory:{symbol}",
+            "candle_memory": "quantum:candle:memory:{symbol}",
             "efficiency_state": "quantum:efficiency:state:{symbol}",
             "efficiency_fills": "quantum:efficiency:fills:{symbol}",
             "trade_intent_last": "quantum:trade_intent:last:{symbol}",

@@ -13,12 +13,11 @@ from enum import Enum
 import numpy as np
 
 from quantum_assets.kernels.columns import Columns, Floats, Labels
+from quantum_assets.kernels.epochs import per_sec
 from quantum_assets.kernels.theta import Theta, parameter
 
 CLOCK_FIELDS = ("ts", "timestamp", "ts_utc")  # producers do not agree on a name; knowing one made all else stale
 
-
-EPOCH_MS_MIN, EPOCH_US_MIN = 1e11, 1e14  # a larger epoch number is milliseconds, microseconds
 CLOCK_AHEAD_SEC = 60.0  # a clock further ahead of ours proves nothing
 
 
@@ -112,7 +111,7 @@ def _parse(fields: Mapping[str, str] | Unreadable | None) -> tuple[str, float, f
 
 
 def epoch_sec(text: str) -> float:
-    """Read a clock as producers write it: epoch seconds, milliseconds or microseconds, or ISO 8601 (naive is UTC).
+    """Read a clock as producers write it: epoch s, ms, us or ns, or ISO 8601 (naive is UTC).
 
     Raises
     ------
@@ -121,7 +120,7 @@ def epoch_sec(text: str) -> float:
     """
     try:
         number = float(text)
-        return number / 1e6 if number > EPOCH_US_MIN else number / 1e3 if number > EPOCH_MS_MIN else number
+        return number / per_sec(number)
     except ValueError:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -32,21 +32,23 @@ class GovernorTheta:
     max_exec_per_5min: int = 2  # openings per symbol in 300 s
     max_notional_per_day_usd: float = 5000.0  # USD of openings per symbol and UTC day
     max_qty_per_day: float = 0.02  # base units of openings per symbol and UTC day, of plans without a known price
-    max_closes_per_hour: int | None = None  # the same of closes; None: the same number
+    max_closes_per_hour: int | None = None  # the same of closes; None: see `resolved`
     max_closes_per_5min: int | None = None
     max_close_notional_per_day_usd: float | None = None
     max_close_qty_per_day: float | None = None
 
+    def resolved(self) -> "GovernorTheta":
+        """Give the same with a number for every limit of closes: where none is set, that of openings.
+
+        Settings need not name them, and records from before closes had limits of their own lack them.
+        """
+        unset = {own: getattr(self, name) for name, own in CLOSE_LIMITS.items() if getattr(self, own) is None}
+        return dataclasses.replace(self, **unset)
+
     def of_closes(self) -> "GovernorTheta":
         """Give the limits that closes are counted against, in the place of those of openings."""
-        return dataclasses.replace(
-            self,
-            **{
-                name: getattr(self, own)
-                for name, own in CLOSE_LIMITS.items()
-                if getattr(self, own) is not None  # records from before closes had limits of their own lack them
-            },
-        )
+        all_set = self.resolved()
+        return dataclasses.replace(all_set, **{name: getattr(all_set, own) for name, own in CLOSE_LIMITS.items()})
 
 
 CLOSE_LIMITS = {  # limit of openings -> the same of closes

@@ -21,6 +21,7 @@ from resources.dagster_internals import (
     InstigatorState,
     InstigatorType,
     SensorInstigatorData,
+    forget_future_ticks,
     ignore_future_ticks,
     ticks_ahead,
 )
@@ -106,6 +107,63 @@ def test_a_last_tick_in_the_future_keeps_no_sensor_from_its_next_one(instance, m
         assert not any(sensor_daemon.is_under_min_interval(ahead, remote) for _ in range(3))
     assert caplog.text.count("the clock was set back") == 1
     assert sensor_daemon.is_under_min_interval(ahead.with_data(just_now), remote)
+
+
+def as_code_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the process in which `dagster dev` loads the code location, as far as it can tell."""
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    monkeypatch.setattr("sys.argv", ["dagster", "api", "grpc", "--socket", "s"])
+
+
+def test_plain_dagster_goes_on_when_its_code_location_is_loaded(instance, monkeypatch, caplog) -> None:
+    """Its own daemon waits for the old time; a restart kept the ticks, and nothing there could reset them."""
+
+    @dg.sensor(name="ahead", job_name="j", minimum_interval_seconds=3)
+    def ahead() -> None:
+        """Do nothing."""
+
+    @dg.sensor(name="usual", job_name="j", minimum_interval_seconds=3)
+    def usual() -> None:
+        """Do nothing."""
+
+    now = sensor_daemon.get_current_timestamp()
+    state, other = state_of(ahead, now + 3600, instance), state_of(usual, now - 1, instance)
+    data = SensorInstigatorData(now + 3600, cursor="c", last_run_key="k", min_interval=3, last_tick_start_timestamp=now + 3600)
+    instance.update_instigator_state(state.with_data(data))
+    as_code_server(monkeypatch)
+    forget_future_ticks(now)
+    kept = instance.get_instigator_state(state.instigator_origin_id, state.selector_id)
+    assert not sensor_daemon.is_under_min_interval(kept, type("Remote", (), {"min_interval_seconds": 3})())
+    assert (kept.status, kept.instigator_data.cursor, kept.instigator_data.last_run_key) == (state.status, "c", "k")
+    assert instance.get_instigator_state(other.instigator_origin_id, other.selector_id) == other
+    assert ticks_ahead(instance, now) == {}
+    assert caplog.text.count("the last tick of ahead lay ahead") == 1
+
+
+@pytest.mark.parametrize("process", ["a run", "not dagster dev", "a home of its own"])
+def test_no_other_process_resets_ticks(process, instance, monkeypatch) -> None:
+    """Our own daemon does it itself, and a run loads the same modules ten times a minute."""
+
+    @dg.sensor(name="s", job_name="j")
+    def sensor() -> None:
+        """Do nothing."""
+
+    now = sensor_daemon.get_current_timestamp()
+    state_of(sensor, now + 3600, instance)
+    as_code_server(monkeypatch)
+    if process == "a run":
+        monkeypatch.setattr("sys.argv", ["dagster", "api", "execute_run", "{}"])
+    else:
+        monkeypatch.delenv("DAGSTER_IS_DEV_CLI" if process == "not dagster dev" else "DAGSTER_HOME")
+    forget_future_ticks(now)
+    assert ticks_ahead(instance, now)
+
+
+def test_a_storage_that_is_away_keeps_no_code_location_from_loading(tmp_path, monkeypatch, caplog) -> None:
+    as_code_server(monkeypatch)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "away"))
+    forget_future_ticks(0.0)
+    assert "could not be reset" in caplog.text
 
 
 def test_a_step_back_in_the_middle_of_a_round_is_not_slept(monkeypatch) -> None:

@@ -215,3 +215,24 @@ def test_the_addresses_of_warnings_may_stand_in_a_file(monkeypatch: pytest.Monke
     file.write_text("json://a, json://b\n")
     monkeypatch.setenv("ALERT_URLS_WARN_FILE", str(file))
     assert [url.get_secret_value() for url in load_settings().alert_urls_warn] == ["json://a", "json://b"]
+
+
+def test_both_legs_of_a_symbol_have_what_is_set_for_it() -> None:
+    """A leg is counted, and judged by candles, as its symbol is; any other symbol as it stands."""
+    settings = load_settings(
+        contract_sizes=("BTCUSDT=100",),
+        price_scales=("BTCUSDT=1000",),
+        candles_from=("BTCUSDT=XBTUSD",),
+        hedge_symbols=("BTCUSDT",),
+    )
+    for name in ("BTCUSDT", "BTCUSDT.LONG", "BTCUSDT.SHORT"):
+        assert (settings.contract_of(name).size, settings.candle_scale_of(name), settings.candles_of(name)) == (
+            100,
+            1000,
+            "XBTUSD",
+        )
+    assert (settings.contract_of("ETHUSDT").size, settings.candle_scale_of("ETHUSDT"), settings.candles_of("ETHUSDT")) == (
+        1,
+        1,
+        "ETHUSDT",
+    )
