@@ -427,7 +427,7 @@ def _gross_usd(found: Found, now: float, max_age_sec: float, *, inverse: bool) -
 
 
 def _exceeds(plan: Plan, found: Found, now: float, max_age_sec: float) -> bool:
-    """Tell whether a closing plan asks for more than is held: executed, the rest would open the other side.
+    """Tell whether a closing plan asks for more than is held, or would close the other side: executed, it would open one.
 
     What is not known (no snapshot, one that is old or cannot be read, a size that is not given) refuses no close: a writer of
     positions that is down must not keep anybody in a position.
@@ -437,7 +437,9 @@ def _exceeds(plan: Plan, found: Found, now: float, max_age_sec: float) -> bool:
         return False
     if isinstance(snapshot, Flat):
         return True
-    return plan.qty is not None and snapshot.contracts is not None and plan.qty > snapshot.contracts * SIZE_SLACK
+    if plan.closes - {snapshot.side}:  # of a side that nobody holds
+        return True
+    return plan.most is not None and snapshot.contracts is not None and plan.most > snapshot.contracts * SIZE_SLACK
 
 
 def _notional_usd(reading: Reading[dict[str, Any]], *, inverse: bool = False) -> float:

@@ -120,7 +120,11 @@ def market_state_frame(
 def _refused(reason: str, candles: Candles, grid: Grid) -> str:
     """Name why there is no state: what most minutes were left out for, where they are what is missing."""
     left_out = sum(candles.left_out.values())
-    if left_out and not reason.startswith("candles_spacing") and 2 * left_out >= max(grid.lost, CLOSES_USED - len(candles.close)):
+    if (
+        left_out
+        and not reason.startswith(("candles_spacing", "candles_units"))
+        and 2 * left_out >= max(grid.lost, CLOSES_USED - len(candles.close))
+    ):
         return f"{usual_trouble(candles)}: {left_out} of {left_out + len(candles.close)} candles from {candles.key}"
     beside = f" in {candles.members} members" if candles.members > 2 * len(candles.close) else ""
     return f"{reason} ({len(candles.close)} candles{beside} from {candles.key})"

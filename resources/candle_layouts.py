@@ -51,8 +51,12 @@ SAYS_RUNNING = frozenset(
 )
 _FLAG_LIKE = re.compile(r"closed|final|complet|confirm|finish|done|running|partial|progress|forming|isopen|islast|isclose$")
 _NO_FLAG = re.compile(r"(price|volume|vol|qty|quantity|time|at|timestamp|ms|id|count|pnl)$")  # finalPrice is a number
-YES = frozenset(("true", "1", "yes", "y", "t", "on", "closed", "final", "complete", "completed", "confirmed", "done"))
-NO = frozenset(("false", "0", "no", "n", "f", "off", "open", "running", "partial", "unclosed", "incomplete"))
+STATE = ("status", "state", "candlestatus", "candlestate", "klinestatus", "klinestate", "barstatus", "barstate")
+CLOSED_WORDS = frozenset(("closed", "final", "complete", "completed", "confirmed", "done"))
+RUNNING_WORDS = frozenset(("open", "running", "partial", "unclosed", "incomplete", "unconfirmed", "forming"))
+DIGITS = frozenset(("0", "1", "0.0", "1.0"))
+YES = CLOSED_WORDS | {"true", "1", "1.0", "yes", "y", "t", "on"}
+NO = RUNNING_WORDS | {"false", "0", "0.0", "no", "n", "f", "off"}
 NO_PRICE = frozenset(("", "null", "none", "n/a", "na", "nan", "-", "--"))  # how writers spell that there was no trade
 CLOSE_NAMES = frozenset(("close", "c"))  # who has one is no envelope
 ENVELOPES = ("k", "data", "kline", "candle", "ohlcv")  # a stream's message around the candle
@@ -87,6 +91,7 @@ class Names:
     interval: str
     says_closed: tuple[str, ...]
     says_running: tuple[str, ...]
+    state: tuple[str, ...]
 
     @property
     def timed(self) -> bool:
@@ -104,9 +109,11 @@ class Places(NamedTuple):
     volume: int
     closed_at: int = -1
     says_closed: int = -1
+    high: int = 2
+    close: int = 4
+    others: tuple[int, int] = (1, 3)  # the lesser of them is the low
 
 
-HIGH_AT, CLOSE_AT, LOW_AT = 2, 4, (1, 3)
 ARRAYS = {  # by length
     5: Places(volume=-1),  # time and prices only (CoinGecko)
     6: Places(volume=5),  # ccxt, Coinbase
@@ -116,6 +123,11 @@ ARRAYS = {  # by length
     11: Places(volume=5, closed_at=6),  # Binance without the last field
     12: Places(volume=5, closed_at=6),  # Binance
 }
+OF_EIGHT = 8  # three houses have as many
+GATE = Places(
+    volume=6, says_closed=7, high=3, close=2, others=(5, 4)
+)  # time, quote volume, close, high, low, open, volume, closed
+MEXC = Places(volume=5, closed_at=6)  # time, prices, volume, closing time, quote volume
 
 
 class FlagError(ValueError):
@@ -174,8 +186,9 @@ def names_of(fields: tuple[str, ...]) -> Names:
         volume=first(*VOLUME),
         version=event if opened else "",
         interval=first(*INTERVAL),
-        says_closed=tuple(field for name, field in known.items() if name in SAYS_CLOSED),
-        says_running=tuple(field for name, field in known.items() if name in SAYS_RUNNING),
+        says_closed=tuple(field for field in fields if _plain(field) in SAYS_CLOSED),  # one name in two spellings says two things
+        says_running=tuple(field for field in fields if _plain(field) in SAYS_RUNNING),
+        state=tuple(field for field in fields if _plain(field) in STATE),
     )
 
 
@@ -205,6 +218,12 @@ def says_closed(name: str, value: Any) -> bool | None:
         return False
     message = f"closed-flag {name}={value!r} is not understood"
     raise FlagError(message)
+
+
+def _state(value: Any) -> bool | None:
+    """Read a state in words; any other than those of a candle may be that of the market, and says nothing."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    return True if word in CLOSED_WORDS else False if word in RUNNING_WORDS else None
 
 
 def check_length(value: Any, interval_ms: int) -> None:
@@ -248,6 +267,7 @@ def _of_object(member: dict[str, Any], score_ms: int, interval_ms: int) -> Row |
     names = names_of(tuple(member))
     said = [says_closed(name, member[name]) for name in names.says_closed]
     said += [None if (running := says_closed(name, member[name])) is None else not running for name in names.says_running]
+    said += [_state(member[name]) for name in names.state]
     if False in said:
         return None
     if names.interval:
@@ -272,15 +292,28 @@ def _of_object(member: dict[str, Any], score_ms: int, interval_ms: int) -> Row |
     )
 
 
+def _places(member: list[Any], interval_ms: int) -> Places:
+    """Tell where an array has its fields: by its length, and of eight by a word at the end, or a closing time before it."""
+    if len(member) != OF_EIGHT:
+        return ARRAYS[len(member)]
+    if isinstance(member[GATE.says_closed], bool) or str(member[GATE.says_closed]).strip().lower() in (YES | NO) - DIGITS:
+        return GATE
+    try:
+        after = one_epoch_ms(member[MEXC.closed_at]) - one_epoch_ms(member[0])
+    except ValueError:  # a volume
+        return ARRAYS[OF_EIGHT]
+    return MEXC if 0 <= after <= OPEN_INTERVALS_MAX * interval_ms else ARRAYS[OF_EIGHT]
+
+
 def _of_array(member: list[Any], interval_ms: int) -> Row | None:
-    places = ARRAYS[len(member)]
+    places = _places(member, interval_ms)
     flag = says_closed("confirm", member[places.says_closed]) if places.says_closed >= 0 else None
     if flag is False:
         return None
     opened_ms = one_epoch_ms(member[0])
     closed_ms = one_epoch_ms(member[places.closed_at]) if places.closed_at >= 0 else opened_ms + interval_ms
-    high, close = price(member[HIGH_AT]), price(member[CLOSE_AT])
-    others = [price(member[place]) for place in LOW_AT]
+    high, close = price(member[places.high]), price(member[places.close])
+    others = [price(member[place]) for place in places.others]
     low = min(others)
     third = others[1]
     if high < low or (third > close and third >= max(others[0], high) and close <= low):  # open, close, high, low
@@ -351,12 +384,16 @@ def uniform_arrays(members: Sequence[list[Any]], interval_ms: int) -> npt.NDArra
         They are not alike, not plain numbers, or one of them is malformed: to be read one by one.
     """
     places = ARRAYS[len(members[0])]
-    if places.says_closed >= 0 or any({int, float} != set(map(type, one)) | {int, float} for one in members):
+    if (
+        len(members[0]) == OF_EIGHT
+        or places.says_closed >= 0
+        or any({int, float} != set(map(type, one)) | {int, float} for one in members)
+    ):
         raise TypeError
     table = np.array(members, dtype=np.float64)
     opened = epoch_ms(table[:, 0]).astype(np.float64)
     closed = epoch_ms(table[:, places.closed_at]) if places.closed_at >= 0 else opened + interval_ms
-    high, close, others = table[:, HIGH_AT], table[:, CLOSE_AT], table[:, LOW_AT]
+    high, close, others = table[:, places.high], table[:, places.close], table[:, places.others]
     low, after = others.min(axis=1), closed - opened
     third = others[:, 1]
     other_order = (third > close) & (third >= np.maximum(others[:, 0], high)) & (close <= low)

@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from quantum_assets.contracts.reading import Reading
+from quantum_assets.contracts.reading import Reading, printable
 from quantum_assets.contracts.tables import CANDLE_KEYS
 from quantum_assets.freshness import STALE_INTERVALS
+from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
 from quantum_assets.kernels.epochs import MS_MIN, US_MIN, per_sec_of
 from quantum_assets.kernels.synthetic import synthetic_closes
 from resources.candle_layouts import (
@@ -54,6 +55,7 @@ SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a 
 REREADS_MAX = 3  # rounds of a window that came out short: running updates may fill a key
 REREAD_BLIND_FACTOR = 16  # so many times more where none that was read had closed
 REREAD_MARGIN = 1.2  # more members than the share of closed candles asks for
+SHOWN_CHARS = 120  # of a member that is malformed
 KEY_BYTES_MAX = 2_000_000  # a window of candles is well below 0.1 MB
 CHUNK_MEMBERS = 128  # fetched at a time inside the server, so that an oversized key is noticed early
 
@@ -64,7 +66,7 @@ ACCEPTED_TYPES = {
     "candles_history": "zset",
     "candles_json": "string",
 }
-PRICE_TROUBLES = ("price_nan", "price_infinite", "price_zero", "price_negative")  # as the kernel names them
+PRICE_TROUBLES = ("price_nan", "price_infinite", "price_zero", "price_negative", "price_out_of_range")  # as the kernel names them
 LIVE_LABELS = ("", "candles", "live", "exchange", "binance")  # any other label is not known to be live, so it is not
 _NOT_JSON = object()  # stands where a member could not be decoded
 MALFORMED = (KeyError, TypeError, IndexError, ValueError, OverflowError)  # what reading one member can raise
@@ -420,7 +422,8 @@ class CandleReader:
             columns, malformed, timed = self._parse(reply)
         ordered, contradicted = (columns, 0) if rising else _in_order(columns)
         if not len(ordered.close):
-            return _Decoded(looked_at=looked_at, in_key=in_key)
+            trouble = f"candles_contradict: {contradicted} candles ({key})" if contradicted else ""
+            return _Decoded(trouble=trouble, looked_at=looked_at, in_key=in_key)
         turned = kind == "list" and looked_at < in_key and _falls(columns.open_time_ms) != (name[0] in self._newest_first)
         latest_ms = int(ordered.close_time_ms[-1]) or int(ordered.open_time_ms[-1])
         ordered, newest_ms, until_ms = self._closed(ordered)
@@ -499,13 +502,13 @@ class CandleReader:
         if one.trouble:
             return Reading.failed(symbol, one.trouble)
         if candles is None:
-            return Reading.absent(symbol, "candles_missing")
+            return Reading.absent(symbol, _missing(one))
         ahead = max(one.latest_ms / 1000, candles.newest_epoch_sec) - now
         if ahead > self.interval_sec:
             return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
         if not len(candles.close):
             if not candles.left_out:  # one that runs, and no other
-                return Reading.absent(symbol, "candles_missing")
+                return Reading.absent(symbol, _missing(one))
             return Reading.failed(symbol, f"{usual_trouble(candles)}: {sum(candles.left_out.values())} candles ({candles.key})")
         age = now - candles.newest_epoch_sec
         if candles.newest_epoch_sec and age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:
@@ -519,6 +522,10 @@ class CandleReader:
         open_time_ms = np.arange(last_index - window, last_index, dtype=np.int64) * (self.interval_sec * 1000)
         traded = np.full(window, np.nan)
         return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * self.interval_sec, traded)
+
+
+def _missing(one: _Decoded) -> str:
+    return f"candles_missing: none of {one.looked_at} has closed" if one.looked_at else "candles_missing"
 
 
 def usual_trouble(candles: Candles) -> str:
@@ -570,8 +577,8 @@ def _json_array(key: str, text: bytes) -> list[Any]:
 def _loads(text: bytes) -> Any:
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)  # NaN and Infinity tokens, which the kernel is to name, are no JSON to orjson
+    except orjson.JSONDecodeError:  # NaN and Infinity tokens, which the kernel is to name; bytes that are no text in a field
+        return json.loads(text.decode(errors="replace"))
 
 
 def _all_timed(members: list[Any]) -> bool:
@@ -598,6 +605,7 @@ def _columns(members: list[Any], scores: bytes, interval_ms: int, *, ranked: boo
     times = _score_times(scores, len(members)).tolist()
     rows: list[Row | None] = []
     faults: list[str] = []
+    example = ""
     malformed = 0
     labels: set[str] = set()
     for member, score_ms in zip(members, times, strict=True):
@@ -607,6 +615,7 @@ def _columns(members: list[Any], scores: bytes, interval_ms: int, *, ranked: boo
         except MALFORMED as error:
             malformed += 1
             faults += [str(error)] if isinstance(error, FlagError) else []
+            example = example or f"one is {_shown(member)}"
             rows.append(None)
             continue
         rows.append(row)
@@ -629,8 +638,12 @@ def _columns(members: list[Any], scores: bytes, interval_ms: int, *, ranked: boo
         bool(len(flagged)) and bool(flagged.all()),
         frozenset(labels),
         rank,
-        faults[0] if faults else "",
+        faults[0] if faults else example,
     ), malformed
+
+
+def _shown(member: Any) -> str:
+    return "no JSON" if member is _NOT_JSON else printable(member)[:SHOWN_CHARS]
 
 
 def _uniform_columns(members: list[Any], scores: bytes, interval_ms: int) -> _Columns:
@@ -648,7 +661,7 @@ def _uniform_objects(members: list[Any], first: Any, scores: bytes, interval_ms:
     if type(first) is not dict or len(set(map(tuple, members))) > 1:  # the fields of one are looked for in all
         raise TypeError
     names = names_of(tuple(first))
-    if names.says_running or len(names.says_closed) > 1:
+    if names.says_running or names.state or len(names.says_closed) > 1:
         raise TypeError
     if names.interval:
         for length in {member[names.interval] for member in members}:
@@ -714,11 +727,12 @@ def _priced(columns: _Columns) -> tuple[_Columns, dict[str, int]]:
     """Leave out minutes without a price, by name; a high or low that is none is the close."""
     left_out: dict[str, int] = {}
     close, high, low = columns.close, columns.high, columns.low
-    if len(close) and not (close.min() > 0 and close.max() < math.inf):
-        troubles = (np.isnan(close), np.isinf(close), close == 0, close < 0)
+    if len(close) and not (close.min() >= NUMBER_MIN and close.max() <= NUMBER_MAX):
+        out_of_range = (close < NUMBER_MIN) | (close > NUMBER_MAX)
+        troubles = (np.isnan(close), np.isinf(close), close == 0, close < 0, out_of_range)
         kinds = np.select(troubles, PRICE_TROUBLES, default="")
         left_out = {str(kind): int(count) for kind, count in zip(*np.unique(kinds, return_counts=True), strict=True) if kind}
-        columns = columns.take((close > 0) & (close < math.inf))
+        columns = columns.take((close >= NUMBER_MIN) & (close <= NUMBER_MAX))
         close, high, low = columns.close, columns.high, columns.low
     if len(close) and not (low.min() > 0 and high.min() > 0 and high.max() < math.inf and low.max() < math.inf):
         high, low = (np.where((one > 0) & (one < math.inf), one, close) for one in (high, low))

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from quantum_assets.contracts.labels import label_of
+from quantum_assets.contracts.labels import is_live, label_of, not_live_by_field
 from quantum_assets.contracts.schema import ACCOUNT, CLOCK_SKEW_SEC, ContractError
 from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN, RISK_GUARD, TRACKED_TTL_SEC
 from quantum_assets.freshness import EPOCH_MAX
@@ -59,6 +59,8 @@ EVENTS_READ = 500  # entries of the stream of risk events looked through for rel
 SCAN_COUNT = 1000  # places of the server's table of keys looked at in one command, below 1 ms
 SCANS, SCANS_FIRST = 10, 300  # commands of one evaluation; of those until the first search is complete, which blocks openings
 FOUND_MAX = 100  # keys found and kept; more are a fault
+SEARCHED = "quantum:risk:[gGdD]*"  # guards and hashes of daily profit, however their writers spell them
+LIKE_GUARD, LIKE_DAY = ("guardactive",), ("dailypnl", "dailyprofit", "dailyloss")  # letters that such a key begins with
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 SHOWN_MAX = 80  # characters of what stands in the place of a number
 
@@ -297,7 +299,7 @@ def look_for_more(store: RedisStore) -> Searched:
     cursor, completed = kept.pop(b"cursor", b"0"), kept.pop(b"completed", b"")
     found = set(kept)
     for _ in range(SCANS if completed else SCANS_FIRST):
-        (reply,) = store.run("searching guards", [("SCAN", cursor, "MATCH", "quantum:risk:[gd]*", "COUNT", SCAN_COUNT)])
+        (reply,) = store.run("searching guards", [("SCAN", cursor, "MATCH", SEARCHED, "COUNT", SCAN_COUNT)])
         if isinstance(reply, Exception):
             return Searched((), {SEARCH: f"SCAN: {reply}"})
         cursor, names = reply
@@ -335,13 +337,23 @@ def _unread(store: RedisStore, found: Collection[bytes], now: datetime) -> tuple
     guard, day = _prefix(store, "guard_active"), _prefix(store, "daily_pnl")
     left = sorted(set(found) - read)
     end = of("guard_active", "|").partition("|")[2].encode()
-    guards = {name: _shown_name(name.removeprefix(guard).removesuffix(end)) for name in left if name.startswith(guard)}
+    guards = {
+        name: _shown_name(name.removeprefix(guard).removesuffix(end))
+        for name in left
+        if name.startswith(guard) or _letters(name).startswith(LIKE_GUARD)
+    }
     last = utc_date(now + timedelta(seconds=CLOCK_SKEW_SEC))
     return guards, [
         name
         for name in left
-        if name.startswith(day) and not _is_day(name.removeprefix(day + b":").decode(errors="replace"), last)
+        if (name.startswith(day) or _letters(name).startswith(LIKE_DAY))
+        and not _is_day(name.removeprefix(day + b":").decode(errors="replace"), last)
     ]
+
+
+def _letters(name: bytes) -> str:
+    """Give the letters of a key after ``quantum:risk:``, in lower case."""
+    return re.sub("[^a-z]", "", name.decode(errors="replace").removeprefix("quantum:risk:").lower())
 
 
 def _is_day(text: str, last: str) -> bool:
@@ -476,6 +488,7 @@ def read_account(store: RedisStore) -> AccountReading:
         name for name, reply in ((DAILY_PNL, profit or pnl), (CONSECUTIVE_LOSSES, losses)) if not reply and reply != b""
     )
     label = label_of(worth.get("source", ""))
+    label = label if not is_live(label) else not_live_by_field(worth) or label
     return AccountReading(account, seen, epoch if math.isfinite(epoch) else None, label, note, absent)
 
 

@@ -16,11 +16,12 @@ from urllib.parse import quote
 import orjson
 
 from quantum_assets.contracts.codecs import CodecError
-from quantum_assets.contracts.labels import label_of
+from quantum_assets.contracts.labels import is_live, label_of, not_live_by_field
 from quantum_assets.contracts.legs import LEGS, ONE_WAY, SEPARATOR, LegError, leg_named, leg_of, underlying
 from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, DIGEST, ContractError, stamps
 from quantum_assets.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT, PERMIT_TTL_SEC, SEEN_TTL_SEC
 from quantum_assets.kernels import NUMBER_MAX
+from quantum_assets.kernels.efficiency_hint import epoch_sec
 from quantum_assets.kernels.governor import (
     BURST,
     COUNTED,
@@ -46,6 +47,10 @@ PLANS_READ_MAX = 1000  # new entries per evaluation
 RECLAIM_IDLE_MS = 15_000  # an entry another governor took and left undecided for so long is taken over
 REQUIRED = ("plan_id", "symbol", "action", "decision")
 NUMBERS = ("kill_score", "qty", "close_qty", "price", "confidence")
+OTHER_SIZES = ("quantity", "size")  # names of a size that planners give beside, or in the place of, ours
+REDUCE_ONLY = ("reduceOnly", "reduce_only", "reduceonly", "closePosition", "close_position")
+CLOSED_BY = {"BUY": "SHORT", "SELL": "LONG"}  # side of an order -> the side of the position it closes
+CLOCKS = ("timestamp", "ts", "created_at")
 PLAN_ID_MAX = 128  # characters
 _PLAN_ID = re.compile(r"[\w.:-]+", re.ASCII)
 OTHER_PERMITS = ("p26:", "p33:")  # begin the permits of other programs beside the governor's, under quantum:permit:
@@ -58,6 +63,7 @@ SHUTTING = tuple(reason for gate in SWITCHES if (reason := gate.reason) != GUARD
 OPENING, CLOSING = "opening", "closing"  # kinds of plans, each with counts of its own
 COUNTED_IN = {OPENING: ("permits_granted", "permitted_today"), CLOSING: ("closes_granted", "closed_today")}
 CLOSE_LATE_SEC = 60  # beyond its interval, before the newest close is too old to open anything
+PLAN_EPOCH_MIN = 1e9  # a smaller number is no time of a plan
 PLAN_MAX_AGE_SEC = SEEN_TTL_SEC / 2  # an older plan may have been decided, and its marker be gone
 HOUR_SEC, BURST_SEC = 3600, 300
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
@@ -197,6 +203,10 @@ class Plan:
         When it was taken from the stream to be judged, epoch s, by the server's clock.
     data_source
         What it says of the data it rests on; ours do, whose source is ``quantum``.
+    most
+        The largest size it names, whatever it calls it.
+    closes
+        Sides of a position that it would close, by its order and by the leg it names; only of closing plans.
     """
 
     entry_id: str
@@ -212,6 +222,8 @@ class Plan:
     source: str = ""
     taken_at: float = 0.0
     data_source: str = ""
+    most: float | None = None
+    closes: frozenset[str] = frozenset()
 
     @property
     def written_at(self) -> float:
@@ -650,11 +662,11 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
     hedged
         HEDGE_SYMBOLS: a plan for one of them names a leg, which is the plan's symbol then.
     """
-    fields = texts(raw)
+    fields = {name: text.strip() if name != "plan_id" else text for name, text in texts(raw).items()}
     said = fields.get("reduceOnly", "false").lower()
     reduce_only = said in ("true", "1")
-    if not fields.get("action") and reduce_only:  # planners leave out what it says already
-        fields["action"] = "CLOSE"
+    if not fields.get("action") and any(fields.get(name, "").lower() in ("true", "1") for name in REDUCE_ONLY):
+        fields["action"] = "CLOSE"  # planners leave out what it says already
     of_leg, misnamed = "", ""
     if hedged and underlying(fields.get("symbol", "")) in hedged:
         of_leg, misnamed = _leg_of_plan(fields, reduce_only=reduce_only)
@@ -677,20 +689,52 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
     if not invalid and said not in ("true", "false", "1", "0", ""):
         invalid = "reduceOnly"
     invalid = invalid or misnamed
+    action = fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else ""
+    closing = is_closing(action, reduce_only=reduce_only)
+    sizes = [number for name in OTHER_SIZES if (number := number_or_none(fields.get(name)))]
+    most = max((abs(number) for number in (*sizes, qty, numbers.get("close_qty")) if number), default=None)
+    if not closing:  # a plan cannot talk its size down
+        qty = most
+        invalid = invalid or _outdated(fields, entry_id)
+    label = label_of(fields.get("data_source", ""))
     return Plan(
         entry_id=entry_id,
         plan_id=booked or f"entry-{entry_id}",
         symbol=symbol if of_leg or _SYMBOL.fullmatch(symbol) else "",
-        action=fields.get("action", "").upper() if _ACTION.fullmatch(fields.get("action", "")) else "",
-        decision=fields.get("decision", "")[:32],
+        action=action,
+        decision=fields.get("decision", "").upper()[:32],
         reduce_only=reduce_only,
         kill_score=numbers.get("kill_score"),
         qty=qty,
         price=price,
         invalid=invalid,
         source=label_of(fields.get("source", "")),
-        data_source=label_of(fields.get("data_source", "")),
+        data_source=label if not is_live(label) else not_live_by_field(fields) or label,
+        most=most,
+        closes=_closed_by(fields) if closing else frozenset(),
     )
+
+
+def _closed_by(fields: Mapping[str, str]) -> frozenset[str]:
+    """Name the sides of a position a closing plan would close: an order to buy closes a short one."""
+    try:
+        named = leg_named(fields)
+    except LegError:
+        named = ""
+    told = (named, CLOSED_BY.get(fields.get("side", "").upper(), ""))
+    return frozenset(side for side in told if side in LEGS)
+
+
+def _outdated(fields: Mapping[str, str], entry_id: str) -> str:
+    """Name the clock of a plan that was made long before it came: sent again, it may have been decided, and be forgotten."""
+    for name in CLOCKS:
+        try:
+            made_at = epoch_sec(fields.get(name, ""))
+        except (ValueError, OverflowError):
+            continue
+        if PLAN_EPOCH_MIN <= made_at < int(entry_id.partition("-")[0]) / 1000 - PLAN_MAX_AGE_SEC:
+            return name
+    return ""
 
 
 def booked_id(plan_id: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 
 from quantum_assets.contracts import legs
-from quantum_assets.contracts.labels import is_live, label_of
+from quantum_assets.contracts.labels import is_live, label_of, not_live_by_field
 from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from quantum_assets.contracts.tables import POSITION
 from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
@@ -32,6 +32,7 @@ STREAM_ENTRIES_READ = 100  # spec section 5: newest per stream
 STREAMS = ("stream_execution", "stream_execution_result")
 AMOUNT_NAMES = ("position_amt", "quantity", "qty")
 MARK_NAMES = ("mark_price", "current_price")
+SIZES_SLACK, MARKS_SLACK = 1e-6, 0.02  # shares by which one size (text and back), or a last price, may differ from the other
 CLOCK_NAMES = ("ts_epoch", "timestamp", "ts", "ts_utc")
 OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
 OPENED_EPOCH_MIN = 1e9  # no position is older than the year 2001: an earlier opening is a placeholder
@@ -88,6 +89,8 @@ class RawPosition:
         Texts of CARRIED_NAMES as they were read.
     ignored
         Fields that cannot be read and are not needed, each as ``<field>=<value>``.
+    doubled
+        Numbers it gives twice and not alike, in words: one of the two is wrong.
     """
 
     symbol: str
@@ -110,6 +113,7 @@ class RawPosition:
     pnl_given: bool = False
     carried: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
 
     def without(self, names: Collection[str]) -> RawPosition:
         """Give the position as if its writer had said nothing under some of CARRIED_NAMES."""
@@ -472,13 +476,8 @@ def parse_position(
     if fields.get("symbol", symbol) not in ("", symbol):
         raise InvalidPositionError(field="symbol", value=fields["symbol"])
     amount_name = _first(fields, AMOUNT_NAMES)
-    if fields.get("side", "").upper() == FLAT:
-        return _flat(symbol, fields, source, ts_epoch)
-    amount = _number(fields, amount_name) if amount_name else None
-    if amount == 0:
-        for name in AMOUNT_NAMES:  # one of two amounts is wrong, and nobody knows which
-            if _number(fields, name):
-                raise InvalidPositionError(field=f"{amount_name}={fields[str(amount_name)]} {name}", value=fields[name])
+    amount = None if _says_flat(fields) or not amount_name else _number(fields, amount_name)
+    if _is_flat(fields, amount_name, amount):
         return _flat(symbol, fields, source, ts_epoch)
     side = _side(fields, amount_name, amount)
     entry, mark = _required_price(fields, "entry_price"), _required_price(fields, _first(fields, MARK_NAMES) or MARK_NAMES[0])
@@ -519,7 +518,40 @@ def parse_position(
         pnl_given=pnl is not None,
         carried=_carried(fields),
         ignored=tuple(ignored),
+        doubled=_doubled(fields),
     )
+
+
+def _says_flat(fields: Fields) -> bool:
+    return fields.get("side", "").upper() == FLAT
+
+
+def _is_flat(fields: Fields, amount_name: str | None, amount: float | None) -> bool:
+    """Tell whether a snapshot says that there is no position; one that also gives a size contradicts itself.
+
+    An update of some fields leaves the others: nobody knows whether it was opened or closed.
+    """
+    said = _says_flat(fields)
+    if not said and amount != 0:
+        return False
+    for name in AMOUNT_NAMES:
+        if number_or_none(fields.get(name)) if said else _number(fields, name):
+            empty = f"side={FLAT}" if said else f"{amount_name}={fields[str(amount_name)]}"
+            raise InvalidPositionError(field=f"{empty} {name}", value=fields[name])
+    return True
+
+
+def _doubled(fields: Fields) -> tuple[str, ...]:
+    """Name sizes and marks that a snapshot gives under two names and not alike: nobody knows which of them is meant."""
+    found = []
+    for names, slack in ((AMOUNT_NAMES, SIZES_SLACK), (MARK_NAMES, MARKS_SLACK)):
+        numbers = {name: number_or_none(fields.get(name)) for name in names}  # the first given is read, and named, elsewhere
+        given = {
+            name: abs(number) for name, number in numbers.items() if number is not None and (number or names == AMOUNT_NAMES)
+        }
+        if given and min(given.values()) < max(given.values()) * (1 - slack):
+            found.append(" is not ".join(f"{name} {number:.6g}" for name, number in given.items()))
+    return tuple(found)
 
 
 def profit_of(side: str, entry_price: float, price: float, qty: float | None) -> float:
@@ -576,7 +608,7 @@ def _clock(fields: Fields, otherwise: float | None) -> float | None:
 
 
 def _label(fields: Fields, otherwise: str) -> str:
-    labels = [label_of(fields.get(name, "")) for name in LABEL_NAMES]
+    labels = [*(label_of(fields.get(name, "")) for name in LABEL_NAMES), not_live_by_field(fields)]
     foreign = [label for label in labels if not is_live(label)]
     return next((label for label in (*OWN_LABELS, *foreign) if label in foreign), otherwise)
 
@@ -591,12 +623,10 @@ def _parsed(
     contract: Contract = BASE_UNITS,
 ) -> Reading[RawPosition | Flat]:
     try:
-        fields: Fields = {name.decode(): value.decode().strip() for name, value in raw.items()}
+        fields: Fields = _stripped(raw)
         if legs.leg_of(symbol):
             fields = leg_fields(symbol, fields, keyed=keyed) or fields
         position = parse_position(symbol, fields, source, ts_epoch=ts_epoch, contract=contract)
-    except UnicodeDecodeError as error:
-        return Reading.failed(symbol, f"position_unreadable: {error.object!r} is not UTF-8 text")
     except InvalidPositionError as error:
         return Reading.failed(symbol, f"position_invalid: {error}")
     return Reading.present(symbol, position)
@@ -604,19 +634,33 @@ def _parsed(
 
 def _side(fields: Fields, amount_name: str | None, amount: float | None) -> Side:
     side = fields.get("side", "").upper()
+    leg = _leg_side(fields)
+    side = leg if side in ONE_WAY and leg else side
+    if side in legs.LEGS and leg not in ("", side):  # one of the two is wrong, and nobody knows which
+        raise InvalidPositionError(field=f"side={side} positionSide", value=leg)
     if side in ONE_WAY and amount_name == AMOUNT_NAMES[0] and amount is not None:
         return "LONG" if amount > 0 else "SHORT"
-    if side == "LONG" and amount is not None and amount < 0:  # one of the two is wrong, and nobody knows which
-        raise InvalidPositionError(field=f"side=LONG {amount_name}", value=amount)
-    if side == "SHORT" and amount_name == AMOUNT_NAMES[0] and amount is not None and amount > 0:
-        sizes = [_number(fields, name) for name in AMOUNT_NAMES[1:]]
-        if amount not in sizes:  # some writers copy the size into the signed field
-            raise InvalidPositionError(field=f"side=SHORT {amount_name}", value=amount)
+    sizes = {name: number_or_none(fields.get(name)) or 0.0 for name in AMOUNT_NAMES}
+    if side == "LONG" and min(sizes.values()) < 0:
+        raise InvalidPositionError(field=f"side=LONG {min(sizes, key=sizes.__getitem__)}", value=min(sizes.values()))
+    signed = AMOUNT_NAMES[0]
+    copied = sizes[signed] in (sizes[name] for name in AMOUNT_NAMES[1:])  # some writers copy the size into the signed field
+    if side == "SHORT" and not leg and amount_name == signed and sizes[signed] > 0 and not copied:
+        raise InvalidPositionError(field=f"side=SHORT {amount_name}", value=amount)
     if side == "LONG":
         return "LONG"
     if side == "SHORT":
         return "SHORT"
     raise InvalidPositionError(field="side", value=side or "(missing)")
+
+
+def _leg_side(fields: Fields) -> str:
+    """Give the side of a hedge the snapshot is of, where a field names one: beside it an amount need not be signed."""
+    try:
+        named = legs.leg_named(fields)
+    except legs.LegError as error:
+        raise InvalidPositionError(field=error.field, value=error.value) from None
+    return named if named in legs.LEGS else ""
 
 
 def _first(fields: Fields, names: Sequence[str]) -> str | None:

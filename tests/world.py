@@ -51,7 +51,7 @@ def write_position(
 ) -> None:
     """Write a position snapshot as the execution side does."""
     fields = {
-        "symbol": symbol, "side": side, "quantity": 2.0, "entry_price": entry, "mark_price": mark,
+        "symbol": symbol, "side": side, "quantity": 0.0 if side == "FLAT" else 2.0, "entry_price": entry, "mark_price": mark,
         "unrealized_pnl": (mark - entry) * 2 * (1 if side == "LONG" else -1), "leverage": 3,
         "ts_epoch": int(store.clock().timestamp()), **more,
     }  # fmt: skip

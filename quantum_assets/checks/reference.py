@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+SAME_CLOSE_REL = 1e-8  # closes no further apart are one
 CLOSES_USED = 257  # 256 returns: what a state is computed from, however many candles there are
 
 
@@ -114,7 +115,7 @@ def grid(
         "gap_count": len(holes) if timed else None,
         "gap_max_sec": max(holes, default=0) * interval_sec if timed else None,
         "filled": sum(was_filled for _, _, _, was_filled in used),
-        "market_inactive": len({close for close, _, _, _ in newest}) == 1
+        "market_inactive": all(abs(close - used[-1][0]) <= SAME_CLOSE_REL * used[-1][0] for close, _, _, _ in newest)
         or all(volume == 0 for _, volume, _, _ in newest)
         or (known and traded * inactive_candles < len(used)),
         "tick_pct": min(steps) / used[-1][0] if steps else None,

@@ -15,6 +15,7 @@ PROFIT_SLACK = 0.002  # share of the worth
 PROFIT_SLACK_REL = 0.05  # share of the profit itself: a rate of exchange between two dollars
 NOTIONAL_SLACK = 0.02  # share of the worth: a mark of another moment, or a last price
 SWING_CANDLES = 2
+ENTRY_FACTOR = 100.0  # entry and mark so many times each other are in different units; no position outlives such a market
 UNITS_FACTOR = 5.0  # entry and mark so many times the newest close are in other units; no market moves so within one candle
 
 
@@ -27,6 +28,8 @@ class Told(Snapshot, Protocol):
     def contracts(self) -> float | None: ...  # noqa: D102
     @property
     def notional(self) -> float | None: ...  # noqa: D102
+    @property
+    def doubled(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 def newest_close(bars: Bars | None) -> float:
@@ -65,7 +68,8 @@ def contradictions(
     Returns
     -------
     dict
-        ``profit``, ``notional`` and ``mark`` to what is wrong with it, in words; empty when all belong together.
+        ``profit``, ``notional``, ``mark``, ``entry`` and ``doubled`` to what is wrong with it, in words; empty when all belong
+        together.
     """
     found = {}
     close, mark, qty = newest_close(bars), position.current_price, position.qty
@@ -89,6 +93,10 @@ def contradictions(
     if not math.isnan(close) and not abs(mark / close - 1) <= collar_pct:
         units = "; other units? See PRICE_SCALES and CANDLES_FROM" if in_other_units(position, close) else ""
         found["mark"] = f"mark {mark:.6g} is {mark / close:.6g} times the newest close {close:.6g}{units}"
+    if not 1 / ENTRY_FACTOR < position.entry_price / mark < ENTRY_FACTOR:
+        found["entry"] = f"entry_price {position.entry_price:.6g} is {position.entry_price / mark:.6g} times the mark {mark:.6g}"
+    if position.doubled:
+        found["doubled"] = "; ".join(position.doubled)
     return found
 
 

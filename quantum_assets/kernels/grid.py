@@ -18,6 +18,9 @@ Times = npt.NDArray[np.int64]
 SPACING_TOLERANCE = 0.10  # share of the interval by which a candle may be off the grid
 MISSING_SHARE_MAX = 0.05  # share of minutes that may be missing
 SPACINGS_MIN = 8  # fewer say nothing about the usual one
+SAME_CLOSE_REL = 1e-8  # closes no further apart are one: text, floats and units of price make as much, and no tick is so fine
+JUMP_FACTOR = 5.0  # a close so many times the one before is in another unit, or the market has been split or has collapsed
+JUMPS_MAX = 2  # so many are winsorised away; more are a list of mixed units, and its sigma is no market's
 SINGLES_MIN = 0.10  # share of spacings of one interval from which minutes are missing, and candles are not longer
 
 
@@ -51,7 +54,7 @@ class Grid(NamedTuple):
     tick_pct
         Smallest difference of two closes relative to the newest; NaN when all are one.
     reason
-        Why they must not be computed from, empty when they may.
+        Why they must not be computed from, empty when they may. Mixed units are judged among as many closes, too.
     lost
         Candles missing for that reason.
     """
@@ -103,8 +106,12 @@ def grids(series: Sequence[Series], theta: GridTheta = DEFAULTS) -> list[Grid]:
         if rows:
             closes = np.stack([series[row].close[-theta.required :] for row in rows])
             volumes = np.stack([series[row].volume[-theta.required :] for row in rows])
-            columns = zip(rows, _inactive(closes, volumes, theta).tolist(), _ticks(closes).tolist(), strict=True)
-            found = {row: Grid(series[row].close, 0, 0, 0, inactive, tick, "") for row, inactive, tick in columns}
+            judged = (_inactive(closes, volumes, theta), _ticks(closes), _jumps(closes))
+            columns = zip(rows, *(one.tolist() for one in judged), strict=True)
+            found = {
+                row: Grid(series[row].close, 0, 0, 0, inactive, tick, _mixed_units(jumps))
+                for row, inactive, tick, jumps in columns
+            }
     return [found[row] if row in found else _judge(one, theta) for row, one in enumerate(series)]
 
 
@@ -113,12 +120,28 @@ def _inactive(closes: Floats, volumes: Floats, theta: GridTheta) -> npt.NDArray[
     newest = slice(-theta.inactive_candles, None)
     if closes.shape[1] < theta.inactive_candles:
         return np.zeros(len(closes), dtype=np.bool_)
-    one_close = (closes[:, newest] == closes[:, -1:]).all(axis=1)
+    one_close = (np.abs(closes[:, newest] - closes[:, -1:]) <= SAME_CLOSE_REL * closes[:, -1:]).all(axis=1)
     untraded = (volumes[:, newest] == 0).all(axis=1)
     known = ~np.isnan(volumes).any(axis=1)
     rare = known & (np.count_nonzero(volumes > 0, axis=1) * theta.inactive_candles < volumes.shape[1])
     inactive: npt.NDArray[np.bool_] = one_close | untraded | rare
     return inactive
+
+
+def _jumps(closes: Floats) -> npt.NDArray[np.int64]:
+    """Count the closes in each row that are more than JUMP_FACTOR times the one before, or less than that share of it."""
+    counts = np.zeros(len(closes), dtype=np.int64)
+    wide = closes.max(axis=1, initial=0.0) > JUMP_FACTOR * closes.min(axis=1, initial=np.inf)
+    steps = closes[wide, 1:] / closes[wide, :-1]
+    counts[wide] = np.count_nonzero((steps > JUMP_FACTOR) | (steps < 1 / JUMP_FACTOR), axis=1)
+    return counts
+
+
+def _mixed_units(jumps: int) -> str:
+    """Name closes of several units under one key; empty where they are of one."""
+    return (
+        f"candles_units: {jumps} closes are {JUMP_FACTOR:g} times the one before, or a fifth of it" if jumps > JUMPS_MAX else ""
+    )
 
 
 def _ticks(closes: Floats) -> Floats:
@@ -205,6 +228,7 @@ def _grid(
         missing = steps[-(theta.required - 1) :] - 1
         holes = missing[missing > 0]
     unknown = real is None and steps is None
+    reason = reason or _mixed_units(int(_jumps(closes[None])[0]))
     longest = int(max(holes, default=0) * theta.interval_sec) if not unknown else None
     return Grid(
         close,

@@ -45,6 +45,16 @@ def found(changes: dict[str, str], contract: Contract = BASE_UNITS, candles: Any
         ({"mark_price": "43.25", "entry_price": "43"}, ["mark", "profit"]),
         ({"mark_price": "48000", "unrealized_pnl": "100"}, ["mark"]),
         ({"unrealized_pnl": ""}, []),
+        ({"position_amt": "0.02"}, []),
+        ({"position_amt": "20"}, ["doubled", "profit"]),
+        ({"qty": "0.021", "unrealized_pnl": ""}, ["doubled"]),
+        ({"side": "SHORT", "position_amt": "-0.02", "unrealized_pnl": "-5"}, []),
+        ({"current_price": "43300"}, []),  # the last trade
+        ({"current_price": "0"}, []),  # none yet
+        ({"current_price": "45000"}, ["doubled"]),
+        ({"entry_price": "43000000", "unrealized_pnl": ""}, ["entry"]),  # of 1000 coins
+        ({"entry_price": "43", "unrealized_pnl": ""}, ["entry"]),
+        ({"entry_price": "430000", "unrealized_pnl": ""}, []),  # a market may have lost nine tenths since
     ],
 )
 def test_what_contradicts_is_named(changes: dict[str, str], wrong: list[str]) -> None:

@@ -122,6 +122,26 @@ def test_unknown_times_cannot_be_judged():
     assert judged(one._replace(open_time_ms=mixed)).gap_count is None
 
 
+@pytest.mark.parametrize("holed", [False, True])
+@pytest.mark.parametrize("factor", [0.01, 0.19, 5.1, 100.0, 1e9])
+@pytest.mark.parametrize(("wrong", "named"), [((100,), 0), ((299,), 0), ((80, 200), 4), ((100, 101, 102), 0), ((100, 298), 4)])
+def test_closes_of_several_units_are_no_market(wrong, named, factor, *, holed):
+    """A tenth of the closes in cents gave sigma 2.07, a stop below zero, and a permit from flat; a split is one jump."""
+    one = series([*range(5), *range(6, 301)] if holed else range(300))
+    one.close[list(wrong)] *= factor
+    reason = judged(one).reason
+    assert reason == (f"candles_units: {named} closes are 5 times the one before, or a fifth of it" if named else "")
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_closes_that_differ_by_rounding_alone_are_one(unit):
+    """A market that is dead looked alive where its closes had been computed; the finest tick is much coarser."""
+    one = series(range(300))
+    rounding = one._replace(close=unit * (43_000 + 1e-7 * (np.arange(300) % 2)))
+    assert judged(rounding).inactive
+    assert not judged(one._replace(close=unit * (43_000 + 0.01 * (np.arange(300) % 2)))).inactive
+
+
 @pytest.mark.parametrize(
     ("volume", "close", "inactive"),
     [

@@ -35,6 +35,12 @@ LAYOUTS = (  # name, one closed candle of it
     ("coinbase_rest", [_T // 1000, 0.5, 3, 1, 2, 9]),
     ("coinbase_advanced", {"start": str(_T // 1000), "low": "0.5", "high": "3", "open": "1", "close": "2", "volume": "9"}),
     ("gate", {"t": str(_T // 1000), "o": "1", "h": "3", "l": "0.5", "c": "2", "v": 9, "n": "1m_BTC_USDT", "a": "18", "w": True}),
+    ("gate_rest", [str(_T // 1000), "18", "2", "3", "0.5", "1", "9", "true"]),
+    ("gate_thin", [_T // 1000, 0.1, 2, 3, 0.5, 1, 9, True]),
+    ("mexc", [_T, "1", "3", "0.5", "2", "9", _T + 60_000, "18"]),
+    ("mexc_numbers", [_T, 1, 3, 0.5, 2, 9, _T + 60_000, 18]),
+    ("kraken_numbers", [_T // 1000, 1, 3, 0.5, 2, 1.9, 9, 4]),
+    ("status", {"time": _T, "open": "1", "high": "3", "low": "0.5", "close": "2", "volume": "9", "status": "closed"}),
     ("freqtrade", {"date": _T, "open": 1, "high": 3, "low": 0.5, "close": 2, "volume": 9}),
     ("camel_case", {"openTime": _T, "closeTime": _T + 59_999, "open": "1", "high": "3", "low": "0.5", "close": "2", "volume": "9", "isFinal": True}),
 )  # fmt: skip
@@ -67,7 +73,7 @@ def test_many_members_of_a_layout_read_as_each_alone(name: str, member: Any) -> 
     assert together.flagged == row.flagged
 
 
-@pytest.mark.parametrize("flag", [False, 0, "false", "0", "No", " open ", "n", 0.0, "running"])
+@pytest.mark.parametrize("flag", [False, 0, "false", "0", "0.0", "No", " open ", "n", 0.0, "running"])
 @pytest.mark.parametrize(
     "name",
     ["is_closed", "isClosed", "closed", "x", "w", "confirm", "confirmed", "isFinal", "is_final", "final", "complete", "isComplete",
@@ -106,6 +112,33 @@ def test_a_flag_that_is_neither_yes_nor_no_is_named(value: Any) -> None:
     """Unknown is not closed."""
     with pytest.raises(FlagError, match="closed-flag x="):
         read({"t": _T, "c": 2, "x": value})
+
+
+@pytest.mark.parametrize("word", ["open", " Running", "partial", "FORMING", "unconfirmed"])
+@pytest.mark.parametrize("name", ["status", "state", "candle_status", "klineState"])
+def test_a_state_in_words_says_whether_a_candle_has_closed(name: str, word: str) -> None:
+    """`status: open` was passed over, and updates of a running candle counted; other states are those of the market."""
+    assert read({"t": _T, "c": 2, name: word}) is None
+    for market in ("TRADING", "ok", 1, None):
+        row = read({"t": _T, "c": 2, name: market})
+        assert row is not None
+        assert not row.flagged
+
+
+def test_one_flag_in_two_spellings_says_two_things() -> None:
+    """Whoever merges two writers has `is_closed` of the one and `isClosed` of the other: the second was lost."""
+    for fields in (
+        {"is_closed": True, "isClosed": False},
+        {"status": "closed", "Status": "open"},
+        {"isOpen": False, "is_open": True},
+    ):
+        assert read({"t": _T, "c": 2, **fields}) is None
+
+
+@pytest.mark.parametrize("last", ["false", "FALSE", False, "no"])
+def test_a_running_row_of_gate_is_left_out(last: Any) -> None:
+    """Read as Kraken's, its flag was the count of trades, its low the close, and its volume the VWAP."""
+    assert read([str(_T // 1000), "18", "2", "3", "0.5", "1", "9", last]) is None
 
 
 def test_a_flag_left_empty_says_nothing() -> None:
@@ -307,6 +340,48 @@ def test_a_flag_nobody_understands_is_unreadable_by_name(store, clock):
         "candles_unreadable: 5 of 5 members of quantum:candles:BTCUSDT are malformed: "
         "'candleDone' looks like a closed-flag and is not understood"
     )
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        ({"t": "22.01.2026 12:00", "c": 2}, "one is {'t': '22.01.2026 12:00', 'c': 2}"),
+        ([1, 2], "one is [1, 2]"),
+        ({"t": 1, "c": "2,5"}, "one is {'t': 1, 'c': '2,5'}"),
+        ({"x": "\x1b[31m" + "y" * 500}, "one is {'x': '\\x1b[31m"),
+    ],
+)
+def test_malformed_members_are_shown(store, member, words):
+    """A count alone told nobody what the writer does wrong."""
+    write(store, [member])
+    (reading,) = CandleReader(store).read([SYMBOL])
+    assert reading.reason.startswith(f"candles_unreadable: 1 of 1 members of quantum:candles:BTCUSDT are malformed: {words}")
+    assert len(reading.reason) < 250
+
+
+def test_members_none_of_which_has_closed_are_not_called_missing_alone(store, clock):
+    """The writer writes: only what it writes has not closed, or every minute has two versions."""
+    opened = minutes(clock.now.timestamp(), 3)
+    write(store, [{"t": one, "c": 2, "x": False} for one in opened])
+    assert CandleReader(store).read([SYMBOL])[0].reason == "candles_missing: none of 3 has closed"
+    store.client.flushdb()
+    write(store, [{"t": one, "c": close} for one in opened for close in (2, 3)], [one for one in opened for _ in range(2)])
+    assert CandleReader(store).read([SYMBOL])[0].reason == "candles_contradict: 3 candles (quantum:candles:BTCUSDT)"
+
+
+def test_bytes_that_are_no_text_cost_nothing_where_nobody_needs_them(store, clock):
+    """A note in Latin-1 is no price; a label in it is none known to be live, a flag in it none that is understood."""
+    opened = minutes(clock.now.timestamp(), 3)
+    key = store.keys.of("candles_quantum", SYMBOL)
+    for field, reason in (("note", ""), ("source", ""), ("closed", "candles_unreadable")):
+        store.client.delete(key)
+        store.client.rpush(key, *(b'{"t": %d, "c": 2, "%b": "caf\xe9"}' % (one, field.encode()) for one in opened))
+        (reading,) = CandleReader(store).read([SYMBOL])
+        assert reading.reason.startswith(reason)
+        assert reading.value is None or (len(reading.value.close), reading.value.source) == (
+            3,
+            "candles" if field == "note" else "replay",
+        )
 
 
 def test_a_window_of_bad_minutes_only_leaves_nothing(store, clock):

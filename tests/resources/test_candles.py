@@ -157,7 +157,7 @@ def test_more_than_one_percent_of_malformed_members_is_unreadable(store, clock):
     reading = read_one(store)
     assert (reading.state, reading.reason) == (
         State.FAILED,
-        f"candles_unreadable: 2 of 152 members of {store.keys.of('candles_zset', SYMBOL)} are malformed",
+        f"candles_unreadable: 2 of 152 members of {store.keys.of('candles_zset', SYMBOL)} are malformed: one is no JSON",
     )
 
 
@@ -166,6 +166,7 @@ def test_more_than_one_percent_of_malformed_members_is_unreadable(store, clock):
     [
         ("NaN", "price_nan"), ("null", "price_nan"), ('"N/A"', "price_nan"), ('""', "price_nan"), ("Infinity", "price_infinite"),
         ("-Infinity", "price_infinite"), ("0", "price_zero"), ('"0.0"', "price_zero"), ("-3", "price_negative"),
+        ("1e300", "price_out_of_range"), ("1.1e24", "price_out_of_range"), ('"9e-25"', "price_out_of_range"),
     ],
 )  # fmt: skip
 def test_a_minute_without_a_price_is_a_missing_minute_and_counted(store, clock, text, trouble):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from quantum_assets.contracts.labels import is_live
 from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.contracts.tables import RISK_GUARD, Keys
 from quantum_assets.kernels.risk_guard import GUARDS, assess
@@ -327,11 +328,40 @@ def test_more_keys_than_are_kept_are_trouble(store) -> None:
     assert evaluate(store)["errors"] == ["search"]
 
 
+@pytest.mark.parametrize("kind", ["string", "hash", "list"])
+@pytest.mark.parametrize(
+    "name", ["guard-active:DRAWDOWN", "GUARD_ACTIVE:DRAWDOWN", "guardActive:X", "guard:active:X", "guard_active"]
+)
+def test_a_guard_under_another_spelling_blocks(store, name, kind) -> None:
+    """Whoever sets one means no openings."""
+    write_equity(store)
+    fill = {"string": store.client.set, "hash": lambda key, one: store.client.hset(key, "a", one), "list": store.client.rpush}[
+        kind
+    ]
+    fill(f"quantum:risk:{name}", 1)
+    evaluate(store)
+    reading = read_guards(store)
+    assert len(reading.live) == 1
+    assert store.client.exists("quantum:risk:guard:readings", "quantum:risk:guard:found", STATE) >= 2  # ours are none
+    store.client.delete(f"quantum:risk:{name}")
+    evaluate(store)
+    assert read_guards(store).live == ()
+
+
+@pytest.mark.parametrize("fields", [{"env": "testnet"}, {"paper": "true"}, {"source": "dry-run"}])
+def test_an_account_that_says_in_other_fields_that_it_is_not_live_is_not(store, fields) -> None:
+    """Openings rest on its guards."""
+    write_equity(store, **fields)
+    evaluate(store)
+    assert not is_live(read_guards(store).account)
+
+
 @pytest.mark.parametrize(
     "name",
     ["quantum:risk:daily_pnl:2026-01-23", "quantum:risk:daily_pnl:20260122", "quantum:risk:daily_pnl:2026/01/22",
      "quantum:risk:daily_pnl", "quantum:risk:daily_pnl_usd:2026-01-22", "quantum:risk:daily_pnl:2026-01-32",
-     "quantum:risk:daily_pnl:2026-W04-4"],
+     "quantum:risk:daily_pnl:2026-W04-4", "quantum:risk:DAILY_PNL:2026-01-22", "quantum:risk:dailyPnl:2026-01-22",
+     "quantum:risk:daily-pnl:2026-01-22", "quantum:risk:daily:pnl:2026-01-22", "quantum:risk:daily_loss:2026-01-22"],
 )  # fmt: skip
 def test_the_loss_of_a_day_under_another_name_is_trouble(store, name) -> None:
     """A writer that spells the day otherwise, or lives in another one, had its loss ignored."""

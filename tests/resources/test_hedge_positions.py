@@ -59,7 +59,7 @@ def test_each_leg_has_a_key_of_its_own(hedged) -> None:
     assert told(hedged) == {LONG: "LONG 2.0", SHORT: "SHORT 3.0"}
     hedged.client.hset(f"{SHARED}:LONG", mapping={"side": "SHORT"})
     assert told(hedged)[LONG] == "position_invalid: positionSide=(missing) side=SHORT"
-    hedged.client.hset(f"{SHARED}:LONG", mapping={"side": "FLAT"})
+    hedged.client.hset(f"{SHARED}:LONG", mapping={"side": "FLAT", "quantity": 0})
     assert told(hedged) == {LONG: "FLAT", SHORT: "SHORT 3.0"}
 
 
@@ -108,9 +108,11 @@ def test_stream_entries_belong_to_the_leg_they_name(hedged) -> None:
 
 
 def test_one_way_symbols_are_read_as_ever(hedged) -> None:
-    """A setting for one symbol changes nothing for another, whatever its writer says beside the side."""
-    write_position(hedged, "ETHUSDT", side="SHORT", positionSide="LONG")
+    """A setting for one symbol changes nothing for another; a side beside another side is a contradiction with either."""
+    write_position(hedged, "ETHUSDT", side="SHORT", positionSide="BOTH")
     assert PositionReader(hedged).read(["ETHUSDT"])[0].value.side == "SHORT"
+    write_position(hedged, "ETHUSDT", side="SHORT", positionSide="LONG")
+    assert PositionReader(hedged).read(["ETHUSDT"])[0].reason == "position_invalid: side=SHORT positionSide=LONG"
     hedged.client.hset("quantum:state:positions:ETHUSDT", "symbol", "ETHUSDT.LONG")
     assert PositionReader(hedged).read(["ETHUSDT"])[0].reason == "position_invalid: symbol=ETHUSDT.LONG"
 

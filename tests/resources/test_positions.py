@@ -90,6 +90,12 @@ def test_flat_is_no_position_and_no_error(store, fields):
         ({"symbol": "ETHUSDT"}, "symbol=ETHUSDT"),
         ({"position_amt": "0"}, "position_amt=0 quantity=2.0"),
         ({"side": "SHORT", "position_amt": "3"}, "side=SHORT position_amt=3.0"),
+        ({"side": "FLAT"}, "side=FLAT quantity=2.0"),  # an update of the side alone, or of all the others
+        ({"side": "flat", "quantity": "", "position_amt": "-3"}, "side=FLAT position_amt=-3"),
+        ({"position_amt": "2", "quantity": "-2"}, "side=LONG quantity=-2.0"),
+        ({"positionSide": "SHORT"}, "side=LONG positionSide=SHORT"),
+        ({"posSide": "long", "side": "SHORT"}, "side=SHORT positionSide=LONG"),
+        ({"positionSide": "up"}, "positionSide=up"),
         ({"entry_price": "1_00"}, "entry_price=1_00"),
         ({"entry_price": "\uff11\uff10\uff10"}, "entry_price=\uff11\uff10\uff10"),
     ],
@@ -117,6 +123,57 @@ def test_what_no_stop_needs_is_ignored_and_named(store, field, value):
     assert (reading.state, reading.value.ignored) == (State.PRESENT, (f"{field}={value}",))
     assert reading.value.unrealized_pnl == 10
     assert (reading.value.ts_epoch is None) == (field == "ts_epoch")  # an unknown age opens nothing
+
+
+@pytest.mark.parametrize("name", ["leverage", "note", "current_sl", "x\udcff"])
+def test_bytes_that_are_no_text_cost_nothing_where_nobody_needs_them(store, name):
+    """A note in Latin-1 took the stop away; what is needed is still refused by name."""
+    write_position(store, SYMBOL)
+    key = store.keys.of("raw_position", SYMBOL)
+    store.client.hset(key, name.encode(errors="surrogateescape"), b"caf\xe9")
+    reading = read_one(store)
+    assert (reading.state, reading.value.current_sl) == (State.PRESENT, None)
+    assert reading.value.ignored == ((f"{name}=caf\N{REPLACEMENT CHARACTER}",) if name in ("leverage", "current_sl") else ())
+    store.client.hset(key, "side", b"LON\xc7")
+    assert read_one(store).reason == "position_invalid: side=LON\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("fields", [{"side": "FLAT", "quantity": "None"}, {"side": "FLAT", "position_amt": "0", "qty": "-0.0"}])
+def test_a_flat_row_without_a_size_is_flat(store, fields):
+    """What is no size contradicts nothing."""
+    write_hash(store, **fields)
+    assert (read_one(store).state, read_one(store).reason) == (State.ABSENT, "flat")
+
+
+@pytest.mark.parametrize(
+    ("fields", "side"),
+    [
+        ({"positionSide": "SHORT", "position_amt": "2"}, "SHORT"),
+        ({"positionSide": "SHORT", "position_amt": "-2"}, "SHORT"),
+        ({"position_side": "long", "quantity": "2"}, "LONG"),
+        ({"posSide": "net", "position_amt": "-2"}, "SHORT"),
+        ({"side": "BOTH", "positionIdx": "2", "quantity": "2"}, "SHORT"),
+    ],
+)
+def test_a_row_of_one_side_of_a_hedge_is_of_that_side(store, fields, side):
+    """Its amount is not signed everywhere: a short read as a long has its stop on the wrong side."""
+    write_hash(store, entry_price="100", mark_price="105", **fields)
+    assert (read_one(store).value.side, read_one(store).value.qty) == (side, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"testnet": "1"}, "testnet"), ({"isPaper": "true"}, "paper"), ({"dry_run": "yes"}, "dryrun"), ({"mode": "paper"}, "paper"),
+        ({"env": "Sandbox"}, "sandbox"), ({"environment": "binance-demo"}, "binance-demo"), ({"source": "dry-run"}, "dry-run"),
+        ({"testnet": "false"}, "redis_hash"), ({"paper": "0"}, "redis_hash"), ({"mode": "isolated"}, "redis_hash"),
+        ({"env": "production"}, "redis_hash"), ({"test_id": "1"}, "redis_hash"),
+    ],
+)  # fmt: skip
+def test_a_snapshot_that_says_in_other_fields_that_it_is_not_live_is_not(store, fields, label):
+    """Paper trading has a field of its own with some writers; it opened on a live book."""
+    write_position(store, SYMBOL, **fields)
+    assert read_one(store).value.position_source == label
 
 
 def test_zero_stops_and_peaks_mean_none(store):
