@@ -155,7 +155,7 @@ def test_a_flat_leg_is_healthy_and_an_unreadable_one_is_named_alone(hedged, inst
     assert {one.symbol for one in vitals if one.symbol.startswith("BTC")} == {*LEGS}
     assert all(one.condition in WELL for one in vitals if one.symbol in LEGS)
     hedged.clock.advance(10)
-    hedged.client.hset(f"{SHARED}:SHORT", mapping={"side": "SHORT", "entry_price": "nan"})
+    hedged.client.hset(f"{SHARED}:SHORT", mapping={"side": "SHORT", "quantity": "2", "entry_price": "nan"})
     assert run_cycle(hedged, instance).success
     assert hedged.client.hkeys("quantum:failures:position") == [SHORT.encode()]
     assert hash_of(hedged, "risk_proposal", LONG)["last_update_epoch"] == str(int(hedged.clock().timestamp()))
