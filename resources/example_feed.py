@@ -279,6 +279,8 @@ class ExampleWorld:
                 "side": "FLAT",
                 **self._leg_fields(symbol, example),
                 "position_amt": 0,
+                "quantity": 0,
+                "unrealized_pnl": 0,
                 "ts_epoch": epoch,
             }
         target = {"target_usd": example.target_usd, "confidence": 0.85, "timestamp": epoch, "mode": "shadow"}

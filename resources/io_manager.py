@@ -8,6 +8,7 @@ step's output metadata and in the log, and leaves the other symbols and its own 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from resources.calc_only import require_calc_only
 from resources.counts import count_publications
 from resources.dagster_internals import materialize, take_over_asset_events
 from resources.event_log import Made
-from resources.failures import record_failures
+from resources.failures import Failure, read_failures, record_failures
 from resources.lease import require_newest
 from resources.redis_store import Publication, RedisStore
 from resources.shown_states import ShownStates, ShownStep
@@ -97,14 +98,7 @@ class RedisIOManager(dg.IOManager):
         run_id = context.step_context.run_id
         frame = self._look_once(run_id, table, list(context.asset_partition_keys))
         without = self._without.get((run_id, table.asset), {})
-        if not without:
-            return frame
-        told = pl.DataFrame(
-            [(symbol, state, why) for symbol, (state, why) in without.items()],
-            schema={"symbol": pl.String, "state": pl.String, "why": pl.String},
-            orient="row",
-        )
-        return frame.update(told, on="symbol", how="left")
+        return _marked(frame, without)
 
     def handle_output(  # type: ignore[override]
         self, context: dg.OutputContext, obj: pl.DataFrame
@@ -187,7 +181,9 @@ class RedisIOManager(dg.IOManager):
         """Read what was published, once for all steps of a run that need it: they act on the same values, at one price."""
         look = self._looks.get(table.asset)
         if look is None or look.run_id != run_id or look.symbols != symbols or time.monotonic() - look.at > SAME_LOOK_SEC:
-            look = self._looks[table.asset] = _Look(run_id, symbols, time.monotonic(), fresh_frame(self.store, table, symbols))
+            began, frame = time.monotonic(), fresh_frame(self.store, table, symbols)
+            without = _without_value(frame, read_failures(self.store, [table.asset])[table.asset])
+            look = self._looks[table.asset] = _Look(run_id, symbols, began, _marked(frame, without))
         return look.frame
 
     def _remember(self, run_id: str, asset: str, frame: pl.DataFrame) -> None:
@@ -228,6 +224,34 @@ def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.D
         ``symbol``, ``state``, ``why`` and the table's fields; a hash older than its limit is ``failed`` and keeps its fields.
     """
     return table.frame(store.read_fresh(table, symbols))
+
+
+def _without_value(frame: pl.DataFrame, failures: Mapping[str, Failure]) -> dict[str, tuple[str, str]]:
+    """Name the symbols whose last evaluation failed, with its reason: what stands in Redis is of before.
+
+    A market state is evaluated once a minute. Between two evaluations an asset that needs it would go on with the older hash for
+    as long as that is young, and afterwards fail for want of it: red, green, red, each time with another reason.
+    """
+    if not failures:
+        return {}
+    evaluated = dict(frame.filter(pl.col("state") == State.PRESENT).select("symbol", "last_update_epoch").iter_rows())
+    return {
+        symbol: (State.FAILED.value, failure.why)
+        for symbol, failure in failures.items()
+        if failure.at >= evaluated.get(symbol, -math.inf)
+    }
+
+
+def _marked(frame: pl.DataFrame, without: Mapping[str, tuple[str, str]]) -> pl.DataFrame:
+    """Replace state and reason of the symbols that have no value to act on."""
+    if not without:
+        return frame
+    told = pl.DataFrame(
+        [(symbol, state, why) for symbol, (state, why) in without.items()],
+        schema={"symbol": pl.String, "state": pl.String, "why": pl.String},
+        orient="row",
+    )
+    return frame.update(told, on="symbol", how="left")
 
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:

@@ -322,6 +322,7 @@ def test_no_order_of_updates_loosens_a_stop(steps: list[tuple[str, Any]]) -> Non
         side, stop = state.side, book.proposal["proposed_sl"]
 
 
+@pytest.mark.slow
 def test_without_what_was_kept_the_property_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A property that holds of a broken product proves nothing."""
     monkeypatch.setattr(

@@ -173,6 +173,7 @@ def test_a_live_guard_is_not_announced_twice_and_a_new_one_is(store, instance, c
     assert told == [("RISK_GUARD_PENDING", "DRAWDOWN"), ("RISK_GUARD_ACTIVATED", "DRAWDOWN")]
 
 
+@pytest.mark.slow
 def test_a_guard_outlives_the_breach_it_was_set_for(store, instance, clock) -> None:
     """A recovery of a minute is no reason to open again."""
     for equity in (9_100.0, 9_100.0, 10_000.0):
@@ -243,6 +244,7 @@ def test_a_missing_peak_is_an_error_and_blocks_nothing_by_a_default(store, insta
     assert store.client.hget("quantum:equity:current", "peak") is None
 
 
+@pytest.mark.slow
 def test_an_unusable_equity_neither_removes_nor_renews_what_stood(store, instance, clock) -> None:
     """Unknown is not fresh."""
     write_equity(store, age_sec=400)

@@ -11,13 +11,14 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from definitions import assemble
 from quantum_assets.symbols import desk_link, symbol_partitions
 from resources.dagster_internals import FAILED_SYMBOLS_JOB
+from resources.failures import read_failures
 from resources.home import prepare_home
 from resources.io_manager import ONCE_TAG, remedy_of
 from resources.redis_store import RedisStore
 from resources.retention import prune
 from resources.settings import load_settings
 from resources.shown_states import RENEWED_AFTER_SEC, Due, Shown, decide
-from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
+from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, cycle_tags
 from tests.world import QUIET, hash_of, real_closes, recorded, run_cycle, write_candles, write_position, write_world
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -203,6 +204,30 @@ def test_a_symbol_that_flaps_is_recorded_once_a_minute_at_most(world, instance) 
         cycles(world, instance)
     assert failed(instance, "market_state") == set()
     assert len(records(instance)) <= 2
+
+
+@pytest.mark.slow
+def test_between_two_evaluations_of_its_market_state_a_dead_symbol_stays_failed_for_one_reason(world, instance) -> None:
+    """Market states are computed once a minute: the older hash is young for a while, and then gone; neither is news."""
+    run_cycle(world, instance)
+    write_candles(world, "BTCUSDT", [])
+    cycles(world, instance)
+    made, why, stop = len(records(instance)), reasons(world), hash_of(world, "risk_proposal", "BTCUSDT")
+    assert (made, set(why)) == (1, {"BTCUSDT"})
+    for number in range(18):  # three minutes: beyond the age of the last state
+        if number % 6 == 5:
+            cycles(world, instance)
+            continue
+        world.clock.advance(10)
+        run_cycle(world, instance, assets=FAST_FAMILY)
+        assert reasons(world) == why
+    assert len(records(instance)) == made
+    assert hash_of(world, "risk_proposal", "BTCUSDT")["published_at_utc"] == stop["published_at_utc"]
+
+
+def reasons(store: RedisStore) -> dict[str, str]:
+    """Say why each symbol has no new risk proposal."""
+    return {symbol: one.code for symbol, one in read_failures(store, ["risk_proposal"])["risk_proposal"].items()}
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def test_who_only_reads_asks_for_the_address_again_from_time_to_time(pair, monke
         store.client.close()
 
 
+@pytest.mark.slow
 def test_a_decision_that_a_failover_lost_is_not_acknowledged_to_the_promoted_server(pair, clock, monkeypatch) -> None:
     """A governor that hung between recording and acknowledging left a plan without a decision, and nobody took it again."""
     first, second = pair

@@ -343,6 +343,7 @@ def test_a_foreign_event_log_is_refused_by_name() -> None:
         prune(SimpleNamespace(event_log_storage=object()), older_than=NOW)
 
 
+@pytest.mark.slow
 def test_a_stock_event_log_loses_old_runs_and_keeps_those_with_a_latest_of_their_kind() -> None:
     """Plain `dagster dev` has no event log of ours, and its disk fills up all the same."""
     with dg.instance_for_test() as stock:

@@ -182,6 +182,7 @@ print(stack.code(Path(sys.argv[1])).command[-1], stack.daemon(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_every_process_of_a_long_instance_folder_finds_the_same_socket(tmp_path: Path) -> None:
     """The folder was named by a hash that is another one in each process: code server and daemon never met."""
     home = tmp_path / ("long" * 25)
