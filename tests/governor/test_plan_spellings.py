@@ -2,9 +2,9 @@
 
 import pytest
 
-from quantum_assets.contracts.tables import MARKET_STATE, POSITION
-from resources.decisions import decided_again
-from resources.plans import parse_plan
+from quantum_core.contracts.tables import MARKET_STATE, POSITION
+from resources.governor.decisions import decided_again
+from resources.governor.plans import parse_plan
 from tests.governor.desk import Desk
 from tests.world import write_position
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.kernels.consistency import contradictions
-from quantum_assets.kernels.contract import BASE_UNITS
 from quantum_assets.position import _Scaled
-from resources.candle_layouts import (
+from quantum_core.kernels.consistency import contradictions
+from quantum_core.kernels.contract import BASE_UNITS
+from resources.governor.plans import parse_plan
+from resources.inputs.candle_layouts import (
     CLOSE,
     CLOSED_AT,
     CLOSED_WORDS,
@@ -26,9 +27,8 @@ from resources.candle_layouts import (
     YES,
     row_of,
 )
-from resources.candles import _columns
-from resources.plans import parse_plan
-from resources.positions import InvalidPositionError, RawPosition, parse_position, profit_of
+from resources.inputs.candles import _columns
+from resources.inputs.positions import InvalidPositionError, RawPosition, parse_position, profit_of
 
 MINUTE_MS = 60_000
 OPENED_MS = 1_769_083_200_000
