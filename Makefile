@@ -34,6 +34,7 @@ check: setup  ## style, types, definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/dg check defs
 
 bench: setup  ## everything measured, about an hour, into benchmarks/results and benchmarks/README.md

@@ -10,22 +10,22 @@ import dagster as dg
 from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
 from quantum_assets.checks.asset_checks import calc_only_process, input_checks, proof_pack, sound_checks
-from quantum_assets.contracts.tables import PUBLISHED
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
 from quantum_assets.market_state import market_state
+from quantum_assets.partitions import partitioned_by_symbol, symbol_partitions
 from quantum_assets.position import position
 from quantum_assets.risk_guard import risk_guard
 from quantum_assets.risk_proposal import risk_proposal
+from quantum_assets.shown_states import ShownStates
 from quantum_assets.symbol_chart import symbol_chart
-from quantum_assets.symbols import partitioned_by_symbol, symbol_partitions
 from quantum_assets.trade_intent import trade_intent
-from resources.dagster_internals import dismiss_welcome, forget_future_ticks
-from resources.intents import IntentIOManager
-from resources.io_manager import RedisIOManager
-from resources.redis_store import RedisStore
-from resources.settings import Settings, load_settings
+from quantum_core.contracts.tables import PUBLISHED
+from quantum_core.settings import Settings, load_settings
+from resources.instance.dagster_internals import dismiss_welcome, forget_future_ticks
+from resources.io_manager import IntentIOManager, RedisIOManager
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB, cycle_sensor
 from sensors.plans import PLANS_JOB, plans_sensor
 from sensors.proofs import PROOFS_JOB, proofs_sensor
@@ -81,7 +81,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     **resources
         See :func:`build_defs`.
     """
-    settings, governor = store.settings, store.as_governor()
+    settings, governor, shown = store.settings, store.as_governor(), ShownStates(store)
     return dg.Definitions(
         assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
         asset_checks=[calc_only_process, proof_pack, input_checks, *sound_checks(symbol_partitions(settings.symbols))],
@@ -91,10 +91,10 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
         resources={
             "store": store,
             "governor": governor,
-            "redis_io": RedisIOManager(store, PUBLISHED_TABLES),
-            "governor_io": RedisIOManager(governor, PUBLISHED_TABLES),
-            "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
-            "intent_io": IntentIOManager(store, PUBLISHED_TABLES),
+            "redis_io": RedisIOManager(store, PUBLISHED_TABLES, shown),
+            "governor_io": RedisIOManager(governor, PUBLISHED_TABLES, ShownStates(governor)),
+            "efficiency_io": RedisIOManager(store, PUBLISHED_TABLES, shown, writes=EFFICIENCY_WRITES[settings.efficiency_mode]),
+            "intent_io": IntentIOManager(store, PUBLISHED_TABLES, shown),
             **resources,
         },
     )

@@ -44,7 +44,7 @@ def write(folder: Path, rows: int) -> list[Path]:
 def measure(path: Path) -> None:
     """Read one file, and print rows, seconds and the greatest memory of this process as JSON."""
     began = time.perf_counter()
-    from resources.ohlcv_files import read_ohlcv
+    from quantum_ops.recordings.ohlcv_files import read_ohlcv
 
     rows = read_ohlcv(path).frame.height
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -36,23 +36,23 @@ from rich.table import Table as Grid
 from benchmarks.live import MOVE_EVERY_SEC, World
 from benchmarks.report import head, say, spread
 from definitions import PUBLISHED_TABLES
-from quantum_assets.contracts.schema import ContractError, Table
-from quantum_assets.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSITION, RISK_PROPOSAL, Keys
+from quantum_core.contracts.schema import ContractError, Table
+from quantum_core.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSITION, RISK_PROPOSAL, Keys
+from quantum_core.settings import Settings, load_settings
+from resources.instance.launcher import SPARE_WORKERS
 from resources.io_manager import CYCLE_ID_TAG
-from resources.launcher import SPARE_WORKERS
-from resources.redis_store import RedisStore, RedisUnavailableError, pairs
-from resources.settings import Settings, load_settings
+from resources.store.redis_store import RedisStore, RedisUnavailableError, pairs
 from sensors.cycle import CYCLE_JOB_NAME
 from sensors.overdue import UNFINISHED
 from tests.servers import free_port
 
 PARTS = {  # words of the command line; a worker child is a child of the worker
-    "worker": "resources.warm_worker",
-    "worker child": "resources.warm_worker",
-    "daemon": "resources.sensor_daemon",
+    "worker": "quantum_ops.processes.warm_worker",
+    "worker child": "quantum_ops.processes.warm_worker",
+    "daemon": "quantum_ops.processes.sensor_daemon",
     "code server": "dagster api grpc",
-    "webserver": "resources.webserver",
-    "watch": "quantum_assets.cli watch",
+    "webserver": "quantum_ops.desk.webserver",
+    "watch": "quantum_ops.cli watch",
     "valkey": "valkey-server",
 }
 OURS = (*(table for asset, table in PUBLISHED_TABLES.items() if asset != "capital_efficiency"), EFFICIENCY_STATE)
@@ -246,7 +246,7 @@ class Stack:
             "OPENBLAS_NUM_THREADS": "1",
             "WATCH_PORT": "0",
         }
-        command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(self.port)]
+        command = [sys.executable, "-m", "quantum_ops.cli", "up", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.root = psutil.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[1], start_new_session=True
@@ -268,7 +268,9 @@ class Stack:
 
     def running(self, part: str) -> list[psutil.Process]:
         """Find the processes of a part, oldest first; one that still waits to be started is none."""
-        found = [one for one in children(self.root) if PARTS[part] in words(one) and "resources.tether" not in words(one)]
+        found = [
+            one for one in children(self.root) if PARTS[part] in words(one) and "quantum_ops.processes.tether" not in words(one)
+        ]
         if part == "worker child":
             found = [child for worker in found for child in children(worker)]
         return sorted(found, key=lambda one: one.create_time())

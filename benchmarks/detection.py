@@ -100,7 +100,9 @@ class Fault(NamedTuple):
 def processes(live: Live, words: str) -> list[psutil.Process]:
     """Find processes of the stack by their command line, children of a worker included."""
     return [
-        one for one in live.family() if words in " ".join(one.cmdline()) and "resources.tether" not in " ".join(one.cmdline())
+        one
+        for one in live.family()
+        if words in " ".join(one.cmdline()) and "quantum_ops.processes.tether" not in " ".join(one.cmdline())
     ]
 
 
@@ -161,15 +163,15 @@ FAULTS = (
         "dead worker",
         lambda live: live.store.settings.worker_max_silence_sec,
         heartbeat("worker"),
-        signalled("resources.warm_worker", signal.SIGSTOP),
-        signalled("resources.warm_worker", signal.SIGCONT),
+        signalled("quantum_ops.processes.warm_worker", signal.SIGSTOP),
+        signalled("quantum_ops.processes.warm_worker", signal.SIGCONT),
     ),
     Fault(
         "dead daemon",
         lambda live: live.store.settings.daemon_max_silence_sec,
         heartbeat("daemon"),
-        signalled("resources.sensor_daemon", signal.SIGSTOP),
-        signalled("resources.sensor_daemon", signal.SIGCONT),
+        signalled("quantum_ops.processes.sensor_daemon", signal.SIGSTOP),
+        signalled("quantum_ops.processes.sensor_daemon", signal.SIGCONT),
     ),
     Fault(
         "dead Redis",

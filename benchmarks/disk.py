@@ -24,11 +24,11 @@ from dagster._core.scheduler.instigation import TickData
 from benchmarks.live import Live, World, running
 from benchmarks.report import main, say
 from definitions import PUBLISHED_TABLES
-from quantum_assets.contracts.tables import EVENTS_STREAM_MAXLEN
 from quantum_assets.governor_permit import decide_plans
-from resources.redis_store import RedisStore
-from resources.retention import prune
-from resources.settings import load_settings
+from quantum_core.contracts.tables import EVENTS_STREAM_MAXLEN
+from quantum_core.settings import load_settings
+from resources.instance.retention import prune
+from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
 from sensors.retention import EVERY_SEC, PROOFS_KEPT, RETENTION_JOB_NAME
 from tests.servers import valkey

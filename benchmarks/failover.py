@@ -32,11 +32,11 @@ import redis
 
 from benchmarks.chaos import DidNotHappenError, Market, family, wait_until
 from benchmarks.report import say, spread
-from quantum_assets.contracts.tables import PERMIT_TTL_SEC
 from quantum_assets.governor_permit import decide_plans
-from resources.plans import BURST_SEC, GROUP, HOUR_SEC
-from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, texts
-from resources.settings import Settings, load_settings
+from quantum_core.contracts.tables import PERMIT_TTL_SEC
+from quantum_core.settings import Settings, load_settings
+from resources.governor.plans import BURST_SEC, GROUP, HOUR_SEC
+from resources.store.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, texts
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.governor.desk import Desk
 from tests.servers import free_port, listens, need
@@ -249,7 +249,7 @@ class Trial:
             **LIMITS,
         }
         self.planner.fill()
-        command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(free_port())]
+        command = [sys.executable, "-m", "quantum_ops.cli", "up", "--port", str(free_port())]
         with self.log.open("ab") as log:
             root = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[1])
         try:

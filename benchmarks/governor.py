@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.live import Live, running
 from benchmarks.report import main, say, spread
 from quantum_assets.governor_permit import decide_plans
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.servers import valkey
 from tests.world import write_plan

@@ -10,9 +10,9 @@ from benchmarks.live import World
 from benchmarks.report import main, say, spread
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.pack import PROOFS, run
-from resources.home import open_instance
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.instance.home import open_instance
+from resources.store.redis_store import RedisStore
 from tests.servers import valkey
 from tests.world import run_cycle
 

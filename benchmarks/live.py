@@ -22,9 +22,9 @@ import redis
 from dagster._core.scheduler.instigation import InstigatorTick
 
 from benchmarks.report import say
-from resources.home import prepare_home
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.instance.home import prepare_home
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.servers import free_port, valkey
 
@@ -243,7 +243,7 @@ def running(configuration: Configuration, count: int, **settings: object) -> Ite
         world.fill()
         if configuration == "product":
             prepare_home(store.settings)
-            command = ["quantum_assets.cli", "up", "--port", str(free_port())]
+            command = ["quantum_ops.cli", "up", "--port", str(free_port())]
         else:
             (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
             command = ["dagster._daemon", "run", "-m", "benchmarks.stock"]

@@ -17,7 +17,7 @@ from dagster._core.scheduler.instigation import InstigatorTick
 
 from benchmarks.live import Live, running
 from benchmarks.report import main, say, spread
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 from tests.world import write_plan
 
 SYMBOLS = 3

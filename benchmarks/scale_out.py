@@ -32,13 +32,13 @@ import sqlalchemy as db
 from benchmarks.chaos import DidNotHappenError, wait_until
 from benchmarks.live import PROJECT, World
 from benchmarks.report import main, say, spread
-from quantum_assets.contracts.tables import MARKET_STATE, POSITION
-from quantum_assets.freshness import PARTS
-from quantum_assets.symbols import shards
-from resources.dagster_internals import RANGE_TAGS
+from quantum_core.contracts.tables import MARKET_STATE, POSITION
+from quantum_core.freshness import PARTS
+from quantum_core.settings import load_settings
+from quantum_core.universe import shards
+from resources.instance.dagster_internals import RANGE_TAGS
 from resources.io_manager import ONCE_TAG
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME
 
 SHARDS, CUT = 4, 2  # hosts with workers, and the one that is cut off
@@ -272,7 +272,7 @@ class Trial:
         self.reader.start()
         stack.callback(self.reader.stopped.set)
         subprocess.run(
-            [sys.executable, "-m", "resources.home"],
+            [sys.executable, "-m", "resources.instance.home"],
             stdout=subprocess.DEVNULL,
             env=self.environment(home),
             check=True,
@@ -296,7 +296,7 @@ class Trial:
 
     def start(self) -> None:
         """Start every process of every host."""
-        quantum = [sys.executable, "-m", "quantum_assets.cli"]
+        quantum = [sys.executable, "-m", "quantum_ops.cli"]
         home = self.home("core")
         for name in ("code", "daemon", "webserver", "watch", "worker"):
             options = ["--queues", "quantum"] if name == "worker" else []

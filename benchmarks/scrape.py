@@ -34,7 +34,7 @@ def measure(*, short: bool) -> dict[str, Any]:
             "EXPORTER_ALLOCATION_PORT": str(ports[0]),
             "EXPORTER_GOVERNOR_PORT": str(ports[1]),
         }
-        exporter = psutil.Popen([sys.executable, "-m", "quantum_assets.cli", "exporter"], env=environment, cwd=PROJECT)
+        exporter = psutil.Popen([sys.executable, "-m", "quantum_ops.cli", "exporter"], env=environment, cwd=PROJECT)
         try:
             wait_for(ports[1])
             say("the exporter answers")

@@ -21,9 +21,9 @@ import psutil
 from benchmarks.chaos import wait_until
 from benchmarks.live import PROJECT, STOP_WITHIN_SEC, Live, running
 from benchmarks.report import main, say, spread
-from resources.dagster_internals import storage_id
-from resources.home import prepare_home
-from resources.lease import owner, standing_by
+from resources.instance.dagster_internals import storage_id
+from resources.instance.home import prepare_home
+from resources.store.lease import owner, standing_by
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.servers import free_port
 
@@ -47,7 +47,7 @@ def second_stack(live: Live, home: Path) -> Iterator[psutil.Popen]:
     """Start another `quantum up` on the same Redis, with an instance folder of its own."""
     prepare_home(live.store.settings.model_copy(update={"quantum_home": home}))
     environment = {**live.root.environ(), **dict.fromkeys(("HOME", "QUANTUM_HOME", "DAGSTER_HOME"), str(home))}
-    command = [sys.executable, "-m", "quantum_assets.cli", "up", "--port", str(free_port())]
+    command = [sys.executable, "-m", "quantum_ops.cli", "up", "--port", str(free_port())]
     with (home / "log").open("wb") as log:
         process = psutil.Popen(command, env=environment, stdout=log, stderr=log, cwd=PROJECT)
         family: list[psutil.Process] = []

@@ -9,10 +9,10 @@ import os
 import dagster as dg
 
 from definitions import assemble
-from quantum_assets.symbols import range_tags
+from quantum_core.settings import load_settings
+from resources.instance.range_tags import range_tags
 from resources.io_manager import CYCLE_TAG
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB
 from sensors.overdue import UNFINISHED
 

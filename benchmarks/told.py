@@ -72,7 +72,7 @@ def quantum(live: Live, *words: str) -> None:
     """Run a command beside the stack."""
     environment = {**live.root.environ()}
     subprocess.run(
-        [sys.executable, "-m", "quantum_assets.cli", *words], env=environment, cwd=PROJECT, check=True, capture_output=True
+        [sys.executable, "-m", "quantum_ops.cli", *words], env=environment, cwd=PROJECT, check=True, capture_output=True
     )
 
 

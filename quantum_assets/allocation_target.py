@@ -6,13 +6,13 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.kernels.allocation import AllocationTheta, allocation
-from quantum_assets.kernels.efficiency_hint import EfficiencyHint
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
-from quantum_assets.symbols import OWNERS
-from resources.foreign import Scored, read_efficiency, read_scored
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.kernels.allocation import AllocationTheta, allocation
+from quantum_core.kernels.efficiency_hint import EfficiencyHint
+from resources.inputs.foreign import Scored, read_efficiency, read_scored
+from resources.store.redis_store import RedisStore
 
 
 @dg.asset(

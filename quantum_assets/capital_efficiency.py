@@ -8,12 +8,12 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.tables import EFFICIENCY_STATE
-from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, shared_by_legs, without_result
-from quantum_assets.symbols import OWNERS
-from resources.foreign import (
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.tables import EFFICIENCY_STATE
+from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from resources.inputs.foreign import (
     WITH_PROFIT,
     WITHOUT_PROFIT,
     Execution,
@@ -28,7 +28,7 @@ from resources.foreign import (
     read_scored,
 )
 from resources.io_manager import cycle_id_of
-from resources.redis_store import RedisStore, UnreadableKeyError
+from resources.store.redis_store import RedisStore, UnreadableKeyError
 
 VERSION = "p31_v1"
 STREAMS = ("stream_execution", "stream_execution_result")

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from quantum_assets.kernels.columns import REGIMES, Floats
-from quantum_assets.kernels.market_state import MarketState, MarketStateTheta, market_state
+from quantum_core.kernels.columns import REGIMES, Floats
+from quantum_core.kernels.market_state import MarketState, MarketStateTheta, market_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,11 +11,13 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.labels import is_live
-from quantum_assets.contracts.legs import leg_of, legs_of
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.contracts.tables import (
+from quantum_assets.partitions import OWNERS
+from quantum_assets.rows import assemble, without_result
+from quantum_core.contracts.labels import is_live
+from quantum_core.contracts.legs import leg_of, legs_of
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_core.contracts.tables import (
     GOVERNOR_STATE,
     HARVEST_PROPOSAL,
     HINT_FIELDS,
@@ -23,7 +25,7 @@ from quantum_assets.contracts.tables import (
     PERMIT,
     POSITION,
 )
-from quantum_assets.kernels.governor import (
+from quantum_core.kernels.governor import (
     AFTER_COUNTING,
     BEFORE_COUNTING,
     ERROR,
@@ -33,19 +35,17 @@ from quantum_assets.kernels.governor import (
     gate_reason,
     is_closing,
 )
-from quantum_assets.kernels.intent import CLOSED_SHARE
-from quantum_assets.kernels.permit_hint import PermitHintTheta, permit_hint
-from quantum_assets.rows import assemble, without_result
-from quantum_assets.symbols import OWNERS
+from quantum_core.kernels.intent import CLOSED_SHARE
+from quantum_core.kernels.permit_hint import PermitHintTheta, permit_hint
 from resources.calc_only import require_calc_only
-from resources.decisions import FLAGS, INVALID, JUDGED
-from resources.foreign import Scored, number_or_none, read_efficiency, read_scored
-from resources.guards import read_guards
+from resources.governor.decisions import FLAGS, INVALID, JUDGED
+from resources.governor.guards import read_guards
+from resources.governor.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
+from resources.governor.switches import Switches, read_switches
+from resources.inputs.foreign import Scored, number_or_none, read_efficiency, read_scored
+from resources.inputs.positions import Flat, PositionReader, RawPosition
 from resources.io_manager import cycle_id_of, of_the_loop
-from resources.plans import BURST_SEC, HOUR_SEC, PLAN_MAX_AGE_SEC, Decision, Plan, PlanQueue, theta_of
-from resources.positions import Flat, PositionReader, RawPosition
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.switches import Switches, read_switches
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
 TROUBLE_MAX = 500  # characters of what could not be read

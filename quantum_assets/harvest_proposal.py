@@ -4,8 +4,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.kernels.harvest import HarvestTheta, harvest
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import (
     assemble,
     inputs_used,
@@ -15,8 +14,9 @@ from quantum_assets.rows import (
     position_columns,
     sort_out,
 )
-from quantum_assets.symbols import OWNERS
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.kernels.harvest import HarvestTheta, harvest
+from resources.store.redis_store import RedisStore
 
 
 @dg.asset(

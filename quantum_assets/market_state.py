@@ -7,17 +7,17 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.kernels.columns import Floats
-from quantum_assets.kernels.grid import DEFAULTS, Grid, GridTheta, Series, grids
-from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
-from quantum_assets.kernels.market_state import market_state as market_state_kernel
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
-from quantum_assets.symbols import OWNERS
-from resources.candle_memory import without_unchanged
-from resources.candles import CandleReader, Candles, usual_trouble
-from resources.redis_store import RedisStore
-from resources.settings import Settings
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.kernels.columns import Floats
+from quantum_core.kernels.grid import DEFAULTS, Grid, GridTheta, Series, grids
+from quantum_core.kernels.market_state import MarketStateTheta, closes_matrix
+from quantum_core.kernels.market_state import market_state as market_state_kernel
+from quantum_core.settings import Settings
+from resources.inputs.candle_memory import without_unchanged
+from resources.inputs.candles import CandleReader, Candles, usual_trouble
+from resources.store.redis_store import RedisStore
 
 CLOSES_USED = MarketStateTheta().candles_required
 COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")

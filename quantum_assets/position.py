@@ -14,22 +14,22 @@ import orjson
 import polars as pl
 from redis.exceptions import ResponseError
 
-from quantum_assets.contracts.codecs import EPOCH, TIME
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.schema import ContractError
-from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
-from quantum_assets.display import clock_text, price_text
-from quantum_assets.kernels.columns import Floats
-from quantum_assets.kernels.consistency import contradictions, in_other_units, newest_close
-from quantum_assets.kernels.governor import COLLARED, CONFLICT, INCONSISTENT
-from quantum_assets.kernels.identity import EMPTY_SEC, RETURN_SEC, Memory, empty, left, leftovers, recognized
-from quantum_assets.kernels.tracking import FIELDS, Bars, Tracked, TrackingTheta, implausible, track
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, without_result
-from quantum_assets.symbols import OWNERS
-from resources.candles import CandleReader, Candles
-from resources.positions import Flat, PositionReader, RawPosition, profit_of
-from resources.redis_store import RedisStore
-from resources.settings import Settings
+from quantum_core.contracts.codecs import EPOCH, TIME
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import ContractError
+from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_core.display import clock_text, price_text
+from quantum_core.kernels.columns import Floats
+from quantum_core.kernels.consistency import contradictions, in_other_units, newest_close
+from quantum_core.kernels.governor import COLLARED, CONFLICT, INCONSISTENT
+from quantum_core.kernels.identity import EMPTY_SEC, RETURN_SEC, Memory, empty, left, leftovers, recognized
+from quantum_core.kernels.tracking import FIELDS, Bars, Tracked, TrackingTheta, implausible, track
+from quantum_core.settings import Settings
+from resources.inputs.candles import CandleReader, Candles
+from resources.inputs.positions import Flat, PositionReader, RawPosition, profit_of
+from resources.store.redis_store import RedisStore
 
 NEW_CANDLES_MAX = 30  # a symbol that lags further behind is read in full
 SPARE_CANDLES = 3  # read beyond the new ones: clocks differ, and candles come late

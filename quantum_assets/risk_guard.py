@@ -8,14 +8,14 @@ partitions once and leaves the range to the others; our own asset events then ca
 import dagster as dg
 import polars as pl
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.kernels.risk_guard import RiskGuardTheta, assess
-from quantum_assets.symbols import OWNERS
+from quantum_assets.partitions import OWNERS
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.kernels.risk_guard import RiskGuardTheta, assess
 from resources.calc_only import require_calc_only
-from resources.guards import enforce, guard_state, look_for_more, read_account
+from resources.governor.guards import enforce, guard_state, look_for_more, read_account
 from resources.io_manager import cycle_id_of
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 
 
 @dg.asset(

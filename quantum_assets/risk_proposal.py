@@ -3,9 +3,9 @@
 import dagster as dg
 import polars as pl
 
-from quantum_assets.kernels.stops import stops
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
-from quantum_assets.symbols import OWNERS
+from quantum_core.kernels.stops import stops
 
 
 @dg.asset(

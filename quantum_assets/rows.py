@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from quantum_assets.contracts.legs import underlying, underlyings
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import least_live_of
-from quantum_assets.kernels.columns import Floats, Market, Position
+from quantum_core.contracts.legs import underlying, underlyings
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import least_live_of
+from quantum_core.kernels.columns import Floats, Market, Position
 
 WITHOUT_RESULT = pl.Schema({"symbol": pl.String, "state": pl.String, "why": pl.String})
 

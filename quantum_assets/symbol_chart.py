@@ -10,12 +10,12 @@ import dagster as dg
 import numpy as np
 
 from quantum_assets.charts import CANDLES_WANTED, Level, Times, as_markdown, symbol_figure
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
-from quantum_assets.symbols import DESK, OWNERS
-from resources.candles import CandleReader, Candles
+from quantum_assets.partitions import DESK, OWNERS
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+from resources.inputs.candles import CandleReader, Candles
 from resources.io_manager import fresh_frame
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,15 +7,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from quantum_assets.contracts.codecs import TIME
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.schema import publication_due
-from quantum_assets.contracts.tables import LAST_INTENT
-from quantum_assets.kernels.intent import CLOSE, Proposals, intent_id, intents
+from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, least_live, nan_for_none, without_result
-from quantum_assets.symbols import OWNERS
-from resources.intents import let_go
-from resources.redis_store import RedisStore
+from quantum_core.contracts.codecs import TIME
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import publication_due
+from quantum_core.contracts.tables import LAST_INTENT
+from quantum_core.kernels.intent import CLOSE, Proposals, intent_id, intents
+from resources.store.intents import let_go
+from resources.store.redis_store import RedisStore
 
 BREACHED = "sl_breached"  # reason code of a crossed stop
 GONE = ("flat", "position_missing")  # the position is known to be closed; one that no source shows may come back

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import dagster as dg
 import polars as pl
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import Table
-from quantum_assets.display import price_text
-from quantum_assets.symbols import symbols_of
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import Table
+from quantum_core.display import price_text
 from resources.calc_only import require_calc_only
-from resources.counts import count_publications
-from resources.dagster_internals import materialize, take_over_asset_events
-from resources.event_log import Made
-from resources.failures import record_failures
-from resources.lease import require_newest
-from resources.redis_store import Publication, RedisStore
-from resources.shown_states import ShownStates, ShownStep
+from resources.instance.dagster_internals import materialize, take_over_asset_events
+from resources.instance.event_log import Made
+from resources.instance.range_tags import symbols_of
+from resources.store.counts import count_publications
+from resources.store.failures import record_failures
+from resources.store.intents import record_intents
+from resources.store.lease import require_newest
+from resources.store.redis_store import Publication, RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
 ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
@@ -67,6 +67,25 @@ class _Look(NamedTuple):
     frame: pl.DataFrame
 
 
+class RecordedStep(Protocol):
+    """What one step changes of what Dagster's pages show of its symbols."""
+
+    due: Any  # with ``failed`` and ``recovered``, as they are to be shown
+
+    def judge(self, evaluated: Sequence[str], failures: Mapping[str, str]) -> object:
+        """Decide what to record, before anything is materialized."""
+
+    def record(self, frame: pl.DataFrame, materialized: Collection[str], *, run_fails: bool) -> None:
+        """Record it."""
+
+
+class ShowsSymbols(Protocol):
+    """Keeps what Dagster's pages show of single symbols in step with what a step found."""
+
+    def step(self, context: dg.OutputContext, table: Table, cycle_id: str, failing: Collection[str]) -> RecordedStep:
+        """Begin with one step."""
+
+
 class RedisIOManager(dg.IOManager):
     """Publishes and reads the frames of one code location.
 
@@ -76,20 +95,26 @@ class RedisIOManager(dg.IOManager):
         Where the tables live.
     tables
         The contract of each asset, by asset name.
+    shown
+        Told of every step that was not made under other settings.
     writes
         ``hash``: publish in full. ``stream``: append to the stream only (a shadow). ``nothing``: someone else writes the hash,
         the asset only records what was read.
     """
 
     def __init__(
-        self, store: RedisStore, tables: Mapping[str, Table], writes: Literal["hash", "stream", "nothing"] = "hash"
+        self,
+        store: RedisStore,
+        tables: Mapping[str, Table],
+        shown: ShowsSymbols,
+        writes: Literal["hash", "stream", "nothing"] = "hash",
     ) -> None:
         self.store = store
         self.tables = tables
         self.writes = writes
         self._without: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
         self._looks: dict[str, _Look] = {}
-        self._shown = ShownStates(store)
+        self._shown = shown
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
@@ -135,7 +160,7 @@ class RedisIOManager(dg.IOManager):
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
         }
         count_publications(self.store, table.asset, outcomes, rows, len(failures))
-        shown: ShownStep | None = None
+        shown: RecordedStep | None = None
         if ONCE_TAG not in tags:  # under other settings, perhaps: what the deployment shows is not changed by it
             failing = record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
             shown = self._shown.step(context, table, cycle_id, failing)
@@ -200,6 +225,13 @@ class RedisIOManager(dg.IOManager):
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
         return self.store.publish(table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+
+
+class IntentIOManager(RedisIOManager):
+    """Records the rows of ``trade_intent``: a new intent is a publication, everything else only renews what was last intended."""
+
+    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:  # noqa: ARG002 - two tables, not one
+        return record_intents(self.store, rows, cycle_id=cycle_id)
 
 
 def remedy_of(failures: Mapping[str, str]) -> str:

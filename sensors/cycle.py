@@ -17,16 +17,17 @@ from typing import TypeGuard
 import dagster as dg
 import redis
 
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.contracts.tables import MARKET_STATE
-from quantum_assets.symbols import ACCOUNT_ASSETS, range_tags, shards, symbols_of
-from resources.candles import CandleReader
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
+from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_core.contracts.tables import MARKET_STATE
+from quantum_core.settings import Settings
+from quantum_core.universe import ACCOUNT_ASSETS, shards
+from resources.inputs.candles import CandleReader
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
+from resources.instance.launcher import QUEUE_TAG, has_warm_workers, queue_of
+from resources.instance.range_tags import range_tags, symbols_of
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
-from resources.launcher import QUEUE_TAG, has_warm_workers, queue_of
-from resources.lease import other_holder, standing_by_for
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import Settings
+from resources.store.lease import other_holder, standing_by_for
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import SLOWER, failed_once, goes_first, place_tags, still_running
 
 CYCLE_JOB_NAME = "cycle"

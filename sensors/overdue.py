@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from resources.dagster_internals import RANGE_TAGS
+from resources.instance.dagster_internals import RANGE_TAGS
+from resources.instance.launcher import has_warm_workers
 from resources.io_manager import ONCE_TAG
-from resources.launcher import has_warm_workers
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 
 SLOWER = "each run starts an interpreter of its own; `quantum up` keeps warm workers and is faster"
 

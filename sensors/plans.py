@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import dagster as dg
 import redis
 
-from quantum_assets.symbols import range_tags
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
+from resources.governor.plans import Waiting, waiting_plans
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
+from resources.instance.launcher import has_warm_workers
+from resources.instance.range_tags import range_tags
 from resources.io_manager import CYCLE_TAG
-from resources.launcher import has_warm_workers
-from resources.lease import other_holder, standing_by_for
-from resources.plans import Waiting, waiting_plans
-from resources.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
+from resources.store.lease import other_holder, standing_by_for
+from resources.store.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
 from sensors.overdue import SLOWER, place_tags, still_running
 
 PLANS_JOB_NAME = "plans"

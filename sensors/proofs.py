@@ -7,12 +7,12 @@ import redis
 
 from quantum_assets.checks.inputs import INPUTS
 from quantum_assets.checks.pack import PROOFS
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from resources.dagster_internals import storage_id
-from resources.foreign import number_or_none
-from resources.launcher import has_warm_workers
-from resources.lease import other_holder, standing_by_for
-from resources.redis_store import RedisStore, RedisUnavailableError
+from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from resources.inputs.foreign import number_or_none
+from resources.instance.dagster_internals import storage_id
+from resources.instance.launcher import has_warm_workers
+from resources.store.lease import other_holder, standing_by_for
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from sensors.overdue import SLOWER, goes_first, still_running
 
 PROOFS_JOB_NAME = "proofs"

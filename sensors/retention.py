@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from quantum_assets.display import duration_text
-from resources.launcher import has_warm_workers
-from resources.redis_store import RedisStore
-from resources.retention import prune, prune_to_fit
+from quantum_core.display import duration_text
+from resources.instance.launcher import has_warm_workers
+from resources.instance.retention import prune, prune_to_fit
+from resources.store.redis_store import RedisStore
 from sensors.overdue import end_untaken, unfinished_runs
 from sensors.proofs import PROOFS_JOB_NAME
 

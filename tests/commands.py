@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
 
-from quantum_assets.cli import main
+from quantum_ops.cli import main
 
 
 def run_command(*arguments: str, environment: Mapping[str, str]) -> "CompletedProcess[str]":

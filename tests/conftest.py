@@ -16,9 +16,9 @@ import redis
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from resources.home import EVENT_BATCH_SIZE, open_instance
-from resources.redis_store import RedisStore
-from resources.settings import Settings, load_settings
+from quantum_core.settings import Settings, load_settings
+from resources.instance.home import EVENT_BATCH_SIZE, open_instance
+from resources.store.redis_store import RedisStore
 from tests.servers import free_port, need, valkey
 
 START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)

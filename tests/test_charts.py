@@ -28,7 +28,7 @@ from quantum_assets.charts import (
     states_along,
     symbol_figure,
 )
-from quantum_assets.kernels.market_state import market_state
+from quantum_core.kernels.market_state import market_state
 from tests.world import random_closes
 
 LEVELS = {"target": 103.0, "current": 101.0, "entry": 100.9, "stop": 100.6}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantum_assets.display import (
+from quantum_core.display import (
     duration_text,
     failure_text,
     number_text,
@@ -12,7 +12,7 @@ from quantum_assets.display import (
     reason_text,
     stamp_text,
 )
-from quantum_assets.kernels.governor import GATES
+from quantum_core.kernels.governor import GATES
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantum_assets.alert_catalogue import KINDS
-from quantum_assets.alert_catalogue import page as catalogue
+from quantum_core.alert_catalogue import KINDS
+from quantum_core.alert_catalogue import page as catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])

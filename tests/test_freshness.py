@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantum_assets.freshness import (
+from quantum_core.freshness import (
     ASSETS,
     CANDLES,
     PARTS,
@@ -13,7 +13,7 @@ from quantum_assets.freshness import (
     VitalSigns,
     evaluate,
 )
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
 
 NOW = 1_769_083_200.0
 LIMITS = Limits()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from quantum_assets.freshness import Limits, Sign, StoredProof, SymbolSigns, VitalSigns, evaluate
-from quantum_assets.incidents import Ledger, Message, Policy
+from quantum_core.freshness import Limits, Sign, StoredProof, SymbolSigns, VitalSigns, evaluate
+from quantum_ops.alerts.incidents import Ledger, Message, Policy
 
 START = 1_769_083_200
 PROPOSALS = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "allocation_target", "governor_permit")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from quantum_assets import report
 from quantum_assets.checks.proof import Finding, Proof, Verdict
-from quantum_assets.report import commit, public_settings, render, verify
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from quantum_ops import report
+from quantum_ops.report import commit, public_settings, render, verify
+from resources.store.redis_store import RedisStore
 from tests.world import random_closes, write_candles
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="x">&"\'\r\n\x00\ud800</td></table>'

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from quantum_assets.alert_catalogue import CATALOGUE, KINDS
-from quantum_assets.freshness import Evaluation, Limits, Sign, Stop, SymbolSigns, VitalSigns, evaluate
-from quantum_assets.incidents import Ledger, Message, Policy
-from quantum_assets.trading_watch import Entry, TradingSigns, TradingWatch
-from resources.failures import Failure
+from quantum_core.alert_catalogue import CATALOGUE, KINDS
+from quantum_core.failure import Failure
+from quantum_core.freshness import Evaluation, Limits, Sign, Stop, SymbolSigns, VitalSigns, evaluate
+from quantum_ops.alerts.incidents import Ledger, Message, Policy
+from quantum_ops.alerts.trading_watch import Entry, TradingSigns, TradingWatch
 
 START = 1_769_083_200.0
 GOVERNOR = "quantum:stream:governor.events"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.cli.watch import STATE_FILE, Watcher
-from quantum_assets.freshness import PARTS
-from quantum_assets.unusable import Guarded
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import kill
+from quantum_core.freshness import PARTS
+from quantum_core.settings import load_settings
+from quantum_ops.alerts.unusable import Guarded
+from quantum_ops.cli.watch import STATE_FILE, Watcher
+from resources.governor.switches import kill
+from resources.store.redis_store import RedisStore
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 NO_TIMES = ["inf", "-inf", "nan", "1e400", "1e308", "-1", "", "x", "9" * 400]

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from definitions import assemble
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 
 SAMPLE = Path(__file__).resolve().parents[1] / "quantum_assets" / "sample"

@@ -20,9 +20,9 @@ from quantum_assets.checks.inputs import INPUTS, USABLE
 from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
+from quantum_assets.shown_states import remember_checks
 from resources.calc_only import loaded_trading_libraries
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.shown_states import remember_checks
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
 CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered

@@ -12,13 +12,13 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence, is_present
 from quantum_assets.checks.proof import Finding, Proof, Prover
-from quantum_assets.contracts.legs import by_underlying, underlying
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import COMMON
-from quantum_assets.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
-from quantum_assets.kernels.allocation import AllocationTheta, allocation
-from quantum_assets.kernels.efficiency_hint import Unreadable, parse_efficiency
-from resources.redis_store import texts
+from quantum_core.contracts.legs import by_underlying, underlying
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import ALLOCATION_STREAM_MAXLEN, ALLOCATION_TARGET, CAPITAL_EFFICIENCY
+from quantum_core.kernels.allocation import AllocationTheta, allocation
+from quantum_core.kernels.efficiency_hint import Unreadable, parse_efficiency
+from resources.store.redis_store import texts
 
 PRINTED_CONFIDENCE = 0.51e-3
 PRINTED_MULTIPLIER, PRINTED_USD = 0.51e-4, 0.0051

@@ -9,10 +9,10 @@ from typing import Any
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof, Prover
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import ContractError, Table
-from quantum_assets.contracts.tables import MARKET_STATE, TABLES
-from quantum_assets.freshness import CANDLES, WELL, Condition, Vital
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import ContractError, Table
+from quantum_core.contracts.tables import MARKET_STATE, TABLES
+from quantum_core.freshness import CANDLES, WELL, Condition, Vital
 
 FRESH = "fresh"  # name of the check that says how old an asset is: its badge
 RELATIVE_TOLERANCE = 1e-9  # two implementations round differently in the last digits, not before
@@ -23,7 +23,7 @@ STANDARD_IN_KERNELS = frozenset(
     {"collections", "dataclasses", "enum", "hashlib", "itertools", "math", "sys", "typing", "datetime"}
 )
 CLOCKS = frozenset({"now", "utcnow", "today", "time", "monotonic", "perf_counter"})  # datetime itself reads times given as text
-OURS_IN_KERNELS = "quantum_assets.kernels"
+OURS_IN_KERNELS = "quantum_core.kernels"
 KERNELS_OF = {  # module -> the asset whose formula it is; one that is not listed is proven with the market state's
     "stops": "risk_proposal",
     "tracking": "risk_proposal",

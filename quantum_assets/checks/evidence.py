@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from quantum_assets.contracts.reading import Reading, State
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table
-from quantum_assets.contracts.tables import (
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table
+from quantum_core.contracts.tables import (
     BLOCK,
     EVENTS_STREAM_MAXLEN,
     HARVEST_PROPOSAL,
@@ -31,16 +31,16 @@ from quantum_assets.contracts.tables import (
     POSITION,
     PUBLISHED,
 )
-from quantum_assets.freshness import Evaluation, Limits, evaluate
-from quantum_assets.kernels.risk_guard import GUARDS
-from quantum_assets.symbols import shards
-from resources.candles import CandleReader, Candles
-from resources.failures import read_failures
-from resources.launcher import has_warm_workers, heartbeat_parts
-from resources.plans import COUNTED_IN, OTHER_PERMITS, permit_fields
-from resources.redis_store import RedisStore, UnreadableKeyError, pairs, texts
-from resources.settings import load_settings
-from resources.vital_signs import VitalSignsReader
+from quantum_core.freshness import Evaluation, Limits, evaluate
+from quantum_core.kernels.risk_guard import GUARDS
+from quantum_core.settings import load_settings
+from quantum_core.universe import shards
+from resources.governor.plans import COUNTED_IN, OTHER_PERMITS, permit_fields
+from resources.inputs.candles import CandleReader, Candles
+from resources.instance.launcher import has_warm_workers, heartbeat_parts
+from resources.store.failures import read_failures
+from resources.store.redis_store import RedisStore, UnreadableKeyError, pairs, texts
+from resources.store.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("quantum_assets", "resources", "sensors")
@@ -377,8 +377,14 @@ class Evidence:
         failing = read_failures(self.store, [table.asset for table in PUBLISHED])
         named = {symbol for by_symbol in failing.values() for symbol in by_symbol}
         symbol = next((one for one in self.symbols if one not in named), self.symbols[0])  # others have alerts
-        once = [sys.executable, "-m", "quantum_assets.cli", "once", "--symbols", symbol]
-        command = [sys.executable, "-m", "resources.tether", str(os.getpid()), *once]  # it must not outlive a killed worker
+        once = [sys.executable, "-m", "quantum_ops.cli", "once", "--symbols", symbol]
+        command = [
+            sys.executable,
+            "-m",
+            "quantum_ops.processes.tether",
+            str(os.getpid()),
+            *once,
+        ]  # it must not outlive a killed worker
         environment = {**os.environ, "QUANTUM_HOME": str(self.settings.quantum_home)}
         if load_settings().url != self.settings.url:  # else it stands in the environment, in a file or a credential already
             environment["REDIS_URL"] = self.settings.url

@@ -10,8 +10,8 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, contract, fresh, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.labels import is_live
-from quantum_assets.contracts.tables import (
+from quantum_core.contracts.labels import is_live
+from quantum_core.contracts.tables import (
     ALLOCATION_REASONS,
     BLOCK_TTL_SEC,
     EVENTS_STREAM_MAXLEN,
@@ -20,9 +20,9 @@ from quantum_assets.contracts.tables import (
     PERMIT_TTL_SEC,
     SEEN_TTL_SEC,
 )
-from resources.decisions import ADDED, IncompleteRecordError, judged_by, rests_on_nothing
-from resources.foreign import number_or_none, read_efficiency
-from resources.plans import CLOSING, OPENING, parse_plan, theta_of
+from resources.governor.decisions import ADDED, IncompleteRecordError, judged_by, rests_on_nothing
+from resources.governor.plans import CLOSING, OPENING, parse_plan, theta_of
+from resources.inputs.foreign import number_or_none, read_efficiency
 
 AGES = ("market_state_age_sec", "market_close_age_sec", "harvest_proposal_age_sec", "position_age_sec")
 DECISIONS_JUDGED = 500  # newest ones

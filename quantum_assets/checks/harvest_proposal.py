@@ -16,8 +16,8 @@ from quantum_assets.checks.common import (
 )
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, RISK_PROPOSAL
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, RISK_PROPOSAL
 
 KILL_SCORE_MIN, KILL_THRESHOLD = 0.5, 0.6  # spec section 4
 MAX_AGE = "max age"  # cause of a publication that nothing but its age made due

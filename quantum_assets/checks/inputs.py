@@ -2,7 +2,7 @@
 
 The cycle reads the inputs anyway: what it found is in the frames of the assets that read them, and is judged here. Nothing is
 read a second time, so that page and cycle never disagree. When an observation is recorded is decided in
-``resources/shown_states.py``.
+``quantum_assets/shown_states.py``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import polars as pl
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import ACCOUNT
-from quantum_assets.kernels.risk_guard import CONSECUTIVE_LOSSES, DAILY_PNL, EQUITY, EQUITY_STALE, PEAK
-from resources.decisions import INVALID
-from resources.foreign import number_or_none
-from resources.plans import HOUR_SEC, waiting_plans
-from resources.redis_store import UnreadableKeyError, pairs
-from resources.settings import Settings
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import ACCOUNT
+from quantum_core.kernels.risk_guard import CONSECUTIVE_LOSSES, DAILY_PNL, EQUITY, EQUITY_STALE, PEAK
+from quantum_core.settings import Settings
+from resources.governor.decisions import INVALID
+from resources.governor.plans import HOUR_SEC, waiting_plans
+from resources.inputs.foreign import number_or_none
 from resources.shown import Shown, decoded
+from resources.store.redis_store import UnreadableKeyError, pairs
 
 USABLE = "usable"
 USABLE_CLAIM = "The last cycle could use what was written for every symbol."

@@ -12,15 +12,15 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputation
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.legs import by_underlying, underlying
-from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
-from quantum_assets.kernels import synthetic
-from quantum_assets.kernels.market_state import MarketStateTheta, closes_matrix
-from quantum_assets.kernels.market_state import market_state as kernel
-from quantum_assets.kernels.theta import ThetaError
 from quantum_assets.market_state import candles_digest
-from resources.candles import Candles
-from resources.settings import Settings
+from quantum_core.contracts.legs import by_underlying, underlying
+from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
+from quantum_core.kernels import synthetic
+from quantum_core.kernels.market_state import MarketStateTheta, closes_matrix
+from quantum_core.kernels.market_state import market_state as kernel
+from quantum_core.kernels.theta import ThetaError
+from quantum_core.settings import Settings
+from resources.inputs.candles import Candles
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
 SIGMA_FLOOR = 1e-6

@@ -20,7 +20,7 @@ from quantum_assets.checks import (
 )
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof, Verdict
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 
 PROOFS: tuple[Proof, ...] = (
     *market_state.PROOFS,

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.schema import CLOCK_SKEW_SEC
-from quantum_assets.contracts.tables import GOVERNOR_STATE
+from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_core.contracts.tables import GOVERNOR_STATE
 from resources.calc_only import TRADING_LIBRARIES, loaded_trading_libraries
-from resources.launcher import shard_queues
-from resources.lease import standing_by
+from resources.instance.launcher import shard_queues
+from resources.store.lease import standing_by
 
 IMPORT_WITHIN_SEC = 30
-FEED = "feeds"  # our own exchange feed: it brings ccxt, and has no place here
+FEED = "quantum_feed"  # our own exchange feed: it brings ccxt, and has no place here
 WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the status banner and its supervisor
 
 

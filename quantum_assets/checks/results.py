@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.proof import SOUND, Finding, Severity, Verdict
-from resources.dagster_internals import check_evaluation
+from resources.instance.dagster_internals import check_evaluation
 
 SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 SEVERITIES = {"ERROR": dg.AssetCheckSeverity.ERROR, "WARN": dg.AssetCheckSeverity.WARN}

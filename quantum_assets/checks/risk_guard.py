@@ -9,14 +9,14 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import FRESH, calc_only_imports, compare, contract, freshness_finding, lifetime
 from quantum_assets.checks.evidence import Entry, Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.schema import ACCOUNT
-from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.freshness import Sign, Vital
-from quantum_assets.freshness import judge as judge_clock
-from quantum_assets.kernels.risk_guard import EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
-from resources.foreign import number_or_none
-from resources.guards import ACTIVATED, FLATTEN_REQUESTED, PENDING, PENDING_SEC, RELEASED, guard_said, read_account
-from resources.settings import Settings
+from quantum_core.contracts.schema import ACCOUNT
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.freshness import Sign, Vital
+from quantum_core.freshness import judge as judge_clock
+from quantum_core.kernels.risk_guard import EMERGENCY_FLATTEN, EQUITY_STALE, RiskGuardTheta
+from quantum_core.settings import Settings
+from resources.governor.guards import ACTIVATED, FLATTEN_REQUESTED, PENDING, PENDING_SEC, RELEASED, guard_said, read_account
+from resources.inputs.foreign import number_or_none
 
 EXPIRING_SEC = 5.0  # a guard may expire while it is looked at
 DURATION_SEC = RiskGuardTheta().duration_sec

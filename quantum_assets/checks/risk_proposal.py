@@ -16,11 +16,11 @@ from quantum_assets.checks.common import (
 )
 from quantum_assets.checks.evidence import TIMED_OUT, Evidence
 from quantum_assets.checks.proof import Finding, Prover, Severity
-from quantum_assets.contracts.labels import is_live
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import PROBABILITY_EPS
-from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
-from resources.positions import PositionReader
+from quantum_core.contracts.labels import is_live
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import PROBABILITY_EPS
+from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+from resources.inputs.positions import PositionReader
 
 STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # spec section 3
 PRICE_EPS = 1e-8  # spec section 3: of a price of 1 or more; below, a share of it

@@ -12,9 +12,9 @@ from quantum_assets.checks.common import calc_only_imports, compare, contract, f
 from quantum_assets.checks.evidence import PLANS_LOOKED_AT, Evidence
 from quantum_assets.checks.harvest_proposal import action_consistent, kill_score_range
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.contracts.labels import PLANNER
-from quantum_assets.contracts.schema import ContractError
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, RISK_PROPOSAL
+from quantum_core.contracts.labels import PLANNER
+from quantum_core.contracts.schema import ContractError
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, RISK_PROPOSAL
 
 EXPIRING_SEC = 5.0  # an intent may expire while it is looked at
 BEGINNINGS = ("first", "due changed")  # causes of an intent that need not differ from the one before it

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import MARKET_STATE
 from quantum_assets.market_state import grid_theta_of, market_state_frame
-from resources.candles import CandleReader
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import MARKET_STATE
+from resources.inputs.candles import CandleReader
 from tests.world import random_closes, write_candles
 
 SYMBOL = "BTCUSDT"

@@ -6,21 +6,21 @@ import pytest
 from definitions import PUBLISHED_TABLES
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.pack import PROOFS, run
-from quantum_assets.contracts.legs import underlying
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import Table
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, OF_UNDERLYING, POSITION, RISK_PROPOSAL
-from quantum_assets.freshness import WELL, Limits, evaluate
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import position_frame
 from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.rows import shared_by_legs
-from resources.candles import CandleReader
+from quantum_core.contracts.legs import underlying
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import Table
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, OF_UNDERLYING, POSITION, RISK_PROPOSAL
+from quantum_core.freshness import WELL, Limits, evaluate
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import PositionReader
 from resources.io_manager import fresh_frame
-from resources.positions import PositionReader
-from resources.redis_store import RedisStore
-from resources.vital_signs import VitalSignsReader
+from resources.store.redis_store import RedisStore
+from resources.store.vital_signs import VitalSignsReader
 from tests.world import (
     hash_of,
     materialized,

@@ -11,11 +11,11 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.inputs import CANDLES, INPUTS, USABLE, InputReading
 from quantum_assets.checks.pack import judge
 from quantum_assets.checks.results import severity_of
-from quantum_assets.contracts.schema import ACCOUNT
 from quantum_assets.external import EXTERNAL_ASSETS
-from resources.redis_store import RedisStore
+from quantum_assets.shown_states import RENEWED_AFTER_SEC, decide_input
+from quantum_core.contracts.schema import ACCOUNT
 from resources.shown import Shown, decoded
-from resources.shown_states import RENEWED_AFTER_SEC, decide_input
+from resources.store.redis_store import RedisStore
 from tests.world import QUIET, run_cycle, write_equity, write_plan, write_world
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")

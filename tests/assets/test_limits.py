@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from quantum_assets.governor_permit import decide_plans
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.world import hash_of, run_cycle, write_candles, write_plan, write_position
 
 SYMBOL = "BTCUSDT"

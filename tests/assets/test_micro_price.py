@@ -7,11 +7,11 @@ import pytest
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.pack import PROOFS, judge
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_PROPOSAL
-from quantum_assets.display import price_text
-from resources import desk_pages
-from resources.desk import DeskReader, read_symbol
-from resources.desk_history import History
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_PROPOSAL
+from quantum_core.display import price_text
+from quantum_ops.desk import pages as desk_pages
+from quantum_ops.desk.history import History
+from quantum_ops.desk.overview import DeskReader, read_symbol
 from tests.commands import run_command
 from tests.world import (
     real_closes,

@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 
 from definitions import PUBLISHED_TABLES, assemble
-from quantum_assets.contracts.schema import COMMON
-from quantum_assets.display import price_text
-from resources.redis_store import RedisStore
+from quantum_core.contracts.schema import COMMON
+from quantum_core.display import price_text
+from resources.store.redis_store import RedisStore
 from tests.world import (
     QUIET,
     hash_of,

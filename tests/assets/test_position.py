@@ -2,12 +2,12 @@
 
 import pytest
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
 from quantum_assets.position import position_frame
-from resources.candles import CandleReader
-from resources.positions import PositionReader
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import PositionReader
+from resources.store.redis_store import RedisStore
 from tests.world import hash_of, write_candles, write_position
 
 SYMBOL = "BTCUSDT"

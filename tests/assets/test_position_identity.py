@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantum_assets import position as asset
-from quantum_assets.contracts.tables import POSITION
-from quantum_assets.kernels.columns import Market, Position
-from quantum_assets.kernels.identity import Memory
-from quantum_assets.kernels.stops import stops
-from quantum_assets.kernels.tracking import Tracked
-from resources.positions import Flat, parse_position
-from resources.settings import load_settings
+from quantum_core.contracts.tables import POSITION
+from quantum_core.kernels.columns import Market, Position
+from quantum_core.kernels.identity import Memory
+from quantum_core.kernels.stops import stops
+from quantum_core.kernels.tracking import Tracked
+from quantum_core.settings import load_settings
+from resources.inputs.positions import Flat, parse_position
 
 SYMBOL, NOW, CYCLE_SEC, MINUTE_MS = "BTCUSDT", 1_769_083_200.0, 10.0, 60_000
 MARKET = Market(*(np.array([value]) for value in (0.001, 0.2, 0.3, 0.2, 0.5)))

@@ -8,13 +8,13 @@ import dagster as dg
 import pytest
 
 from definitions import assemble
-from quantum_assets.contracts.schema import COMMON
-from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.kernels.risk_guard import assess
-from resources.guards import enforce, read_account
-from resources.home import open_instance
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.kernels.risk_guard import assess
+from quantum_core.settings import load_settings
+from resources.governor.guards import enforce, read_account
+from resources.instance.home import open_instance
+from resources.store.redis_store import RedisStore
 from tests.world import QUIET, hash_of, materialized, real_closes, recorded, run_cycle, write_candles, write_equity
 
 GUARD = "quantum:risk:guard_active:"

@@ -9,8 +9,8 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from sqlalchemy import select
 
 from definitions import assemble
-from resources.dagster_internals import FAILED_SYMBOLS_JOB
-from resources.redis_store import RedisStore
+from resources.instance.dagster_internals import FAILED_SYMBOLS_JOB
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 from tests.world import QUIET, random_closes, write_candles, write_equity, write_position, write_target
 

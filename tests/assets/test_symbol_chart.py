@@ -7,8 +7,8 @@ import pytest
 
 from definitions import assemble
 from quantum_assets.symbol_chart import portraits
-from quantum_assets.symbols import range_tags
-from resources.redis_store import RedisStore
+from resources.instance.range_tags import range_tags
+from resources.store.redis_store import RedisStore
 from tests.world import QUIET, real_closes, run_cycle, write_candles, write_position
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")

@@ -13,16 +13,16 @@ from redis.crc import key_slot
 
 from definitions import assemble
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import COMMON
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, PENDING_INTENT, POSITION, RISK_PROPOSAL
 from quantum_assets.governor_permit import decide_plans
 from quantum_assets.trade_intent import current_intents
-from resources.intents import _append_plans, record_intents
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, PENDING_INTENT, POSITION, RISK_PROPOSAL
+from quantum_core.settings import load_settings
+from resources.governor.plans import parse_plan
 from resources.io_manager import fresh_frame
-from resources.plans import parse_plan
-from resources.redis_store import Publication, RedisStore, RedisUnavailableError
-from resources.settings import load_settings
+from resources.store.intents import _append_plans, record_intents
+from resources.store.redis_store import Publication, RedisStore, RedisUnavailableError
 from tests.proxy import CuttingProxy
 from tests.world import QUIET, hash_of, real_closes, run_cycle, write_candles, write_position
 

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from quantum_assets.contracts.tables import POSITION
-from resources.failures import record_failures
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.tables import POSITION
+from quantum_core.settings import load_settings
+from resources.store.failures import record_failures
+from resources.store.redis_store import RedisStore
 from tests.browser.test_ui import ARGUMENTS, CHROMIUM
 from tests.security.test_webserver_doors import PATIENT, webserver
 from tests.world import real_closes, run_cycle, write_world

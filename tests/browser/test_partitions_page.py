@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.browser.test_ui import Desk, desk
 from tests.checks.test_execute_all import CHECKED
 from tests.stack.test_up import wait_for

@@ -12,9 +12,9 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from quantum_assets.contracts.tables import RISK_PROPOSAL
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.tables import RISK_PROPOSAL
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.servers import free_port
 from tests.stack.test_up import all_materialized, stack, wait_for
 from tests.stack.test_up import page as page_of

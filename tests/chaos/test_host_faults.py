@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from benchmarks.chaos import family
-from resources.redis_store import texts
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import texts
 from tests.servers import free_port
 from tests.stepped_clock import SteppedClock
 from tests.world import SAMPLE
@@ -39,7 +39,7 @@ class Deployment:
         command = [
             sys.executable,
             "-m",
-            "quantum_assets.cli",
+            "quantum_ops.cli",
             "up",
             "--replay",
             str(SAMPLE),

@@ -11,7 +11,7 @@ from quantum_assets.checks import asset_checks, pack
 from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import SOUND, Finding, Proof, Verdict
 from quantum_assets.checks.results import description_of, severity_of, sound_of_asset, sound_of_symbol
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 from tests.world import QUIET, run_cycle, write_world
 
 CHECKED = sorted({proof.asset for proof in PROOFS})

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from quantum_assets.checks.risk_proposal import tightens
-from quantum_assets.contracts.schema import Table
-from quantum_assets.contracts.tables import POSITION, RISK_PROPOSAL
-from resources.settings import Settings, load_settings
+from quantum_core.contracts.schema import Table
+from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_core.settings import Settings, load_settings
 
 T0 = 1_769_083_200.0
 KEPT = {

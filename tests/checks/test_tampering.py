@@ -20,10 +20,10 @@ from quantum_assets.checks import asset_checks, capital, market_state, reference
 from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
 from quantum_assets.checks.pack import PROOFS, run
 from quantum_assets.checks.proof import SOUND
-from quantum_assets.cli.prove import catalogue
-from quantum_assets.contracts.codecs import EPOCH
-from quantum_assets.contracts.schema import ACCOUNT, Table
-from quantum_assets.contracts.tables import (
+from quantum_assets.shown_states import FRESH_PROOFS
+from quantum_core.contracts.codecs import EPOCH
+from quantum_core.contracts.schema import ACCOUNT, Table
+from quantum_core.contracts.tables import (
     ALLOCATION_TARGET,
     CAPITAL_EFFICIENCY,
     GOVERNOR_STATE,
@@ -37,14 +37,14 @@ from quantum_assets.contracts.tables import (
     RISK_GUARD,
     RISK_PROPOSAL,
 )
-from quantum_assets.kernels.risk_guard import CONFIRMED
-from resources.home import open_instance
-from resources.lease import other_holder
-from resources.plans import theta_of
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.shown_states import FRESH_PROOFS
-from resources.switches import arm, kill, release
+from quantum_core.kernels.risk_guard import CONFIRMED
+from quantum_core.settings import load_settings
+from quantum_ops.cli.prove import catalogue
+from resources.governor.plans import theta_of
+from resources.governor.switches import arm, kill, release
+from resources.instance.home import open_instance
+from resources.store.lease import other_holder
+from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.world import (
     QUIET,
@@ -513,7 +513,7 @@ def deny_that_it_lives(world: Proven) -> None:
 
 
 TAMPERINGS = (
-    Tampering("market_state/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/theil_sen.py", "import socket"), named="quantum_assets.kernels.theil_sen"),
+    Tampering("market_state/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/theil_sen.py", "import socket"), named="quantum_core.kernels.theil_sen"),
     Tampering("market_state/contract", lambda w: w.stretch(MARKET_STATE, "dp")),
     Tampering("market_state/contract", unreadable_state, NO_STATE),
     Tampering("market_state/probabilities", lambda w: w.forge(MARKET_STATE, p_mr=f"{w.row(MARKET_STATE)['p_mr'] + 0.1:.6f}")),
@@ -537,7 +537,7 @@ TAMPERINGS = (
     Tampering("position/lifetime", lambda w: w.store.client.persist(w.key(POSITION))),
     Tampering("position/fresh", lambda w: w.age(POSITION, 100)),
     Tampering("position/no_collared_price", lambda w: w.forge(POSITION, collared="1", collared_price="1.0")),
-    Tampering("risk_proposal/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/stops.py", "import os"), named="quantum_assets.kernels.stops"),
+    Tampering("risk_proposal/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/stops.py", "import os"), named="quantum_core.kernels.stops"),
     Tampering("risk_proposal/market_state_present", unreadable_state, NO_STATE),
     Tampering("risk_proposal/contract", lambda w: w.stretch(RISK_PROPOSAL, "proposed_tp")),
     Tampering("risk_proposal/lifetime", lambda w: w.store.client.persist(w.key(RISK_PROPOSAL))),
@@ -550,7 +550,7 @@ TAMPERINGS = (
     Tampering("risk_proposal/no_synthetic_position", lambda w: w.forge(RISK_PROPOSAL, position_source="synthetic")),
     Tampering("risk_proposal/cadence", skipped_cycle, named="shard 0, 2 cycles ago"),
     Tampering("risk_proposal/one_cycle", break_once, named="quantum once"),
-    Tampering("harvest_proposal/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/harvest.py", "import redis"), named="quantum_assets.kernels.harvest"),
+    Tampering("harvest_proposal/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/harvest.py", "import redis"), named="quantum_core.kernels.harvest"),
     Tampering("harvest_proposal/market_state_present", unreadable_state, NO_STATE),
     Tampering("harvest_proposal/contract", lambda w: w.stretch(HARVEST_PROPOSAL, "cost_est")),
     Tampering("harvest_proposal/lifetime", lambda w: w.store.client.persist(w.key(HARVEST_PROPOSAL))),
@@ -561,13 +561,13 @@ TAMPERINGS = (
     Tampering("harvest_proposal/recomputed", lambda w: w.forge_row(HARVEST_PROPOSAL, risk_unit=w.row(HARVEST_PROPOSAL)["risk_unit"] * 2)),
     Tampering("harvest_proposal/rate_limited", renew_for_no_reason),
     Tampering("capital_efficiency/readable", spoil_efficiency),
-    Tampering("capital_efficiency/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/efficiency.py", "import os"), named="quantum_assets.kernels.efficiency"),
+    Tampering("capital_efficiency/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/efficiency.py", "import os"), named="quantum_core.kernels.efficiency"),
     Tampering("capital_efficiency/contract", enforced(lambda w: w.stretch(CAPITAL_EFFICIENCY, "dd_proxy"))),
     Tampering("capital_efficiency/lifetime", enforced(lambda w: w.store.client.persist(w.key(CAPITAL_EFFICIENCY)))),
     Tampering("capital_efficiency/fresh", enforced(lambda w: w.age(CAPITAL_EFFICIENCY, 100))),
     Tampering("capital_efficiency/recomputed", enforced(lambda w: w.forge_row(CAPITAL_EFFICIENCY, reallocation_weight=0.3))),
     Tampering("capital_efficiency/recomputed", enforced(lambda w: w.forge_row(CAPITAL_EFFICIENCY, confidence=0.9))),
-    Tampering("allocation_target/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/allocation.py", "import requests"), named="quantum_assets.kernels.allocation"),
+    Tampering("allocation_target/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/allocation.py", "import requests"), named="quantum_core.kernels.allocation"),
     Tampering("allocation_target/contract", lambda w: w.stretch(ALLOCATION_TARGET, "base_target")),
     Tampering("allocation_target/lifetime", lambda w: w.store.client.persist(w.key(ALLOCATION_TARGET))),
     Tampering("allocation_target/fresh", lambda w: w.age(ALLOCATION_TARGET, 100)),
@@ -577,7 +577,7 @@ TAMPERINGS = (
     Tampering("allocation_target/recomputed", lambda w: w.forge(ALLOCATION_TARGET, multiplier="1.2000", proposed_target="1200.00")),
     Tampering("allocation_target/one_entry_per_evaluation", lambda w: w.append("stream_allocation_target")),
     Tampering("allocation_target/shadow_only", lambda w: w.append("stream_allocation_target", cycle_id="forged", mode="enforce")),
-    Tampering("risk_guard/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/risk_guard.py", "import redis"), named="quantum_assets.kernels.risk_guard"),
+    Tampering("risk_guard/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/risk_guard.py", "import redis"), named="quantum_core.kernels.risk_guard"),
     Tampering("risk_guard/contract", lambda w: w.stretch(RISK_GUARD, "equity", ACCOUNT), named=ACCOUNT),
     Tampering("risk_guard/contract", lambda w: w.store.client.delete(w.key(RISK_GUARD)), named=ACCOUNT),
     Tampering("risk_guard/lifetime", lambda w: w.store.client.persist(w.key(RISK_GUARD)), named=ACCOUNT),
@@ -593,7 +593,7 @@ TAMPERINGS = (
     Tampering("risk_guard/standing", remove_it, named="DRAWDOWN"),
     Tampering("risk_guard/flatten_confirmed", request_it_at_once, named="EMERGENCY_FLATTEN"),
     Tampering("risk_guard/flatten_confirmed", request_it_after_one_reading, named="EMERGENCY_FLATTEN"),
-    Tampering("trade_intent/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/intent.py", "import random"), named="quantum_assets.kernels.intent"),
+    Tampering("trade_intent/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/intent.py", "import random"), named="quantum_core.kernels.intent"),
     Tampering("trade_intent/contract", lambda w: w.stretch(LAST_INTENT, "take_profit")),
     Tampering("trade_intent/lifetime", lambda w: w.store.client.persist(w.key(LAST_INTENT))),
     Tampering("trade_intent/fresh", lambda w: w.age(LAST_INTENT, 100)),
@@ -611,7 +611,7 @@ TAMPERINGS = (
     Tampering("trade_intent/plans_as_intended", lambda w: write_plan(w.store, w.intent(), INTENDED), named=INTENDED),
     Tampering("trade_intent/plans_as_intended", lose_the_plan, named=INTENDED),
     Tampering("trade_intent/plans_as_intended", ask_for_more, named=INTENDED),
-    Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_assets/kernels/governor.py", "import time"), named="quantum_assets.kernels.governor"),
+    Tampering("governor_permit/calc_only_imports", lambda w: w.copy_source("quantum_core/kernels/governor.py", "import time"), named="quantum_core.kernels.governor"),
     Tampering("governor_permit/contract", lambda w: w.stretch(GOVERNOR_STATE, "downsize_factor")),
     Tampering("governor_permit/lifetime", lambda w: w.store.client.persist(w.key(GOVERNOR_STATE))),
     Tampering("governor_permit/fresh", lambda w: w.age(GOVERNOR_STATE, 100)),
@@ -637,8 +637,8 @@ TAMPERINGS = (
     Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, theta="{}x"), named="forged"),
     Tampering("governor_permit/decisions_recomputed", lambda w: w.decide("forged", permit=True, day_total="4999.9"), named="forged"),
     Tampering("governor_permit/no_trading_libraries", lambda w: w.monkeypatch.setitem(sys.modules, "ccxt", types.ModuleType("ccxt")), named="ccxt"),
-    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "from binance import Client"), named="resources.foreign"),
-    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/foreign.py", "import feeds.history"), named="resources.foreign"),
+    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/inputs/foreign.py", "from binance import Client"), named="resources.inputs.foreign"),
+    Tampering("governor_permit/no_trading_libraries", lambda w: w.copy_source("resources/inputs/foreign.py", "import quantum_feed.history"), named="resources.inputs.foreign"),
     *(Tampering("governor_permit/process_alive", heart_stops(part), named=part) for part in ("worker", "daemon", "cycle", "watch")),
     Tampering("governor_permit/queues_served", cut_a_host_off, named="quantum-1", also=frozenset({"risk_proposal/cadence"})),
     Tampering("governor_permit/single_stack", start_a_second_stack, named="second stack"),

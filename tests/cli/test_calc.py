@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli.calc import CASES, calc
+from quantum_ops.cli.calc import CASES, calc
 from tests.kernels.golden import COMMANDS, RTOL, cases, largest_relative_error, without_ours
 
 MARKET = {"sigma": 0.01, "ts": 0.2, "p_trend": 0.4, "p_mr": 0.1, "p_chop": 0.5}

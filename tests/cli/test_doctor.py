@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli import cli
-from quantum_assets.contracts.tables import MARKET_STATE, RISK_PROPOSAL
-from resources import diagnosis, server_needs
-from resources.lease import other_holder
-from resources.redis_store import RedisStore
-from resources.settings import SettingsError
+from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
+from quantum_core.settings import SettingsError
+from quantum_ops.cli import cli
+from quantum_ops.doctor import diagnosis, server_needs
+from resources.store.lease import other_holder
+from resources.store.redis_store import RedisStore
 from tests.servers import valkey
 from tests.world import real_closes, write_candles, write_equity, write_position
 

@@ -30,13 +30,13 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from definitions import assemble
-from quantum_assets.cli.exporter import CACHED_SEC, Looks, MetricsServer
-from quantum_assets.contracts.tables import ALLOCATION_TARGET
-from resources.exposition import families, text_of
-from resources.home import EVENT_BATCH_SIZE, open_instance
-from resources.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.tables import ALLOCATION_TARGET
+from quantum_core.settings import load_settings
+from quantum_ops.cli.exporter import CACHED_SEC, Looks, MetricsServer
+from quantum_ops.exporter.exposition import families, text_of
+from quantum_ops.exporter.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
+from resources.instance.home import EVENT_BATCH_SIZE, open_instance
+from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.conftest import Clock
 from tests.servers import free_port, valkey
@@ -300,7 +300,7 @@ def test_counts_that_cannot_be_read_are_not_shown_as_none(world) -> None:
 
 
 def test_a_look_that_hangs_is_answered_and_holds_nobody(monkeypatch) -> None:
-    monkeypatch.setattr("quantum_assets.cli.exporter.PATIENCE_SEC", 0.1)
+    monkeypatch.setattr("quantum_ops.cli.exporter.PATIENCE_SEC", 0.1)
     let_go = threading.Event()
     looks = Looks(lambda: let_go.wait() and Look(0.0, 0.0, redis_up=False, dagster_up=True))
     server = MetricsServer("127.0.0.1", 0, "governor", looks)
@@ -475,7 +475,7 @@ def test_the_command_serves_both_ports_and_says_which_is_taken(world, tmp_path) 
         "EXPORTER_ALLOCATION_PORT": str(ports[0]),
         "EXPORTER_GOVERNOR_PORT": str(ports[1]),
     }
-    command = [sys.executable, "-m", "quantum_assets.cli", "exporter"]
+    command = [sys.executable, "-m", "quantum_ops.cli", "exporter"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd="/") as process:
         said = [process.stderr.readline(), process.stderr.readline()]
         assert all("http://127.0.0.1:" in line for line in said)
@@ -538,7 +538,7 @@ def exporter_of(store: RedisStore, home: Path, allocation: int, governor: int) -
         "EXPORTER_GOVERNOR_PORT": str(governor),
         "LOG_LEVEL": "ERROR",
     }
-    return subprocess.Popen([sys.executable, "-m", "quantum_assets.cli", "exporter"], env=environment, cwd="/")
+    return subprocess.Popen([sys.executable, "-m", "quantum_ops.cli", "exporter"], env=environment, cwd="/")
 
 
 def scrape_until(stop: threading.Event, port: int) -> None:

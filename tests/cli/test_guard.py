@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 from tests.governor.desk import Desk
 from tests.world import write_equity

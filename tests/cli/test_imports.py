@@ -10,14 +10,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli import COMMANDS, cli
-from quantum_assets.cli.example import OTHER_SHELL
-from resources.redis_store import RedisStore
+from quantum_ops.cli import COMMANDS, cli
+from quantum_ops.cli.example import OTHER_SHELL
+from resources.store.redis_store import RedisStore
 
 HEAVY = frozenset({"dagster", "polars", "scipy", "matplotlib", "celery", "sqlalchemy", "circus"})
 OURS = frozenset({"definitions"})
 PROGRAM = (
-    "import json, sys; from quantum_assets.cli import main\n"
+    "import json, sys; from quantum_ops.cli import main\n"
     "try: main(sys.argv[1:])\n"
     "except SystemExit: pass\n"
     "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
@@ -59,7 +59,7 @@ def test_a_command_imports_only_what_it_needs(store: RedisStore, command: tuple[
 def test_every_command_in_the_list_exists_and_has_a_help_of_its_own(name: str) -> None:
     """The list is written by hand so that it imports nothing."""
     module, what = COMMANDS[name]
-    command = getattr(importlib.import_module(f"quantum_assets.cli.{module}"), name)
+    command = getattr(importlib.import_module(f"quantum_ops.cli.{module}"), name)
     assert isinstance(command, click.Command)
     assert command.help
     assert what.endswith(".")

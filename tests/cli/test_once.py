@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 from tests.proxy import CuttingProxy
 from tests.world import (
@@ -45,7 +45,7 @@ def quantum(store: RedisStore, *arguments: str, **variables: str) -> subprocess.
 def process(store: RedisStore, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run it as a user does, in a process of its own."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings_of(store), **variables}
-    command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
+    command = [sys.executable, "-m", "quantum_ops.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False, cwd="/")
 
 
@@ -112,7 +112,7 @@ def test_an_unreachable_server_exits_with_3_and_is_named(live: RedisStore) -> No
 def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: RedisStore, cut_after: int) -> None:
     """Whatever was published is whole; the rest is missing."""
     from definitions import PUBLISHED_TABLES
-    from quantum_assets.contracts.reading import State
+    from quantum_core.contracts.reading import State
 
     with CuttingProxy(live.settings.url, cut_after) as proxy:
         done = quantum(live, "once", REDIS_URL=proxy.url)

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from quantum_assets.cli.layout import PIPE_WIDTH, Column, paragraph, records
 from quantum_assets.governor_permit import decide_plans
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import disarm
+from quantum_core.settings import load_settings
+from quantum_ops.cli.layout import PIPE_WIDTH, Column, paragraph, records
+from resources.governor.switches import disarm
+from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 from tests.governor.desk import Desk
 from tests.world import write_plan
@@ -226,7 +226,7 @@ def test_on_an_empty_server_permits_says_so(live) -> None:
 def test_the_commands_start_without_dagster(live) -> None:
     """It may be what is down, and it takes seconds to import."""
     code = (
-        "import sys; from quantum_assets.cli import main\n"
+        "import sys; from quantum_ops.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as stop: sys.exit(stop.code or int('dagster' in sys.modules) * 9)"
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quantum_assets.report import verify
-from resources.redis_store import RedisStore
+from quantum_ops.report import verify
+from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 
 
@@ -42,7 +42,7 @@ def test_on_an_empty_server_what_is_missing_is_named_and_nothing_is_written(stor
     """A reader must not become a writer: a cycle of its own would decide plans under whatever settings its shell has."""
     report = tmp_path / "evidence.html"
     arguments = ["--symbols", "BTCUSDT", "--json", "--report", str(report)]
-    command = [sys.executable, "-m", "quantum_assets.cli", "prove", *arguments]  # as a user does, in a process of its own
+    command = [sys.executable, "-m", "quantum_ops.cli", "prove", *arguments]  # as a user does, in a process of its own
     environment = {"PATH": os.environ["PATH"], **settings_of(store)}
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

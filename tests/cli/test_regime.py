@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli.regime import regime
-from quantum_assets.kernels.synthetic import chop
-from resources.ohlcv_files import OhlcvFileError, read_ohlcv
+from quantum_core.kernels.synthetic import chop
+from quantum_ops.cli.regime import regime
+from quantum_ops.recordings.ohlcv_files import OhlcvFileError, read_ohlcv
 
 MINUTE_MS = 60_000
 START_MS = 1_754_427_000_000

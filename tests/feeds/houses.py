@@ -1,6 +1,6 @@
 """Answers of exchanges in the shapes their documentation gives, and a program of the feed's environment that reads them.
 
-``python -m tests.feeds.houses URL`` asks each for candles through the feed's own :class:`feeds.exchange.Exchange`, and prints what
+``python -m tests.feeds.houses URL`` asks each for candles through the feed's own :class:`quantum_feed.exchange.Exchange`, and prints what
 came of it as JSON.
 """
 
@@ -152,8 +152,8 @@ def served(house: House) -> Iterator[str]:
 
 async def asked(house: House, url: str) -> dict[str, Any]:
     """Ask one house through the feed's own code."""
-    from feeds.exchange import Exchange, names_of
-    from feeds.ohlcv import judge
+    from quantum_feed.exchange import Exchange, names_of
+    from quantum_feed.ohlcv import judge
 
     exchange = Exchange(house.name, house.market, url)
     client, spot = exchange.client, house.market == "spot"

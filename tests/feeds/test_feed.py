@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from resources.candles import CandleReader
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.inputs.candles import CandleReader
+from resources.store.redis_store import RedisStore
 from tests.feeds.binance import MINUTE_MS, FakeExchange, exchange, prices
 from tests.servers import valkey
 
@@ -39,7 +39,7 @@ def store() -> Iterator[RedisStore]:
 
 
 def start(
-    server: FakeExchange, store: RedisStore, *options: str, url: str = "", program: Sequence[str] = ("-m", "feeds")
+    server: FakeExchange, store: RedisStore, *options: str, url: str = "", program: Sequence[str] = ("-m", "quantum_feed")
 ) -> subprocess.Popen[str]:
     if not PYTHON.exists():
         pytest.fail("the feed's environment is missing: make feed")
@@ -243,7 +243,7 @@ def test_an_unknown_and_a_delisted_symbol_are_named_and_the_others_go_on(server,
 @pytest.mark.slow
 def test_markets_that_come_back_from_maintenance_or_are_listed_are_fed(server, store) -> None:
     """A process that gave up would be started five times, and then no more."""
-    impatient = ("-c", "import feeds.__main__ as feeds; feeds.LISTED_AGAIN_SEC = 1.0; feeds.feed()")
+    impatient = ("-c", "import quantum_feed.__main__ as feed; feed.LISTED_AGAIN_SEC = 1.0; feeds.feed()")
     server.symbols |= dict.fromkeys(SYMBOLS, "SETTLING")
     with feeding(server, store, program=impatient) as process:
         time.sleep(5)
@@ -259,7 +259,7 @@ def test_a_market_that_is_delisted_while_it_is_fed_is_named_and_the_others_go_on
     """Without trades its candles look calm; the list of markets says that it has ended."""
     program = (
         "-c",
-        "import feeds.__main__ as feed; feed.LISTING_SEC = 2.0; feed._until_next_close = lambda *_: 1.0; feed.feed()",
+        "import quantum_feed.__main__ as feed; feed.LISTING_SEC = 2.0; feed._until_next_close = lambda *_: 1.0; feed.feed()",
     )
     with feeding(server, store, program=program) as process:
         wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT and len(written(store, "ETHUSDT")) >= COUNT)
@@ -394,13 +394,11 @@ def test_it_stops_when_told_and_says_when_redis_or_the_exchange_is_away(server, 
 
 def test_without_the_library_the_command_says_how_to_get_it() -> None:
     """It has no place where permits are given."""
-    done = subprocess.run(
-        [sys.executable, "-m", "quantum_assets.cli", "feed"], capture_output=True, text=True, check=False, cwd="/"
-    )
+    done = subprocess.run([sys.executable, "-m", "quantum_ops.cli", "feed"], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 2
     assert "make feed" in done.stderr
     helped = subprocess.run(
-        [sys.executable, "-m", "quantum_assets.cli", "feed", "--help"], capture_output=True, text=True, check=True, cwd="/"
+        [sys.executable, "-m", "quantum_ops.cli", "feed", "--help"], capture_output=True, text=True, check=True, cwd="/"
     )
     assert "--take-over" in helped.stdout
     assert "quantum feed --once" in helped.stdout
@@ -412,7 +410,7 @@ def test_only_the_feed_imports_the_exchange_and_nobody_imports_the_feed() -> Non
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
             assert "import ccxt" not in text, path
-            assert "import feeds" not in text, path
+            assert "import quantum_feed" not in text, path
             assert "from feeds" not in text, path
     importers = {path.name for path in (ROOT / "feeds").glob("*.py") if "import ccxt" in path.read_text()}
     assert importers == {"exchange.py"}

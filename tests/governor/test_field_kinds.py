@@ -14,7 +14,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.world import random_closes, run_cycle, write_candles, write_efficiency, write_equity, write_position, write_target
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import RISK_GUARD
 from quantum_assets.governor_permit import decide_plans, hint_rows
-from quantum_assets.kernels.risk_guard import RiskGuardTheta, assess
-from resources.guards import enforce, guard_state, read_account
-from resources.positions import PositionReader
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.kernels.risk_guard import RiskGuardTheta, assess
+from resources.governor.guards import enforce, guard_state, read_account
+from resources.inputs.positions import PositionReader
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 
 EACH = 2500

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.contracts.legs import LEGS as SIDES
 from quantum_assets.governor_permit import judge
-from resources.decisions import decided_again, look_up
-from resources.plans import PlanQueue, parse_plan, waiting_plans
+from quantum_core.contracts.legs import LEGS as SIDES
+from resources.governor.decisions import decided_again, look_up
+from resources.governor.plans import PlanQueue, parse_plan, waiting_plans
 from tests.governor.desk import Desk
 from tests.world import hash_of, write_position
 

@@ -10,17 +10,17 @@ from click.testing import CliRunner
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.governor_permit import every_plan_decided, limits_hold, permit_as_decided
-from quantum_assets.cli.permits import permits, standing_lines
-from quantum_assets.cli.switches import arm as arm_command
 from quantum_assets.governor_permit import decide_plans
-from resources import plans
-from resources.decisions import decided_again, limits_met, look_up
-from resources.desk import Openings
-from resources.metrics import fold_decisions
-from resources.plans import booked_id, parse_plan, read_permit, theta_of
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import arm, disarm_scope, read_switches
+from quantum_core.settings import load_settings
+from quantum_ops.cli.permits import permits, standing_lines
+from quantum_ops.cli.switches import arm as arm_command
+from quantum_ops.desk.overview import Openings
+from quantum_ops.exporter.metrics import fold_decisions
+from resources.governor import plans
+from resources.governor.decisions import decided_again, limits_met, look_up
+from resources.governor.plans import booked_id, parse_plan, read_permit, theta_of
+from resources.governor.switches import arm, disarm_scope, read_switches
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 
 SYMBOL, OTHER = "BTCUSDT", "ETHUSDT"

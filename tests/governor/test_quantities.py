@@ -2,9 +2,9 @@
 
 import pytest
 
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, POSITION
-from resources.plans import parse_plan
-from resources.positions import InvalidPositionError, parse_position
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, POSITION
+from resources.governor.plans import parse_plan
+from resources.inputs.positions import InvalidPositionError, parse_position
 from tests.governor.desk import Desk
 from tests.world import hash_of
 

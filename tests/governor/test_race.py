@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from quantum_assets.governor_permit import decide_plans
-from resources.plans import GROUP, waiting_plans
-from resources.redis_store import RedisStore, pairs
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.governor.plans import GROUP, waiting_plans
+from resources.store.redis_store import RedisStore, pairs
 from tests.governor.desk import Desk
 from tests.servers import valkey
 

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from quantum_assets import governor_permit
-from quantum_assets.cli.explain import explain, fact_text, facts_of, limit_line
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
-from resources import plans
-from resources.decisions import IncompleteRecordError, decided_again, limits_met, look_up
-from resources.redis_store import RedisStore
-from resources.switches import arm, disarm, kill
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
+from quantum_ops.cli.explain import explain, fact_text, facts_of, limit_line
+from resources.governor import plans
+from resources.governor.decisions import IncompleteRecordError, decided_again, limits_met, look_up
+from resources.governor.switches import arm, disarm, kill
+from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.world import write_target
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantum_assets.kernels.consistency import contradictions, in_other_units, newest_close
-from quantum_assets.kernels.contract import BASE_UNITS, Contract
 from quantum_assets.position import _Scaled
-from resources.positions import RawPosition, parse_position, profit_of
+from quantum_core.kernels.consistency import contradictions, in_other_units, newest_close
+from quantum_core.kernels.contract import BASE_UNITS, Contract
+from resources.inputs.positions import RawPosition, parse_position, profit_of
 
 COLLAR = 0.10
 FIELDS = {"side": "LONG", "quantity": "0.02", "entry_price": "43000", "mark_price": "43250", "unrealized_pnl": "5"}

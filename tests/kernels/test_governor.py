@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from quantum_assets.kernels import governor
-from quantum_assets.kernels.governor import Evidence, GovernorTheta, decide
+from quantum_core.kernels import governor
+from quantum_core.kernels.governor import Evidence, GovernorTheta, decide
 
 OPEN: dict[str, Any] = {  # an opening plan that passes every gate
     "closing": False,
@@ -265,7 +265,7 @@ def as_specified(kernel: Any) -> bool:
 def load(source: str) -> types.ModuleType:
     """Execute a changed source of the kernel as a module of its own."""
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("mutant", loader=None))  # type: ignore[arg-type]
-    module.__dict__["__name__"] = "quantum_assets.kernels.governor"
+    module.__dict__["__name__"] = "quantum_core.kernels.governor"
     exec(compile(source, "mutant", "exec"), module.__dict__)  # noqa: S102 - our own source with one operator changed
     return module
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_assets.checks import reference
-from quantum_assets.kernels.risk_guard import GUARDS, MISSING_AGE_SEC, Account, RiskGuardTheta, assess
-from quantum_assets.kernels.theta import ThetaError
+from quantum_core.kernels.risk_guard import GUARDS, MISSING_AGE_SEC, Account, RiskGuardTheta, assess
+from quantum_core.kernels.theta import ThetaError
 
 HEALTHY = Account(equity=10_000.0, peak=10_000.0, age_sec=1.0, daily_pnl=0.0, consecutive_losses=0.0)
 NONE = Account(equity=math.nan, peak=math.nan, age_sec=MISSING_AGE_SEC, daily_pnl=0.0, consecutive_losses=0.0)

@@ -12,18 +12,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import PRICES, compare
-from quantum_assets.contracts.schema import logged_price
-from quantum_assets.contracts.tables import HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
-from quantum_assets.display import price_text, prices_text
-from quantum_assets.kernels import NUMBER_MAX, NUMBER_MIN
-from quantum_assets.kernels.columns import Market, Position
-from quantum_assets.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
-from quantum_assets.kernels.harvest import HarvestProposal, HarvestTheta, harvest
-from quantum_assets.kernels.intent import Proposals, intents
-from quantum_assets.kernels.market_state import STATE_COLUMNS, market_state
-from quantum_assets.kernels.risk_guard import Account, assess
-from quantum_assets.kernels.stops import StopProposal, stops
-from quantum_assets.kernels.tracking import Tracked, TrackingTheta, track
+from quantum_core.contracts.schema import logged_price
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
+from quantum_core.display import price_text, prices_text
+from quantum_core.kernels import NUMBER_MAX, NUMBER_MIN
+from quantum_core.kernels.columns import Market, Position
+from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_core.kernels.harvest import HarvestProposal, HarvestTheta, harvest
+from quantum_core.kernels.intent import Proposals, intents
+from quantum_core.kernels.market_state import STATE_COLUMNS, market_state
+from quantum_core.kernels.risk_guard import Account, assess
+from quantum_core.kernels.stops import StopProposal, stops
+from quantum_core.kernels.tracking import Tracked, TrackingTheta, track
 from tests.kernels.test_tracking import NOW, Snapshot, bars
 
 EXAMPLES = int(os.environ.get("SCALE_EXAMPLES", "0"))  # more than the fast suite has time for

@@ -15,8 +15,8 @@ from apprise.plugins.ntfy import NotifyNtfy
 from apprise.plugins.slack import NotifySlack
 from pydantic import SecretStr
 
-from quantum_assets.incidents import Message
-from resources.alert_sinks import (
+from quantum_ops.alerts.incidents import Message
+from quantum_ops.alerts.sinks import (
     REFUSED_TRIES,
     AppriseSink,
     DeliveryError,

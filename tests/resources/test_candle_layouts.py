@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.contracts.reading import State
-from resources.candle_layouts import FlagError, Row, row_of, says_closed, unwrapped
-from resources.candles import CandleReader, _columns
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from resources.inputs.candle_layouts import FlagError, Row, row_of, says_closed, unwrapped
+from resources.inputs.candles import CandleReader, _columns
+from resources.store.redis_store import RedisStore
 
 MINUTE_MS = 60_000
 SYMBOL = "BTCUSDT"

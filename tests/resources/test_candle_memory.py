@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from definitions import assemble
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import MARKET_STATE
-from quantum_assets.freshness import Evaluation
-from quantum_assets.incidents import Ledger, Policy
-from resources.candle_memory import MEMORY_TTL_SEC, without_unchanged
-from resources.candles import CandleReader
-from resources.diagnosis import _candle_troubles
-from resources.failures import read_failures
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import MARKET_STATE
+from quantum_core.freshness import Evaluation
+from quantum_ops.alerts.incidents import Ledger, Policy
+from quantum_ops.doctor.diagnosis import _candle_troubles
+from resources.inputs.candle_memory import MEMORY_TTL_SEC, without_unchanged
+from resources.inputs.candles import CandleReader
+from resources.store.failures import read_failures
+from resources.store.redis_store import RedisStore
 from tests.world import random_closes, write_candles
 
 SYMBOL = "BTCUSDT"

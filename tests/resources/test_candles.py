@@ -7,10 +7,10 @@ import orjson
 import pytest
 from numpy.testing import assert_array_equal
 
-from quantum_assets.contracts.reading import State
-from resources.candles import KEY_BYTES_MAX, CandleReader, _columns, _uniform_columns
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.reading import State
+from quantum_core.settings import load_settings
+from resources.inputs.candles import KEY_BYTES_MAX, CandleReader, _columns, _uniform_columns
+from resources.store.redis_store import RedisStore
 
 MINUTE_MS = 60_000
 SYMBOL = "BTCUSDT"
@@ -455,7 +455,9 @@ def test_candles_that_go_on_are_not_parsed_again(store, clock, monkeypatch):
     write_zset(store, "candles_zset", members[:11])
     read_one(store)
     parsed = []
-    monkeypatch.setattr("resources.candles._members", lambda _, joined, count: parsed.append(count) or [orjson.loads(joined)])
+    monkeypatch.setattr(
+        "resources.inputs.candles._members", lambda _, joined, count: parsed.append(count) or [orjson.loads(joined)]
+    )
     write_zset(store, "candles_zset", members[11:], scores=[11])
     assert read_one(store).value.close.tolist() == [member["close"] for member in members]
     assert read_one(store).value.close.tolist() == [member["close"] for member in members]

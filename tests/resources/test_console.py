@@ -2,7 +2,7 @@
 
 import pytest
 
-from resources.console import NamedStream, parse
+from quantum_ops.processes.console import NamedStream, parse
 
 PUBLISHED = "INFO quantum.publish Published proposal for BTCUSDT: SL=$106.0847 TP=$106.1004 reasons=trail_active"
 TICK = (

@@ -10,10 +10,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from resources.dagster_internals import DEFER_ASSET_EVENTS_TAG, materialize, take_over_asset_events
-from resources.event_log import Made
-from resources.home import open_instance
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, materialize, take_over_asset_events
+from resources.instance.event_log import Made
+from resources.instance.home import open_instance
 
 SYMBOLS = ["A", "B", "C"]
 
@@ -119,14 +119,14 @@ def test_a_batch_is_stored_as_dagster_stores_its_own_events(
 ) -> None:
     """The loop's materializations take a shorter way; no reader may see which, nor lose any when Dagster changes its format."""
     if known_format:
-        monkeypatch.setattr("resources.event_log._with", None)  # the longer way would fail
+        monkeypatch.setattr("resources.instance.event_log._with", None)  # the longer way would fail
     else:
-        monkeypatch.setattr("resources.event_log._serialized", lambda _, made: ["{}" for _ in made])
+        monkeypatch.setattr("resources.instance.event_log._serialized", lambda _, made: ["{}" for _ in made])
     long_way, short_way = stored(tmp_path / "long", shown=True), stored(tmp_path / "short", shown=False)
     assert len(long_way[0]) == len(SAID)
     assert short_way == long_way
 
 
 def test_the_version_is_the_one_this_was_checked_on() -> None:
-    """Whoever upgrades reads resources/dagster_internals.py again."""
+    """Whoever upgrades reads resources/instance/dagster_internals.py again."""
     assert version("dagster") == "1.13.27"

@@ -13,10 +13,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 
-from quantum_assets.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
 from quantum_assets.governor_permit import judge
-from resources import banner, desk_pages
-from resources.desk import (
+from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+from quantum_ops.desk import banner
+from quantum_ops.desk import pages as desk_pages
+from quantum_ops.desk.chart import Level, Mix, Point, price_chart
+from quantum_ops.desk.history import History, read_history
+from quantum_ops.desk.overview import (
     ALERTS_UNREADABLE,
     WATCHER_SILENT,
     Alert,
@@ -30,13 +33,11 @@ from resources.desk import (
     read_rows,
     read_symbol,
 )
-from resources.desk_chart import Level, Mix, Point, price_chart
-from resources.desk_history import History, read_history
-from resources.failures import record_failures
-from resources.plans import Plan
-from resources.redis_store import RedisStore
-from resources.switches import arm, disarm, kill
-from resources.webserver import DeskPages
+from quantum_ops.desk.webserver import DeskPages
+from resources.governor.plans import Plan
+from resources.governor.switches import arm, disarm, kill
+from resources.store.failures import record_failures
+from resources.store.redis_store import RedisStore
 from tests.world import run_cycle, write_position, write_world
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from quantum_assets.kernels.efficiency_hint import epoch_sec
-from quantum_assets.kernels.epochs import per_sec, per_sec_of
-from resources.candle_layouts import one_epoch_ms
-from resources.candles import _score_times
-from resources.ohlcv_files import _Dialect, _times
-from resources.positions import parse_position
+from quantum_core.kernels.efficiency_hint import epoch_sec
+from quantum_core.kernels.epochs import per_sec, per_sec_of
+from quantum_ops.recordings.ohlcv_files import _Dialect, _times
+from resources.inputs.candle_layouts import one_epoch_ms
+from resources.inputs.candles import _score_times
+from resources.inputs.positions import parse_position
 
 MOMENT_SEC = 1_769_083_200
 UNITS = (1, 1_000, 1_000_000, 1_000_000_000)

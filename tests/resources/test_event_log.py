@@ -26,7 +26,7 @@ from dagster._core.storage.event_log.base import EventLogCursor
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster_postgres import PostgresEventLogStorage
 
-from resources.event_log import BatchedPostgresEventLogStorage, BatchedSqliteEventLogStorage, EventLogConfigError
+from resources.instance.event_log import BatchedPostgresEventLogStorage, BatchedSqliteEventLogStorage, EventLogConfigError
 from tests.resources.stored_events import (
     CHECK,
     MARKET,
@@ -227,7 +227,7 @@ def test_every_answer_is_the_one_of_the_stock_sqlite_storage(tmp_path: Path, our
 
 
 def test_the_versions_are_the_ones_this_was_checked_on() -> None:
-    """Whoever upgrades reads resources/event_log.py and resources/instance_storage.py again."""
+    """Whoever upgrades reads resources/instance/event_log.py and resources/instance/instance_storage.py again."""
     assert (version("dagster"), version("dagster-postgres")) == ("1.13.27", "0.29.27")
 
 
@@ -320,7 +320,7 @@ def test_several_processes_can_create_the_log_at_once(tmp_path: Path) -> None:
 def test_a_forked_child_writes_on_connections_of_its_own(tmp_path: Path) -> None:
     """Workers fork after the storage was used; SQLite locks and PostgreSQL sockets must not be shared."""
     lines = """
-        from resources.engines import DATABASES
+        from resources.instance.engines import DATABASES
         log.store_event(entry("STEP_START", "parent", 0.0, step="s"))
         children = []
         for number in range(3):
@@ -363,7 +363,7 @@ def test_a_killed_writer_leaves_all_of_a_batch_or_nothing(tmp_path: Path) -> Non
 
 def start_python(lines: str, folder: Path) -> subprocess.Popen[bytes]:
     head = (
-        "import os, sys\nfrom resources.event_log import BatchedSqliteEventLogStorage\n"
+        "import os, sys\nfrom resources.instance.event_log import BatchedSqliteEventLogStorage\n"
         "from tests.resources.stored_events import *\nlog = BatchedSqliteEventLogStorage(sys.argv[1])\n"
     )
     return subprocess.Popen([sys.executable, "-c", head + textwrap.dedent(lines), str(folder)], cwd=PROJECT)

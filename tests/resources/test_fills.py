@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from quantum_assets.capital_efficiency import computed_frame
-from resources.foreign import FILL_TIME_FIELDS, NO_ID, TRADE_ID_FIELDS, read_executions
+from resources.inputs.foreign import FILL_TIME_FIELDS, NO_ID, TRADE_ID_FIELDS, read_executions
 from tests.conftest import START
 
 NOW = START.timestamp()
@@ -143,7 +143,7 @@ def test_what_was_counted_under_another_type_fails_its_symbol_alone_and_by_name(
 
 def test_only_the_newest_trades_are_remembered(desk, monkeypatch) -> None:
     """A key per symbol that grows for ever is none."""
-    monkeypatch.setattr("resources.foreign.FILLS_KEPT_MAX", 5)
+    monkeypatch.setattr("resources.inputs.foreign.FILLS_KEPT_MAX", 5)
     for number in range(1, 9):
         tell(desk, trade_id=number)
     fold(desk)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.contracts.tables import RISK_GUARD
-from quantum_assets.kernels.risk_guard import CONFIRMED, assess
-from resources.guards import enforce, guard_state, look_for_more, read_account, read_guards
-from resources.redis_store import RedisStore
-from resources.switches import NotReleasedError, release
+from quantum_core.contracts.tables import RISK_GUARD
+from quantum_core.kernels.risk_guard import CONFIRMED, assess
+from resources.governor.guards import enforce, guard_state, look_for_more, read_account, read_guards
+from resources.governor.switches import NotReleasedError, release
+from resources.store.redis_store import RedisStore
 from tests.conftest import START, Clock
 from tests.world import write_equity
 
@@ -25,7 +25,7 @@ GOOD = {"equity": 24_900.0, "peak": 25_000.0}
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no finding."""
-    monkeypatch.setattr("resources.redis_store.BUDGET_SEC", 1e9)
+    monkeypatch.setattr("resources.store.redis_store.BUDGET_SEC", 1e9)
 
 
 def evaluate(store: RedisStore) -> dict[str, Any]:
@@ -453,7 +453,7 @@ def test_a_release_that_cannot_be_recorded_or_comes_too_late_releases_nothing(st
     of, real = store.keys.of, read_account
     renewed = json.dumps({"guard_type": "DRAWDOWN", "activated_at": (clock.now + timedelta(seconds=1)).isoformat()})
     monkeypatch.setattr(
-        "resources.switches.read_account", lambda one: (one.client.set(f"{GUARD}DRAWDOWN", renewed), real(one))[1]
+        "resources.governor.switches.read_account", lambda one: (one.client.set(f"{GUARD}DRAWDOWN", renewed), real(one))[1]
     )
     with pytest.raises(NotReleasedError, match="changed at this moment"):
         release(store, "DRAWDOWN", name="ada", reason="x")

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from quantum_assets.contracts.schema import ACCOUNT
-from quantum_assets.contracts.tables import RISK_GUARD, Keys
-from quantum_assets.kernels.risk_guard import GUARDS, assess
-from resources.guards import FOUND_MAX, enforce, guard_state, look_for_more, read_account, read_guards
-from resources.redis_store import RedisStore, RedisUnavailableError
+from quantum_core.contracts.schema import ACCOUNT
+from quantum_core.contracts.tables import RISK_GUARD, Keys
+from quantum_core.kernels.risk_guard import GUARDS, assess
+from resources.governor.guards import FOUND_MAX, enforce, guard_state, look_for_more, read_account, read_guards
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.world import write_equity
 
 STATE = "quantum:risk:guard:state"
@@ -231,7 +231,7 @@ def test_the_state_carries_the_stamps_of_every_hash(store) -> None:
 
 def test_reading_guards_does_not_import_dagster() -> None:
     """The commands read them while Dagster is down, and start fast."""
-    code = "import resources.guards, resources.switches, sys; sys.exit('dagster' in sys.modules)"
+    code = "import resources.governor.guards, resources.governor.switches, sys; sys.exit('dagster' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -289,8 +289,8 @@ def test_the_search_goes_on_where_it_was_and_keeps_what_it_found(store, monkeypa
     """A large server is not searched as a whole in one evaluation."""
     write_equity(store)
     evaluate(store)
-    monkeypatch.setattr("resources.guards.SCAN_COUNT", 50)
-    monkeypatch.setattr("resources.guards.SCANS", 1)
+    monkeypatch.setattr("resources.governor.guards.SCAN_COUNT", 50)
+    monkeypatch.setattr("resources.governor.guards.SCANS", 1)
     crowd(store)
     store.client.set("quantum:risk:guard_active:MANUAL_HALT", "{}")
     seen = [evaluate(store)["guards"] == ["MANUAL_HALT"] for _ in range(30)]
@@ -301,8 +301,8 @@ def test_the_search_goes_on_where_it_was_and_keeps_what_it_found(store, monkeypa
 def test_before_the_first_search_is_complete_nothing_is_known(store, monkeypatch) -> None:
     """Not yet found is not known to be absent."""
     write_equity(store)
-    monkeypatch.setattr("resources.guards.SCAN_COUNT", 1)
-    monkeypatch.setattr("resources.guards.SCANS_FIRST", 1)
+    monkeypatch.setattr("resources.governor.guards.SCAN_COUNT", 1)
+    monkeypatch.setattr("resources.governor.guards.SCANS_FIRST", 1)
     crowd(store)
     row = evaluate(store)
     assert (row["status"], row["errors"]) == ("error", ["search"])

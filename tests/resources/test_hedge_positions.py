@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import POSITION
 from quantum_assets.position import position_frame
-from resources.candles import CandleReader
-from resources.positions import Flat, InvalidPositionError, PositionReader, RawPosition, leg_fields, parse_position
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import POSITION
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import Flat, InvalidPositionError, PositionReader, RawPosition, leg_fields, parse_position
+from resources.store.redis_store import RedisStore
 from tests.world import write_position
 
 LONG, SHORT = LEGS = ("BTCUSDT.LONG", "BTCUSDT.SHORT")

@@ -44,15 +44,15 @@ def test_whoever_starts_before_its_database_waits_for_it_and_says_so(tmp_path: P
         }
         python = {"env": environment, "cwd": PROJECT, "stderr": subprocess.PIPE, "text": True}
         with (
-            subprocess.Popen([sys.executable, "-m", "resources.home"], **python) as home,
-            subprocess.Popen([sys.executable, "-m", "quantum_assets.cli", "exporter"], **python) as exporter,
+            subprocess.Popen([sys.executable, "-m", "resources.instance.home"], **python) as home,
+            subprocess.Popen([sys.executable, "-m", "quantum_ops.cli", "exporter"], **python) as exporter,
         ):
             waiting = "Dagster's storage does not answer"
             assert any(waiting in line for line in home.stderr)
             assert any(waiting in line for line in exporter.stderr)
             status, told = health(port)
             assert (status, told["redis_up"], told["dagster_up"]) == (HTTPStatus.SERVICE_UNAVAILABLE, True, False)
-            command = [sys.executable, "-m", "quantum_assets.cli", "prove"]
+            command = [sys.executable, "-m", "quantum_ops.cli", "prove"]
             asked = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
             assert (asked.returncode, waiting in asked.stderr, "Traceback" in asked.stderr) == (3, True, False)
             proxy.cut_after = None

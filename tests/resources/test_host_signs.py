@@ -14,10 +14,11 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon import daemon as daemons
 from dagster._daemon import sensor as sensor_daemon
 
-from quantum_assets.freshness import Evaluation
-from quantum_assets.incidents import Ledger, Policy
-from quantum_assets.trading_watch import Decided
-from resources.dagster_internals import (
+from quantum_core.freshness import Evaluation
+from quantum_ops.alerts.host_signs import HostSigns
+from quantum_ops.alerts.incidents import Ledger, Policy
+from quantum_ops.alerts.trading_watch import Decided
+from resources.instance.dagster_internals import (
     InstigatorState,
     InstigatorType,
     SensorInstigatorData,
@@ -25,7 +26,6 @@ from resources.dagster_internals import (
     ignore_future_ticks,
     ticks_ahead,
 )
-from resources.host_signs import HostSigns
 from sensors.cycle import Seen, _market_state_due
 from sensors.overdue import UNTAKEN_SEC, end_untaken, overdue
 

@@ -11,10 +11,11 @@ import redis
 from celery import Celery
 
 from definitions import assemble
-from quantum_assets.contracts.tables import MARKET_STATE
-from resources.dagster_internals import storage_id
-from resources.launcher import celery_arguments, keep_apart
-from resources.lease import (
+from quantum_core.contracts.tables import MARKET_STATE
+from quantum_core.settings import load_settings
+from resources.instance.dagster_internals import storage_id
+from resources.instance.launcher import celery_arguments, keep_apart
+from resources.store.lease import (
     LEASE_SEC,
     OvertakenError,
     other_holder,
@@ -23,7 +24,6 @@ from resources.lease import (
     require_newest,
     standing_by,
 )
-from resources.settings import load_settings
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags, cycles_of
 from sensors.plans import PLANS_JOB_NAME
 from sensors.proofs import PROOFS_JOB_NAME

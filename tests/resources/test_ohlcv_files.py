@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resources import ohlcv_files
-from resources.ohlcv_files import MALFORMED_KEPT, OhlcvFile, OhlcvFileError, files_in, named_file, read_ohlcv
+from quantum_ops.recordings import ohlcv_files
+from quantum_ops.recordings.ohlcv_files import MALFORMED_KEPT, OhlcvFile, OhlcvFileError, files_in, named_file, read_ohlcv
 
 START = 1_769_083_140  # 2026-01-22 11:59 UTC
 COUNT = 40

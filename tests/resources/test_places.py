@@ -9,14 +9,15 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from quantum_assets.cli import watch
-from quantum_assets.cli.watch import Watcher
-from resources import plans, redis_store
-from resources.diagnosis import diagnose
-from resources.launcher import celery_arguments
-from resources.plans import GROUP, PlanQueue
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import SettingsError, load_settings
+from quantum_core.settings import SettingsError, load_settings
+from quantum_ops.cli import watch
+from quantum_ops.cli.watch import Watcher
+from quantum_ops.doctor.diagnosis import diagnose
+from resources.governor import plans
+from resources.governor.plans import GROUP, PlanQueue
+from resources.instance.launcher import celery_arguments
+from resources.store import redis_store
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.governor.desk import Desk
 from tests.proxy import Signpost
 from tests.servers import free_port, server_of

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.tables import POSITION
 from quantum_assets.position import position_frame
-from resources.candles import CandleReader
-from resources.positions import PositionReader
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.tables import POSITION
+from resources.inputs.candles import CandleReader
+from resources.inputs.positions import PositionReader
 from tests.world import write_candles, write_position
 
 SYMBOL = "BTCUSDT"

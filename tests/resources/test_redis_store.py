@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 
-from quantum_assets.contracts.reading import State
-from quantum_assets.contracts.schema import COMMON
-from quantum_assets.contracts.tables import ALLOCATION_TARGET, MARKET_STATE, RISK_PROPOSAL
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import ALLOCATION_TARGET, MARKET_STATE, RISK_PROPOSAL
 from resources.io_manager import fresh_frame
-from resources.redis_store import RedisStore, RedisUnavailableError
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.proxy import CuttingProxy
 from tests.servers import valkey
 
@@ -246,7 +246,7 @@ def allocation_row() -> dict[str, object]:
 
 def test_a_server_that_trickles_bytes_is_given_up(make_store, monkeypatch) -> None:
     """Each byte resets the socket's timeout; the bound is on the whole call."""
-    monkeypatch.setattr("resources.redis_store.CALL_BOUND_SEC", 0.5)
+    monkeypatch.setattr("resources.store.redis_store.CALL_BOUND_SEC", 0.5)
     make_store()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -264,7 +264,7 @@ def test_a_server_that_trickles_bytes_is_given_up(make_store, monkeypatch) -> No
 
 def test_a_server_slow_on_every_call_fails_the_cycle_instead_of_stretching_it(make_store, monkeypatch) -> None:
     """Twenty calls of 0.9 s are each within their bound."""
-    monkeypatch.setattr("resources.redis_store.BUDGET_SEC", 0.3)
+    monkeypatch.setattr("resources.store.redis_store.BUDGET_SEC", 0.3)
     store = make_store()
     store.run("waiting", [("BLPOP", "nothing", 0.4)])
     with pytest.raises(RedisUnavailableError, match="waiting for it"):

@@ -14,9 +14,9 @@ import pytest
 from dagster._core.events import DagsterEventType
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData, TickData, TickStatus
 
-from resources import retention
-from resources.event_log import BatchedSqliteEventLogStorage
-from resources.retention import LEAST_KEPT, PruneResult, RetentionError, prune, prune_to_fit
+from resources.instance import retention
+from resources.instance.event_log import BatchedSqliteEventLogStorage
+from resources.instance.retention import LEAST_KEPT, PruneResult, RetentionError, prune, prune_to_fit
 from tests.resources.stored_events import (
     CHECK,
     MARKET,

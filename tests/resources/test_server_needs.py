@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from quantum_assets.contracts.roles import BROKER, GOVERNOR, PROPOSALS
-from resources.diagnosis import diagnose
-from resources.redis_store import RedisStore
-from resources.server_needs import COMMANDS, ServerUnfitError, require_server
-from resources.settings import load_settings
+from quantum_core.contracts.roles import BROKER, GOVERNOR, PROPOSALS
+from quantum_core.settings import load_settings
+from quantum_ops.doctor.diagnosis import diagnose
+from quantum_ops.doctor.server_needs import COMMANDS, ServerUnfitError, require_server
+from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 from tests.servers import PROGRAMS, server_of, url_of, with_passwords
 

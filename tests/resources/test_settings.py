@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from quantum_assets.contracts.tables import Keys
-from resources.settings import Settings, SettingsError, load_settings
+from quantum_core.contracts.tables import Keys
+from quantum_core.settings import Settings, SettingsError, load_settings
 
 
 def test_all_wrong_variables_are_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

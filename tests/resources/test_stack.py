@@ -16,14 +16,14 @@ import numpy as np
 import psutil
 import pytest
 
-from resources.stack import LONGEST_PAUSE_SEC, SERVER, SOCKET_PATH_MAX, STEADY_AFTER_SEC, Process, Restarts, pause_sec
+from quantum_ops.processes.stack import LONGEST_PAUSE_SEC, SERVER, SOCKET_PATH_MAX, STEADY_AFTER_SEC, Process, Restarts, pause_sec
 
 CRASHES = Process("crashes", (sys.executable, "-c", "raise SystemExit(3)"))
 STEADY = Process("steady", ("sleep", "600"))
 SUPERVISOR = """
 import sys
 from pathlib import Path
-from resources import stack
+from quantum_ops.processes import stack
 {change}
 stack.supervisor([stack.{crashes!r}, stack.{steady!r}], Path(sys.argv[1])).start()
 """
@@ -127,7 +127,7 @@ def test_the_server_is_stopped_when_those_who_write_to_it_have_ended(tmp_path: P
 MANY = """
 import sys
 from pathlib import Path
-from resources import stack
+from quantum_ops.processes import stack
 stack.LONGEST_PAUSE_SEC = 0
 talker = "import subprocess, time\\nsubprocess.Popen(['sleep', '3'])\\nprint('here', flush=True)\\ntime.sleep(600)"
 listed = [stack.Process(f"talker{number}", (sys.executable, "-c", talker)) for number in range(6)]
@@ -169,7 +169,7 @@ def test_processes_that_are_killed_together_all_come_back(tmp_path: Path) -> Non
 
 def test_the_supervisor_keeps_neither_dagster_nor_celery_in_memory() -> None:
     """It only watches; 80 MB for months would be a high price for two names."""
-    modules = "resources.home, resources.stack, resources.embedded_server, quantum_assets.cli.up"
+    modules = "resources.instance.home, quantum_ops.processes.stack, quantum_ops.processes.embedded_server, quantum_ops.cli.up"
     code = f"import sys, {modules}; sys.exit(' '.join({{'dagster', 'celery'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stderr == "\n"
 
@@ -177,7 +177,7 @@ def test_the_supervisor_keeps_neither_dagster_nor_celery_in_memory() -> None:
 SOCKETS = """
 import sys
 from pathlib import Path
-from resources import stack
+from quantum_ops.processes import stack
 print(stack.code(Path(sys.argv[1])).command[-1], stack.daemon(Path(sys.argv[1])).after)
 """
 

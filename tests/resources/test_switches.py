@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resources.desk import read_openings
-from resources.redis_store import RedisStore, UnreadableKeyError
-from resources.settings import load_settings
-from resources.switches import SCOPES_MAX, Switched, arm, count_faults, disarm, disarm_scope, kill, read_switches
+from quantum_core.settings import load_settings
+from quantum_ops.desk.overview import read_openings
+from resources.governor.switches import SCOPES_MAX, Switched, arm, count_faults, disarm, disarm_scope, kill, read_switches
+from resources.store.redis_store import RedisStore, UnreadableKeyError
 
 KILL, DISARMED, EVENTS = "quantum:kill", "quantum:governor:disarmed", "quantum:stream:governor.events"
 TODAY = "2026-01-22"
@@ -249,9 +249,9 @@ def test_switches_that_cannot_be_read_are_on_and_named(store) -> None:
 DISARM_MANY = """
 import sys
 from datetime import UTC, datetime
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
-from resources.switches import disarm
+from resources.store.redis_store import RedisStore
+from quantum_core.settings import load_settings
+from resources.governor.switches import disarm
 store = RedisStore(load_settings(redis_url=sys.argv[1]), lambda: datetime(2026, 1, 22, 12, tzinfo=UTC))
 print(sum(disarm(store, "burst").changed for _ in range(200)))
 """

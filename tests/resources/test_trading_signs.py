@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from quantum_assets.kernels.risk_guard import assess
-from quantum_assets.trading_watch import TradingSigns, TradingWatch
-from resources.guards import enforce, read_account
-from resources.plans import GROUP
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.switches import arm, disarm, kill
-from resources.trading_signs import TradingSignsReader
+from quantum_core.kernels.risk_guard import assess
+from quantum_ops.alerts.trading_signs import TradingSignsReader
+from quantum_ops.alerts.trading_watch import TradingSigns, TradingWatch
+from resources.governor.guards import enforce, read_account
+from resources.governor.plans import GROUP
+from resources.governor.switches import arm, disarm, kill
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.world import write_equity, write_plan
 
 
@@ -128,5 +128,5 @@ def test_in_a_cluster_the_decisions_of_every_symbol_are_read(make_store):
 
 def test_the_reader_does_not_import_dagster():
     """The watcher lives on when Dagster does not."""
-    code = "import resources.trading_signs, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
+    code = "import quantum_ops.alerts.trading_signs, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

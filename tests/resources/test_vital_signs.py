@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from quantum_assets.freshness import CANDLES, PARTS, Condition, Limits, Sign, StoredProof, evaluate
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.vital_signs import VitalSignsReader
+from quantum_core.freshness import CANDLES, PARTS, Condition, Limits, Sign, StoredProof, evaluate
+from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.store.vital_signs import VitalSignsReader
 from tests.world import write_candles, write_target
 
 SYMBOL = "BTCUSDT"
@@ -183,5 +183,5 @@ def test_a_server_that_is_away_is_an_error_not_an_empty_world(make_store):
 
 def test_reading_them_does_not_import_dagster():
     """The watcher has to live on when Dagster does not, and be small."""
-    code = "import resources.vital_signs, quantum_assets.incidents, sys; sys.exit('dagster' in sys.modules)"
+    code = "import resources.store.vital_signs, quantum_ops.alerts.incidents, sys; sys.exit('dagster' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

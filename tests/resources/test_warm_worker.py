@@ -14,11 +14,11 @@ import pytest
 from celery import Celery
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
-from resources.launcher import celery_arguments, keep_apart
-from resources.settings import load_settings
+from quantum_core.settings import load_settings
+from resources.instance.launcher import celery_arguments, keep_apart
 
 WORKER_ALL_TOO_SMALL = """
-from resources import warm_worker
+from quantum_ops.processes import warm_worker
 assert warm_worker.app.conf.worker_max_memory_per_child == warm_worker.MEMORY_PER_CHILD_KB
 warm_worker.app.conf.worker_max_memory_per_child = 1
 warm_worker.app.conf.update(result_backend=warm_worker.load_settings().url, task_ignore_result=False)  # for what pings return

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord, AssetCheckExecutionRecordStatus
 
 from quantum_assets.checks.proof import SOUND
-from resources import webserver
+from quantum_ops.desk import webserver
+from resources.instance.check_results import judge_check_results
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,15 @@ def test_a_result_is_shown_until_the_next_one_is_due_and_no_longer(monkeypatch, 
     async def stock(*_: object) -> bool:
         return True  # nothing was materialized since
 
-    monkeypatch.setattr(webserver, "stock_targets_latest", stock)
+    monkeypatch.setattr(AssetCheckExecutionRecord, "targets_latest_materialization", stock)
+    judge_check_results(webserver.targets_latest)
     record = SimpleNamespace(
         key=dg.AssetCheckKey(dg.AssetKey("risk_proposal"), name),
         partition=partition,
         status=AssetCheckExecutionRecordStatus.SUCCEEDED,
         create_timestamp=time.time() - age_sec,
     )
-    assert asyncio.run(webserver.targets_latest(record, None)) is current
+    assert asyncio.run(AssetCheckExecutionRecord.targets_latest_materialization(record, None)) is current
 
 
 OWN = {"host": "localhost:3000"}

@@ -12,15 +12,16 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from quantum_assets.cli import cli
-from quantum_assets.contracts.reading import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, printable
-from resources import banner, desk_pages, webserver
-from resources.desk import DeskReader
-from resources.desk_history import History
-from resources.failures import record_failures
-from resources.launcher import celery_arguments
-from resources.logs import OneLine
-from resources.redis_store import RedisStore
+from quantum_core.contracts.reading import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, printable
+from quantum_core.logs import OneLine
+from quantum_ops.cli import cli
+from quantum_ops.desk import banner, webserver
+from quantum_ops.desk import pages as desk_pages
+from quantum_ops.desk.history import History
+from quantum_ops.desk.overview import DeskReader
+from resources.instance.launcher import celery_arguments
+from resources.store.failures import record_failures
+from resources.store.redis_store import RedisStore
 from tests.world import (
     hash_of,
     run_cycle,
@@ -233,7 +234,7 @@ def test_no_script_of_a_reason_runs_in_the_report(world: RedisStore, tmp_path: P
 
     from quantum_assets.checks.evidence import Evidence
     from quantum_assets.checks.pack import run
-    from quantum_assets.report import render
+    from quantum_ops.report import render
     from tests.browser.test_ui import ARGUMENTS, CHROMIUM
 
     world.client.hset(world.keys.of("raw_position", VICTIM), mapping={"side": text, "source": text})

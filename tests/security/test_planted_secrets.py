@@ -17,9 +17,9 @@ import pytest
 import redis
 import sqlalchemy as db
 
-from quantum_assets.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH
-from resources.redis_store import RedisStore
-from resources.settings import load_settings
+from quantum_core.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH
+from quantum_core.settings import load_settings
+from resources.store.redis_store import RedisStore
 from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of, shipped_config, url_of, with_passwords
 from tests.stack.test_units import UNITS
@@ -56,7 +56,7 @@ class Stack(NamedTuple):
     def quantum(self, role: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one command under one role's address."""
         environment = {**self.environment, "REDIS_URL": url_of(role, self.redis_port, "rediss"), **variables}
-        command = [sys.executable, "-m", "quantum_assets.cli", *arguments]
+        command = [sys.executable, "-m", "quantum_ops.cli", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/")
 
     def ask(self, query: str, **variables: str) -> str:
@@ -134,7 +134,7 @@ def as_systemd_would(unit: str, secrets: Path, port: int) -> tuple[list[str], Pa
     for name, file in re.findall(r"^LoadCredential=(\w+):/etc/quantum/secrets/(\S+)$", told, re.MULTILINE):
         shutil.copy(secrets / file, credentials / name)
     arguments = [str(port) if one == "3000" else one for one in options if not one.startswith("$")]
-    return [sys.executable, "-m", "quantum_assets.cli", *arguments], credentials
+    return [sys.executable, "-m", "quantum_ops.cli", *arguments], credentials
 
 
 def everything_in(server: redis.Redis) -> Iterator[str]:

@@ -11,13 +11,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quantum_assets.contracts.roles import ADDERS, ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
-from quantum_assets.contracts.tables import Keys
-from resources.diagnosis import diagnose
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import load_settings
-from resources.switches import arm, kill
-from resources.trading_signs import TradingSignsReader
+from quantum_core.contracts.roles import ADDERS, ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
+from quantum_core.contracts.tables import Keys
+from quantum_core.settings import load_settings
+from quantum_ops.alerts.trading_signs import TradingSignsReader
+from quantum_ops.doctor.diagnosis import diagnose
+from resources.governor.switches import arm, kill
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.servers import ACL_FILE, as_user, need, server_of, url_of, with_passwords
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 

@@ -8,10 +8,10 @@ import pytest
 import redis
 from celery import Celery
 
-from quantum_assets.contracts.roles import BROKER, PROPOSALS
-from resources.launcher import celery_arguments
-from resources.redis_store import RedisStore, RedisUnavailableError
-from resources.settings import load_settings
+from quantum_core.contracts.roles import BROKER, PROPOSALS
+from quantum_core.settings import load_settings
+from resources.instance.launcher import celery_arguments
+from resources.store.redis_store import RedisStore, RedisUnavailableError
 from tests.servers import certificates, server_of, shipped_config, url_of, with_passwords
 
 

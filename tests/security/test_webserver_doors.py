@@ -20,7 +20,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from resources.redis_store import RedisStore
+from resources.store.redis_store import RedisStore
 from tests.servers import ACL_FILE, certificates, free_port, listens
 from tests.stack.test_up import command_of
 from tests.world import QUIET, real_closes, run_cycle, write_candles, write_plan, write_world
@@ -60,7 +60,16 @@ def webserver(home: Path, *arguments: str, port: int = 0, **variables: str) -> I
         **variables,
     }
     root = ACL_FILE.parents[2]
-    command = [sys.executable, "-m", "resources.webserver", "-p", str(port), "-w", str(root / "workspace.yaml"), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "quantum_ops.desk.webserver",
+        "-p",
+        str(port),
+        "-w",
+        str(root / "workspace.yaml"),
+        *arguments,
+    ]
     with (
         (home / "webserver.log").open("wb") as log,
         subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log) as process,
@@ -261,7 +270,7 @@ def test_a_page_that_stays_open_turns_red_by_itself_and_hides_nothing(make_store
         assert banner.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(161, 18, 18)"
         store.client.set(store.keys.of("alerts_active"), "[]")
         expect(banner).to_contain_text("no alert", timeout=20_000)
-        (server,) = (one for one in psutil.Process().children(recursive=True) if "resources.webserver" in command_of(one))
+        (server,) = (one for one in psutil.Process().children(recursive=True) if "quantum_ops.desk.webserver" in command_of(one))
         server.suspend()  # it takes connections, and answers none
         expect(banner).to_contain_text("does not answer", timeout=30_000)
         server.resume()

@@ -12,8 +12,8 @@ from definitions import assemble
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.product import process_alive
 from quantum_assets.checks.risk_proposal import cadence
-from resources.launcher import has_warm_workers
-from resources.redis_store import UnreadableKeyError
+from resources.instance.launcher import has_warm_workers
+from resources.store.redis_store import UnreadableKeyError
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 from sensors.overdue import COLD, SLOWER, overdue
 from tests.conftest import START

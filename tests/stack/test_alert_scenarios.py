@@ -10,9 +10,9 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from quantum_assets.cli.watch import Watcher
-from quantum_assets.incidents import Message
-from resources.redis_store import RedisStore
+from quantum_ops.alerts.incidents import Message
+from quantum_ops.cli.watch import Watcher
+from resources.store.redis_store import RedisStore
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_position, write_world
 
 pytestmark = pytest.mark.slow

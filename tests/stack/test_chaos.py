@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from benchmarks.chaos import PARTS, Stack, Trial, doubled, stuck, unsupervised, wait_until
-from quantum_assets.contracts.schema import Table
-from quantum_assets.contracts.tables import GOVERNOR_STATE, HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
+from quantum_core.contracts.schema import Table
+from quantum_core.contracts.tables import GOVERNOR_STATE, HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
 from sensors.overdue import UNFINISHED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

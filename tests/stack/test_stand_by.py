@@ -42,14 +42,14 @@ class Host:
     def serve(self, part: str) -> subprocess.Popen[bytes]:
         """Start one process."""
         with self.said.open("ab") as log:
-            command = [sys.executable, "-m", "quantum_assets.cli", "serve", part]
+            command = [sys.executable, "-m", "quantum_ops.cli", "serve", part]
             if os.geteuid() == 0:  # as in containers, each of which has a host name of its own
                 command = ["unshare", "--uts", "sh", "-c", f'hostname {part} && exec "$@"', "sh", *command]
             return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd="/")
 
     def daemons(self) -> int:
         """Count Dagster's daemons of this host."""
-        return sum("resources.sensor_daemon" in command_of(one) for one in family(self.folder))
+        return sum("quantum_ops.processes.sensor_daemon" in command_of(one) for one in family(self.folder))
 
     def stands_by(self) -> int:
         """Count how often it said so; the sensors of a daemon that still runs say it, too."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantum_assets.cli import cli
-from quantum_assets.cli.serve import PARTS
-from resources.launcher import queues as all_queues
-from resources.settings import Settings
+from quantum_core.settings import Settings
+from quantum_ops.cli import cli
+from quantum_ops.cli.serve import PARTS
+from resources.instance.launcher import queues as all_queues
 from tests.servers import ACL_FILE
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"

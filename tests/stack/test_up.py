@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from definitions import PUBLISHED_TABLES
-from resources.console import LOG_FILE
+from quantum_ops.processes.console import LOG_FILE
 from tests.servers import free_port
 from tests.world import SAMPLE, materialized
 
@@ -54,7 +54,7 @@ def stack_process(home: Path, port: int, log_name: str) -> Iterator[tuple[subpro
         "ALLOW_SYNTHETIC": "true",
         "WATCH_PORT": "0",  # several stacks on one machine
     }
-    command = [sys.executable, "-m", "quantum_assets.cli", "up", "--replay", str(SAMPLE), "--examples", "--port", str(port)]
+    command = [sys.executable, "-m", "quantum_ops.cli", "up", "--replay", str(SAMPLE), "--examples", "--port", str(port)]
     output = home / log_name
     with output.open("wb") as log:
         process = subprocess.Popen(
@@ -112,7 +112,7 @@ def results_kept(home: Path) -> int:
     """Count what Celery keeps of tasks: their results are ignored."""
     import redis
 
-    from resources.settings import load_settings
+    from quantum_core.settings import load_settings
 
     client = redis.Redis.from_url(load_settings(quantum_home=home / "q").url)
     return sum(1 for _ in client.scan_iter("*celery-task-meta-*", count=1000))
@@ -131,7 +131,7 @@ def test_the_stack_materializes_everything_serves_the_page_and_stops_without_a_t
         assert "Published proposal" not in output.read_text()
         assert "\x1b" not in kept + output.read_text()
         assert results_kept(tmp_path) == 0
-        lasting = [one for one in family(tmp_path) if "resources.example_feed" not in command_of(one)]
+        lasting = [one for one in family(tmp_path) if "quantum_ops.recordings.example_feed" not in command_of(one)]
         assert sum(one.memory_full_info().pss for one in lasting) / 1e6 < RESIDENT_MAX_MB
         process.send_signal(signal.SIGINT)
         assert process.wait(40) == 0
@@ -152,7 +152,7 @@ def test_what_was_tracked_survives_a_restart(tmp_path: Path) -> None:
     """Peaks and stops of a position must not be forgotten because a machine was rebooted."""
     import redis
 
-    from resources.settings import load_settings
+    from quantum_core.settings import load_settings
 
     settings = load_settings(quantum_home=tmp_path / "q")
 

@@ -1,0 +1,1 @@
+"""From what was observed to an alert that a person receives."""

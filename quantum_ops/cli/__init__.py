@@ -1,0 +1,124 @@
+"""The command ``quantum``: one module per command; a command parses, calls and prints.
+
+Exit codes, everywhere: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure (Redis or Dagster's database away). JSON goes to
+stdout and only with ``--json``; logs and progress go to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INFRASTRUCTURE = 3
+
+COMMANDS = {  # name -> module that defines it (imported when it is used), and what the list of commands says of it
+    "up": ("up", "Start everything: server, workers, sensors and user interface."),
+    "example": ("example", "Play recorded candles for plain `dagster dev`."),
+    "serve": ("serve", "Run one process of the deployment, for a service manager."),
+    "once": ("once", "Run one cycle as a real run; the exit code is the result."),
+    "status": ("status", "Show what is published, how old it is, and what is wrong."),
+    "permits": ("permits", "Show the governor's last decisions and what blocks openings."),
+    "kill": ("switches", "Set the kill switch: no more openings, at once."),
+    "arm": ("switches", "Clear kill switch and disarming, by a named person."),
+    "guard": ("guard", "List the account's guards; release one, by a named person."),
+    "prove": ("prove", "Judge every proof against what is published now."),
+    "watch": ("watch", "Watch everything and alert; `quantum up` starts it."),
+    "doctor": ("doctor", "Name what may be wrong with this installation."),
+    "exporter": ("exporter", "Serve metrics to Prometheus."),
+    "alerts": ("alerts", "Test the alert sinks, list alerts and their kinds."),
+    "explain": ("explain", "Say why one plan was permitted or refused."),
+    "feed": ("feed", "Feed candles of an exchange, in an environment of its own."),
+    "replay": ("replay", "Replay recorded candles into the candle keys."),
+    "calc": ("calc", "Run the kernels on JSON cases."),
+    "regime": ("regime", "Compute the market state along a price history."),
+    "settings": ("settings", "Show the settings in force in this shell."),
+    "keys": ("keys", "Print the key reference, or the users of Redis."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used; its own help imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's API
+        """List the commands in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's API
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's API
+        """List the commands without importing them, which takes seconds."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, what) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="quantum-risk-pipeline", prog_name="quantum")
+def cli() -> None:
+    """Live, calc-only risk pipeline: proposals and permits with lineage, freshness and proof.
+
+    \b
+    quantum up --replay DIR      the whole stack, playing recorded candles
+    quantum once                 one cycle, and an exit code that tells the truth
+    quantum status               age and last value of everything published
+    quantum permits              what the governor decided last, and why openings are blocked
+    quantum kill --reason WHY    no more openings, at once
+    quantum prove                every proof against what is published now
+
+    Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 infrastructure.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and map every known trouble to its exit code."""
+    try:
+        cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        from quantum_core.contracts.reading import printable
+
+        lines = [str(error)] if code == EXIT_USAGE else map(printable, str(error).splitlines())
+        click.echo("\n".join(lines), err=True)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Give the exit code of a known trouble; what raises it is imported only by the commands that can meet it."""
+    from quantum_core.settings import SettingsError
+    from quantum_ops.doctor.server_needs import ServerUnfitError
+    from resources.instance.home import HomeInUseError, StorageUnavailableError
+    from resources.store.redis_store import RedisUnavailableError
+
+    codes: dict[type[Exception], int] = {
+        SettingsError: EXIT_USAGE,
+        HomeInUseError: EXIT_FAILED,
+        RedisUnavailableError: EXIT_INFRASTRUCTURE,
+        ServerUnfitError: EXIT_INFRASTRUCTURE,
+        StorageUnavailableError: EXIT_INFRASTRUCTURE,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Keep the options that were given, as overrides of the settings."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,102 @@
+"""Records on a console: a table where it fits, lines of whole fields where it does not. Nothing is ever cut.
+
+A pipe has no width: there a record is always one line, so that grep finds symbol, plan and reason together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from quantum_core.contracts.reading import printable
+
+PIPE_WIDTH = 10_000  # columns; a table takes what it needs
+INDENT = "    "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of every record.
+
+    Attributes
+    ----------
+    heading
+        Shown above the column; in front of the value where records are lines and ``labelled`` is set.
+    right
+        Whether it is set flush right: numbers.
+    labelled
+        Whether a value says too little without its heading.
+    colours
+        Value to colour.
+    """
+
+    heading: str
+    right: bool = False
+    labelled: bool = False
+    colours: Mapping[str, str] | None = None
+
+
+def console() -> Console:
+    """Give the console of stdout: as wide as the terminal, or without a width in a pipe."""
+    terminal = Console(highlight=False, soft_wrap=True)
+    return terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
+
+
+def records(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "") -> RenderableType:
+    """Lay records out for a console.
+
+    Parameters
+    ----------
+    out
+        Where they are shown.
+    columns
+        Fields of a record.
+    rows
+        Values of each record, as text; control characters are replaced.
+    title
+        Above them.
+    """
+    cells = [[_cell(column, value) for column, value in zip(columns, row, strict=True)] for row in rows]
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    if Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), table).maximum <= out.width:
+        return table
+    lines = [line for row in cells for line in _lines(columns, row, out.width)]
+    return Group(*([Text(title, style="italic")] if title else []), *lines)
+
+
+def paragraph(out: Console, text: str, style: str = "") -> Text:
+    """Set a sentence, broken between words where the terminal ends; in a pipe it is one line."""
+    text = printable(text)
+    indent = text[: len(text) - len(text.lstrip())]
+    lines = wrap(text, out.width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
+    return Text("\n".join(lines), style, overflow="ignore", no_wrap=True)
+
+
+def _cell(column: Column, value: str) -> Text:
+    text = printable(value)
+    return Text(text, style=(column.colours or {}).get(text, ""))
+
+
+def _lines(columns: Sequence[Column], row: Sequence[Text], width: int) -> list[Text]:
+    """Set the fields of one record one after the other; a field that does not fit begins the next line."""
+    lines = [Text()]
+    for column, cell in zip(columns, row, strict=True):
+        if not cell.plain:
+            continue
+        field = Text.assemble(f"{column.heading} ", cell) if column.labelled else cell
+        if lines[-1].plain.strip() and lines[-1].cell_len + 2 + field.cell_len > width:
+            lines.append(Text(INDENT))
+        elif lines[-1].plain.strip():
+            lines[-1].append("  ")
+        lines[-1].append_text(field)
+    return [Text.assemble(line, overflow="ignore", no_wrap=True) for line in lines]

@@ -1,0 +1,1 @@
+"""The web server: Dagster's pages with our banner, and the pages of the desk."""

@@ -1,0 +1,1 @@
+"""Recorded candles: read from files, and played."""

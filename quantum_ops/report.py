@@ -1,0 +1,258 @@
+"""The proof pack as one page that can be filed: what was claimed, what was found, on what, by which version.
+
+The page needs nothing but itself: no scripts, no links, pictures inside. Everything that comes from Redis is text to it, never
+markup. It ends with the SHA-256 of its own content, see :func:`verify`. Judging stays out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import unquote
+
+from pydantic import SecretStr
+
+from quantum_assets.charts import as_data_uri
+from quantum_assets.checks.proof import Verdict
+from quantum_assets.symbol_chart import Portrait, portraits
+from quantum_core.settings import Settings
+from resources.store.redis_store import RedisStore, RedisUnavailableError
+
+DISTRIBUTION = "quantum-risk-pipeline"
+LIBRARIES = ("dagster", "redis", "numpy", "scipy", "polars")
+ROOT = Path(__file__).resolve().parent.parent
+GIT_WITHIN_SEC = 5
+SECRET_CHARACTERS_MIN = 6  # a shorter one cannot be told from ordinary text
+HIDDEN = "(hidden)"
+PASSWORD = re.compile(r"://[^/]*?:(.+)@")
+NOTHING = r"(?!)"  # matches nowhere
+UNHASHED = "0" * 64
+HASH = re.compile(r'(?<=<code id="sha256">)[0-9a-f]{64}(?=</code>)')
+RECIPE = r"""sed -E 's/(<code id="sha256">)[0-9a-f]{64}/\1'$(printf '0%.0s' $(seq 64))'/' report.html | sha256sum"""
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#22303c;--soft:#5b6771;--paper:#fbfaf7;--line:#dcd8cf;--good:#1d7a4f;--bad:#b3261e;
+--warn:#8a5a00}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--soft:#a3adb5;--paper:#171b1f;--line:#343b42;--good:#5cc492;--bad:#ff8a80;
+--warn:#e9b44c}}
+body{margin:2rem auto;max-width:1280px;padding:0 1.5rem;background:var(--paper);color:var(--ink);
+font:14px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+h1{margin:0;font-size:1.6rem}h2{margin:2.5rem 0 .6rem;font-size:1.15rem}p{margin:.3rem 0}
+.soft,th,figcaption,dt{color:var(--soft)}
+.passed{color:var(--good)}.failed{color:var(--bad)}.unjudged{color:var(--warn)}.passed,.failed,.unjudged{font-weight:600}
+.verdict{font-size:1.15rem;margin:1rem 0}
+table{width:100%;border-collapse:collapse;font-variant-numeric:tabular-nums}
+th{font-weight:500;text-align:left}th,td{padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top;
+overflow-wrap:anywhere}
+th,.whole{white-space:nowrap}ul{margin:.3rem 0 0;padding-left:1.1rem}
+code{font:12.5px ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
+.two{columns:2;column-gap:3rem}.two tr{break-inside:avoid}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(480px,1fr));gap:1.5rem}
+figure{margin:0;break-inside:avoid}img{width:100%;border:1px solid var(--line);border-radius:6px}
+dl{display:grid;grid-template-columns:auto 1fr auto 1fr;gap:0 .8rem;margin:.5rem 0;font-size:12.5px}
+dd{margin:0;overflow-wrap:anywhere}
+@media print{body{margin:0;max-width:none}tr,figure{break-inside:avoid}}
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Proof pack</h1>
+<p class="soft">{stamp}</p>
+<p class="verdict">{summary}</p>
+<h2>Proofs</h2>
+{proofs}
+<h2>Symbols</h2>
+<div class="charts">
+{symbols}
+</div>
+<h2>Made with</h2>
+{versions}
+<h2>Settings</h2>
+{settings}
+<h2>This page</h2>
+<p>SHA-256 <code id="sha256">{unhashed}</code></p>
+<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
+<code>{recipe}</code></p>
+</body>
+</html>
+"""
+
+
+def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    verdicts
+        All of them, in the order of the table.
+    store
+        Server, settings and clock; candles and published rows of its symbols are read for the pictures.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    told = _teller(store.settings)
+    moment = f"{store.clock():%Y-%m-%d %H:%M:%S} UTC"
+    page = PAGE.format(
+        title=f"Proof pack, {moment}",
+        style=STYLE,
+        stamp=told(f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"),
+        summary=_summary(verdicts),
+        proofs=_proofs(verdicts, told),
+        symbols="\n".join(_symbol(one, told) for one in portraits(store, store.settings.symbols)),
+        versions=_pairs(_versions(store), told),
+        settings=_pairs(public_settings(store.settings), told),
+        unhashed=UNHASHED,
+        recipe=html.escape(RECIPE),
+    )
+    return HASH.sub(_sha256(page), page)
+
+
+def verify(page: str) -> bool:
+    """Tell whether a page is as it was written: its content still has the hash it ends with."""
+    found = HASH.findall(page)
+    return len(found) == 1 and _sha256(HASH.sub(UNHASHED, page)) == found[0]
+
+
+def public_settings(settings: Settings) -> dict[str, str]:
+    """Give every setting as text, by the name of its variable, with nothing secret in it."""
+    shown = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if name == "redis_url":
+            shown[name] = settings.redis_address
+        elif isinstance(value, SecretStr):
+            shown[name] = HIDDEN if value.get_secret_value() else ""
+        elif isinstance(value, tuple):
+            shown[name] = ", ".join(HIDDEN if isinstance(one, SecretStr) else str(one) for one in value)
+        else:
+            shown[name] = str(value)
+    return {name.upper(): text for name, text in shown.items()}
+
+
+def commit() -> str | None:
+    """Name the commit this code was checked out from; ``None`` for an installed package or without git."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_WITHIN_SEC, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _versions(store: RedisStore) -> dict[str, str]:
+    return {
+        DISTRIBUTION: version(DISTRIBUTION),
+        "commit": commit() or "unknown: not run from a checkout",
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        **{library: version(library) for library in LIBRARIES},
+        "server": _server(store),
+    }
+
+
+def _server(store: RedisStore) -> str:
+    try:
+        (reply,) = store.run("asking the server for its version", [("INFO", "server")])
+    except RedisUnavailableError as error:  # who may read keys need not have the right to ask
+        return f"unknown: {error}"
+    if not isinstance(reply, bytes):
+        return f"unknown: {reply}"
+    facts = dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
+    name = facts.get("server_name", "redis")
+    return f"{name} {facts.get(f'{name}_version', facts.get('redis_version', 'unknown'))}"
+
+
+def _teller(settings: Settings) -> Callable[[object], str]:
+    """Build what turns any value into text of the page: escaped, on one line, without the secrets a reason may quote."""
+    secrets = sorted(_secrets(settings), key=len, reverse=True)
+    hidden = re.compile("|".join(map(re.escape, secrets)) or NOTHING)
+
+    def told(value: object) -> str:
+        # A carriage return or a lone surrogate would not survive being written and read again, and the hash with it.
+        text = " ".join(str(value).split()).encode("utf-8", "replace").decode()
+        return html.escape(hidden.sub(HIDDEN, text))
+
+    return told
+
+
+def _secrets(settings: Settings) -> set[str]:
+    servers = [one.get_secret_value() for one in (settings.redis_url, settings.governor_redis_url, settings.celery_broker_url)]
+    urls = [*filter(PASSWORD.search, servers), *(one.get_secret_value() for one in settings.alert_urls)]
+    passwords = [found[1] for url in urls if (found := PASSWORD.search(url))]
+    passwords.append(settings.redis_sentinel_password.get_secret_value())
+    return {text for text in (*urls, *passwords, *map(unquote, passwords)) if len(text) >= SECRET_CHARACTERS_MIN}
+
+
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    counts = {name: sum(_result(one) == name for one in verdicts) for name in ("passed", "failed", "not evaluated")}
+    whole = "passed" if counts["passed"] == len(verdicts) > 0 else "failed"
+    words = {"passed": "All proofs hold", "failed": "Not all proofs hold"}[whole]
+    return f'<span class="{whole}">{words}</span>: ' + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _result(verdict: Verdict) -> str:
+    if not verdict.evaluated:
+        return "not evaluated"
+    return "passed" if verdict.passed else "failed"
+
+
+def _proofs(verdicts: Sequence[Verdict], told: Callable[[object], str]) -> str:
+    headings = ("group", "proof", "result", "severity", "claim, and what contradicts it", "observed", "accepted", "judged")
+    rows = "\n".join(_proof(one, told) for one in verdicts)
+    return f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in headings)}</tr>\n{rows}\n</table>"
+
+
+def _proof(verdict: Verdict, told: Callable[[object], str]) -> str:
+    proof, finding, result = verdict.proof, verdict.finding, _result(verdict)
+    mark = {"passed": "passed", "failed": "failed", "not evaluated": "unjudged"}[result]
+    failing = "".join(f"<li><b>{told(name)}</b> {told(why)}</li>" for name, why in finding.failing.items())
+    cells = (
+        f'<span class="whole">{told(proof.group)}</span>',
+        f'<span class="whole">{told(proof.asset)}<br><b>{told(proof.name)}</b></span>',
+        f'<span class="{mark} whole">{result}</span>',
+        told(verdict.severity),
+        told(proof.claim) + (f"<ul>{failing}</ul>" if failing else ""),
+        told(finding.observed),
+        told(finding.threshold),
+        told(finding.judged),
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _symbol(portrait: Portrait, told: Callable[[object], str]) -> str:
+    figure, name = portrait.figure(), told(portrait.symbol)
+    numbers = "".join(f"<dt>{told(key)}</dt><dd>{told(_short(value))}</dd>" for key, value in portrait.numbers().items())
+    picture = f'<img alt="{name}" src="{as_data_uri(figure)}">' if figure is not None else ""
+    caption = "" if figure is not None else f"<figcaption>{name}: no chart, {told(portrait.candles.reason)}</figcaption>"
+    return f"<figure>{picture}{caption}<dl>{numbers}</dl></figure>"
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else value
+
+
+def _pairs(values: Mapping[str, str], told: Callable[[object], str]) -> str:
+    rows = "".join(f"<tr><th>{told(name)}</th><td><code>{told(text)}</code></td></tr>" for name, text in values.items())
+    return f'<div class="two"><table>{rows}</table></div>'
+
+
+def _sha256(page: str) -> str:
+    return hashlib.sha256(page.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The governor's plans, decisions, guards and switches in Redis."""

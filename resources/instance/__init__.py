@@ -1,0 +1,1 @@
+"""The Dagster instance: storages, launcher, retention, and every use of Dagster's private API."""

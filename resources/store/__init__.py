@@ -1,0 +1,1 @@
+"""Redis: tables in and out, the lease, and what is kept beside the tables."""
