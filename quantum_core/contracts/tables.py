@@ -1,4 +1,4 @@
-"""Every key and every table of the wire contract (spec section 1). Nothing else in the product spells a key name."""
+"""Every key and every table of the wire contract, docs/spec.md#1-wire-contracts. Nothing else in the product spells key names."""
 
 from __future__ import annotations
 
