@@ -30,11 +30,12 @@ test: setup  ## fast tests, in parallel
 slow: setup feed  ## whole stacks, browsers, hundreds of symbols
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow -q --durations 25
 
-check: setup  ## style, types, definitions
+check: setup  ## style, types, layers, words, definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/words.py
 	$(BIN)/dg check defs
 
 bench: setup  ## everything measured, about an hour, into benchmarks/results and benchmarks/README.md

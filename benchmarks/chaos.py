@@ -49,7 +49,7 @@ from tests.servers import free_port
 PARTS = {  # words of the command line; a worker child is a child of the worker
     "worker": "quantum_ops.processes.warm_worker",
     "worker child": "quantum_ops.processes.warm_worker",
-    "daemon": "quantum_ops.processes.sensor_daemon",
+    "daemon": "resources.instance.sensor_daemon",
     "code server": "dagster api grpc",
     "webserver": "quantum_ops.desk.webserver",
     "watch": "quantum_ops.cli watch",

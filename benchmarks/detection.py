@@ -170,8 +170,8 @@ FAULTS = (
         "dead daemon",
         lambda live: live.store.settings.daemon_max_silence_sec,
         heartbeat("daemon"),
-        signalled("quantum_ops.processes.sensor_daemon", signal.SIGSTOP),
-        signalled("quantum_ops.processes.sensor_daemon", signal.SIGCONT),
+        signalled("resources.instance.sensor_daemon", signal.SIGSTOP),
+        signalled("resources.instance.sensor_daemon", signal.SIGCONT),
     ),
     Fault(
         "dead Redis",

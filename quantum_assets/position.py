@@ -102,7 +102,7 @@ def position_frame(
 
     References
     ----------
-    Spec section 5.
+    docs/spec.md#5-sources
     """
     now = store.clock().timestamp()
     kept = dict(zip(symbols, store.read(POSITION, symbols), strict=True))

@@ -138,7 +138,7 @@ def intent_frame(
 
     References
     ----------
-    Spec sections 7 and 9.
+    docs/spec.md#7-trade-intents-and-the-governor, docs/spec.md#9-publishing-rules
     """
     unread = without_result([(one.symbol, State.FAILED, one.reason) for one in kept if one.state is State.FAILED])
     rows = rows.join(unread, on="symbol", how="anti", maintain_order="left")

@@ -22,7 +22,7 @@ HELD_ASSETS = ("position", "risk_proposal", "harvest_proposal", "trade_intent") 
 ASSETS = ("market_state", *HELD_ASSETS, "capital_efficiency", "allocation_target", "governor_permit")
 PARTS = ("worker", "daemon", "cycle")  # they leave a heartbeat
 EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
-STALE_INTERVALS = 2  # spec section 5: candles may be this many intervals and CANDLE_STALE_MARGIN_SEC old
+STALE_INTERVALS = 2  # docs/spec.md#5-sources: candles may be this many intervals and CANDLE_STALE_MARGIN_SEC old
 WARN_SHARE = 0.5  # of its limit: a part silent for longer is suspected of being what makes the rest old
 FUTURE_CANDLES = "candles_in_future"  # as the candle reader names them
 
@@ -259,7 +259,7 @@ def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
 
     References
     ----------
-    Spec section 10.
+    docs/spec.md#10-proofs-freshness-alerts
     """
     silences = {"worker": limits.worker_sec, "daemon": limits.daemon_sec, "cycle": limits.proposal_sec}
     heartbeats = [

@@ -1,4 +1,4 @@
-"""Every environment variable of the product (spec section 11), typed and validated. Nothing else reads the environment."""
+"""Every environment variable of the product, typed and validated (docs/spec.md#11-settings). Nothing else reads them."""
 
 from __future__ import annotations
 

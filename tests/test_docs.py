@@ -13,7 +13,26 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+REFERENCE = re.compile(r"\bdocs/[\w./-]+?\.md(?:#([\w-]+))?")  # in code: a page, and a section of it
+SOURCES = (".py", ".lua", ".yml", ".yaml", ".toml", ".service", ".example", ".sh")
+FOLDERS = (
+    "definitions.py",
+    "sensors",
+    "quantum_assets",
+    "resources",
+    "quantum_core",
+    "quantum_ops",
+    "quantum_feed",
+    "tests",
+    "deploy",
+    ".ci",
+)
 PARTS = ("**Meaning.**", "**First look.**", "**Fix.**")
+
+
+def anchors(page: Path) -> set[str]:
+    """Name the sections of a page."""
+    return {anchor(heading) for heading in HEADING.findall(page.read_text())}
 
 
 def anchor(heading: str) -> str:
@@ -29,11 +48,23 @@ def test_every_link_to_a_file_or_a_section_leads_there(page: Path) -> None:
             continue
         name, _, section = link.partition("#")
         target = (page.parent / name) if name else page
-        if not target.exists() or (
-            section and section not in {anchor(heading) for heading in HEADING.findall(target.read_text())}
-        ):
+        if not target.exists() or (section and section not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def test_every_section_that_code_refers_to_exists() -> None:
+    """Whoever follows a comment to the contract must arrive there, also after a heading was changed."""
+    roots = [ROOT / name for name in FOLDERS]
+    files = [file for root in roots for file in ([root] if root.is_file() else sorted(root.rglob("*"))) if file.suffix in SOURCES]
+    references = [(file, match) for file in files for match in REFERENCE.finditer(file.read_text())]
+    broken = []
+    for file, match in references:
+        page, section = ROOT / match[0].partition("#")[0], match[1]
+        if not page.exists() or (section and section not in anchors(page)):
+            broken.append(f"{file.relative_to(ROOT)}: {match[0]}")
+    assert broken == []
+    assert sum(match[0].startswith("docs/spec.md#") for _, match in references) >= 50  # or this test has judged nothing
 
 
 def test_every_alert_has_its_section_and_no_section_is_left_over() -> None:

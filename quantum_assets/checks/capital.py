@@ -23,7 +23,7 @@ from resources.store.redis_store import texts
 PRINTED_CONFIDENCE = 0.51e-3
 PRINTED_MULTIPLIER, PRINTED_USD = 0.51e-4, 0.0051
 OUR_STAMPS = {item.name for item in COMMON} - {"symbol"}
-CASES = (  # spec section 6, at now = 1000: efficiency hash -> multiplier, reason
+CASES = (  # docs/spec.md#6-efficiency-and-targets, at now = 1000: efficiency hash -> multiplier, reason
     (None, 1.0, "missing_eff"),
     ({"efficiency_score": "0.9", "confidence": "0.9", "ts": "399"}, 1.0, "stale_eff"),
     ({"efficiency_score": "0.9", "confidence": "0.64", "ts": "1000"}, 1.0, "low_conf"),

@@ -19,7 +19,7 @@ from quantum_assets.checks.proof import Finding, Prover
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, RISK_PROPOSAL
 
-KILL_SCORE_MIN, KILL_THRESHOLD = 0.5, 0.6  # spec section 4
+KILL_SCORE_MIN, KILL_THRESHOLD = 0.5, 0.6  # docs/spec.md#4-harvest-kernel-p2
 MAX_AGE = "max age"  # cause of a publication that nothing but its age made due
 
 

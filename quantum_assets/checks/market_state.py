@@ -24,7 +24,7 @@ from resources.inputs.candles import Candles
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
 SIGMA_FLOOR = 1e-6
-STOP_MIN_PCT = 0.005  # spec section 3: the least stop distance
+STOP_MIN_PCT = 0.005  # docs/spec.md#3-stops-kernel-p1: the least stop distance
 PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
     ("ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy"), 0.51e-6
 )

@@ -1,11 +1,13 @@
 """Every published formula a second time, plainly: one symbol, one number after the other, as the specification reads.
 
-It shares no line with ``quantum_assets/kernels``, is thirty times slower, and is what the recomputation proofs compare with. Only
+It shares no line with ``quantum_core/kernels``, is thirty times slower, and is what the recomputation proofs compare with. Only
 the defaults of the specification are here; what settings may change comes in as an argument.
 
 References
 ----------
-Spec sections 2, 3, 4, 6, 7, 8 and 9.
+docs/spec.md#2-market-state-kernel-p0, docs/spec.md#3-stops-kernel-p1, docs/spec.md#4-harvest-kernel-p2,
+docs/spec.md#6-efficiency-and-targets, docs/spec.md#7-trade-intents-and-the-governor, docs/spec.md#8-risk-guard,
+docs/spec.md#9-publishing-rules
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from quantum_core.contracts.schema import PROBABILITY_EPS
 from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
 from resources.inputs.positions import PositionReader
 
-STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # spec section 3
-PRICE_EPS = 1e-8  # spec section 3: of a price of 1 or more; below, a share of it
+STOP_MIN_PCT, TARGET_MIN_PCT = 0.005, 0.01  # docs/spec.md#3-stops-kernel-p1
+PRICE_EPS = 1e-8  # docs/spec.md#3-stops-kernel-p1: of a price of 1 or more; below, a share of it
 PRICE_ROUNDING = 1e-15  # of a price, which above 1e7 is more
 LATE_FACTOR = 2.0  # a gap of two intervals is a cycle that did not happen
 PRINTED_PROBABILITY = 1e-6

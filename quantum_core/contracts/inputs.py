@@ -63,7 +63,7 @@ CANDLE = Input(
     ("candles_zset", "candles_quantum", "candles_klines", "candles_history", "candles_json"),
     "sorted set by opening time, list with the newest last, or (the last key) a string with a JSON array",
     "Closed candles, the first of the keys that exists. A member is a JSON object, an array of an exchange, or a bare price "
-    "(spec section 5 has the layouts). Without 257 closed candles on the grid of CANDLE_INTERVAL_SEC, with more than 1 % "
+    "(docs/spec.md#5-sources has the layouts). Without 257 closed candles on the grid of CANDLE_INTERVAL_SEC, with more than 1 % "
     "malformed members, or with a newest one older than 2 x CANDLE_INTERVAL_SEC + 300 s (without times: not changed for as long) "
     "there is no market state.",
     (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh
-PROBABILITY_EPS = 0.001  # spec 9: K or a probability that moved by more is news
+PROBABILITY_EPS = 0.001  # docs/spec.md#9-publishing-rules: K or a probability that moved by more is news
 ACCOUNT = "account"  # stands in the field ``symbol`` of what is the account's and no symbol's
 
 
@@ -33,7 +33,7 @@ class ContractError(ValueError):
 
 
 class Change(enum.Enum):
-    """Which change of a field makes a publication due (spec section 9)."""
+    """Which change of a field makes a publication due (docs/spec.md#9-publishing-rules)."""
 
     IGNORED = "never alone"
     EXACT = "any change"
@@ -364,7 +364,7 @@ def publication_due(
     change_eps_pct: float,
     max_age_sec: float,
 ) -> str | None:
-    """Decide whether new values must be published, and why (spec section 9).
+    """Decide whether new values must be published, and why (docs/spec.md#9-publishing-rules).
 
     Parameters
     ----------

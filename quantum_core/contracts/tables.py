@@ -1,4 +1,4 @@
-"""Every key and every table of the wire contract (spec section 1). Nothing else in the product spells a key name."""
+"""Every key and every table of the wire contract, docs/spec.md#1-wire-contracts. Nothing else in the product spells key names."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ RISK_PROPOSAL = Table(
         ),
         Field("tp_dist_pct", POSITIVE, "fraction", "the model's distance from the mark"),
         Field("trail_gap_pct", POSITIVE, "fraction", "trailing distance from the peak or trough"),
-        Field("reason_codes", CODES, "", "why, in the order of spec section 3", Change.EXACT),
+        Field("reason_codes", CODES, "", "why, in the order of docs/spec.md#3-stops-kernel-p1", Change.EXACT),
         Field("ts", NOT_NEGATIVE, "", "trend strength used"),
         Field("sigma", NOT_NEGATIVE, "log return / candle", "volatility used", plot=True),
         *_REGIME,
@@ -339,7 +339,7 @@ HARVEST_PROPOSAL = Table(
         Field("risk_unit", POSITIVE, "quote", "one R: entry x stop distance"),
         Field("cost_est", SIZE, "quote", "estimated cost of leaving"),
         Field("kill_score", SHARE, "", "K in [.5, 1)", Change.ABSOLUTE, plot=True),
-        Field("reason_codes", CODES, "", "why, in the order of spec section 4", Change.EXACT),
+        Field("reason_codes", CODES, "", "why, in the order of docs/spec.md#4-harvest-kernel-p2", Change.EXACT),
         Field("k_regime_flip", NOT_NEGATIVE, "", "kill component"),
         Field("k_sigma_spike", NOT_NEGATIVE, "", "kill component"),
         Field("k_ts_drop", NOT_NEGATIVE, "", "kill component"),
@@ -558,7 +558,9 @@ GOVERNOR_STATE = Table(
         Field("last_decision", choice("", "PERMIT", "BLOCK"), "", "its outcome"),
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),
-        Field("last_gate", TEXT, "", "number of the gate that shut, as spec section 7 counts them"),
+        Field(
+            "last_gate", TEXT, "", "number of the gate that shut, as docs/spec.md#7-trade-intents-and-the-governor counts them"
+        ),
         Field("last_evidence", TEXT, "", "JSON: what that plan was judged by, and the limits' counts before and after"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),
         Field("permits_hour", INTEGER, "permits", "openings granted within 3600 s", Change.EXACT, plot=True),
@@ -610,7 +612,7 @@ RISK_GUARD = Table(
         Field(
             "status", choice(*GUARD_STATUSES), "", "error: something cannot be judged; else blocked: a guard lives", Change.EXACT
         ),
-        Field("guards", CODES, "", "live guards, in the order of spec section 8", Change.EXACT),
+        Field("guards", CODES, "", "live guards, in the order of docs/spec.md#8-risk-guard", Change.EXACT),
         Field("pending", CODES, "", "live guards that wait for a second reading of the account", Change.EXACT),
         Field("triggered", CODES, "", "guards whose condition holds now"),
         Field("errors", CODES, "", "inputs, guards or streams that cannot be used", Change.EXACT),

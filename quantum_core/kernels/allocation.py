@@ -11,13 +11,13 @@ from quantum_core.kernels.columns import Bools, Floats, Labels
 from quantum_core.kernels.efficiency_hint import EfficiencyHint, TrustTheta, distrust
 from quantum_core.kernels.theta import ThetaError, parameter
 
-NEUTRAL_SCORE = 0.5  # the score that leaves the base multiplier as it is (spec section 6)
+NEUTRAL_SCORE = 0.5  # the score that leaves the base multiplier as it is (docs/spec.md#6-efficiency-and-targets)
 KNOWN = ("ok", "low_conf", "stale_eff")  # reasons of an efficiency that can be read, trusted or not
 
 
 @dataclasses.dataclass(frozen=True)
 class AllocationTheta(TrustTheta):
-    """Parameters of the allocation kernel, defaults of spec section 6."""
+    """Parameters of the allocation kernel, defaults of docs/spec.md#6-efficiency-and-targets."""
 
     base: float = parameter(1.0, "multiplier at the neutral score", low=0)
     scale: float = parameter(1.0, "multiplier per unit of score")
@@ -73,7 +73,7 @@ def allocation(
 
     References
     ----------
-    Spec section 6.
+    docs/spec.md#6-efficiency-and-targets
     """
     if base_target.shape != (len(hint),) or not np.all(np.isfinite(base_target) & (base_target >= 0)):
         message = f"base_target is {base_target}: expected {len(hint)} finite numbers >= 0"

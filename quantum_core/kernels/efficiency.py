@@ -30,7 +30,7 @@ STATUSES = ("ok", "missing", "stale", "error")  # of an input: error is a failed
 
 @dataclasses.dataclass(frozen=True)
 class EfficiencyTheta(Theta):
-    """Parameters of the efficiency kernel, defaults of spec section 6."""
+    """Parameters of the efficiency kernel, defaults of docs/spec.md#6-efficiency-and-targets."""
 
     pnl_alpha: float = parameter(0.2, "weight of the newest execution in volatility and drawdown", low=0, high=1)
     score_alpha: float = parameter(0.25, "weight of the newest score in its EWMA", low=0, high=1)
@@ -128,7 +128,7 @@ def efficiency(
 
     References
     ----------
-    Spec section 6.
+    docs/spec.md#6-efficiency-and-targets
     """
     require_sound(inputs=inputs, previous=previous)
     p30_good = _readable(inputs.attribution_status, inputs.performance_factor, inputs.attribution_confidence)

@@ -29,7 +29,7 @@ class Unreadable(Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TrustTheta(Theta):
-    """When an efficiency counts, defaults of spec section 6."""
+    """When an efficiency counts, defaults of docs/spec.md#6-efficiency-and-targets."""
 
     max_age_sec: float = parameter(600.0, "age above which an efficiency is stale, seconds", low=0)
     min_confidence: float = parameter(0.65, "confidence below which it does not count", low=0, high=1)
@@ -83,7 +83,7 @@ def distrust(hint: EfficiencyHint, now: float, theta: TrustTheta) -> Labels:
 
     References
     ----------
-    Spec sections 6 and 7.
+    docs/spec.md#6-efficiency-and-targets, docs/spec.md#7-trade-intents-and-the-governor
     """
     conditions = [
         hint.state == "missing",

@@ -23,7 +23,7 @@ EXCEEDS = "close_exceeds_position"
 
 @dataclasses.dataclass(frozen=True)
 class GovernorTheta:
-    """Limits of the gates, defaults of spec section 7."""
+    """Limits of the gates, defaults of docs/spec.md#7-trade-intents-and-the-governor."""
 
     max_data_age_sec: float = 120.0  # s, age beyond which data opens nothing
     max_close_age_sec: float = 120.0  # s, the same for the newest close
@@ -126,7 +126,10 @@ def _guard(name: str) -> "Gate":
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """One gate: its number in spec section 7, its reason, whether closing plans must pass it, and when it shuts."""
+    """One gate: its number, its reason, whether closing plans must pass it, and when it fails.
+
+    Numbers are those of docs/spec.md#7-trade-intents-and-the-governor.
+    """
 
     number: int
     reason: str
@@ -191,7 +194,7 @@ def gate_reason(reason: str) -> str:
 
 
 def is_closing(action: str, *, reduce_only: bool) -> bool:
-    """Tell whether a plan reduces risk (spec section 7)."""
+    """Tell whether a plan reduces risk (docs/spec.md#7-trade-intents-and-the-governor)."""
     return reduce_only or action in CLOSING_ACTIONS
 
 
@@ -215,7 +218,7 @@ def decide(evidence: Evidence, theta: GovernorTheta = GovernorTheta(), gates: Se
 
     References
     ----------
-    Spec section 7.
+    docs/spec.md#7-trade-intents-and-the-governor
     """
     shut = [gate.shuts(evidence, theta) & (gate.shuts_closings | ~evidence.closing) for gate in gates]
     first = np.select(shut, [gate.reason for gate in gates], default="").astype(object)

@@ -95,7 +95,7 @@ def grids(series: Sequence[Series], theta: GridTheta = DEFAULTS) -> list[Grid]:
 
     References
     ----------
-    Spec section 5.
+    docs/spec.md#5-sources
     """
     whole = [row for row, one in enumerate(series) if len(one.close) >= theta.required]
     found: dict[int, Grid] = {}

@@ -21,16 +21,16 @@ from quantum_core.kernels.columns import (
 )
 from quantum_core.kernels.theta import Theta, ThetaError, parameter
 
-RISK_UNIT_MIN = 1e-9  # price units, of an entry below 1 a share; keeps R finite for a vanishing stop distance (spec section 4)
-FLIP_NON_TREND_MIN = 0.5  # p_mr + p_chop above which a lost trend counts as a regime flip (spec section 4)
-SIGMA_SPIKE_NAMED = 0.5  # a kill names its component only above these three (spec section 4)
+RISK_UNIT_MIN = 1e-9  # price units, below 1 a share of the entry; keeps R finite (docs/spec.md#4-harvest-kernel-p2)
+FLIP_NON_TREND_MIN = 0.5  # p_mr + p_chop above which a lost trend counts as a regime flip (docs/spec.md#4-harvest-kernel-p2)
+SIGMA_SPIKE_NAMED = 0.5  # a kill names its component only above these three (docs/spec.md#4-harvest-kernel-p2)
 TS_DROP_NAMED = 0.2
 AGE_PENALTY_NAMED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class HarvestTheta(Theta):
-    """Parameters of the harvest kernel, defaults of spec section 4."""
+    """Parameters of the harvest kernel, defaults of docs/spec.md#4-harvest-kernel-p2."""
 
     fallback_stop_pct: float = parameter(0.02, "stop distance when the risk proposal has none", low=0, high=1)
     cost_bps: float = parameter(10.0, "round-trip cost, basis points of entry", low=0)
@@ -111,7 +111,7 @@ def harvest(
 
     References
     ----------
-    Spec section 4.
+    docs/spec.md#4-harvest-kernel-p2
     """
     require_sound(market=market, position=position)
     if stop_dist_pct.shape != (len(market),) or np.any(np.isinf(stop_dist_pct) | (stop_dist_pct < 0)):

@@ -10,10 +10,10 @@ import numpy as np
 
 from quantum_core.kernels.columns import POSITIVE, POSITIVE_OR_NONE, SHARE, Bools, Columns, Floats, Labels, require_sound
 
-CLOSE = "CLOSE"  # the only thing an intent ever asks for (spec section 7)
+CLOSE = "CLOSE"  # the only thing an intent ever asks for (docs/spec.md#7-trade-intents-and-the-governor)
 CLOSED_SHARE = {"FULL_CLOSE_PROPOSED": 1.0, "CLOSE": 1.0, "PARTIAL_75": 0.75, "PARTIAL_50": 0.5, "PARTIAL_25": 0.25}  # by action
 NOTHING = "NONE"  # harvest action that asks for nothing
-ID_DIGITS = 16  # hex digits of the hash that are the id (spec section 7)
+ID_DIGITS = 16  # hex digits of the hash that are the id (docs/spec.md#7-trade-intents-and-the-governor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def intents(proposals: Proposals) -> Intents:
 
     References
     ----------
-    Spec section 7.
+    docs/spec.md#7-trade-intents-and-the-governor
     """
     require_sound(proposals=proposals)
     acts = np.asarray(proposals.harvest_action != NOTHING, dtype=bool)
@@ -92,7 +92,7 @@ def intent_id(symbol: str, harvest_action: str, kill_score: float, new_sl_propos
 
     References
     ----------
-    Spec section 7.
+    docs/spec.md#7-trade-intents-and-the-governor
     """
     new_sl = "" if new_sl_proposed is None else repr(float(new_sl_proposed))
     text = f"{symbol}|{harvest_action}|{kill_score:.6f}|{new_sl}|{proposed_at}"

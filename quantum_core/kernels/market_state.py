@@ -16,7 +16,7 @@ from quantum_core.kernels.theil_sen import theil_sen
 from quantum_core.kernels.theta import Theta, ThetaError, parameter
 
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal variable over its median absolute deviation
-EWMA_SEED_RETURNS = 10  # returns whose variance starts the EWMA recursion (spec section 2)
+EWMA_SEED_RETURNS = 10  # returns whose variance starts the EWMA recursion (docs/spec.md#2-market-state-kernel-p0)
 HUBER_K = 1.345  # tuning constant with 95 % efficiency under normal errors (Huber 1981)
 HUBER_MAX_ITERATIONS = 200  # IRLS contracts linearly; a row that needs more moves by less than its tolerance
 HUBER_TOLERANCE = 1e-10  # change of the fitted line over the window, in residual scales, at which a row is done
@@ -95,7 +95,7 @@ class RegimeTheta(Theta):
 
 @dataclasses.dataclass(frozen=True)
 class MarketStateTheta(Theta):
-    """Parameters of the market-state kernel, defaults of spec section 2."""
+    """Parameters of the market-state kernel, defaults of docs/spec.md#2-market-state-kernel-p0."""
 
     eps: float = parameter(1e-12, "added where a zero would divide; to a price below 1 as a share", low=1e-300, high=1e-3)
     vol: VolTheta = VolTheta()
@@ -187,7 +187,7 @@ def market_state(
 
     References
     ----------
-    Spec section 2.
+    docs/spec.md#2-market-state-kernel-p0
     """
     if closes.ndim != 2:
         message = f"closes has shape {closes.shape}: expected (n_symbols, width)"

@@ -14,7 +14,7 @@ from quantum_core.kernels.theta import parameter
 
 @dataclasses.dataclass(frozen=True)
 class PermitHintTheta(TrustTheta):
-    """Parameters of the permit hint, defaults of spec section 7."""
+    """Parameters of the permit hint, defaults of docs/spec.md#7-trade-intents-and-the-governor."""
 
     downsize_threshold: float = parameter(0.45, "score below which a permit is downsized", low=1e-6, high=1)
     min_factor: float = parameter(0.25, "smallest downsize factor", low=0, high=1)
@@ -79,7 +79,7 @@ def permit_hint(hint: EfficiencyHint, now: float, theta: PermitHintTheta = Permi
 
     References
     ----------
-    Spec section 7.
+    docs/spec.md#7-trade-intents-and-the-governor
     """
     reason = distrust(hint, now, theta)
     ok = reason == "ok"

@@ -11,7 +11,7 @@ from quantum_core.kernels.theta import Theta, parameter
 
 EQUITY_STALE, DAILY_LOSS, DRAWDOWN = "EQUITY_STALE", "DAILY_LOSS", "DRAWDOWN"
 EMERGENCY_FLATTEN, CONSEC_LOSS = "EMERGENCY_FLATTEN", "CONSEC_LOSS"
-GUARDS = (EQUITY_STALE, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, CONSEC_LOSS)  # in the order of spec section 8
+GUARDS = (EQUITY_STALE, DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN, CONSEC_LOSS)  # in the order of docs/spec.md#8-risk-guard
 CONFIRMED = (DAILY_LOSS, DRAWDOWN, EMERGENCY_FLATTEN)  # judged by the equity: for their time only after a second reading of it
 EQUITY, PEAK, NET_TRANSFERS = "equity", "peak", "net_transfers"  # the inputs, with the next line
 DAILY_PNL, CONSECUTIVE_LOSSES = "daily_pnl", "consecutive_losses"
@@ -23,7 +23,7 @@ MISSING_AGE_SEC = math.inf  # age of an equity nobody has written
 
 @dataclasses.dataclass(frozen=True)
 class RiskGuardTheta(Theta):
-    """Limits and durations of the guards, defaults of spec section 8."""
+    """Limits and durations of the guards, defaults of docs/spec.md#8-risk-guard."""
 
     equity_max_age_sec: float = parameter(300.0, "age above which the equity is stale, seconds", low=0)
     clock_ahead_max_sec: float = parameter(5.0, "how far ahead of ours its clock may be; more is no freshness, seconds", low=0)
@@ -137,7 +137,7 @@ def assess(account: Account, theta: RiskGuardTheta = RiskGuardTheta()) -> Assess
 
     References
     ----------
-    Spec section 8.
+    docs/spec.md#8-risk-guard
     """
     unusable = _unusable(account)
     stale = "" if EQUITY in unusable else _stale(account, theta)

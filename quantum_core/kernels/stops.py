@@ -20,8 +20,8 @@ from quantum_core.kernels.columns import (
 )
 from quantum_core.kernels.theta import Theta, parameter
 
-EXTEND_P_TREND_MIN = 0.3  # the target is only stretched above this trend probability (spec section 3)
-EXTEND_TS_MIN = 0.1  # and above this trend strength (spec section 3)
+EXTEND_P_TREND_MIN = 0.3  # the target is only stretched above this trend probability (docs/spec.md#3-stops-kernel-p1)
+EXTEND_TS_MIN = 0.1  # and above this trend strength (docs/spec.md#3-stops-kernel-p1)
 ROUNDING = 1e-15  # of a price: what floats add; above 1e7 it is more than eps
 
 
@@ -54,7 +54,7 @@ class TrailMultiples(Theta):
 
 @dataclasses.dataclass(frozen=True)
 class StopsTheta(Theta):
-    """Parameters of the stops kernel, defaults of spec section 3."""
+    """Parameters of the stops kernel, defaults of docs/spec.md#3-stops-kernel-p1."""
 
     sl_min_pct: float = parameter(0.005, "smallest stop and trail distance, fraction of price", low=0, high=1)
     tp_min_pct: float = parameter(0.01, "smallest target distance, fraction of price", low=0, high=1)
@@ -110,7 +110,7 @@ def stops(
 
     References
     ----------
-    Spec section 3.
+    docs/spec.md#3-stops-kernel-p1
     """
     require_sound(market=market, position=position)
     d = position.direction

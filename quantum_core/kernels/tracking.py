@@ -180,7 +180,7 @@ def track(
 
     References
     ----------
-    Spec section 5, "Position tracking (ours)".
+    docs/spec.md#5-sources, "Position tracking (ours)".
     """
     if snapshot.position_source == "synthetic":  # an invented position lives in no market
         bars = None

@@ -1,4 +1,4 @@
-"""The metrics by name (spec section 12): one look becomes Prometheus' families, for either port."""
+"""The metrics by name (docs/spec.md#12-metrics): one look becomes Prometheus' families, for either port."""
 
 from __future__ import annotations
 

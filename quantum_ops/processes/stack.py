@@ -148,7 +148,7 @@ def worker(queues: Sequence[str] = (), concurrency: int | None = None) -> Proces
 
 def daemon(home: Path) -> Process:
     """Give the process that asks the sensors."""
-    return _python("daemon", "-m quantum_ops.processes.sensor_daemon run -w", _workspace(home), after=_socket(home))
+    return _python("daemon", "-m resources.instance.sensor_daemon run -w", _workspace(home), after=_socket(home))
 
 
 def webserver(home: Path, *, port: int, host: str = "127.0.0.1", read_only: bool = False) -> Process:

@@ -246,8 +246,8 @@ class GuardReading:
     Attributes
     ----------
     live
-        Guards that stand, in the order of spec section 8: by a key of their own (also one that cannot be read), or because their
-        condition held when last evaluated.
+        Live guards, in the order of docs/spec.md#8-risk-guard: by a key of their own (also one that cannot be read), or because
+        their condition held when last evaluated.
     trouble
         Why the guards cannot be relied on, in words: a key that cannot be read, or a risk guard that was not evaluated lately or
         could not judge the account. Empty when they can.

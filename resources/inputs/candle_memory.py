@@ -52,7 +52,7 @@ def without_unchanged(
 
     References
     ----------
-    Spec section 5.
+    docs/spec.md#5-sources
     """
     undated = [(one.symbol, one.value) for one in readings if one.value is not None and not one.value.newest_epoch_sec]
     if not undated:

@@ -1,6 +1,6 @@
 """Closed candles of many symbols, whoever wrote them, in one round trip.
 
-Here belong the keys of spec section 5, order and repeats, and what makes candles stale or from the future; what a member
+Here belong the keys of docs/spec.md#5-sources, order and repeats, and what makes candles stale or from the future; what a member
 means is in :mod:`resources.inputs.candle_layouts`. A minute without a price (NaN, zero, negative, infinite), or with two
 versions of which nobody can tell the newer, is left out and counted; whether enough is left is judged by ``kernels.grid``.
 Missing candles are never replaced by invented ones here.
@@ -50,7 +50,7 @@ BATCH_SYMBOLS = 128  # more symbols are read in batches, so that reading and par
 SHORT_WINDOW = 100  # shorter ones, whose length varies, share what was parsed before
 SLACK_MEMBERS = 20  # at most so many are read beyond the window, for duplicates and the unclosed candle
 REREAD_FACTOR = 4  # a window that came out short although the key holds more is read again, this much longer
-MALFORMED_SHARE_MAX = 0.01  # spec section 13
+MALFORMED_SHARE_MAX = 0.01  # docs/spec.md#13-bad-input
 SCORE_SEC_MIN, SCORE_SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: a score outside is a rank, not a time
 REREADS_MAX = 3  # rounds of a window that came out short: running updates may fill a key
 REREAD_BLIND_FACTOR = 16  # so many times more where none that was read had closed
@@ -332,7 +332,7 @@ class CandleReader:
 
         References
         ----------
-        Spec sections 5 and 13.
+        docs/spec.md#5-sources, docs/spec.md#13-bad-input
         """
         window = window or self.store.settings.marketstate_window_size
         now = self.store.clock().timestamp()

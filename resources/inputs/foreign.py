@@ -26,7 +26,7 @@ from quantum_core.kernels.efficiency_hint import (
 )
 from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
 
-INPUT_STALE_SEC = 300  # spec section 6: attribution and base targets older than this are flagged
+INPUT_STALE_SEC = 300  # docs/spec.md#6-efficiency-and-targets: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
 SIGNED = ("performance_factor",)  # writers give -1 to 1, and losing is a score, not a fault; the kernel clips it to [0, 1]
 TRADE_ID_FIELDS = ("trade_id", "tradeId", "exec_id", "execId", "execution_id", "fill_id", "fillId")

@@ -28,7 +28,7 @@ from resources.store.redis_store import RedisStore, pairs, texts
 Side = Literal["LONG", "SHORT"]
 Fields = Mapping[str, str]
 
-STREAM_ENTRIES_READ = 100  # spec section 5: newest per stream
+STREAM_ENTRIES_READ = 100  # docs/spec.md#5-sources: newest per stream
 STREAMS = ("stream_execution", "stream_execution_result")
 AMOUNT_NAMES = ("position_amt", "quantity", "qty")
 MARK_NAMES = ("mark_price", "current_price")
@@ -52,7 +52,7 @@ OWN_LABELS = (
 )  # what a snapshot may say of itself, worst first; then any other not known as live
 LABEL_NAMES = ("source", "position_source")
 
-SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # spec section 5, this line and the next
+SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # docs/spec.md#5-sources, this line and the next
 SYNTHETIC_MARK, SYNTHETIC_PEAK, SYNTHETIC_TROUGH, SYNTHETIC_SL, SYNTHETIC_TP = 1.05, 1.06, 0.98, 0.98, 1.10
 SYNTHETIC_AGE_SEC = 3600.0
 
@@ -196,7 +196,7 @@ class PositionReader:
 
         References
         ----------
-        Spec section 5.
+        docs/spec.md#5-sources
         """
         source = self.store.settings.position_source
         found: dict[str, Reading[RawPosition | Flat]] = {}
@@ -335,7 +335,7 @@ class PositionReader:
 
 
 def synthetic_position(symbol: str, now: float) -> RawPosition:
-    """Build the invented position of spec section 5, for demonstrations; it is labelled ``synthetic``."""
+    """Build the invented position of docs/spec.md#5-sources, for demonstrations; it is labelled ``synthetic``."""
     entry = SYNTHETIC_ENTRY_BTC if "BTC" in symbol else SYNTHETIC_ENTRY
     return RawPosition(
         symbol=symbol,
@@ -378,7 +378,7 @@ def leg_fields(leg: str, fields: Fields, *, keyed: bool = False) -> Fields | Non
 
     References
     ----------
-    Spec section 5.
+    docs/spec.md#5-sources
     """
     own, market = legs.leg_of(leg), legs.underlying(leg)
     side, symbol = fields.get("side", "").strip().upper(), fields.get("symbol", "")

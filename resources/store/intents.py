@@ -187,7 +187,7 @@ def plan_entry(row: Mapping[str, Any], now: datetime) -> dict[str, str]:
 
     References
     ----------
-    Spec section 7.
+    docs/spec.md#7-trade-intents-and-the-governor
     """
     size = row.get("qty")
     qty = CLOSED_SHARE[row["plan_action"]] * abs(size) if size else None

@@ -512,7 +512,7 @@ def write_performance(store, factor: str) -> int:
 
 
 def test_the_published_efficiency_vector_comes_out_of_the_whole_line(make_store, instance) -> None:
-    """Spec section 6: perf .72, target 800, pnls +12.5 -3.1 +8.7."""
+    """docs/spec.md#6-efficiency-and-targets: perf .72, target 800, pnls +12.5 -3.1 +8.7."""
     store = make_store(efficiency_mode="enforce")
     now = write_performance(store, ".72")
     for number, pnl in enumerate(("12.5", "-3.1", "8.7"), start=1):

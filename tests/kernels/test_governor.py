@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 EVERY_PLAN, OPENINGS = True, False
-SPECIFIED = (  # spec section 7, in its order
+SPECIFIED = (  # docs/spec.md#7-trade-intents-and-the-governor, in its order
     Row("evaluation_error", EVERY_PLAN, {"unreadable": True}),
     Row("kill_switch_active", OPENINGS, {"kill_switch": True}),
     Row("disarmed", OPENINGS, {"disarmed": True}),

@@ -36,7 +36,7 @@ def market_row(symbol: str, **changes: object) -> dict[str, object]:
 
 
 def test_a_publication_has_all_fields_its_lifetime_and_one_stream_entry(store: RedisStore) -> None:
-    """What spec section 1 promises to readers."""
+    """What docs/spec.md#1-wire-contracts promises to readers."""
     (outcome,) = store.publish(MARKET_STATE, [market_row("BTCUSDT")], cycle_id="c1")
     assert (outcome.published, outcome.cause) == (True, "first")
     raw = store.client.hgetall("quantum:marketstate:BTCUSDT")

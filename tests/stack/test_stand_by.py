@@ -49,7 +49,7 @@ class Host:
 
     def daemons(self) -> int:
         """Count Dagster's daemons of this host."""
-        return sum("quantum_ops.processes.sensor_daemon" in command_of(one) for one in family(self.folder))
+        return sum("resources.instance.sensor_daemon" in command_of(one) for one in family(self.folder))
 
     def stands_by(self) -> int:
         """Count how often it said so; the sensors of a daemon that still runs say it, too."""

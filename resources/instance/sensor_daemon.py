@@ -1,6 +1,6 @@
 """Dagster's daemon, whose sensors go on when the clock is set back.
 
-Started as ``python -m quantum_ops.processes.sensor_daemon run -w WORKSPACE``.
+Started as ``python -m resources.instance.sensor_daemon run -w WORKSPACE``.
 """
 
 from dagster._daemon.cli import main
