@@ -17,12 +17,12 @@ from typing import TypeVar
 
 import click
 
+from quantum_core.feed_options import HELP, with_options
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import Settings, SettingsError, load_settings
 from quantum_feed.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
 from quantum_feed.history import MARGIN, ForeignCandlesError, known_candles, store_candles
 from quantum_feed.ohlcv import Candle, corrections, judge, pages, stretches, wanted
-from quantum_feed.options import HELP, with_options
 from resources.store.redis_store import RedisStore, RedisUnavailableError
 
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
@@ -356,7 +356,7 @@ def _tell(done: Round, feed: Feed, *, as_json: bool) -> None:
 @click.command(help=HELP)
 @with_options
 def feed(name: str, market: str, symbols: str | None, url: str, *, once: bool, take_over: bool, as_json: bool) -> None:
-    """Feed as asked; see :data:`quantum_feed.options.HELP`."""
+    """Feed as asked; see :data:`quantum_core.feed_options.HELP`."""
     try:
         settings = load_settings(**({"symbols": symbols} if symbols else {}))
         if settings.candle_interval_sec not in UNITS:

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from quantum_feed.options import HELP, with_options
+from quantum_core.feed_options import HELP, with_options
 from quantum_ops.cli import EXIT_USAGE
 
 LIBRARY = "ccxt"

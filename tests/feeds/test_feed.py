@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from quantum_assets.checks.evidence import PACKAGES
 from quantum_core.settings import load_settings
 from resources.inputs.candles import CandleReader
 from resources.store.redis_store import RedisStore
@@ -406,11 +407,11 @@ def test_without_the_library_the_command_says_how_to_get_it() -> None:
 
 def test_only_the_feed_imports_the_exchange_and_nobody_imports_the_feed() -> None:
     """Whoever did would bring an exchange library into a process that permits."""
-    for folder in ("quantum_assets", "resources", "sensors"):
+    for folder in PACKAGES:
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
             assert "import ccxt" not in text, path
             assert "import quantum_feed" not in text, path
-            assert "from feeds" not in text, path
-    importers = {path.name for path in (ROOT / "feeds").glob("*.py") if "import ccxt" in path.read_text()}
+            assert "from quantum_feed" not in text, path
+    importers = {path.name for path in (ROOT / "quantum_feed").glob("*.py") if "import ccxt" in path.read_text()}
     assert importers == {"exchange.py"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from quantum_assets.checks.evidence import PACKAGES
 from quantum_core.contracts.roles import BROKER, GOVERNOR, PROPOSALS
 from quantum_core.settings import load_settings
 from quantum_ops.doctor.diagnosis import diagnose
@@ -17,7 +18,7 @@ from tests.commands import run_command
 from tests.servers import PROGRAMS, server_of, url_of, with_passwords
 
 OLD_SERVER = os.environ.get("OLD_REDIS_SERVER", "")  # path of a Redis 6
-OURS = ("resources", "quantum_assets", "sensors")
+OURS = PACKAGES
 OLD_COMMANDS = {  # as old as the others of their kind, which are asked for; DEBUG is a level of the log
     *("MULTI", "EXEC", "DISCARD", "PING", "INFO", "DEBUG", "LLEN", "RPUSH", "STRLEN", "PEXPIRE"),
     *("ZCARD", "ZCOUNT", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE"),

@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from quantum_assets.checks.evidence import PACKAGES
 from quantum_core.contracts.reading import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, printable
 from quantum_core.logs import OneLine
 from quantum_ops.cli import cli
@@ -48,7 +49,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
-    for package in ("quantum_assets", "resources", "sensors"):
+    for package in (*PACKAGES, "quantum_feed"):
         for path in (ROOT / package).rglob("*.py"):
             yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
     yield "definitions.py", ast.parse((ROOT / "definitions.py").read_text())

@@ -1,4 +1,4 @@
-"""Options and help of ``quantum feed``; nothing here needs the exchange library."""
+"""Options and help of ``quantum feed``: of the command that starts the exchange feed, and of the feed, which never meet."""
 
 from __future__ import annotations
 
