@@ -208,7 +208,9 @@ class RedisIOManager(dg.IOManager):
         look = self._looks.get(table.asset)
         if look is None or look.run_id != run_id or look.symbols != symbols or time.monotonic() - look.at > SAME_LOOK_SEC:
             began, frame = time.monotonic(), fresh_frame(self.store, table, symbols)
-            without = _without_value(frame, read_failures(self.store, [table.asset])[table.asset])
+            computed_here = (run_id, table.asset) in self._without  # then this run knows by itself what failed
+            failures = {} if computed_here else read_failures(self.store, [table.asset])[table.asset]
+            without = _without_value(frame, failures)
             look = self._looks[table.asset] = _Look(run_id, symbols, began, _marked(frame, without))
         return look.frame
 
