@@ -28,7 +28,9 @@ test: setup  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
 
 slow: setup feed  ## whole stacks, browsers, hundreds of symbols
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow -q --durations 25
+	log=$$(mktemp); $(BIN)/python -m pytest -m "slow and not whole_stack" -q --durations 10 > $$log 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest -m "slow and whole_stack" -q --durations 10; stacks=$$?; \
+	wait $$beside; others=$$?; cat $$log; rm $$log; test $$stacks = 0 -a $$others = 0
 
 check: setup  ## style, types, layers, words, definitions
 	$(BIN)/ruff check .

@@ -28,12 +28,12 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISA
 WHOLE_STACKS = {"stack", "browser", "chaos", "security"}  # folders whose slow tests fill a machine of two cores
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
+@pytest.hookimpl(tryfirst=True)  # before the options choose by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker of the slow suite run the whole stacks, one after the other, while the others run what fits beside them."""
+    """Mark the tests that start whole stacks: `make slow` runs them one after the other, beside all other slow ones."""
     for item in items:
         if item.path.parent.name in WHOLE_STACKS and item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("whole stacks"))
+            item.add_marker(pytest.mark.whole_stack)
 
 
 class Clock:
