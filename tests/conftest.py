@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,12 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "DAGSTER_DISA
 
 
 WHOLE_STACKS = {"stack", "browser", "chaos", "security"}  # folders whose slow tests fill a machine of two cores
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start: a shell ignores it for what it runs in the background, and so do all its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the options choose by marker

@@ -244,7 +244,7 @@ def test_an_unknown_and_a_delisted_symbol_are_named_and_the_others_go_on(server,
 @pytest.mark.slow
 def test_markets_that_come_back_from_maintenance_or_are_listed_are_fed(server, store) -> None:
     """A process that gave up would be started five times, and then no more."""
-    impatient = ("-c", "import quantum_feed.__main__ as feed; feed.LISTED_AGAIN_SEC = 1.0; feeds.feed()")
+    impatient = ("-c", "import quantum_feed.__main__ as feed; feed.LISTED_AGAIN_SEC = 1.0; feed.feed()")
     server.symbols |= dict.fromkeys(SYMBOLS, "SETTLING")
     with feeding(server, store, program=impatient) as process:
         time.sleep(5)
