@@ -9,6 +9,7 @@ import dagster as dg
 
 from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
+from quantum_assets.catalog import catalogued
 from quantum_assets.checks.asset_checks import calc_only_process, input_checks, proof_pack, sound_checks
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_assets.governor_permit import governor_permit
@@ -83,7 +84,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     """
     settings, governor, shown = store.settings, store.as_governor(), ShownStates(store)
     return dg.Definitions(
-        assets=partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
+        assets=catalogued(partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols), settings.keys),
         asset_checks=[calc_only_process, proof_pack, input_checks, *sound_checks(symbol_partitions(settings.symbols))],
         jobs=[CYCLE_JOB, PLANS_JOB, PROOFS_JOB, retention_job],
         sensors=[cycle_sensor(store), plans_sensor(store), proofs_sensor(store), retention_sensor],
