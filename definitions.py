@@ -22,7 +22,7 @@ from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.shown_states import ShownStates
 from quantum_assets.symbol_chart import symbol_chart
 from quantum_assets.trade_intent import trade_intent
-from quantum_core.contracts.tables import PUBLISHED
+from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.settings import Settings, load_settings
 from resources.instance.dagster_internals import dismiss_welcome, forget_future_ticks
 from resources.io_manager import IntentIOManager, RedisIOManager
@@ -44,7 +44,6 @@ ASSETS = (
     governor_permit,
     symbol_chart,
 )
-PUBLISHED_TABLES = {table.asset: table for table in PUBLISHED}
 EFFICIENCY_WRITES: dict[str, Literal["nothing", "stream", "hash"]] = {
     "external": "nothing",
     "shadow": "stream",

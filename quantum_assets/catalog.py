@@ -17,7 +17,7 @@ import dagster as dg
 from quantum_core.contracts import inputs
 from quantum_core.contracts.inputs import Input
 from quantum_core.contracts.schema import COMMON, Table
-from quantum_core.contracts.tables import PUBLISHED, Keys
+from quantum_core.contracts.tables import PUBLISHED_TABLES, Keys
 from quantum_core.kernels import (
     allocation,
     efficiency,
@@ -55,7 +55,6 @@ INPUTS: Mapping[str, Sequence[Input]] = {
     "equity": (inputs.EQUITY, inputs.DAILY_PNL, inputs.LOSSES),
     "plans": (inputs.PLAN,),
 }
-TABLES: Mapping[str, Table] = {table.asset: table for table in PUBLISHED}
 VERSION_CHARS = 12
 
 
@@ -102,17 +101,16 @@ def _columns_read(read: Sequence[Input]) -> dg.TableSchema:
 def _column(
     name: str, kind: str, meaning: str, unit: str = "", also: Sequence[str] = (), *, required: bool = True
 ) -> dg.TableColumn:
-    words = [meaning, f"({unit})" if unit else "", f"; also called {', '.join(also)}" if also else ""]
-    return dg.TableColumn(
-        name, kind, " ".join(filter(None, words)).replace(" ;", ";"), dg.TableColumnConstraints(nullable=not required)
-    )
+    in_unit = f" ({unit})" if unit else ""
+    other_names = f"; also called {', '.join(also)}" if also else ""
+    return dg.TableColumn(name, kind, meaning + in_unit + other_names, dg.TableColumnConstraints(nullable=not required))
 
 
 def _catalogued(spec: dg.AssetSpec, keys: Keys) -> dg.AssetSpec:
     name, templates = spec.key.to_user_string(), keys.templates()
     metadata: dict[str, object] = {}
     tags: dict[str, str] = {}
-    if table := TABLES.get(name):
+    if table := PUBLISHED_TABLES.get(name):
         metadata = {
             "dagster/column_schema": _columns_of(table),
             "redis_key": templates[table.key],

@@ -378,13 +378,8 @@ class Evidence:
         named = {symbol for by_symbol in failing.values() for symbol in by_symbol}
         symbol = next((one for one in self.symbols if one not in named), self.symbols[0])  # others have alerts
         once = [sys.executable, "-m", "quantum_ops.cli", "once", "--symbols", symbol]
-        command = [
-            sys.executable,
-            "-m",
-            "quantum_ops.processes.tether",
-            str(os.getpid()),
-            *once,
-        ]  # it must not outlive a killed worker
+        tether = [sys.executable, "-m", "quantum_ops.processes.tether", str(os.getpid())]  # it must not outlive a killed worker
+        command = [*tether, *once]
         environment = {**os.environ, "QUANTUM_HOME": str(self.settings.quantum_home)}
         if load_settings().url != self.settings.url:  # else it stands in the environment, in a file or a credential already
             environment["REDIS_URL"] = self.settings.url

@@ -14,19 +14,8 @@ NOT_LIVE_WORDS = frozenset(
     {
         *("example", "examples", "demo", "mock", "fake", "dummy", "sample", "synthetic", "invented"),
         *("replay", "replayed", "backtest", "backtesting", "historical", "recorded"),
-        *(
-            "paper",
-            "papertrading",
-            "papertrade",
-            "sim",
-            "simulated",
-            "simulation",
-            "simulator",
-            "sandbox",
-            "test",
-            "testing",
-            "testnet",
-        ),
+        *("paper", "papertrading", "papertrade", "sim", "simulated", "simulation", "simulator"),
+        *("sandbox", "test", "testing", "testnet"),
         *("shadow", "dry", "dryrun", "virtual", "practice", "stub", "fixture"),
     }
 )

@@ -53,11 +53,7 @@ ONE_SLOT = frozenset(
     {
         *("disarmed", "disarm", "disarmed_scopes"),  # with the kill switch, by resources/governor/switches.py
         *("governor_errors", "governor_faults", "stream_governor_events"),  # likewise
-        *(
-            "guard_active",
-            "guard_readings",
-            "stream_risk_events",
-        ),  # by resources/governor/guards.py and resources/governor/switches.py
+        *("guard_active", "guard_readings", "stream_risk_events"),  # by guards.py and switches.py beside it
         *("lease", "lease_rival", "newest_cycles"),  # by resources/store/lease.py
     }
 )
@@ -643,6 +639,7 @@ PUBLISHED = (  # one per asset that publishes, in the order of the lineage
     LAST_INTENT,
     GOVERNOR_STATE,
 )
+PUBLISHED_TABLES = {table.asset: table for table in PUBLISHED}
 TABLES = (
     POSITION,
     MARKET_STATE,

@@ -6,9 +6,10 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from definitions import ASSETS, assemble
-from quantum_assets.catalog import INPUTS, KERNELS, TABLES, version_of
+from quantum_assets.catalog import INPUTS, KERNELS, version_of
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.kernels import stops, theil_sen
 from tests.world import run_cycle, write_world
 
@@ -22,7 +23,7 @@ def catalog(make_store):
 
 def test_every_asset_has_its_columns_its_key_and_its_source(catalog) -> None:
     """Type, unit and meaning of each field that programs read."""
-    for name, table in TABLES.items():
+    for name, table in PUBLISHED_TABLES.items():
         metadata = catalog[name].metadata
         columns = {column.name: column for column in metadata["dagster/column_schema"].columns}
         assert list(columns) == [item.name for item in (*COMMON, *table.fields)]
