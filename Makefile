@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 run: setup  ## the product on real recorded candles, user interface on http://localhost:3000
-	ALLOW_SYNTHETIC=true $(BIN)/quantum up --replay quantum_assets/sample --examples
+	ALLOW_SYNTHETIC=true CHALLENGER=$${CHALLENGER-crypto-1m} $(BIN)/quantum up --replay quantum_assets/sample --examples
 
 test: setup  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
@@ -40,10 +40,11 @@ check: setup  ## style, types, layers, words, definitions
 	$(BIN)/python .ci/words.py
 	$(BIN)/dg check defs
 
-bench: setup  ## everything measured, about an hour, into benchmarks/results and benchmarks/README.md
+bench: setup  ## everything measured, about 80 minutes, into benchmarks/results and benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
 docs: setup  ## regenerate what is generated
+	$(BIN)/quantum settings --reference > docs/settings.md
 	$(BIN)/quantum keys > docs/keys.md
 	$(BIN)/quantum prove --list > docs/proofs.md
 	$(BIN)/quantum keys --acl > deploy/redis/users.acl

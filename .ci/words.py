@@ -1,15 +1,19 @@
-"""Find words in the README and the documentation that have a better one: ``python .ci/words.py``; exit code 1 for a finding.
+"""Find words in documentation, docstrings and comments that have a better one: ``python .ci/words.py``; exit code 1 if any.
 
-Prose only: code blocks, code in backticks and the targets of links are left out. Pages that are generated have their texts in the
-code. Terms are defined in docs/glossary.md.
+Prose only: code, code in backticks, texts that are printed and the targets of links are left out. Terms are defined in
+docs/glossary.md.
 """
 
+import ast
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("definitions.py", "quantum_assets", "quantum_core", "quantum_feed", "quantum_ops", "resources", "sensors")
 GENERATED = ("alerts.md", "keys.md", "proofs.md", "settings.md")
 AVOIDED = {  # regular expression, in any case: what to write
     r"signs? of life": "heartbeat",
@@ -52,16 +56,35 @@ def pages(root: Path) -> list[Path]:
     return [root / "README.md", *(page for page in sorted((root / "docs").rglob("*.md")) if page.name not in GENERATED)]
 
 
+def modules(root: Path) -> list[Path]:
+    """List the modules of the product."""
+    return [path for name in PACKAGES for path in sorted([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))]
+
+
+def prose_of(source: str) -> str:
+    """Give the docstrings and comments of a module on the lines where they stand, and nothing else."""
+    kept = dict.fromkeys(range(1, source.count("\n") + 2), "")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            kept[token.start[0]] = token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            first, last = node.body[0].lineno, node.body[0].end_lineno or node.body[0].lineno
+            kept |= dict(enumerate(source.splitlines()[first - 1 : last], start=first))
+    return "\n".join(kept.values())
+
+
 def main(root: Path) -> int:
     """Print every finding of the product in this folder; give the exit code."""
+    texts = {page: page.read_text() for page in pages(root)} | {path: prose_of(path.read_text()) for path in modules(root)}
     found = [
-        f"{page.relative_to(root)}:{line}: avoid {words!r}; write: {better}"
-        for page in pages(root)
-        for line, words, better in sorted(findings(page.read_text()))
+        f"{path.relative_to(root)}:{line}: avoid {words!r}; write: {better}"
+        for path, text in texts.items()
+        for line, words, better in sorted(findings(text))
     ]
     sys.stdout.write("".join(f"{finding}\n" for finding in found))
     return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(ROOT))
+    sys.exit(main(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT))

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, then the table: ``python -m benchmarks``, or ``make bench``. About an hour.
+"""All benchmarks, one after the other, then the table: ``python -m benchmarks``, or ``make bench``. About 80 minutes.
 
 Let nothing else run meanwhile. Each part is a program of its own: ``python -m benchmarks.cycle --help``.
 """

@@ -35,13 +35,13 @@ from rich.table import Table as Grid
 
 from benchmarks.live import MOVE_EVERY_SEC, World
 from benchmarks.report import head, say, spread
-from definitions import PUBLISHED_TABLES
 from quantum_core.contracts.schema import ContractError, Table
-from quantum_core.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSITION, RISK_PROPOSAL, Keys
+from quantum_core.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSITION, PUBLISHED_TABLES, RISK_PROPOSAL, Keys
 from quantum_core.settings import Settings, load_settings
 from resources.instance.launcher import SPARE_WORKERS
 from resources.io_manager import CYCLE_ID_TAG
-from resources.store.redis_store import RedisStore, RedisUnavailableError, pairs
+from resources.store.redis_store import RedisStore, pairs
+from resources.store.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from sensors.overdue import UNFINISHED
 from tests.servers import free_port

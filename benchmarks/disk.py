@@ -23,11 +23,11 @@ from dagster._core.scheduler.instigation import TickData
 
 from benchmarks.live import Live, World, running
 from benchmarks.report import main, say
-from definitions import PUBLISHED_TABLES
 from quantum_assets.governor_permit import decide_plans
-from quantum_core.contracts.tables import EVENTS_STREAM_MAXLEN
+from quantum_core.contracts.tables import EVENTS_STREAM_MAXLEN, PUBLISHED_TABLES
 from quantum_core.settings import load_settings
 from resources.instance.retention import prune
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
 from sensors.retention import EVERY_SEC, PROOFS_KEPT, RETENTION_JOB_NAME
@@ -193,7 +193,7 @@ def streams(entries: int) -> dict[str, dict[str, int]]:
                 rows = [{**(reading.value or {}), **STREAM_ONLY} for reading in live.read(table, symbols)]
                 for turn in range(entries // len(rows)):
                     live = fresh(live, turn)
-                    assert not any(one.error for one in live.publish(table, rows, cycle_id=f"c{turn}", stream_only=True))
+                    assert not any(one.error for one in publish(live, table, rows, cycle_id=f"c{turn}", stream_only=True))
         for first in range(0, entries, PLANS_AT_ONCE):
             for number in range(PLANS_AT_ONCE):
                 write_plan(live, f"plan-{first + number}", symbols[0], qty=1)

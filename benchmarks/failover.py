@@ -34,9 +34,11 @@ from benchmarks.chaos import DidNotHappenError, Market, family, wait_until
 from benchmarks.report import say, spread
 from quantum_assets.governor_permit import decide_plans
 from quantum_core.contracts.tables import PERMIT_TTL_SEC
+from quantum_core.kernels.governor.limits import BURST_SEC, HOUR_SEC
 from quantum_core.settings import Settings, load_settings
-from resources.governor.plans import BURST_SEC, GROUP, HOUR_SEC
-from resources.store.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, texts
+from resources.governor.queue import GROUP
+from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
+from resources.store.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.governor.desk import Desk
 from tests.servers import free_port, listens, need

@@ -13,15 +13,15 @@ import numpy as np
 from scipy.stats import theilslopes
 
 from benchmarks.report import main, say
-from quantum_core.kernels.allocation import allocation
+from quantum_core.kernels.capital.allocation import allocation
+from quantum_core.kernels.capital.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_core.kernels.capital.efficiency_hint import parse_efficiency
 from quantum_core.kernels.columns import Floats, Market, Position
-from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
-from quantum_core.kernels.efficiency_hint import parse_efficiency
-from quantum_core.kernels.harvest import harvest
-from quantum_core.kernels.market_state import MarketStateTheta, market_state
-from quantum_core.kernels.permit_hint import permit_hint
-from quantum_core.kernels.stops import stops
-from quantum_core.kernels.theil_sen import theil_sen
+from quantum_core.kernels.governor.permit_hint import permit_hint
+from quantum_core.kernels.market.market_state import MarketStateTheta, market_state
+from quantum_core.kernels.market.theil_sen import theil_sen
+from quantum_core.kernels.proposals.harvest import harvest
+from quantum_core.kernels.proposals.stops import stops
 
 SYMBOLS = 566  # perpetual futures the product is sized for
 WINDOW = 300  # closes per symbol in live operation

@@ -24,7 +24,8 @@ from dagster._core.scheduler.instigation import InstigatorTick
 from benchmarks.report import say
 from quantum_core.settings import load_settings
 from resources.instance.home import prepare_home
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.servers import free_port, valkey
 
@@ -60,6 +61,10 @@ class World:
         step = 0.0 if self.calm else STEP * (self.moves % STEPS - STEPS // 2)
         return [float(price) for price in self.base * (1 + step)]
 
+    def side(self, row: int) -> str:
+        """Give the side of a symbol's position: every other one is short."""
+        return "LONG" if row % 2 else "SHORT"
+
     def candle(self, symbol: str, closed_ms: int, price: float) -> tuple[str, str, int, str]:
         """Build the command that adds one closed candle."""
         opened = closed_ms - 60_000
@@ -87,7 +92,7 @@ class World:
         for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):
             if symbol in self.muted:
                 continue
-            fields = ("symbol", symbol, "side", "LONG" if row % 2 else "SHORT", "quantity", 1)
+            fields = ("symbol", symbol, "side", self.side(row), "quantity", 1)
             prices = ("entry_price", float(self.entry[row]), "mark_price", mark, "ts_epoch", now)
             commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
         self.send(commands)

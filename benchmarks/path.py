@@ -24,10 +24,10 @@ SYMBOLS = 3
 VALUES, VALUES_IF_SHORT = 16, 2  # per symbol
 PAUSE_SEC, GIVEN_UP_SEC = 10.0, 30.0  # before each candle a random pause of up to one cycle
 MOVE = 0.03  # of the distinctive price; beyond 10 % it would be held back as a fault
-SETTINGS = {  # streams to see publications in, and limits that never refuse a plan
+SETTINGS = {  # streams to see publications in, and the largest limits there are: more than the plans of one symbol
     "enable_stream": "true",
-    "gov_max_exec_per_hour": 1_000_000,
-    "gov_max_exec_per_5min": 1_000_000,
+    "gov_max_exec_per_hour": 100,
+    "gov_max_exec_per_5min": 100,
     "gov_max_reduce_notional_per_day_usd": 1e12,
 }
 STAGES = ("market_state", "risk_proposal", "harvest_proposal", "permit")

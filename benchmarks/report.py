@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,20 @@ def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
     return {"count": data.size, **{name: round(float(value), digits) for name, value in named.items()}}
 
 
+def nothing_in(found: Any, name: str = "") -> Iterator[str]:
+    """Name what holds no figure: an empty distribution, ``None``, a number that is none. A list may be empty: of violations."""
+    if isinstance(found, Mapping):
+        if not found:
+            yield name or "everything"
+        for key, value in found.items():
+            yield from nothing_in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(found, Sequence) and not isinstance(found, str):
+        for row, value in enumerate(found):
+            yield from nothing_in(value, f"{name}[{row}]")
+    elif found is None or (isinstance(found, float) and not math.isfinite(found)):
+        yield name
+
+
 def say(text: str) -> None:
     """Print a line of progress."""
     print(f"[{time.monotonic() - BEGAN:6.0f} s] {text}", file=sys.stderr, flush=True)
@@ -76,9 +91,17 @@ def main(part: str, doc: str | None, measure: Callable[..., dict[str, Any]]) -> 
         Help text.
     measure
         Takes ``short``: whether the run is a short one.
+
+    Raises
+    ------
+    SystemExit
+        Some of it holds no figure: a benchmark that reports nothing is none.
     """
     chosen = arguments(doc).parse_args()
     report = {**head(), **({"short": True} if chosen.short else {})}
     target = folder(chosen) / f"{part}.json"
-    target.write_text(json.dumps({**report, **measure(short=chosen.short)}, indent=1) + "\n")
+    measured = measure(short=chosen.short)
+    if unmeasured := list(nothing_in(measured)):
+        sys.exit(f"{part}: nothing was measured of {', '.join(unmeasured)}; no file is written")
+    target.write_text(json.dumps({**report, **measured}, indent=1) + "\n")
     say(f"{part}: written to {target}")

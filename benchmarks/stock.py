@@ -13,14 +13,14 @@ from quantum_core.settings import load_settings
 from resources.instance.range_tags import range_tags
 from resources.io_manager import CYCLE_TAG
 from resources.store.redis_store import RedisStore
-from sensors.cycle import CYCLE_JOB
+from sensors.cycle import CYCLE_JOB_NAME, cycle_job
 from sensors.overdue import UNFINISHED
 
 store = RedisStore(load_settings())
 
 
 @dg.sensor(
-    job=CYCLE_JOB,
+    job_name=CYCLE_JOB_NAME,
     minimum_interval_seconds=store.settings.publish_interval_sec,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -34,7 +34,9 @@ def cycle(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
 def _definitions() -> dg.Definitions:
     executor = dg.multiprocess_executor if os.environ.get("BENCH_EXECUTOR") == "multiprocess" else dg.in_process_executor
     full = assemble(store, executor)
-    return dg.Definitions(assets=full.assets, jobs=[CYCLE_JOB], sensors=[cycle], executor=executor, resources=full.resources)
+    return dg.Definitions(
+        assets=full.assets, jobs=[cycle_job(store.settings)], sensors=[cycle], executor=executor, resources=full.resources
+    )
 
 
 defs = _definitions()

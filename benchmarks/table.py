@@ -11,7 +11,7 @@ from benchmarks.report import arguments, folder
 WIDTH = 128
 INTRODUCTION = """
 `make bench` measures everything but the several hosts, the chaos trial, the detection and telling of faults and the hour with
-dead symbols in one run (about an hour; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
+dead symbols in one run (about 80 minutes; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
 generated from them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than
 absolute numbers.
 """
@@ -389,9 +389,87 @@ def plain(figures: Figures) -> str:
     )
 
 
+def profile_changes(figures: Figures) -> str:
+    """Render how soon another profile is in force."""
+    cycles = figures["cycles_until_in_force"]
+    counted = ", ".join(f"{cycles.count(number)} x {number}" for number in sorted(set(cycles)))
+    return (
+        f"## {figures['changes']} changes of the profile, {figures['symbols']} symbols (`benchmarks.profile_changes`)\n"
+        + paragraph(f"""
+            Cycles from `quantum profile use` to the first complete one with the new parameters: {counted};
+            {of(figures["seconds_until_in_force"], "p50", "p95", "max")} s (p50 / p95 / max). Workers killed with SIGKILL in
+            between: {figures["workers_killed"]}. Cycles that mix two profiles: {figures["cycles_that_mix_two"]}, in
+            {figures["rows_looked_at"]:,} rows read in {figures["looks"]} looks.""")
+    )
+
+
+def naked(figures: Figures) -> str:
+    """Render the product beside the plain process."""
+    rows = [
+        [
+            one["symbols"],
+            name,
+            one[name]["cycles"],
+            of(one[name]["latency_sec"], "p50", "p95", "max", digits=3),
+            number(one[name]["cpu_sec_per_cycle"], 3),
+            number(one[name]["peak_pss_mb"], 0),
+        ]
+        for one in figures["cases"]
+        for name in ("product", "naked")
+    ]
+    names = ("latency_p50", "latency_p95", "latency_p50_of_same_assets", "cpu", "memory")
+    ratios = [[one["symbols"], *(number(one["ratio"][name], 1) for name in names)] for one in figures["cases"]]
+    compared = "; ".join(
+        f"{count} symbols: {one['hashes']:,} hashes, {one['fields']:,} fields, {one['entries']:,} stream entries"
+        for count, one in figures["compared"].items()
+    )
+    return (
+        "## The price of lineage (`benchmarks.naked`)\n"
+        + paragraph(f"""
+            One plain asyncio process (`naked`) that reads the same inputs, calls the same kernels and publishes the same
+            position, market state, risk and harvest proposal, allocation target and position size, in turn with the product in
+            one run. For the same inputs both publish the same in every field and stream entry ({compared}). Latency is from
+            the start of reading to the last write, of the product from the tick to the last materialization; CPU and memory are
+            of all processes and the server, of the product idle time, intents, governor, guard, proofs and alerts included.""")
+        + table(["symbols", "", "cycles", "latency, s: p50 / p95 / max", "CPU, s per cycle", "memory, MB"], rows)
+        + "\nTimes the plain process:\n"
+        + table(["symbols", "latency p50", "latency p95", "latency p50, same assets only", "CPU", "memory"], ratios)
+    )
+
+
+def reaction(figures: Figures) -> str:
+    """Render how soon events are answered."""
+    few, many = figures["few"], figures["many"]
+    symbols = figures["symbols"]
+    rows = [
+        ["plan", symbols[0], few["plan_sec"]],
+        ["plan", symbols[1], many["plan_sec"]],
+        ["closed candle, both proposals", symbols[0], few["candle_sec"]],
+        ["position that turns, both proposals", symbols[0], few["flip_sec"]],
+        ["plan, bell silent", symbols[0], few["bell_silent"]["plan_sec"]],
+    ]
+    burst, candles, cadence, idle = few["burst"], many["candle_burst"], many["cadence_beside_events"], figures["idle"]
+    return (
+        "## How soon events are answered (`benchmarks.reaction`)\n"
+        + table(
+            ["event", "symbols", "times", "answered after, s: p50 / p95 / max"],
+            [[name, count, took["count"], of(took, "p50", "p95", "max", digits=3)] for name, count, took in rows],
+        )
+        + paragraph(f"""
+            {burst["plans"]:,} plans at once: all answered after {number(burst["seconds"], 1)} s. A candle of each of
+            {candles["symbols"]} symbols within 3 s: all proposals {number(candles["seconds"], 1)} s after the last one, in
+            {candles["runs"]} runs. Beside {cadence["events"]} random events ({cadence["event_cycles"]} event cycles),
+            {cadence["cycles"]} cycles of {symbols[1]} symbols were {of(cadence["gap_sec"], "p50", "p99", "max")} s apart
+            (p50 / p99 / max). Idle, daemon and code server took {number(idle["cpu_ratio"], 2)} times the CPU of EVENTS=off
+            in {idle["seconds"]} s, with {idle["ticks"]["on"]} ticks for {idle["ticks"]["off"]}. With the bell silent, the
+            doctor said: {few["bell_silent"]["named_by_the_doctor"]}.""")
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
+    "naked": naked,
     "path": path,
     "disk": disk,
     "event_log": event_log,
@@ -407,6 +485,8 @@ SECTIONS = {
     "detection": detection,
     "dead_symbols": dead_symbols,
     "told": told,
+    "reaction": reaction,
+    "profile_changes": profile_changes,
     "plain": plain,
 }
 

@@ -76,13 +76,14 @@ def quantum(live: Live, *words: str) -> None:
     )
 
 
-def position(live: Live, row: int, price_share: float) -> None:
-    """Write one symbol's position, its mark moved by a share; others are left to the world."""
+def lose(live: Live, row: int, loss_share: float) -> None:
+    """Write one symbol's position, its mark moved against it by a share; others are left to the world."""
     row %= SYMBOLS
     world, symbol = live.world, live.world.symbols[row]
     world.muted.add(symbol)
-    mark, entry = float(world.base[row] * (1 + price_share)), float(world.entry[row])
-    fields = {"symbol": symbol, "side": "LONG", "quantity": 1, "entry_price": entry, "mark_price": mark}
+    side = world.side(row)
+    mark, entry = float(world.base[row] * (1 - loss_share if side == "LONG" else 1 + loss_share)), float(world.entry[row])
+    fields = {"symbol": symbol, "side": side, "quantity": 1, "entry_price": entry, "mark_price": mark}
     live.store.client.hset(live.store.keys.of("raw_position", symbol), mapping={**fields, "ts_epoch": time.time()})
 
 
@@ -104,8 +105,14 @@ def arm(live: Live, _: int) -> None:
     quantum(live, "arm", "--name", "Ada", "--reason", "benchmark")
 
 
+def unmute(live: Live, row: int) -> None:
+    """Leave the position to the world again, whose mark has not moved."""
+    live.world.muted.discard(live.world.symbols[row % SYMBOLS])
+    live.world.move()
+
+
 EVENTS = (
-    Event("stop crossed", lambda live, row: position(live, row, -0.03), lambda live, row: position(live, row, 0.0), "crossed"),
+    Event("stop crossed", lambda live, row: lose(live, row, 0.03), unmute, "crossed"),
     Event("kill switch", lambda live, _: quantum(live, "kill", "--name", "Ada", "--reason", "benchmark"), arm, "kill switch"),
     Event("guard", lambda live, _: account(live, 400), lambda live, _: account(live, 0), "equity", once=True),
     Event("disarm", lambda live, row: plans(live, "OPEN", row), arm, "disarmed"),

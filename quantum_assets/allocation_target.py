@@ -6,12 +6,14 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.partitions import OWNERS, symbols_of_run
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import State
-from quantum_core.kernels.allocation import AllocationTheta, allocation
-from quantum_core.kernels.efficiency_hint import EfficiencyHint
+from quantum_core.kernels.capital.allocation import AllocationTheta, allocation
+from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
+from quantum_core.profiles.profile import Profile
 from resources.inputs.foreign import Scored, read_efficiency, read_scored
+from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
 
@@ -29,25 +31,17 @@ from resources.store.redis_store import RedisStore
 )
 def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Propose a target for every symbol of the run."""
-    settings, now = store.settings, store.clock().timestamp()
-    theta = AllocationTheta(
-        base=settings.p31_base,
-        scale=settings.p31_scale,
-        min_mult=settings.p31_min_mult,
-        max_mult=settings.p31_max_mult,
-        min_confidence=settings.p31_min_conf,
-        max_age_sec=settings.p31_stale_sec,
-    )
+    profile, now = take_profile(store, context.run.tags), store.clock().timestamp()
 
     def proposed(symbols: Sequence[str]) -> pl.DataFrame:
         targets = read_scored(store, "base_target", "target_usd", symbols)
-        return allocation_frame(symbols, read_efficiency(store, symbols), targets, now, theta)
+        return allocation_frame(symbols, read_efficiency(store, symbols), targets, now, profile)
 
-    return shared_by_legs(context.partition_keys, proposed)
+    return shared_by_legs(symbols_of_run(context, store.settings), proposed)
 
 
 def allocation_frame(
-    symbols: Sequence[str], hint: EfficiencyHint, targets: Sequence[Scored], now: float, theta: AllocationTheta
+    symbols: Sequence[str], hint: EfficiencyHint, targets: Sequence[Scored], now: float, profile: Profile
 ) -> pl.DataFrame:
     """Compute the proposals of all symbols at once.
 
@@ -61,14 +55,14 @@ def allocation_frame(
         Base target per symbol; one that is missing or unreadable fails the symbol by name.
     now
         Epoch seconds of the evaluation.
-    theta
-        Parameters.
+    profile
+        Parameters of the kernel.
     """
-    known = np.array([target.status in ("ok", "stale") for target in targets], dtype=bool)
-    base = np.array([target.value for target in targets], dtype=float)[known]
-    result = allocation(hint.take(known), base, now, theta)
-    names = [symbol for symbol, has in zip(symbols, known, strict=True) if has]
-    used = [target for target, has in zip(targets, known, strict=True) if has]
+    readable = np.array([target.status in ("ok", "stale") for target in targets], dtype=bool)
+    base = np.array([target.value for target in targets], dtype=float)[readable]
+    names = [symbol for symbol, has in zip(symbols, readable, strict=True) if has]
+    result = allocation(hint.take(readable), base, now, profile.by_row(AllocationTheta, names))
+    used = [target for target, has in zip(targets, readable, strict=True) if has]
     computed = {
         "symbol": names,
         "ts_epoch": [int(now)] * len(names),
@@ -90,7 +84,7 @@ def allocation_frame(
     rest = without_result(
         [
             (symbol, *(missing if target.status == "missing" else unreadable))
-            for symbol, target, has in zip(symbols, targets, known, strict=True)
+            for symbol, target, has in zip(symbols, targets, readable, strict=True)
             if not has
         ]
     )

@@ -1,4 +1,4 @@
-"""Asset ``capital_efficiency``: how well each symbol's capital has worked lately, ours or another producer's."""
+"""Asset ``capital_efficiency``: how well each symbol's capital has worked recently, ours or another producer's."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,11 +8,11 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.partitions import OWNERS, symbols_of_run
 from quantum_assets.rows import assemble, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.tables import EFFICIENCY_STATE
-from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_core.kernels.capital.efficiency import EfficiencyInputs, EfficiencyState, EfficiencyTheta, efficiency
 from resources.inputs.foreign import (
     WITH_PROFIT,
     WITHOUT_PROFIT,
@@ -28,6 +28,8 @@ from resources.inputs.foreign import (
     read_scored,
 )
 from resources.io_manager import cycle_id_of
+from resources.store.profiles import take_profile
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore, UnreadableKeyError
 
 VERSION = "p31_v1"
@@ -49,13 +51,15 @@ NEVER = (0, 0)  # entry id before the first one
 )
 def capital_efficiency(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Record or compute the efficiency of every symbol of the run."""
+    take_profile(store, context.run.tags)
+    symbols = symbols_of_run(context, store.settings)
     if store.settings.efficiency_mode == "external":
-        return shared_by_legs(context.partition_keys, partial(recorded_frame, store))
-    return shared_by_legs(context.partition_keys, partial(computed_frame, store, cycle_id=cycle_id_of(context.run)))
+        return shared_by_legs(symbols, partial(recorded_frame, store))
+    return shared_by_legs(symbols, partial(computed_frame, store, cycle_id=cycle_id_of(context.run)))
 
 
 def recorded_frame(store: RedisStore, symbols: Sequence[str]) -> pl.DataFrame:
-    """Read what another producer wrote; a hash that cannot be used is a failure, a missing one is not ours to mend."""
+    """Read what another producer wrote; a hash that cannot be used is a failure, a missing one is the producer's matter."""
     hint = read_efficiency(store, symbols)
     states = {"present": State.PRESENT, "missing": State.ABSENT, "unreadable": State.FAILED}
     reasons = {"present": "", "missing": "capital_efficiency_missing", "unreadable": "capital_efficiency_unreadable"}
@@ -110,12 +114,14 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         ),
         [[execution.pnl_usd for execution in row] for row in executions],
         _previous(usable),
+        store.profile.by_row(EfficiencyTheta, names),
     )
     after = result.next_state
     for ids in folded:  # also of a symbol without fills: it must not hold back the reading for all
         for name in STREAMS:
             ids[name] = max(ids[name], fills[name].read_to)
-    store.publish(
+    publish(
+        store,
         EFFICIENCY_STATE,
         [
             {

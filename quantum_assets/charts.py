@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from quantum_core.kernels.columns import REGIMES, Floats
-from quantum_core.kernels.market_state import MarketState, MarketStateTheta, market_state
+from quantum_core.kernels.market.market_state import MarketState, MarketStateTheta, market_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ LABEL_PX = 16  # height of a label with its air; closer, and two of them touch
 
 
 def regime_figure(name: str, times: Times, closes: Floats, ends: npt.NDArray[np.intp], state: MarketState) -> Figure:
-    """Draw a price history over its regimes, sigma, and the regime probabilities as a stack.
+    """Draw a price history over its regimes, sigma, and the regime probabilities as stacked areas.
 
     Parameters
     ----------

@@ -15,7 +15,9 @@ from quantum_assets.rows import (
     sort_out,
 )
 from quantum_core.contracts.reading import State
-from quantum_core.kernels.harvest import HarvestTheta, harvest
+from quantum_core.kernels.proposals.harvest import HarvestTheta, harvest
+from quantum_core.profiles.profile import Profile
+from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
 
@@ -38,14 +40,14 @@ def harvest_proposal(
     store: dg.ResourceParam[RedisStore],
 ) -> pl.DataFrame:
     """Propose profit taking for every open position of the run."""
-    frame = harvest_frame(market_state, position, risk_proposal, fallback_stop_pct=store.settings.fallback_stop_pct)
+    frame = harvest_frame(market_state, position, risk_proposal, take_profile(store, context.run.tags))
     if fallbacks := frame.filter(pl.col("fallback_stop") == True)["symbol"].to_list():  # noqa: E712 - null is not False
         context.log.warning(f"no usable risk proposal, FALLBACK_STOP_PCT used: {', '.join(fallbacks)}")
     return frame
 
 
 def harvest_frame(
-    market_state: pl.DataFrame, position: pl.DataFrame, risk_proposal: pl.DataFrame, *, fallback_stop_pct: float
+    market_state: pl.DataFrame, position: pl.DataFrame, risk_proposal: pl.DataFrame, profile: Profile
 ) -> pl.DataFrame:
     """Compute the harvest proposals of all symbols at once.
 
@@ -54,8 +56,8 @@ def harvest_frame(
     market_state, position, risk_proposal
         Frames of the same symbols. Without a risk proposal, or with a stale one, the fallback distance is used and flagged;
         one that cannot be read fails the symbol, because a failed read must not look like "none".
-    fallback_stop_pct
-        Stop distance as a fraction of price.
+    profile
+        Parameters of the kernel.
     """
     rows, rest = sort_out(position, market_state)
     unreadable = risk_proposal.filter(pl.col("why").str.starts_with("risk_proposal_unreadable")).select(rest.columns)
@@ -68,7 +70,7 @@ def harvest_frame(
         market_columns(rows),
         position_columns(rows),
         distances,
-        HarvestTheta(fallback_stop_pct=fallback_stop_pct),
+        profile.by_row(HarvestTheta, rows["symbol"].to_list()),
     )
     computed = {
         "symbol": rows["symbol"],

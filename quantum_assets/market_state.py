@@ -7,19 +7,21 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.partitions import OWNERS, symbols_of_run
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.kernels.columns import Floats
-from quantum_core.kernels.grid import DEFAULTS, Grid, GridTheta, Series, grids
-from quantum_core.kernels.market_state import MarketStateTheta, closes_matrix
-from quantum_core.kernels.market_state import market_state as market_state_kernel
+from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
+from quantum_core.kernels.market.market_state import MarketStateTheta, closes_matrix
+from quantum_core.kernels.market.market_state import market_state as market_state_kernel
+from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_core.settings import Settings
 from resources.inputs.candle_memory import without_unchanged
-from resources.inputs.candles import CandleReader, Candles, usual_trouble
+from resources.inputs.candle_series import Candles, usual_trouble
+from resources.inputs.candles import CandleReader
+from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
-CLOSES_USED = MarketStateTheta().candles_required
 COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")
 
 
@@ -38,27 +40,33 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
 )
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
-    reader, theta, ticks = CandleReader(store), grid_theta_of(store.settings), store.settings.ticks
+    profile = take_profile(store, context.run.tags)
+    reader, grid, ticks = CandleReader(store), grid_theta_of(store.settings, profile), store.settings.ticks
 
     def read(symbols: Sequence[str]) -> list[Reading[Candles]]:
         return without_unchanged(store, reader.read(symbols))
 
-    return shared_by_legs(context.partition_keys, lambda symbols: market_state_frame(read(symbols), theta, ticks))
+    symbols = symbols_of_run(context, store.settings)
+    return shared_by_legs(symbols, lambda symbols: market_state_frame(read(symbols), grid, ticks, profile=profile))
 
 
-def grid_theta_of(settings: Settings) -> GridTheta:
-    """Take what the grid must be from the settings."""
+def grid_theta_of(settings: Settings, profile: Profile) -> GridTheta:
+    """Take what the grid must be from the settings, and how many closes it must give from the profile."""
     return GridTheta(
         interval_sec=settings.candle_interval_sec,
         gap_max_intervals=settings.gap_max_intervals,
         fill=settings.candle_fill == "flat",
         inactive_candles=settings.market_inactive_candles,
-        required=CLOSES_USED,
+        required=profile.candles_required,
     )
 
 
 def market_state_frame(
-    candles: Sequence[Reading[Candles]], grid_theta: GridTheta = DEFAULTS, ticks: Mapping[str, float] | None = None
+    candles: Sequence[Reading[Candles]],
+    grid_theta: GridTheta = DEFAULTS,
+    ticks: Mapping[str, float] | None = None,
+    *,
+    profile: Profile = LOCKED,
 ) -> pl.DataFrame:
     """Compute the market state of all symbols at once.
 
@@ -70,6 +78,8 @@ def market_state_frame(
         What their grid must be.
     ticks
         Tick size by symbol, quote units, where it need not be inferred from closes.
+    profile
+        Parameters of the kernel.
 
     Returns
     -------
@@ -81,13 +91,14 @@ def market_state_frame(
     judged = grids([Series(value.open_time_ms, value.close, value.volume) for _, value in have], grid_theta)
     on_grid = [(symbol, value, grid) for (symbol, value), grid in zip(have, judged, strict=True) if not grid.reason]
     off_grid = [
-        (symbol, State.FAILED, _refused(grid.reason, value, grid))
+        (symbol, State.FAILED, _refused(grid.reason, value, grid, grid_theta.required))
         for (symbol, value), grid in zip(have, judged, strict=True)
         if grid.reason
     ]
-    result = market_state_kernel(*closes_matrix([grid.closes for _, _, grid in on_grid]))
+    theta = profile.by_row(MarketStateTheta, [symbol for symbol, _, _ in on_grid])
+    result = market_state_kernel(*closes_matrix([grid.closes for _, _, grid in on_grid]), theta)
     bad = [
-        (symbol, State.FAILED, _refused(reason, value, grid))
+        (symbol, State.FAILED, _refused(reason, value, grid, grid_theta.required))
         for (symbol, value, grid), reason in zip(on_grid, result.reason, strict=True)
         if reason is not None
     ]
@@ -99,10 +110,11 @@ def market_state_frame(
         "regime": list(result.regime[ok]),
         # candles of a grid that nobody can judge have no age that could be trusted: nothing is opened on them
         "ts_timestamp": [0 if grid.gap_count is None else int(value.newest_epoch_sec) for _, value, grid in good],
+        "close": [float(grid.closes[-1]) for _, _, grid in good],
         "buffer_size": [len(grid.closes) for _, _, grid in good],
         "source": [value.source for _, value, _ in good],
         "candle_key": [value.key for _, value, _ in good],
-        "candles_digest": [candles_digest(grid.closes) for _, _, grid in good],
+        "candles_digest": [candles_digest(grid.closes, grid_theta.required) for _, _, grid in good],
         "gap_count": pl.Series([grid.gap_count for _, _, grid in good], dtype=pl.Int64),
         "gap_max_sec": pl.Series([grid.gap_max_sec for _, _, grid in good], dtype=pl.Int64),
         "filled": [grid.filled for _, _, grid in good],
@@ -117,19 +129,19 @@ def market_state_frame(
     return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *bad]))
 
 
-def _refused(reason: str, candles: Candles, grid: Grid) -> str:
+def _refused(reason: str, candles: Candles, grid: Grid, required: int) -> str:
     """Name why there is no state: what most minutes were left out for, where they are what is missing."""
     left_out = sum(candles.left_out.values())
     if (
         left_out
         and not reason.startswith(("candles_spacing", "candles_units"))
-        and 2 * left_out >= max(grid.lost, CLOSES_USED - len(candles.close))
+        and 2 * left_out >= max(grid.lost, required - len(candles.close))
     ):
         return f"{usual_trouble(candles)}: {left_out} of {left_out + len(candles.close)} candles from {candles.key}"
     beside = f" in {candles.members} members" if candles.members > 2 * len(candles.close) else ""
     return f"{reason} ({len(candles.close)} candles{beside} from {candles.key})"
 
 
-def candles_digest(closes: Floats) -> str:
-    """Fingerprint the closes a state was computed from, so that a proof can find the very same ones again."""
-    return hashlib.blake2s(np.ascontiguousarray(closes[-CLOSES_USED:]).tobytes(), digest_size=8).hexdigest()
+def candles_digest(closes: Floats, count: int) -> str:
+    """Fingerprint the newest closes, those a state was computed from, so that a proof can find the very same ones again."""
+    return hashlib.blake2s(np.ascontiguousarray(closes[-count:]).tobytes(), digest_size=8).hexdigest()

@@ -14,7 +14,7 @@ import orjson
 import polars as pl
 from redis.exceptions import ResponseError
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.partitions import OWNERS, symbols_of_run
 from quantum_assets.rows import assemble, without_result
 from quantum_core.contracts.codecs import EPOCH, TIME
 from quantum_core.contracts.reading import Reading, State
@@ -22,34 +22,30 @@ from quantum_core.contracts.schema import ContractError
 from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
 from quantum_core.display import clock_text, price_text
 from quantum_core.kernels.columns import Floats
-from quantum_core.kernels.consistency import contradictions, in_other_units, newest_close
-from quantum_core.kernels.governor import COLLARED, CONFLICT, INCONSISTENT
-from quantum_core.kernels.identity import EMPTY_SEC, RETURN_SEC, Memory, empty, left, leftovers, recognized
-from quantum_core.kernels.tracking import FIELDS, Bars, Tracked, TrackingTheta, implausible, track
+from quantum_core.kernels.governor.gates import COLLARED, CONFLICT, INCONSISTENT
+from quantum_core.kernels.governor.limits import GovernorLimits
+from quantum_core.kernels.position.consistency import contradictions, in_other_units, newest_close
+from quantum_core.kernels.position.identity import EMPTY_SEC, RETURN_SEC, Memory, empty, left, leftovers, recognized
+from quantum_core.kernels.position.tracking import FIELDS, Bars, Tracked, TrackingTheta, implausible, track
+from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
-from resources.inputs.candles import CandleReader, Candles
-from resources.inputs.positions import Flat, PositionReader, RawPosition, profit_of
+from resources.inputs.candle_series import Candles
+from resources.inputs.candles import CandleReader
+from resources.inputs.position_snapshots import Flat, RawPosition, profit_of
+from resources.inputs.positions import PositionReader
+from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
+from resources.store.scripts import Script
 
 NEW_CANDLES_MAX = 30  # a symbol that lags further behind is read in full
 SPARE_CANDLES = 3  # read beyond the new ones: clocks differ, and candles come late
 AHEAD_SEC_MAX = 60.0  # clocks differ; a snapshot further ahead would be fresh for ever
 MEMORY_TTL_SEC = 86400  # longer than a side is remembered
 UNCHANGED = "position_unchanged"  # a writer without a clock may be dead
-SYNTHETIC = "synthetic"  # invented positions live in no market
+SYNTHETIC = "synthetic"  # such positions exist in no market
 TROUBLE_SEPARATOR = " | "
 
-# KEYS[1] kept state of one symbol; ARGV[1] 1 to delete it, 0 to mark it; ARGV[2..] fields and values of the mark
-# returns 1, or 0 when there is none (it may have expired since it was read: a mark alone would be half a hash);
-#         raises, having done nothing, on another type
-LET_GO_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then return 0 end
-if kind ~= 'hash' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
-if ARGV[1] == '1' then return redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-return 1
-"""
+LET_GO = Script(__file__, "let_go")
 
 log = logging.getLogger("quantum.position")
 _named: dict[str, str] = {}  # what was last named of each symbol, by this process
@@ -69,8 +65,9 @@ _named: dict[str, str] = {}  # what was last named of each symbol, by this proce
 )
 def position(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Track the position of every symbol of the run."""
+    take_profile(store, context.run.tags)
     return position_frame(
-        list(context.partition_keys),
+        symbols_of_run(context, store.settings),
         store=store,
         candle_reader=CandleReader(store),
         position_reader=PositionReader(store),
@@ -109,19 +106,20 @@ def position_frame(
     memories, forgotten = _memories(store, symbols)
     raw = position_reader.snapshots(symbols)
     states = {symbol: Tracked.from_row(one.value) for symbol, one in kept.items() if one.value is not None}
-    told = [one.symbol for one in raw if one.value is not None]
-    proposed, unread = _proposed(store, told) if store.settings.sl_ratchet == "proposed" else ({}, {})
+    readable = [one.symbol for one in raw if one.value is not None]
+    ratcheted = [one for one in readable if store.profile.theta(TrackingTheta, one).sl_ratchet == "proposed"]
+    proposed, unread = _proposed(store, ratcheted) if ratcheted else ({}, {})
     failed: dict[str, str] = {}
     recalled: dict[str, Memory] = {}
     doubtful: dict[str, Tracked] = {}  # no position is shown, but the state is kept yet
     cases: dict[str, _Case] = {}
-    for one in raw:
-        symbol, state, memory = one.symbol, states.get(one.symbol), memories.get(one.symbol, Memory())
-        if isinstance(one.value, Flat):
-            recalled[symbol], doubt = _emptied(one.value, state, memory, proposed.get(symbol), now)
+    for reading in raw:
+        symbol, state, memory = reading.symbol, states.get(reading.symbol), memories.get(reading.symbol, Memory())
+        if isinstance(reading.value, Flat):
+            recalled[symbol], doubt = _emptied(reading.value, state, memory, proposed.get(symbol), now)
             doubtful |= {symbol: doubt} if doubt is not None else {}
-        elif one.value is not None:
-            position, leftover = _own_words(one.value, state, memory)
+        elif reading.value is not None:
+            position, leftover = _own_words(reading.value, state, memory)
             reason = kept[symbol].reason if kept[symbol].state is State.FAILED else ""
             reason = reason or _unfit(position, kept[symbol].value, now, store.settings.position_max_age_sec)
             if state is not None and state.side == position.side:
@@ -134,7 +132,8 @@ def position_frame(
     failed |= _let_go(store, raw, kept, doubtful)
     candles = _candles(candle_reader, cases, now)
     judged = {
-        symbol: _judged(case, candles[symbol], store.settings, forgotten.get(symbol, ""), now) for symbol, case in cases.items()
+        symbol: _judged(case, candles[symbol], store.settings, store.profile, forgotten.get(symbol, ""), now)
+        for symbol, case in cases.items()
     }
     _remember(store, {symbol: one for symbol, one in recalled.items() if one != memories.get(symbol)})
     rest = [_without(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
@@ -201,8 +200,8 @@ def _case(
     if state is not None and state.side != position.side:
         memory = left(memory, state, _stop_of(proposal, state.side, state.tracked_since_epoch or state.opened_at_epoch), now)
     if position.ts_epoch is None:
-        said = (position.side, position.contracts, position.entry_price, position.current_price, position.unrealized_pnl)
-        digest = hashlib.blake2s(repr(said).encode(), digest_size=8).hexdigest()
+        values = (position.side, position.contracts, position.entry_price, position.current_price, position.unrealized_pnl)
+        digest = hashlib.blake2s(repr(values).encode(), digest_size=8).hexdigest()
         if digest != memory.digest:
             memory = dataclasses.replace(memory, digest=digest, unchanged_since=now)
     if previous is not None:
@@ -237,10 +236,13 @@ def _stop_of(proposal: dict[str, Any] | None, side: str, since: float) -> float 
     return float(proposal["proposed_sl"])
 
 
-def _judged(case: _Case, candles: Candles | None, settings: Settings, forgotten: str, now: float) -> tuple[Tracked, str]:
+def _judged(
+    case: _Case, candles: Candles | None, settings: Settings, profile: Profile, forgotten: str, now: float
+) -> tuple[Tracked, str]:
     """Move one position on, and say what was ignored of its snapshot and why nothing is opened on it."""
     position, memory, symbol = case.position, case.memory, case.position.symbol
-    theta = TrackingTheta(collar_pct=settings.price_collar_pct, sl_ratchet=settings.sl_ratchet)
+    theta = profile.theta(TrackingTheta, symbol)
+    max_age_sec = profile.theta(GovernorLimits, symbol).max_data_age_sec
     bars: Bars | None = candles if position.position_source != SYNTHETIC else None
     if bars is not None and (scale := settings.candle_scale_of(symbol)) != 1:
         bars = _Scaled(bars.open_time_ms, bars.high * scale, bars.low * scale, bars.close * scale)
@@ -251,7 +253,7 @@ def _judged(case: _Case, candles: Candles | None, settings: Settings, forgotten:
     if "profit" in wrong:  # R is reckoned with prices, which say the same of any size
         position = dataclasses.replace(position, unrealized_pnl=expected)
     state = track(case.previous, position, bars, last_proposed_sl=case.last_stop, now=now, theta=theta)
-    trouble = _trouble(position, state, memory, [*wrong.values(), *filter(None, [forgotten])], settings, now)
+    trouble = _trouble(position, state, memory, [*wrong.values(), *filter(None, [forgotten])], max_age_sec, now)
     state = dataclasses.replace(
         state,
         contracts=position.contracts,
@@ -271,20 +273,20 @@ def _judged(case: _Case, candles: Candles | None, settings: Settings, forgotten:
     )
 
 
-def _trouble(position: RawPosition, state: Tracked, memory: Memory, wrong: Sequence[str], settings: Settings, now: float) -> str:
+def _trouble(position: RawPosition, state: Tracked, memory: Memory, wrong: Sequence[str], max_age_sec: float, now: float) -> str:
     """Say why nothing is opened on a position."""
-    found = []
+    reasons = []
     if now < memory.conflict_until:
         until = clock_text(memory.conflict_until)
-        found.append(f"{CONFLICT}: LONG and SHORT, or an empty row, in turn under one key until {until}")
+        reasons.append(f"{CONFLICT}: LONG and SHORT, or an empty row, in turn under one key until {until}")
     if state.collared_price is not None:
         held, accepted, mark = map(price_text, (state.collared_price, state.current_price, position.current_price))
-        found.append(f"{COLLARED}: {held} waits for the next candle since {accepted}, mark {mark}")
+        reasons.append(f"{COLLARED}: {held} waits for the next candle since {accepted}, mark {mark}")
     if wrong:
-        found.append(f"{INCONSISTENT}: {'; '.join(wrong)}")
-    if position.ts_epoch is None and now - memory.unchanged_since > settings.gov_max_data_age_sec:
-        found.append(f"{UNCHANGED}: no clock, and nothing has changed for {now - memory.unchanged_since:.0f} s")
-    return TROUBLE_SEPARATOR.join(found)
+        reasons.append(f"{INCONSISTENT}: {'; '.join(wrong)}")
+    if position.ts_epoch is None and now - memory.unchanged_since > max_age_sec:
+        reasons.append(f"{UNCHANGED}: no clock, and nothing has changed for {now - memory.unchanged_since:.0f} s")
+    return TROUBLE_SEPARATOR.join(reasons)
 
 
 class _Scaled(NamedTuple):
@@ -310,17 +312,17 @@ def _memories(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, Memo
     """Read what the keys showed before, and name the memories that cannot be read: then nobody knows whether sides alternate."""
     keys = [store.keys.of("position_memory", symbol) for symbol in symbols]
     replies = store.run("remembering positions", [("GET", key) for key in keys]) if symbols else []
-    found, forgotten = {}, {}
+    memories, forgotten = {}, {}
     for symbol, key, reply in zip(symbols, keys, replies, strict=True):
         if reply is None:
             continue
         try:
             if isinstance(reply, Exception):
                 raise reply
-            found[symbol] = _memory(orjson.loads(reply), store.clock().timestamp())
+            memories[symbol] = _memory(orjson.loads(reply), store.clock().timestamp())
         except (ResponseError, ContractError, ValueError, TypeError, KeyError, AttributeError) as error:
             forgotten[symbol] = f"{key} cannot be read: {error}"
-    return found, forgotten
+    return memories, forgotten
 
 
 def _memory(stored: dict[str, Any], now: float) -> Memory:
@@ -385,7 +387,7 @@ def _let_go(
     replies = store.run(
         "letting go of closed positions",
         [
-            ("EVAL", LET_GO_LUA, 1, key, int(flat[symbol]), *(part for pair in marks[symbol].items() for part in pair))
+            LET_GO([key], int(flat[symbol]), *(part for pair in marks[symbol].items() for part in pair))
             for symbol, key in zip(gone, keys, strict=True)
         ],
     )
@@ -421,7 +423,7 @@ def _candles(reader: CandleReader, cases: Mapping[str, _Case], now: float) -> di
     readings = reader.read(others) if others else []
     if current:
         readings += reader.read(current, window=max(max(behind[symbol] for symbol in current), 0) + SPARE_CANDLES)
-    # Invented candles live at a price level of their own: they can neither confirm nor refute a real mark.
+    # Synthetic candles have a price level of their own: they can neither confirm nor refute a real mark.
     return {
         reading.symbol: reading.value if reading.value and reading.value.source != "synthetic" else None for reading in readings
     }

@@ -11,10 +11,13 @@ import polars as pl
 from quantum_assets.partitions import OWNERS
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import RISK_GUARD
-from quantum_core.kernels.risk_guard import RiskGuardTheta, assess
+from quantum_core.kernels.governor.risk_guard import RiskGuardTheta, assess
 from resources.calc_only import require_calc_only
-from resources.governor.guards import enforce, guard_state, look_for_more, read_account
+from resources.governor.account import read_account
+from resources.governor.guard_search import look_for_more
+from resources.governor.guards import enforce, guard_state
 from resources.io_manager import cycle_id_of
+from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
 
@@ -35,7 +38,7 @@ def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[Red
     """Judge the account, set and announce its guards, and say what was found."""
     require_calc_only()
     account = read_account(governor)
-    assessment = assess(account.account, RiskGuardTheta())
+    assessment = assess(account.account, take_profile(governor, context.run.tags).theta(RiskGuardTheta))
     enforced = enforce(governor, account, assessment, cycle_id=cycle_id_of(context.run))
     for one in enforced.announced:
         context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")

@@ -5,7 +5,10 @@ import polars as pl
 
 from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
-from quantum_core.kernels.stops import stops
+from quantum_core.kernels.proposals.stops import StopsTheta, stops
+from quantum_core.profiles.profile import Profile
+from resources.store.profiles import take_profile
+from resources.store.redis_store import RedisStore
 
 
 @dg.asset(
@@ -16,13 +19,29 @@ from quantum_core.kernels.stops import stops
     description=(
         "Proposed stop and target. LONG: **SL** = max(current (1 - stop), peak (1 - trail)), never looser than the stop in "
         "force; **TP** = current (1 + tp); SHORT mirrored. stop, trail and tp are sigma times regime-weighted multiples, with "
-        "minima of 0.5 % and 1 %. A proposal only: nothing is ever sent to an exchange."
+        "minima (0.5 % and 1 % in locked-v1). A proposal only: nothing is ever sent to an exchange."
     ),
 )
-def risk_proposal(market_state: pl.DataFrame, position: pl.DataFrame) -> pl.DataFrame:
+def risk_proposal(
+    context: dg.AssetExecutionContext, market_state: pl.DataFrame, position: pl.DataFrame, store: dg.ResourceParam[RedisStore]
+) -> pl.DataFrame:
     """Propose stops for every open position of the run."""
+    return risk_frame(market_state, position, take_profile(store, context.run.tags))
+
+
+def risk_frame(market_state: pl.DataFrame, position: pl.DataFrame, profile: Profile) -> pl.DataFrame:
+    """Compute the stops of all symbols at once.
+
+    Parameters
+    ----------
+    market_state, position
+        Frames of the same symbols.
+    profile
+        Parameters of the kernel.
+    """
     rows, rest = sort_out(position, market_state)
-    proposal = stops(market_columns(rows), position_columns(rows), mark_price=nan_for_none(rows["mark_price"]))
+    theta = profile.by_row(StopsTheta, rows["symbol"].to_list())
+    proposal = stops(market_columns(rows), position_columns(rows), theta, mark_price=nan_for_none(rows["mark_price"]))
     computed = {
         "symbol": rows["symbol"],
         "proposed_sl": proposal.proposed_sl,

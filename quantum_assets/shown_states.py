@@ -17,11 +17,11 @@ import dagster as dg
 import polars as pl
 
 from quantum_assets.checks.common import FRESH, freshness_finding
-from quantum_assets.checks.inputs import INPUTS, USABLE, Input, InputReading, code_of
 from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, Verdict
+from quantum_assets.checks.proofs.inputs import INPUTS, USABLE, Input, InputReading, code_of
+from quantum_assets.checks.proofs.risk_guard import guard_vital
 from quantum_assets.checks.results import evaluation_of
-from quantum_assets.checks.risk_guard import guard_vital
 from quantum_core.contracts.schema import ACCOUNT, Table
 from quantum_core.contracts.tables import CAPITAL_EFFICIENCY
 from quantum_core.freshness import Limits, Vital, evaluate
@@ -222,7 +222,7 @@ class ShownStep:
         waits = 0 <= self.now - since < self.store.settings.max_publish_age_sec and not worse
         if state == before or waits:
             return {}
-        record_checks(self.context, [evaluation_of(verdict)])
+        record_checks(self.context, [evaluation_of(verdict, self.store.settings)])
         return {name: state.decode(), name + SINCE: repr(since if worse else self.now)}
 
     def _record_input(self, one: Input, frame: pl.DataFrame) -> None:
@@ -234,7 +234,8 @@ class ShownStep:
             shown, readings, now=self.now, storage=self.storage, spacing_sec=self.store.settings.max_publish_age_sec
         )
         if news:
-            observe(self.context, [_observation(one.asset, symbol, readings[symbol], self.now) for symbol in news])
+            asset = dg.AssetKey(self.store.settings.asset_path(one.asset))
+            observe(self.context, [_observation(asset, symbol, readings[symbol], self.now) for symbol in news])
         changed = {symbol: json.dumps(entry) for symbol, entry in news.items()}
         verdict = Verdict(one.proof, one.finding({**shown, **news}, self.store.settings.symbols))
         changed |= self._changed_check(verdict, USABLE_FIELD, fields)
@@ -282,7 +283,7 @@ def decide_input(
     return news
 
 
-def _observation(asset: str, symbol: str, reading: InputReading, now: float) -> dg.AssetObservation:
+def _observation(asset: dg.AssetKey, symbol: str, reading: InputReading, now: float) -> dg.AssetObservation:
     partition = None if symbol == ACCOUNT else symbol
     return dg.AssetObservation(asset, description=reading.words, partition=partition, metadata=reading.metadata(now))
 

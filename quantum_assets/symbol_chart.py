@@ -13,7 +13,8 @@ from quantum_assets.charts import CANDLES_WANTED, Level, Times, as_markdown, sym
 from quantum_assets.partitions import DESK, OWNERS
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
-from resources.inputs.candles import CandleReader, Candles
+from resources.inputs.candle_series import Candles
+from resources.inputs.candles import CandleReader
 from resources.io_manager import fresh_frame
 from resources.store.redis_store import RedisStore
 
@@ -135,7 +136,7 @@ def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
 
 
 def _times(candles: Candles) -> Times:
-    """Give the open times, or the numbers of the candles back from the newest when not all of them tell theirs."""
+    """Give the open times, or, when not all candles have one, their numbers counted back from the newest."""
     if (candles.open_time_ms > 0).all():
         return candles.open_time_ms.astype("datetime64[ms]")
     return np.arange(1 - len(candles.close), 1)

@@ -13,7 +13,7 @@ from quantum_core.contracts.codecs import TIME
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import publication_due
 from quantum_core.contracts.tables import LAST_INTENT
-from quantum_core.kernels.intent import CLOSE, Proposals, intent_id, intents
+from quantum_core.kernels.proposals.intent import CLOSE, Proposals, intent_id, intents
 from resources.store.intents import let_go
 from resources.store.redis_store import RedisStore
 
@@ -82,8 +82,8 @@ def both_proposals(
     Parameters
     ----------
     position, risk_proposal, harvest_proposal
-        Frames of the same symbols, as the IO manager gives them. The position tells a symbol that is flat, which is no
-        error, from one whose proposal is missing.
+        Frames of the same symbols, as the IO manager gives them. The position separates a symbol that is flat, which
+        is no error, from one whose proposal is missing.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def intent_frame(
     unread = without_result([(one.symbol, State.FAILED, one.reason) for one in kept if one.state is State.FAILED])
     rows = rows.join(unread, on="symbol", how="anti", maintain_order="left")
     last = {one.symbol: one.value for one in kept}
-    found = intents(
+    intended = intents(
         Proposals(
             harvest_action=rows["harvest_action"].to_numpy(),
             sl_breached=rows["sl_breached"].to_numpy().astype(bool),
@@ -153,32 +153,32 @@ def intent_frame(
         )
     )
     codes = zip(rows["reason_codes"], rows["sl_breached"], strict=True)
-    asked = {
+    columns = {
         "symbol": rows["symbol"],
-        "due": found.due,
+        "due": intended.due,
         "action": [CLOSE] * len(rows),
         "harvest_action": rows["harvest_action"],
         "position_side": rows["position_side"],
         "sl_breached": rows["sl_breached"],
         "reason_codes": pl.Series([[*row, BREACHED] if hit else list(row) for row, hit in codes], dtype=pl.List(pl.String)),
         "new_sl_proposed": rows["new_sl_proposed"],
-        "confidence": found.confidence,
-        "stop_loss": found.stop_loss,
+        "confidence": intended.confidence,
+        "stop_loss": intended.stop_loss,
         "take_profit": rows["proposed_tp"],
         "proposal_time": rows.select(pl.max_horizontal("published_at_utc", "published_at_utc_risk")).to_series(),
         "proposals_digest": rows.select(pl.format("{}|{}", "digest", "digest_risk")).to_series(),
         "source": least_live(rows["data_source"], rows["data_source_risk"]),
-        "plan_action": list(found.plan_action),
+        "plan_action": list(intended.plan_action),
         "price": rows["price"],
         "qty": rows["qty"],
     }
-    named = [_named(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(asked).iter_rows(named=True)]
-    told = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}
-    return assemble(symbols, {**asked, **told}, pl.concat([rest, unread]))
+    named = [_named(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(columns).iter_rows(named=True)]
+    identity = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}
+    return assemble(symbols, {**columns, **identity}, pl.concat([rest, unread]))
 
 
 def _named(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
-    """Tell whether what a row asks for is a new intent, and name it or the one that stands."""
+    """Decide whether what a row asks for is a new intent, and name it or the one that stands."""
     before = None if last is None else str(last["intent_id"])
     if row["due"]:
         proposed = TIME.encode(row["proposal_time"])

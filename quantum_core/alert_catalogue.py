@@ -271,6 +271,30 @@ CATALOGUE = (
         independent=True,
     ),
     Kind(
+        "profile_unusable",
+        "page",
+        "A profile that was put in force (`quantum profile use`) cannot be used, or the record of uses is gone or unreadable: it "
+        "was edited by hand, a newer version of the product wrote it, or it does not fit the settings. The title says which.",
+        "the parameters and limits last in force stay in force; those that were asked for do not count",
+        "quantum profile history",
+        'Put the profile that is meant in force again: `quantum profile use FILE --name "YOUR NAME" --reason "WHY"`; NAME'
+        " `in-force` records anew what stays. A key of another type: rename or delete it first. Find out who writes to"
+        " `quantum:profile:history`: only the operator's user may.",
+        "The newest profile on record is in force.",
+        independent=True,
+    ),
+    Kind(
+        "profile_waiting",
+        "info",
+        "A profile was put on record that takes effect when the daemon is started anew (`--at-start`, or "
+        "PROFILE_CHANGES=restart).",
+        "the parameters and limits before it stay in force until then",
+        "quantum profile history",
+        "Restart the daemon when it suits; or put another profile in force.",
+        "It is in force, or another one was put in force since.",
+        independent=True,
+    ),
+    Kind(
         "undelivered",
         "warn",
         "An alert was given up: its recipient said no to it twelve times, took it four times without an answer, or was away for "

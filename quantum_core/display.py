@@ -186,6 +186,14 @@ def clock_text(epoch: float) -> str:
     return f"{datetime.fromtimestamp(epoch, UTC):%H:%M} UTC" if 0 <= epoch < EPOCH_MAX else moment_text(epoch)
 
 
+def until_text(epoch: float, now: float) -> str:
+    """Write when something ends for a title: hours and minutes, with the day where it is not today."""
+    if not (0 <= epoch < EPOCH_MAX and 0 <= now < EPOCH_MAX):
+        return clock_text(epoch)
+    end, today = (datetime.fromtimestamp(one, UTC) for one in (epoch, now))
+    return clock_text(epoch) if end.date() == today.date() else f"{end.day} {end:%b %H:%M} UTC"
+
+
 def stamp_text(stamp: str) -> str:
     """Write a time that is given as ISO 8601; what is none stays as it is."""
     try:

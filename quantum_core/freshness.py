@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_core.kernels import CLOCK_SKEW_SEC
 
 if TYPE_CHECKING:
     from quantum_core.failure import Failure
@@ -21,6 +21,7 @@ CANDLES = "candles"
 HELD_ASSETS = ("position", "risk_proposal", "harvest_proposal", "trade_intent")  # due while a position is held
 ASSETS = ("market_state", *HELD_ASSETS, "capital_efficiency", "allocation_target", "governor_permit")
 PARTS = ("worker", "daemon", "cycle")  # they leave a heartbeat
+BELL, BELL_SILENT_SEC = "bell", 15.0  # so does the bell, three times as often as this; nothing but promptness hangs on it
 EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
 STALE_INTERVALS = 2  # docs/spec.md#5-sources: candles may be this many intervals and CANDLE_STALE_MARGIN_SEC old
 WARN_SHARE = 0.5  # of its limit: a part silent for longer is suspected of being what makes the rest old
@@ -125,7 +126,7 @@ class StoredProof:
 
 @dataclass(frozen=True)
 class VitalSigns:
-    """Everything one look at Redis shows.
+    """Everything that one poll of Redis shows.
 
     Attributes
     ----------
@@ -310,7 +311,7 @@ def _symbol_vitals(signs: SymbolSigns, limits: Limits, now: float) -> list[Vital
 
 
 def _due(asset: str, signs: SymbolSigns, limits: Limits) -> bool:
-    """Tell whether a hash ought to exist."""
+    """Whether a hash should exist."""
     if asset == "position":
         return signs.held is not False  # one that cannot be read is a fault of the position's own
     if asset in HELD_ASSETS:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -17,11 +17,17 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from quantum_core.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_core.contracts.legs import underlying, underlyings, with_legs
+from quantum_core.contracts.reading import is_plain
 from quantum_core.contracts.tables import Keys
-from quantum_core.kernels.contract import BASE_UNITS, Contract
-from quantum_core.kernels.risk_guard import GUARDS
+from quantum_core.kernels.governor.limits import DEFAULTS as LIMITS
+from quantum_core.kernels.governor.risk_guard import GUARDS
+from quantum_core.kernels.position.contract import BASE_UNITS, Contract
+
+if TYPE_CHECKING:
+    from quantum_core.profiles.profile import Profile
 
 REDIS_PORT = 6379
+LOCKED = "locked-v1"  # the profile of the published specification
 EMBEDDED_PORT = 6390  # first choice of the embedded Valkey; the port really taken is in <QUANTUM_HOME>/redis.url
 _PROJECT_DIR = Path(__file__).resolve().parent.parent
 _COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -36,7 +42,7 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis
 SENTINEL_PORT = 26379
 SENTINEL_FORM = "redis+sentinel://[user:password@]host:port,host:port/service/db"
 _SENTINEL = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
-LOG_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}  # other spellings, and more than we tell apart
+LOG_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}  # other spellings, and levels that we do not distinguish
 MARKET_STATE_STREAM = "quantum:stream:marketstate"
 Value = TypeVar("Value")
 RENAMED = {  # kinds of keys that operators may rename
@@ -94,9 +100,9 @@ def sentinels_of(url: str) -> Sentinels | None:
     authority, _, path = rest.partition("/")
     user, at, listed = authority.rpartition("@")
     service, _, db = path.partition("/")
-    found = [_SENTINEL.fullmatch(one.strip()) for one in listed.split(",")]
-    hosts = tuple((one["host"].strip("[]"), int(one["port"] or SENTINEL_PORT)) for one in found if one)
-    if len(hosts) < len(found) or not all(0 < port <= 65535 for _, port in hosts) or not re.fullmatch(r"[\w.-]+", service):
+    matches = [_SENTINEL.fullmatch(one.strip()) for one in listed.split(",")]
+    hosts = tuple((one["host"].strip("[]"), int(one["port"] or SENTINEL_PORT)) for one in matches if one)
+    if len(hosts) < len(matches) or not all(0 < port <= 65535 for _, port in hosts) or not re.fullmatch(r"[\w.-]+", service):
         raise ValueError(SENTINEL_FORM)
     if not re.fullmatch(r"\d{0,5}", db, re.ASCII):
         raise ValueError(SENTINEL_FORM)
@@ -143,6 +149,16 @@ class Settings(BaseSettings):
         validate_default=True,
         description="comma-separated symbols, each one a partition",
     )
+    profile: str = Field(LOCKED, description="parameters of all kernels: a shipped profile, or a TOML file of your own")
+    challenger: str = Field(
+        "", description="a second profile, computed beside the one in force and never acted on: what would it have proposed?"
+    )
+    profile_changes: Literal["running", "restart"] = Field(
+        "running", description="when `quantum profile use` takes effect: with the next cycle, or when the daemon is started anew"
+    )
+    events: bool = Field(
+        default=True, description="answer plans, closed candles and changed positions at once; off: on the daemon's grid of 5 s"
+    )
     publish_interval_sec: Seconds = Field(10, description="cycle of the proposals")
     marketstate_publish_interval: Seconds = Field(60, description="market state is evaluated at least this often")
     marketstate_window_size: int = Field(300, ge=257, le=5000, description="candles read per symbol")
@@ -171,6 +187,9 @@ class Settings(BaseSettings):
     redis_max_silence_sec: Seconds = Field(10, description="silence of Redis that is an alert")
     alert_remind_sec: Seconds = Field(3600, description="an alert that lasts is repeated this often")
     proof_interval_sec: Seconds = Field(60, description="the proof pack runs this often")
+    asset_prefix: str = Field(
+        "", description="keys of the assets in Dagster begin with this (desk/risk), beside other code locations"
+    )
     watch_port: int = Field(8066, ge=0, le=65535, description="port of the watcher's /healthz on 127.0.0.1; 0 chooses a free one")
     web_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated names of the user interface beside 127.0.0.1 and localhost, as a proxy passes them on"
@@ -214,20 +233,33 @@ class Settings(BaseSettings):
     p31_min_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="least downsize factor")
     p31_max_extra_cooldown_sec: int = Field(120, ge=0, le=86400, description="cooldown hinted at score 0")
     p31_eff_ttl_sec: Seconds = Field(600, description="age from which permit hints ignore efficiency")
-    gov_max_exec_per_hour: int = Field(3, ge=0, le=100, description="openings permitted per symbol in 3600 s")
-    gov_max_exec_per_5min: int = Field(2, ge=0, le=100, description="openings permitted per symbol in 300 s")
-    gov_max_reduce_notional_per_day_usd: Positive = Field(5000.0, description="notional of openings per symbol and UTC day")
+    gov_max_exec_per_hour: int = Field(
+        LIMITS.max_exec_per_hour, ge=0, le=100, description="openings permitted per symbol in 3600 s"
+    )
+    gov_max_exec_per_5min: int = Field(
+        LIMITS.max_exec_per_5min, ge=0, le=100, description="openings permitted per symbol in 300 s"
+    )
+    gov_max_reduce_notional_per_day_usd: Positive = Field(
+        LIMITS.max_notional_per_day_usd, description="notional of openings per symbol and UTC day"
+    )
     gov_max_reduce_qty_per_day: Positive = Field(
-        0.02, description="quantity of openings per symbol and UTC day when no price is known"
+        LIMITS.max_qty_per_day, description="quantity of openings per symbol and UTC day when no price is known"
     )
     gov_max_closes_per_hour: int | None = Field(
         None,
         ge=0,
         le=100,
-        description="closes permitted per symbol in 3600 s; unset: as GOV_MAX_EXEC_PER_HOUR, or 3 if that is 0",
+        description=(
+            f"closes permitted per symbol in 3600 s; unset: as GOV_MAX_EXEC_PER_HOUR, or {LIMITS.max_exec_per_hour} if that is 0"
+        ),
     )
     gov_max_closes_per_5min: int | None = Field(
-        None, ge=0, le=100, description="closes permitted per symbol in 300 s; unset: as GOV_MAX_EXEC_PER_5MIN, or 2 if that is 0"
+        None,
+        ge=0,
+        le=100,
+        description=(
+            f"closes permitted per symbol in 300 s; unset: as GOV_MAX_EXEC_PER_5MIN, or {LIMITS.max_exec_per_5min} if that is 0"
+        ),
     )
     gov_max_close_notional_per_day_usd: Positive | None = Field(
         None, description="notional of closes per symbol and UTC day; unset: as GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD"
@@ -244,8 +276,8 @@ class Settings(BaseSettings):
     gov_errors_to_disarm: int = Field(
         5, ge=1, le=10_000, description="plans of one planner (or symbol) in a UTC day that could not be evaluated that disarm it"
     )
-    gov_kill_score_critical: Fraction = Field(0.8, description="kill score from which nothing is opened")
-    gov_max_data_age_sec: Seconds = Field(120, description="age from which data opens nothing")
+    gov_kill_score_critical: Fraction = Field(LIMITS.kill_score_critical, description="kill score from which nothing is opened")
+    gov_max_data_age_sec: Seconds = Field(int(LIMITS.max_data_age_sec), description="age from which data opens nothing")
     risk_guards_extra: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="comma-separated types of guards that others set, quantum:risk:guard_active:<TYPE>: seen at once, unsearched",
@@ -362,6 +394,14 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("asset_prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if value and not all(re.fullmatch(r"[A-Za-z0-9_]{1,40}", part) for part in value.split("/")):
+            msg = "accepted: parts of 1 to 40 letters, digits or _, with / between"
+            raise ValueError(msg)
+        return value
+
     @field_validator("risk_guards_extra")
     @classmethod
     def _check_guards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -475,6 +515,8 @@ class Settings(BaseSettings):
         if self.p31_min_mult > self.p31_max_mult:
             msg = f"P31_MIN_MULT={self.p31_min_mult} must not exceed P31_MAX_MULT={self.p31_max_mult}"
             raise ValueError(msg)
+        if self.profile not in ("", LOCKED) or self.challenger:  # the default is known as right
+            _ = self.own_profile, self.challenger_profile  # raise for one that cannot be used: nothing is to start with it
         return self
 
     @classmethod
@@ -552,6 +594,38 @@ class Settings(BaseSettings):
         return self.quantum_home / "redis.url"
 
     @cached_property
+    def own_profile(self) -> Profile:
+        """Parameters of all kernels as PROFILE and these settings have them; `quantum profile use` may put others in force.
+
+        Raises
+        ------
+        ValueError
+            The profile cannot be found or used, or contradicts other settings.
+        """
+        return self._profile_of("profile", self.profile or LOCKED)
+
+    @cached_property
+    def challenger_profile(self) -> Profile | None:
+        """The profile of CHALLENGER; ``None`` where there is none.
+
+        Raises
+        ------
+        ValueError
+            It cannot be found or used, or contradicts other settings.
+        """
+        return self._profile_of("challenger", self.challenger) if self.challenger else None
+
+    def _profile_of(self, setting: str, name: str) -> Profile:
+        from quantum_core.profiles.files import ProfileFileError, load_once
+        from quantum_core.profiles.in_force import in_force
+
+        try:
+            return in_force(load_once(name, self.symbols), self)
+        except ProfileFileError as error:
+            msg = f"{setting.upper()}={name}: {error}"
+            raise ValueError(msg) from None
+
+    @cached_property
     def contracts(self) -> dict[str, Contract]:
         """What one unit of size is, by symbol, where CONTRACT_SIZES or INVERSE_SYMBOLS name it."""
         sizes = {symbol: float(size) for symbol, _, size in (one.partition("=") for one in self.contract_sizes)}
@@ -596,6 +670,10 @@ class Settings(BaseSettings):
         """Tick size by symbol, in quote units, where TICK_SIZES names one."""
         return {symbol: float(tick) for symbol, _, tick in (one.partition("=") for one in self.tick_sizes)}
 
+    def asset_path(self, asset: str) -> list[str]:
+        """Give the parts of an asset's key in Dagster."""
+        return [*filter(None, self.asset_prefix.split("/")), asset]
+
     @property
     def redis_address(self) -> str:
         """Address of the Redis server without credentials, for messages."""
@@ -623,13 +701,13 @@ def _of_market(values: Mapping[str, Value], symbol: str, otherwise: Value) -> Va
 
 
 def _fits(named: str, sign: str, given: str) -> bool:
-    """Tell whether what follows a symbol is what the setting wants there."""
+    """Whether what follows a symbol is what the setting accepts there."""
     if named == "inverse_symbols":
         return not sign
     if named == "candles_from":
         return bool(_SYMBOL.fullmatch(given))
     try:
-        return 0 < float(given) < float("inf") and "_" not in given and given.isascii()
+        return 0 < float(given) < float("inf") and is_plain(given)
     except ValueError:
         return False
 
@@ -649,18 +727,18 @@ class SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         variable = f"{field_name.upper()}_FILE"
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / field_name
-        given = {one: uncommented(os.environ.get(one, "")) for one in (field_name.upper(), variable)}
-        given[f"credential {field_name}"] = str(credential) if credential.is_absolute() and credential.exists() else ""
-        ways = [way for way, text in given.items() if text]
+        text_by_way = {one: uncommented(os.environ.get(one, "")) for one in (field_name.upper(), variable)}
+        text_by_way[f"credential {field_name}"] = str(credential) if credential.is_absolute() and credential.exists() else ""
+        ways = [way for way, text in text_by_way.items() if text]
         if len(ways) > 1:
             msg = f"  {' and '.join(ways)} are all given; accepted: one of them"
             raise SettingsError(_WRONG.format(1) + msg)
         if not ways or ways == [field_name.upper()]:
             return None, field_name, False
         try:
-            return Path(given[ways[0]]).read_text().strip(), field_name, False
+            return Path(text_by_way[ways[0]]).read_text().strip(), field_name, False
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"  {ways[0]}={given[ways[0]]!r} cannot be read: {error}"
+            msg = f"  {ways[0]}={text_by_way[ways[0]]!r} cannot be read: {error}"
             raise SettingsError(_WRONG.format(1) + msg) from None
 
     def __call__(self) -> dict[str, Any]:
@@ -689,7 +767,7 @@ def as_listed(symbol: str) -> str:
 
 
 def _cover(one: str, other: str) -> bool:
-    """Tell whether a key of one template could be one of the other."""
+    """Whether a key of one template could be one of the other."""
     (head, hole, _), (other_head, other_hole, _) = one.partition("{"), other.partition("{")
     return one == other or bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
 

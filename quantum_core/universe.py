@@ -7,6 +7,12 @@ from itertools import pairwise
 
 from quantum_core.contracts.legs import underlying
 
+CHALLENGER_ASSETS = (  # with CHALLENGER
+    "challenger_market_state",
+    "challenger_risk_proposal",
+    "challenger_harvest_proposal",
+    "challenger_position_size",
+)
 ACCOUNT_ASSETS = frozenset({"equity", "risk_guard"})  # of the account as a whole, hence without partitions
 
 

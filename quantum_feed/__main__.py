@@ -17,13 +17,15 @@ from typing import TypeVar
 
 import click
 
+from quantum_core.exit_codes import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_USAGE
 from quantum_core.feed_options import HELP, with_options
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import Settings, SettingsError, load_settings
 from quantum_feed.exchange import Exchange, RateLimited, Unanswered, UnknownExchangeError
 from quantum_feed.history import MARGIN, ForeignCandlesError, known_candles, store_candles
 from quantum_feed.ohlcv import Candle, corrections, judge, pages, stretches, wanted
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
 AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle
@@ -36,7 +38,6 @@ LISTED_AGAIN_SEC = 120.0  # symbols the exchange did not have are looked for aga
 LISTING_SEC = 600.0  # and all are looked up: what was delisted or paused would look like a market without trades
 RETRY_SEC = 5.0  # after a round that failed as a whole
 UNITS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m", 3600: "1h", 14400: "4h", 86400: "1d"}
-EXIT_FAILED, EXIT_USAGE, EXIT_INFRASTRUCTURE = 1, 2, 3
 
 Answer = TypeVar("Answer")
 log = logging.getLogger("quantum.feed")
@@ -133,7 +134,7 @@ class Feed:
         RedisUnavailableError
             The server is away; the next round catches up.
         ccxt.BaseError
-            The exchange does not tell its time.
+            The exchange does not give its time.
         """
         began, done = time.monotonic(), Round()
         if not self.known:
@@ -141,13 +142,13 @@ class Feed:
         done.skew_sec, exchange_ms = await self.pace.ask(self._skew)
         if abs(done.skew_sec) > SKEW_WARN_SEC:
             log.warning("our clock is %+.1f s from the exchange's; candles are closed when its own says so", done.skew_sec)
-        asked = [asyncio.create_task(self._bring_up(symbol, exchange_ms, done)) for symbol in self.symbols]
+        tasks = [asyncio.create_task(self._bring_up(symbol, exchange_ms, done)) for symbol in self.symbols]
         try:
-            await asyncio.gather(*asked)
+            await asyncio.gather(*tasks)
         finally:  # without Redis the others are of no use
-            for task in asked:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         if not done.failed:
             self.pace.slowdowns = 0
         done.took_sec = time.monotonic() - began
@@ -159,15 +160,15 @@ class Feed:
         return (before + time.time()) / 2 - exchange_ms / 1000, exchange_ms
 
     async def _bring_up(self, symbol: str, exchange_ms: int, done: Round) -> None:
-        known = self.known[symbol]
+        candles = self.known[symbol]
         times = wanted(exchange_ms=exchange_ms, interval_ms=self.interval_ms, count=self.count)
         newer = self.overlapped.get(symbol) != times[-1]  # with each new candle what the exchange had not may be there now
-        missing = [one for one in times if one not in known and (newer or self.asked[symbol][one] < PATIENCE)]
-        again = [one for one in times[-OVERLAP:] if one in known and newer]
+        missing = [one for one in times if one not in candles and (newer or self.asked[symbol][one] < PATIENCE)]
+        again = [one for one in times[-OVERLAP:] if one in candles and newer]
         new: dict[int, Candle] = {}
         try:
-            while asked := pages([*missing, *again], interval_ms=self.interval_ms, page=self.exchange.page):
-                for first, count in asked:
+            while requests := pages([*missing, *again], interval_ms=self.interval_ms, page=self.exchange.page):
+                for first, count in requests:
                     judged = judge(await self._ask(symbol, first, count), exchange_ms=exchange_ms, interval_ms=self.interval_ms)
                     done.rejected.update(judged.rejected)
                     new |= {one: candle for one, candle in judged.candles.items() if times[0] <= one <= times[-1]}
@@ -190,8 +191,8 @@ class Feed:
             return await self.pace.ask(lambda: self.exchange.candles(symbol, self.timeframe, first, count))
 
     def _write(self, symbol: str, new: Mapping[int, Candle], since_ms: int, done: Round) -> None:
-        known = self.known[symbol]
-        changed = {one: candle for one, candle in new.items() if known.get(one) != candle}
+        candles = self.known[symbol]
+        changed = {one: candle for one, candle in new.items() if candles.get(one) != candle}
         if not changed:
             return
         try:
@@ -199,15 +200,15 @@ class Feed:
         except ForeignCandlesError as error:
             done.failed[symbol] = f"{error}; --take-over replaces them"
             return
-        for one in (corrected := corrections(known, changed)):
-            log.warning("%s: the exchange has corrected the candle of %s: %s, was %s", symbol, one, changed[one], known[one])
+        for at in (corrected := corrections(candles, changed)):
+            log.warning("%s: the exchange has corrected the candle of %s: %s, was %s", symbol, at, changed[at], candles[at])
         done.written, done.corrected = done.written + len(changed), done.corrected + len(corrected)
-        known |= changed
-        for one in [one for one in known if one < since_ms]:
-            del known[one]
-        if there < len(known):
+        candles |= changed
+        for at in [one for one in candles if one < since_ms]:
+            del candles[at]
+        if there < len(candles):
             log.warning(
-                "%s: %d of %d candles have gone from Redis; they are asked for again", symbol, len(known) - there, len(known)
+                "%s: %d of %d candles have gone from Redis; they are asked for again", symbol, len(candles) - there, len(candles)
             )
             self.known |= known_candles(self.store, [symbol], self.label)
             self.asked.pop(symbol, None)
@@ -220,7 +221,7 @@ class Feed:
             done.absent[symbol] = len(absent)
         news = [one for one in absent if self.asked[symbol][one] == PATIENCE]
         if news:
-            self.asked[symbol].update(news)  # told once
+            self.asked[symbol].update(news)  # warned of once
             named = stretches(news, interval_ms=self.interval_ms)
             more = f" and {len(named) - NAMED_MAX} more gaps" if len(named) > NAMED_MAX else ""
             text = ", ".join(map(_stretch_text, named[:NAMED_MAX]))
@@ -251,7 +252,7 @@ class Listing:
         self._looked_at = -LISTED_AGAIN_SEC
 
     async def look(self, *, patient: bool) -> bool:
-        """Look when it is due; tell whether there is a market at all, if patient not before there is one."""
+        """Read the list of markets when it is due; return whether there is any, if patient not before there is one."""
         while True:
             wait = self._looked_at + (LISTED_AGAIN_SEC if self.unknown else LISTING_SEC) - time.monotonic()
             if wait > 0 and self.exchange.markets:
@@ -259,7 +260,7 @@ class Listing:
             await asyncio.sleep(wait)
             before = set(self.exchange.markets)
             if before:
-                self._looked_at = time.monotonic()  # candles of the others do not wait for a look that fails
+                self._looked_at = time.monotonic()  # candles of the others do not wait for a list that cannot be read
             self.unknown = await self.pace.ask(lambda: self.exchange.load(self.wanted))
             self._looked_at = time.monotonic()
             for symbol in sorted(before & self.unknown.keys()):
@@ -273,7 +274,7 @@ class Listing:
 
 
 async def run(settings: Settings, names: tuple[str, str, str], *, once: bool, as_json: bool, take_over: bool) -> int:
-    """Feed until told to stop, or once; give the exit code."""
+    """Feed until a signal stops it, or once; give the exit code."""
     exchange = Exchange(*names)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

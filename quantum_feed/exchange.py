@@ -22,7 +22,7 @@ Unanswered = ccxt.BaseError  # whatever may go wrong with one request, the above
 
 FUTURE_IS_PERPETUAL = ("binance", "binanceusdm")  # to others `future` is a contract that ends
 PAGE = 500  # candles per request; Binance counts 5 of 2,400 a minute for up to 1,000, 2 for up to 500, 1 for up to 100
-NO_CLOCK_SEC = 2.0  # so far our own clock may be ahead of an exchange that tells no time at all
+NO_CLOCK_SEC = 2.0  # so far our own clock may be ahead of an exchange that never gives its time
 
 
 class UnknownExchangeError(ValueError):
@@ -66,7 +66,7 @@ class Exchange:
             self.client.urls["api"] = _moved(self.client.urls["api"], url)
         self.markets: Mapping[str, str] = {}
         self.page = PAGE
-        self._ahead_sec = NO_CLOCK_SEC  # our clock, of an exchange that tells no time: by the Date of its last answer
+        self._ahead_sec = NO_CLOCK_SEC  # our clock, of an exchange without a time of its own: by the Date of its last answer
 
     def lacks(self, timeframe: str) -> list[str]:
         """Say what this exchange lacks of what a feed uses, and what is done instead.
@@ -98,7 +98,7 @@ class Exchange:
         return {symbol: difflib.get_close_matches(symbol, ids, n=3) for symbol in symbols if symbol not in ids}
 
     async def time_ms(self) -> int:
-        """Ask for the exchange's own time; of one that tells none, what its last answer was dated."""
+        """Ask for the exchange's own time; without one, give the Date of its last answer."""
         if not self.client.has.get("fetchTime"):
             return int((time.time() - self._ahead_sec) * 1000)
         with _understood():

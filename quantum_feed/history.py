@@ -1,6 +1,6 @@
 """The history keys as the feed writes them: closed candles of one symbol, all of an answer or none.
 
-Each carries the label of its exchange, market and length: candles of two of them in one history would be invented prices.
+Each carries the label of its exchange, market and length: candles of two of them in one history would be prices no market had.
 """
 
 from __future__ import annotations
@@ -11,32 +11,13 @@ from typing import Any
 
 from quantum_feed.ohlcv import Candle
 from resources.store.redis_store import RedisStore
+from resources.store.scripts import Script
 
 KEPT = 1500  # candles per symbol, as many as the replay keeps; more when MARKETSTATE_WINDOW_SIZE needs them
 MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE
 TTL_SEC = 7 * 86400  # of a symbol nobody feeds any more; how old candles are is judged by their own time
 
-# KEYS[1] sorted set of candles by opening time
-# ARGV[1] lifetime in s, ARGV[2] candles kept, ARGV[3] 1 to take over what another writer has labelled, ARGV[4] a time,
-# ARGV[5] our label as it stands in each member, then times and members
-# returns candles there are now from that time on; raises, having written nothing, on another type or another writer's label
-STORE_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
-local newest = redis.call('ZRANGE', KEYS[1], -1, -1)[1]
-local foreign = newest and not string.find(newest, ARGV[5], 1, true)
-if foreign and ARGV[3] ~= '1' then
-  return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles of another writer, market or length (no ' .. ARGV[5] .. ')')
-end
-if foreign then redis.call('DEL', KEYS[1]) end
-for index = 6, #ARGV, 2 do
-  redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[index], ARGV[index])
-  redis.call('ZADD', KEYS[1], ARGV[index], ARGV[index + 1])
-end
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[2] - 1)
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return redis.call('ZCOUNT', KEYS[1], ARGV[4], '+inf')
-"""
+STORE_CANDLES = Script(__file__, "store_candles")
 
 
 class ForeignCandlesError(RuntimeError):
@@ -62,8 +43,14 @@ def store_candles(
         member = {**body, "close_time": opened + interval_ms - 1, "is_closed": True, "source": "exchange", "feed": label}
         members += [opened, json.dumps(member, separators=(",", ":"))]
     key = store.keys.of("candles_history", symbol)
-    command = ("EVAL", STORE_LUA, 1, key, TTL_SEC, kept, int(take_over), since_ms, f'"feed":{json.dumps(label)}', *members)
-    (reply,) = store.run("storing candles", [command])
+    options = {
+        "ttl_sec": TTL_SEC,
+        "kept": kept,
+        "take_over": take_over,
+        "since_ms": str(since_ms),
+        "label": f'"feed":{json.dumps(label)}',
+    }
+    (reply,) = store.run("storing candles", [STORE_CANDLES([key], json.dumps(options), *members)])
     if isinstance(reply, Exception):
         raise ForeignCandlesError(str(reply).removeprefix("FOREIGN "))
     return int(reply)

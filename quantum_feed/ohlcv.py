@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = Sequence[Any]
-Candle = tuple[float, float, float, float, float | None]  # open, high, low, close, volume; some exchanges tell no volume
+Candle = tuple[float, float, float, float, float | None]  # open, high, low, close, volume; some exchanges give no volume
 
 
 @dataclass(frozen=True)

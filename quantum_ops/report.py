@@ -21,14 +21,18 @@ from pydantic import SecretStr
 from quantum_assets.charts import as_data_uri
 from quantum_assets.checks.proof import Verdict
 from quantum_assets.symbol_chart import Portrait, portraits
+from quantum_core.comparison import HEADINGS, comparison_cells, difference
 from quantum_core.settings import Settings
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.store.profiles import bring_up_to_date
+from resources.store.redis_store import RedisStore
+from resources.store.shadow import read_comparisons
+from resources.store.unavailable import RedisUnavailableError
 
 DISTRIBUTION = "quantum-risk-pipeline"
 LIBRARIES = ("dagster", "redis", "numpy", "scipy", "polars")
 ROOT = Path(__file__).resolve().parent.parent
 GIT_WITHIN_SEC = 5
-SECRET_CHARACTERS_MIN = 6  # a shorter one cannot be told from ordinary text
+SECRET_CHARACTERS_MIN = 6  # a shorter one may be ordinary text
 HIDDEN = "(hidden)"
 PASSWORD = re.compile(r"://[^/]*?:(.+)@")
 NOTHING = r"(?!)"  # matches nowhere
@@ -81,7 +85,7 @@ PAGE = """<!DOCTYPE html>
 </div>
 <h2>Made with</h2>
 {versions}
-<h2>Settings</h2>
+{challenger}<h2>Settings</h2>
 {settings}
 <h2>This page</h2>
 <p>SHA-256 <code id="sha256">{unhashed}</code></p>
@@ -107,17 +111,18 @@ def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
     RedisUnavailableError
         The server is away.
     """
-    told = _teller(store.settings)
+    safe = _sanitizer(store.settings)
     moment = f"{store.clock():%Y-%m-%d %H:%M:%S} UTC"
     page = PAGE.format(
         title=f"Proof pack, {moment}",
         style=STYLE,
-        stamp=told(f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"),
+        stamp=safe(f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"),
         summary=_summary(verdicts),
-        proofs=_proofs(verdicts, told),
-        symbols="\n".join(_symbol(one, told) for one in portraits(store, store.settings.symbols)),
-        versions=_pairs(_versions(store), told),
-        settings=_pairs(public_settings(store.settings), told),
+        proofs=_proofs(verdicts, safe),
+        symbols="\n".join(_symbol(one, safe) for one in portraits(store, store.settings.symbols)),
+        versions=_pairs(_versions(store), safe),
+        challenger=_challenger(store, safe),
+        settings=_pairs(public_settings(store.settings), safe),
         unhashed=UNHASHED,
         recipe=html.escape(RECIPE),
     )
@@ -125,7 +130,7 @@ def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
 
 
 def verify(page: str) -> bool:
-    """Tell whether a page is as it was written: its content still has the hash it ends with."""
+    """Return whether a page is as it was written: its content still has the hash it ends with."""
     found = HASH.findall(page)
     return len(found) == 1 and _sha256(HASH.sub(UNHASHED, page)) == found[0]
 
@@ -165,6 +170,7 @@ def _versions(store: RedisStore) -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.platform()}",
         **{library: version(library) for library in LIBRARIES},
         "server": _server(store),
+        "profile": ": ".join(filter(None, bring_up_to_date(store))),
     }
 
 
@@ -180,17 +186,17 @@ def _server(store: RedisStore) -> str:
     return f"{name} {facts.get(f'{name}_version', facts.get('redis_version', 'unknown'))}"
 
 
-def _teller(settings: Settings) -> Callable[[object], str]:
+def _sanitizer(settings: Settings) -> Callable[[object], str]:
     """Build what turns any value into text of the page: escaped, on one line, without the secrets a reason may quote."""
     secrets = sorted(_secrets(settings), key=len, reverse=True)
     hidden = re.compile("|".join(map(re.escape, secrets)) or NOTHING)
 
-    def told(value: object) -> str:
+    def safe(value: object) -> str:
         # A carriage return or a lone surrogate would not survive being written and read again, and the hash with it.
         text = " ".join(str(value).split()).encode("utf-8", "replace").decode()
         return html.escape(hidden.sub(HIDDEN, text))
 
-    return told
+    return safe
 
 
 def _secrets(settings: Settings) -> set[str]:
@@ -214,43 +220,57 @@ def _result(verdict: Verdict) -> str:
     return "passed" if verdict.passed else "failed"
 
 
-def _proofs(verdicts: Sequence[Verdict], told: Callable[[object], str]) -> str:
+def _proofs(verdicts: Sequence[Verdict], safe: Callable[[object], str]) -> str:
     headings = ("group", "proof", "result", "severity", "claim, and what contradicts it", "observed", "accepted", "judged")
-    rows = "\n".join(_proof(one, told) for one in verdicts)
+    rows = "\n".join(_proof(one, safe) for one in verdicts)
     return f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in headings)}</tr>\n{rows}\n</table>"
 
 
-def _proof(verdict: Verdict, told: Callable[[object], str]) -> str:
+def _proof(verdict: Verdict, safe: Callable[[object], str]) -> str:
     proof, finding, result = verdict.proof, verdict.finding, _result(verdict)
     mark = {"passed": "passed", "failed": "failed", "not evaluated": "unjudged"}[result]
-    failing = "".join(f"<li><b>{told(name)}</b> {told(why)}</li>" for name, why in finding.failing.items())
+    failing = "".join(f"<li><b>{safe(name)}</b> {safe(why)}</li>" for name, why in finding.failing.items())
     cells = (
-        f'<span class="whole">{told(proof.group)}</span>',
-        f'<span class="whole">{told(proof.asset)}<br><b>{told(proof.name)}</b></span>',
+        f'<span class="whole">{safe(proof.group)}</span>',
+        f'<span class="whole">{safe(proof.asset)}<br><b>{safe(proof.name)}</b></span>',
         f'<span class="{mark} whole">{result}</span>',
-        told(verdict.severity),
-        told(proof.claim) + (f"<ul>{failing}</ul>" if failing else ""),
-        told(finding.observed),
-        told(finding.threshold),
-        told(finding.judged),
+        safe(verdict.severity),
+        safe(proof.claim) + (f"<ul>{failing}</ul>" if failing else ""),
+        safe(finding.observed),
+        safe(finding.threshold),
+        safe(finding.judged),
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _symbol(portrait: Portrait, told: Callable[[object], str]) -> str:
-    figure, name = portrait.figure(), told(portrait.symbol)
-    numbers = "".join(f"<dt>{told(key)}</dt><dd>{told(_short(value))}</dd>" for key, value in portrait.numbers().items())
+def _symbol(portrait: Portrait, safe: Callable[[object], str]) -> str:
+    figure, name = portrait.figure(), safe(portrait.symbol)
+    numbers = "".join(f"<dt>{safe(key)}</dt><dd>{safe(_short(value))}</dd>" for key, value in portrait.numbers().items())
     picture = f'<img alt="{name}" src="{as_data_uri(figure)}">' if figure is not None else ""
-    caption = "" if figure is not None else f"<figcaption>{name}: no chart, {told(portrait.candles.reason)}</figcaption>"
+    caption = "" if figure is not None else f"<figcaption>{name}: no chart, {safe(portrait.candles.reason)}</figcaption>"
     return f"<figure>{picture}{caption}<dl>{numbers}</dl></figure>"
+
+
+def _challenger(store: RedisStore, safe: Callable[[object], str]) -> str:
+    """Lay out how champion and challenger differed over the last 24 h; nothing where there is no challenger."""
+    challenger = store.settings.challenger_profile
+    if challenger is None:
+        return ""
+    found = {name: difference(hours) for name, hours in read_comparisons(store, challenger, store.settings.symbols).items()}
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td>{safe(cell)}</td>' for cell in (name, *comparison_cells(one)))}</tr>" for name, one in found.items()
+    )
+    head = "".join(f"<th>{name}</th>" for name in HEADINGS)
+    title = f"<h2>Challenger {safe(challenger.name)} {safe(challenger.fingerprint)}, last 24 h</h2>"
+    return f"{title}\n<table>\n<tr>{head}</tr>\n{rows}\n</table>\n"
 
 
 def _short(value: float | str) -> str:
     return f"{value:.8g}" if isinstance(value, float) else value
 
 
-def _pairs(values: Mapping[str, str], told: Callable[[object], str]) -> str:
-    rows = "".join(f"<tr><th>{told(name)}</th><td><code>{told(text)}</code></td></tr>" for name, text in values.items())
+def _pairs(values: Mapping[str, str], safe: Callable[[object], str]) -> str:
+    rows = "".join(f"<tr><th>{safe(name)}</th><td><code>{safe(text)}</code></td></tr>" for name, text in values.items())
     return f'<div class="two"><table>{rows}</table></div>'
 
 

@@ -20,21 +20,25 @@ from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import Table
 from quantum_core.display import price_text
 from quantum_core.failure import Failure
+from quantum_core.profiles.profile import Profile
 from resources.calc_only import require_calc_only
-from resources.instance.dagster_internals import materialize, take_over_asset_events
+from resources.instance.dagster_internals import materialize, name_of, take_over_asset_events
 from resources.instance.event_log import Made
-from resources.instance.range_tags import symbols_of
+from resources.instance.range_tags import covered, symbols_of
 from resources.store.counts import count_publications
 from resources.store.failures import read_failures, record_failures
 from resources.store.intents import record_intents
 from resources.store.lease import require_newest
-from resources.store.redis_store import Publication, RedisStore
+from resources.store.profiles import take_profile
+from resources.store.publication import Publication, publish
+from resources.store.redis_store import RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
-ONCE_TAG = "quantum/once"  # one cycle somebody asked for in a process of his own: no reason to wait for it, no sign of the loop
-CYCLE_TAG = "quantum/cycle"  # marks runs of the loop: data trouble of some symbols must not skip the steps of the others
-WORDS = (  # fields that are told with a materialization, beside the numbers that are plotted
+ONCE_TAG = "quantum/once"  # one cycle on request, in its own process: nothing waits for it, and it is no evidence that cycles run
+CYCLE_TAG = "quantum/cycle"  # marks runs of the cycle: data trouble of some symbols must not skip the steps of the others
+WORDS = (  # fields shown with a materialization, beside the numbers that are plotted
     "harvest_action",
+    "binding",
     "intent_id",
     "regime",
     "status",
@@ -98,7 +102,7 @@ class RedisIOManager(dg.IOManager):
     tables
         The contract of each asset, by asset name.
     shown
-        Told of every step that was not made under other settings.
+        Receives the symbols of every step that did not run under other settings.
     writes
         ``hash``: publish in full. ``stream``: append to the stream only (a shadow). ``nothing``: someone else writes the hash,
         the asset only records what was read.
@@ -120,9 +124,9 @@ class RedisIOManager(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
-        table = self.tables[context.asset_key.to_user_string()]
-        run_id = context.step_context.run_id
-        frame = self._look_once(run_id, table, list(context.asset_partition_keys))
+        table = self.tables[name_of(context.asset_key)]
+        run_id, tags = context.step_context.run_id, context.step_context.dagster_run.tags
+        frame = self._look_once(run_id, table, list(covered(context.asset_partition_keys, tags, self.store.settings.symbols)))
         without = self._without.get((run_id, table.asset), {})
         return _marked(frame, without)
 
@@ -134,17 +138,17 @@ class RedisIOManager(dg.IOManager):
         Raises
         ------
         dagster.Failure
-            A run outside the loop could publish none of its symbols although something was due.
+            A run outside the cycle could publish none of its symbols although something was due.
         OvertakenError
-            A newer cycle of the loop was requested for these symbols.
+            A newer cycle was requested for these symbols.
         RedisUnavailableError
             The server is away.
         """
         require_calc_only()
         take_over_asset_events(context)
-        table = self.tables[context.asset_key.to_user_string()]
+        table = self.tables[name_of(context.asset_key)]
         run = context.step_context.dagster_run
-        tags, cycle_id = run.tags, cycle_id_of(run)
+        tags, cycle_id, profile = run.tags, cycle_id_of(run), take_profile(self.store, run.tags)
         if of_the_loop(run):
             require_newest(self.store, symbols_of(tags, self.store.settings.symbols), cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
@@ -170,11 +174,11 @@ class RedisIOManager(dg.IOManager):
             for outcome in outcomes
             if outcome.published or ((on_request or outcome.symbol in recovered) and not outcome.error)
         ]
-        say = context.log.info if on_request else log.info  # the loop's own lines would fill the event log
+        say = context.log.info if on_request else log.info  # the cycle's own lines would fill the event log
         for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
             say("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
         made = [
-            Made(None if table.of_account else outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id))
+            Made(None if table.of_account else outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id, profile))
             for outcome in recorded
         ]
         yield from materialize(context, made, shown=on_request)
@@ -223,7 +227,7 @@ class RedisIOManager(dg.IOManager):
     def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
-        return self.store.publish(table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+        return publish(self.store, table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
 
 
 class IntentIOManager(RedisIOManager):
@@ -233,15 +237,36 @@ class IntentIOManager(RedisIOManager):
         return record_intents(self.store, rows, cycle_id=cycle_id)
 
 
+class NotesIOManager(dg.IOManager):
+    """Records one materialization per output with the metadata it is given: the rows were written by the asset itself."""
+
+    def load_input(self, context: dg.InputContext) -> None:
+        """Refuse: nothing is kept here.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(context.asset_key.to_user_string())
+
+    def handle_output(  # type: ignore[override]
+        self, context: dg.OutputContext, obj: Mapping[str, float | str]
+    ) -> Iterator[Any]:
+        """Record what the asset says of itself."""
+        take_over_asset_events(context)
+        yield from materialize(context, [Made(None, obj)], shown=CYCLE_TAG not in context.step_context.dagster_run.tags)
+
+
 def remedy_of(failures: Mapping[str, str]) -> str:
-    """Say which input to mend: that of the first asset that went wrong, not what follows from it."""
+    """Name the input to fix: that of the first asset that failed, not of what follows from it."""
     first = next(iter(failures.values()))
     inputs = next((words for code, words in MENDED.items() if first.startswith(code)), "the named input")
     return f"Mend {inputs}, then materialize again."
 
 
 def of_the_loop(run: dg.DagsterRun) -> bool:
-    """Tell whether a run is a cycle of the loop, and none that somebody asked for."""
+    """Whether a run is a scheduled cycle, not one on request."""
     return CYCLE_ID_TAG in run.tags and ONCE_TAG not in run.tags
 
 
@@ -289,7 +314,7 @@ def _marked(frame: pl.DataFrame, without: Mapping[str, tuple[str, str]]) -> pl.D
     return frame.update(told, on="symbol", how="left")
 
 
-def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str) -> dict[str, Any]:
+def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str, profile: Profile) -> dict[str, Any]:
     numbers = {item.name: float(row[item.name]) for item in table.fields if item.plot and row.get(item.name) is not None}
     words = {name: str(row[name]) for name in WORDS if row.get(name)}
     codes = {name: ",".join(row[name]) for name in ("reason_codes", "guards", "errors") if row.get(name)}
@@ -303,7 +328,9 @@ def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_
     if table.asset == "risk_proposal":  # stop_dist_pct is what the model asks for; the stop itself never loosens
         away = 1 - row["proposed_sl"] / row["position_current_price"]
         numbers["stop_distance_from_mark"] = away if row["position_side"] == "LONG" else -away
-    return {**numbers, **amounts, **words, **codes, "published_because": outcome.cause, "cycle_id": cycle_id}
+    fingerprint, name = profile.stamp_of(str(row["symbol"]))
+    made = {"published_because": outcome.cause, "cycle_id": cycle_id, "profile": f"{name} {fingerprint}"}
+    return {**numbers, **amounts, **words, **codes, **made}
 
 
 def _failure_table(failures: Mapping[str, str]) -> dg.TableMetadataValue:

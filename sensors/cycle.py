@@ -1,38 +1,49 @@
 """When the assets are computed: one run per cycle for all due assets and symbols, and none while the previous one still runs.
 
+Between two turns of this cadence a cycle of its own answers what has changed, see :mod:`sensors.events`; it moves no turn.
+
 Spacing: the daemon looks every 5 s, and the sensor answers every time: whether a cycle is due is decided here, from the time
 of the last request. Left to the daemon, which counts from the last tick's start, a sensor of exactly 10 s slips to 15 whenever
 a tick starts a few milliseconds late, and a daemon killed while it launched a run takes its unfinished tick for a new one.
 """
 
 import json
+import logging
 import math
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import dagster as dg
 import redis
 
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC
 from quantum_core.contracts.tables import MARKET_STATE
+from quantum_core.kernels import CLOCK_SKEW_SEC
+from quantum_core.profiles.profile import ProfileError
 from quantum_core.settings import Settings
-from quantum_core.universe import ACCOUNT_ASSETS, shards
+from quantum_core.universe import ACCOUNT_ASSETS, CHALLENGER_ASSETS, shards
 from resources.inputs.candles import CandleReader
-from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, storage_id
+from resources.inputs.news import Inputs
+from resources.instance.awaited import await_end, ring_later
+from resources.instance.bell import GRID_SEC
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, AssetJob, storage_id
 from resources.instance.launcher import QUEUE_TAG, has_warm_workers, queue_of
-from resources.instance.range_tags import range_tags, symbols_of
+from resources.instance.range_tags import event_tags, range_tags, symbols_of
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.store.lease import other_holder, standing_by_for
-from resources.store.redis_store import RedisStore, RedisUnavailableError
-from sensors.overdue import SLOWER, failed_once, goes_first, place_tags, still_running
+from resources.store.profiles import profile_now
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
+from sensors.events import OF_CANDLE, Event, Wait, asked_by, decide_event, look_for_events
+from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, failed_once, goes_first, place_tags, still_running
 
-CYCLE_JOB_NAME = "cycle"
-TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
+CYCLE_JOB_NAME, EVENT_JOB_NAME = "cycle", "event_cycle"
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
+RING_SLACK_SEC = 0.3  # where the bell rings in between: a ring starts no cycle earlier than so
+LATE_IN_STEP_SEC, FOLLOWED_SHARE = 0.1, 1 / 16  # how a turn follows the grid, see in_step
 NOT_DUE = "not due"
 Noted = Mapping[str, tuple[int, float]]  # first symbol of a shard to a digest of its newest candles, and when it was first seen
 SLOW_FAMILY = ("market_state",)  # evaluated on a new candle or when its own interval has passed
@@ -42,18 +53,40 @@ FAST_FAMILY = (
     "harvest_proposal",
     "capital_efficiency",
     "allocation_target",
+    "position_size",
     "risk_guard",
     "trade_intent",
     "governor_permit",
 )
 
-GUARD = dg.AssetCheckKey(dg.AssetKey("position"), "calc_only_process")
 
-CYCLE_JOB = dg.define_asset_job(
-    CYCLE_JOB_NAME,
-    selection=dg.AssetSelection.assets(*SLOW_FAMILY, *FAST_FAMILY).without_checks() | dg.AssetSelection.checks(GUARD),
-    description="One evaluation of every asset for every symbol.",
-)
+def guard_of(settings: Settings) -> dg.AssetCheckKey:
+    """Name the one check that is part of every cycle."""
+    return dg.AssetCheckKey(dg.AssetKey(settings.asset_path("position")), "calc_only_process")
+
+
+def cycle_job(settings: Settings) -> AssetJob:
+    """Build the job of a cycle."""
+    challengers = CHALLENGER_ASSETS if settings.challenger else ()
+    assets = dg.AssetSelection.assets(*map(settings.asset_path, (*SLOW_FAMILY, *FAST_FAMILY, *challengers)))
+    return dg.define_asset_job(
+        CYCLE_JOB_NAME,
+        selection=assets.without_checks() | dg.AssetSelection.checks(guard_of(settings)),
+        description="One evaluation of every asset for every symbol.",
+    )
+
+
+def event_job(settings: Settings) -> AssetJob:
+    """Build the job of an event cycle: the same assets, but for what is counted or smoothed by cycle.
+
+    Another job than that of a cycle, so that whoever counts cycles, or waits for one, does not take this for one of all symbols.
+    """
+    assets = dg.AssetSelection.assets(*map(settings.asset_path, OF_CANDLE))
+    return dg.define_asset_job(
+        EVENT_JOB_NAME,
+        selection=assets.without_checks() | dg.AssetSelection.checks(guard_of(settings)),
+        description="One evaluation of the symbols whose candles or positions have changed; the tag quantum/event names them.",
+    )
 
 
 @dataclass(frozen=True)
@@ -68,11 +101,14 @@ class Seen:
         Newest candle that state knows.
     newest_candle
         Newest candle there is, as far as one can be read.
+    other_profile
+        Whether that state was computed with other parameters than are in force now.
     """
 
     evaluated: float | None = None
     used_candle: float | None = None
     newest_candle: float | None = None
+    other_profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +161,9 @@ def decide_cycle(
         return Skip(f"late: the previous cycle (run {unfinished}) is still running")
     interval_sec = market_state_interval_sec - TICK_SLACK_SEC
     judged = max((one.evaluated for one in seen if one.evaluated is not None), default=None)
-    due = any(_market_state_due(one, now_epoch, interval_sec, candles_since, judged) for one in seen)
+    # Of a symbol that cannot be computed an older state stands for a while: what counts is the newest of the shard.
+    changed = any(one.other_profile and one.evaluated == judged for one in seen)
+    due = changed or any(_market_state_due(one, now_epoch, interval_sec, candles_since, judged) for one in seen)
     return Request((*SLOW_FAMILY, *FAST_FAMILY) if due else FAST_FAMILY)
 
 
@@ -143,10 +181,46 @@ def in_its_turn(requested: float, now: float, interval_sec: float) -> float:
     return now - behind_sec if TICK_SLACK_SEC < behind_sec < interval_sec - TICK_SLACK_SEC else now
 
 
-def due_in_sec(requested: float, now: float, interval_sec: float) -> float:
+def in_step(requested: float, now: float, interval_sec: float, *, waited: bool, last_off_sec: float = 0.0) -> tuple[float, float]:
+    """Say when a shard requested now is to count as requested, where ticks come between those of the grid.
+
+    Its turn stays where it is, whatever rings; of what a tick is early or late by, it follows a small part, because the daemon's
+    clock and this one drift apart. Only when it began late twice, though nothing was in its way, the grid has moved (the daemon
+    was started anew): then the turn moves with it, by less than one of its steps, to a tenth of a second before the tick.
+
+    Parameters
+    ----------
+    requested
+        When it counts as last requested, epoch s.
+    now, interval_sec
+        Time of the tick, and of a cycle.
+    waited
+        Whether another run kept it waiting.
+    last_off_sec
+        How late its last turn began, as this function gave it.
+
+    Returns
+    -------
+    requested, off_sec
+        When it counts as requested, and how late this turn begins, within a step of the grid; 0 where that says nothing.
+    """
+    if now < requested - RING_SLACK_SEC:  # the clock was set back
+        return now, 0.0
+    turn = requested + interval_sec * max((now - requested + RING_SLACK_SEC) // interval_sec, 1)
+    if waited or interval_sec % GRID_SEC:
+        return turn, 0.0
+    off_sec = (now - turn + RING_SLACK_SEC) % GRID_SEC - RING_SLACK_SEC
+    if off_sec <= RING_SLACK_SEC:
+        return turn + off_sec * FOLLOWED_SHARE, 0.0
+    if last_off_sec <= RING_SLACK_SEC:
+        return turn, off_sec
+    return turn + min(off_sec, last_off_sec) - LATE_IN_STEP_SEC, 0.0
+
+
+def due_in_sec(requested: float, now: float, interval_sec: float, slack_sec: float = TICK_SLACK_SEC) -> float:
     """Give the seconds until the next cycle may be requested; a clock that was set back since is no reason to wait."""
     since = now - requested
-    return interval_sec - TICK_SLACK_SEC - since if since >= 0 else 0.0
+    return interval_sec - slack_sec - since if since >= -RING_SLACK_SEC else 0.0  # a turn may lie a little ahead
 
 
 def _market_state_due(
@@ -181,7 +255,8 @@ def look(store: RedisStore, symbols: Sequence[str]) -> dict[str, Seen]:
     for state, candles in zip(store.read(MARKET_STATE, symbols), CandleReader(store).read(symbols, window=1), strict=True):
         row = state.value or {}
         newest = int(candles.value.newest_epoch_sec) if candles.value is not None else None  # as the wire has it
-        found[state.symbol] = Seen(row.get("last_update_epoch"), row.get("ts_timestamp"), newest)
+        other_profile = bool(row) and row["profile"] != store.profile.fingerprint_of(state.symbol)
+        found[state.symbol] = Seen(row.get("last_update_epoch"), row.get("ts_timestamp"), newest, other_profile)
     return found
 
 
@@ -208,7 +283,7 @@ def date_candles(seen: Mapping[str, Seen], cycles: Sequence[Cycle], noted: Noted
 
 
 def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) -> dict[str, str]:
-    """Give the tags of a run of the loop: its symbols, our own asset events, one id for everything it writes."""
+    """Give the tags of a run of the cycle: its symbols, our own asset events, one id for everything it writes."""
     return {
         **range_tags(symbols),
         DEFER_ASSET_EVENTS_TAG: "true",
@@ -219,7 +294,7 @@ def cycle_tags(symbols: Sequence[str], cycle_id: str, queue: str | None = None) 
 
 
 def cycles_of(settings: Settings, now_epoch: float) -> list[Cycle]:
-    """Name the cycles that begin now, one per shard; no other stack's cycle has the same id, whatever its clock says."""
+    """Name the cycles that begin now, one per shard; no other deployment's cycle has the same id, whatever its clock says."""
     cycle_id = f"c{int(now_epoch)}-{secrets.token_hex(3)}"
     return [Cycle(shard, block, cycle_id) for shard, block in enumerate(shards(settings.symbols, settings.shards))]
 
@@ -232,7 +307,7 @@ def requests_for(
     now_epoch: float,
     busy: Mapping[str | None, str],
     noted: Noted,
-    place: Mapping[str, str],
+    common_tags: Mapping[str, str],
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Request each cycle whose shard is not busy, and say why the others are not requested.
 
@@ -250,26 +325,40 @@ def requests_for(
         First symbol of a shard to the id of its run that has not finished.
     noted
         Newest candles, as this tick has dated them.
-    place
-        Tags that say where their queue is.
+    common_tags
+        Of every run: where their queue is, and the profile they compute with.
     """
     requests, reasons = [], []
-    for one in cycles:
+    for cycle in cycles:
         decision = decide_cycle(
-            [seen[symbol] for symbol in one.symbols],
+            [seen[symbol] for symbol in cycle.symbols],
             now_epoch=now_epoch,
             market_state_interval_sec=settings.marketstate_publish_interval,
-            unfinished=busy.get(one.symbols[0]),
-            candles_since=noted[one.symbols[0]][1],
+            unfinished=busy.get(cycle.symbols[0]),
+            candles_since=noted[cycle.symbols[0]][1],
         )
         if isinstance(decision, Skip):
             reasons.append(decision.reason)
             continue
-        selection = [dg.AssetKey(asset) for asset in decision.assets if one.shard == 0 or asset not in ACCOUNT_ASSETS]
-        tags = {**cycle_tags(one.symbols, one.cycle_id, queue_of(one.shard, settings.shards)), **place}
-        # Without a word about checks, all checks of the selected assets would run in every cycle.
-        requests.append(dg.RunRequest(run_key=None, asset_selection=selection, asset_check_keys=[GUARD], tags=tags))
+        assets = [
+            asset
+            for asset in (*decision.assets, *(CHALLENGER_ASSETS if settings.challenger else ()))
+            if cycle.shard == 0 or asset not in ACCOUNT_ASSETS
+        ]
+        tags = {**cycle_tags(cycle.symbols, cycle.cycle_id, queue_of(cycle.shard, settings.shards)), **common_tags}
+        requests.append(run_request(CYCLE_JOB_NAME, assets, tags, settings))
     return requests, reasons
+
+
+def run_request(job_name: str, assets: Sequence[str], tags: Mapping[str, str], settings: Settings) -> dg.RunRequest:
+    """Request a run; without a word about checks, all checks of the selected assets would run with it."""
+    return dg.RunRequest(
+        run_key=None,
+        job_name=job_name,
+        asset_selection=[dg.AssetKey(settings.asset_path(asset)) for asset in assets],
+        asset_check_keys=[guard_of(settings)],
+        tags=tags,
+    )
 
 
 def alive_parts(instance: dg.DagsterInstance) -> tuple[str, ...]:
@@ -314,55 +403,211 @@ def held_back(
     return goes_first(instance, CYCLE_JOB_NAME, now)
 
 
-def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
-    """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC."""
+def loop_jobs(settings: Settings) -> tuple[AssetJob, AssetJob]:
+    """Build the jobs of the cadence and of events; the sensor and the code location must have the same ones."""
+    return cycle_job(settings), event_job(settings)
+
+
+def await_runs(store: RedisStore, instance: dg.DagsterInstance, run_ids: Sequence[str]) -> set[str]:
+    """Have the bell rung when one of these runs ends, and name those that have ended meanwhile: they would ring no more.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    if not run_ids:
+        return set()
+    await_end(store, run_ids)
+    return {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=list(run_ids))) if run.is_finished}
+
+
+def event_request(cycle: Cycle, event: Event, settings: Settings, common_tags: Mapping[str, str]) -> dg.RunRequest:
+    """Request an event cycle; the account's assets and the challenger's are left to the cadence."""
+    queue = queue_of(cycle.shard, settings.shards)
+    tags = {**cycle_tags(cycle.symbols, cycle.cycle_id, queue), **event_tags(cycle.symbols, event.symbols), **common_tags}
+    return run_request(EVENT_JOB_NAME, event.assets, tags, settings)
+
+
+class Tick:
+    """What one tick reads and decides, step by step; what it leaves to the next one is in ``counts``, its cursor.
+
+    Parameters
+    ----------
+    store
+        What is read, and whose settings and clock count.
+    instance
+        Whose runs are looked at.
+    counts
+        What the last tick left. ``shards`` is when each counts as last requested, ``waited`` which of them a run kept waiting,
+        ``late_by`` how late their last turns began.
+    """
+
+    def __init__(self, store: RedisStore, instance: dg.DagsterInstance, counts: dict[str, Any]) -> None:
+        self.store, self.settings, self.instance, self.counts = store, store.settings, instance, counts
+        self.now, self.asked = store.clock().timestamp(), asked_by(store)
+        self.warm = has_warm_workers(instance)
+        self.rung = self.settings.events and self.warm  # ticks come between those of the grid, and events are answered
+        self.cycles, interval_sec = cycles_of(self.settings, self.now), self.settings.publish_interval_sec
+        self.requested = counts["shards"] = {
+            one.symbols[0]: counts["shards"].get(one.symbols[0], first_requested(one.shard, self.now, interval_sec))
+            for one in self.cycles
+        }
+        slack_sec = RING_SLACK_SEC if self.rung else TICK_SLACK_SEC
+        self.late_by: dict[str, float] = counts.setdefault("late_by", {}) if self.rung else {}
+        self.wait_sec = {shard: due_in_sec(at, self.now, interval_sec, slack_sec) for shard, at in self.requested.items()}
+        self.busy: dict[str | None, dg.DagsterRun] = {}
+        self.due: list[Cycle] = []
+        self.events: list[tuple[Cycle, Event]] = []
+        self.waits: list[Wait] = []
+        self.inputs: Mapping[str, Inputs] = {}
+
+    def look_at_runs(self, log: logging.Logger) -> None:
+        """End the runs that will never finish, and find which shards are due; what was given up is replaced at once."""
+        running, ended = still_running(self.instance, (CYCLE_JOB_NAME, EVENT_JOB_NAME), self.store, log)
+        self.counts["ended"] += len(ended)
+        self.busy = {run.tags.get(RANGE_TAGS[0]): run for run in running if ONCE_TAG not in run.tags}
+        given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}
+        if self.warm:
+            given_up |= failed_once(self.instance, CYCLE_JOB_NAME, len(self.cycles)) - self.busy.keys()
+        if self.asked.open:
+            failed = failed_once(self.instance, EVENT_JOB_NAME, len(self.cycles))
+            given_up |= failed & self.asked.open - self.busy.keys()
+        self.due = [one for one in self.cycles if self.wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
+
+    def look_for_events(self) -> None:
+        """Find what has changed in the shards that are not due, and have the bell rung for what must wait."""
+        if not self.rung:
+            return
+        quiet = [one for one in self.cycles if one not in self.due]
+        self.inputs, answered = look_for_events(self.store, [symbol for one in quiet for symbol in one.symbols], self.asked)
+        self._decide_events(quiet, answered)
+        blocked = [run.run_id for one in self.due if (run := self.busy.get(one.symbols[0])) is not None]
+        over = await_runs(self.store, self.instance, [*blocked, *(one.run_id for one in self.waits if one.run_id is not None)])
+        if over:
+            self.busy = {shard: run for shard, run in self.busy.items() if run.run_id not in over}
+            self._decide_events(quiet, answered)
+        if any(one.run_id is None for one in self.waits):
+            ring_later(self.store)
+
+    def _decide_events(self, quiet: Sequence[Cycle], answered: Mapping[str, Inputs]) -> None:
+        self.events, self.waits = [], []
+        for one in quiet:
+            run = self.busy.get(one.symbols[0])
+            decision = decide_event(
+                one.symbols,
+                self.inputs,
+                answered=answered,
+                asked=self.asked.inputs,
+                unfinished=run.run_id if run is not None else None,
+                since_last_sec=self.now - self.asked.events.get(one.symbols[0], -math.inf),
+            )
+            if isinstance(decision, Event):
+                self.events.append((one, decision))
+            elif decision is not None:
+                self.waits.append(decision)
+
+    def held_back(self) -> str:
+        """Say why nothing is requested; empty when something may be."""
+        if self.events:
+            return ""
+        reason = held_back(
+            self.instance,
+            self.due,
+            self.busy_ids,
+            min(self.wait_sec.values()),
+            settings=self.settings,
+            now=self.store.clock(),
+        )
+        changed = sum(len(one.event.symbols) for one in self.waits)
+        return f"{reason}; {changed} changed symbols wait" if reason and changed else reason
+
+    @property
+    def busy_ids(self) -> dict[str | None, str]:
+        """First symbol of a shard to the id of its run that has not finished."""
+        return {shard: run.run_id for shard, run in self.busy.items()}
+
+    def requests(self, seen: Mapping[str, Seen], common_tags: Mapping[str, str]) -> tuple[list[dg.RunRequest], list[str]]:
+        """Request what is due and what has changed, and say why the rest of what is due is not requested."""
+        dated = [one for one, event in self.events if event.candles]  # judged now, not first by the next cycle
+        newest = {symbol: Seen(newest_candle=self.inputs[symbol].candle) for one in dated for symbol in one.symbols}
+        noted = date_candles({**seen, **newest}, [*self.due, *dated], self.counts["candles"], self.now)
+        self.counts["candles"] = noted
+        requests, reasons = requests_for(
+            self.due, seen, self.settings, now_epoch=self.now, busy=self.busy_ids, noted=noted, common_tags=common_tags
+        )
+        kept_waiting = [one.symbols[0] for one in self.due if one.symbols[0] in self.busy]
+        # A cycle that waits for an event's is not late: it starts as soon as that ends.
+        self.counts["late"] += sum(self.busy[shard].job_name == CYCLE_JOB_NAME for shard in kept_waiting)
+        self.counts["waited"] = kept_waiting
+        return [*requests, *(event_request(one, event, self.settings, common_tags) for one, event in self.events)], reasons
+
+    def note(self, requests: Sequence[dg.RunRequest], seen: Mapping[str, Seen], waited: Collection[str]) -> None:
+        """Note what is requested, once it is announced."""
+        interval_sec = self.settings.publish_interval_sec
+        for request in requests:
+            shard = request.tags[RANGE_TAGS[0]]
+            if request.job_name == EVENT_JOB_NAME:
+                continue
+            block = symbols_of(request.tags, self.settings.symbols)
+            self.asked.of_cadence(block, {symbol: seen[symbol].newest_candle for symbol in block})
+            before = self.requested[shard]
+            if self.wait_sec[shard] <= 0 and self.rung:
+                last_off_sec = self.late_by.get(shard, 0.0)
+                step = in_step(before, self.now, interval_sec, waited=shard in waited, last_off_sec=last_off_sec)
+                self.requested[shard], self.late_by[shard] = step
+            elif self.wait_sec[shard] <= 0:
+                self.requested[shard] = in_its_turn(before, self.now, interval_sec)
+        for one, event in self.events:
+            self.asked.of_event(one.symbols, event, self.inputs, self.now)
+
+
+def cycle_sensor(store: RedisStore, jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
+    """Build the sensor that requests a cycle every PUBLISH_INTERVAL_SEC, and one for what has changed in between.
+
+    Parameters
+    ----------
+    store
+        What is read, and whose settings, clock and lease count.
+    jobs
+        See :func:`loop_jobs`.
+    """
     settings = store.settings
 
     @dg.sensor(
         name="cycle",
-        job=CYCLE_JOB,
+        jobs=jobs,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs. "
+        description=f"Every {settings.publish_interval_sec} s: one run for all symbols, unless the previous one still runs; in "
+        "between, with EVENTS, one for those with a new candle or another position. "
         f"With plain `dagster dev` at most every {settings.publish_interval_sec} s, when no other run is unfinished: {SLOWER}.",
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "shards": {}, "candles": {}, **json.loads(context.cursor or "{}")}
-        now, interval_sec = store.clock().timestamp(), settings.publish_interval_sec
-        cycles = cycles_of(settings, now)
-        counts["shards"] = requested = {
-            one.symbols[0]: counts["shards"].get(one.symbols[0], first_requested(one.shard, now, interval_sec)) for one in cycles
-        }
+        tick, ours, waited = Tick(store, context.instance, counts), storage_id(context.instance), counts.get("waited", ())
         try:
-            if other := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=standing_by_for(other, "runs the loop"), cursor=context.cursor)
-            running, ended = still_running(context.instance, CYCLE_JOB_NAME, store, context.log)
-            counts["ended"] += len(ended)
-            busy = {run.tags.get(RANGE_TAGS[0]): run.run_id for run in running if ONCE_TAG not in run.tags}
+            if holder := other_holder(store, ours, renew=False):
+                return dg.SensorResult(skip_reason=standing_by_for(holder, "runs the loop"), cursor=context.cursor)
+            tick.look_at_runs(context.log)
             alive = alive_parts(context.instance)
-            store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), now) for part in alive])
-            wait_sec = {shard: due_in_sec(at, now, interval_sec) for shard, at in requested.items()}
-            given_up = {run.tags.get(RANGE_TAGS[0]) for run in ended}
-            if has_warm_workers(context.instance):
-                given_up |= failed_once(context.instance, CYCLE_JOB_NAME, len(cycles)) - busy.keys()
-            # What was given up is replaced at once, and not asked for later than otherwise.
-            due = [one for one in cycles if wait_sec[one.symbols[0]] <= 0 or one.symbols[0] in given_up]
-            next_sec = min(wait_sec.values())
-            if reason := held_back(context.instance, due, busy, next_sec, settings=settings, now=store.clock()):
-                other_holder(store, storage_id(context.instance))  # a tick that could not look leaves the lease to a stand-by
+            store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), tick.now) for part in alive])
+            tick.look_for_events()
+            if reason := tick.held_back():
+                other_holder(store, ours)  # a tick that could not read leaves the lease to a standby
                 return dg.SensorResult(skip_reason=reason, cursor=json.dumps(counts))
-            seen = look(store, [symbol for one in due for symbol in one.symbols])
-        except (RedisUnavailableError, redis.ResponseError) as error:
+            in_force = profile_now(store, requesting=True)
+            seen = look(store, [symbol for one in tick.due for symbol in one.symbols])
+        except (RedisUnavailableError, ProfileError, redis.ResponseError) as error:
             counts["failed_reads"] += 1
             return dg.SensorResult(skip_reason=f"read failed: {error}", cursor=json.dumps(counts))
-        counts["candles"] = noted = date_candles(seen, due, counts["candles"], now)
-        place = place_tags(store)
-        requests, reasons = requests_for(due, seen, settings, now_epoch=now, busy=busy, noted=noted, place=place)
-        counts["late"] += len(reasons)
+        if in_force.trouble:
+            context.log.warning(in_force.trouble)
+        requests, reasons = tick.requests(seen, {**place_tags(store), **in_force.tags()})
         try:
-            other = other_holder(
+            holder = other_holder(
                 store,
-                storage_id(context.instance),
+                ours,
                 {
                     symbol: request.tags[CYCLE_ID_TAG]
                     for request in requests
@@ -371,13 +616,12 @@ def cycle_sensor(store: RedisStore) -> dg.SensorDefinition:
             )
         except (RedisUnavailableError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"announcing the cycle failed: {error}", cursor=json.dumps(counts))
-        if other:
-            return dg.SensorResult(skip_reason=f"standing by: {other} has taken over", cursor=json.dumps(counts))
+        if holder:
+            return dg.SensorResult(skip_reason=f"standing by: {holder} has taken over", cursor=json.dumps(counts))
+        tick.note(requests, seen, waited)
         if not requests:
-            told = f"{'; '.join(reasons)} (late so far: {counts['late']})"
-            return dg.SensorResult(skip_reason=told, cursor=json.dumps(counts))
-        begun = [shard for request in requests if wait_sec[shard := request.tags[RANGE_TAGS[0]]] <= 0]
-        requested |= {shard: in_its_turn(requested[shard], now, interval_sec) for shard in begun}
+            skip_reason = f"{'; '.join(reasons)} (late so far: {counts['late']})"
+            return dg.SensorResult(skip_reason=skip_reason, cursor=json.dumps(counts))
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(counts))
 
     return cycle

@@ -1,10 +1,11 @@
-"""Runs that never finish: a killed worker tells nobody, so the loop ends its runs itself and goes on.
+"""Runs that never finish: a killed worker reports nothing, so this sensor ends its runs and the cycle goes on.
 
 How long a run may take depends on the launcher: a warm worker takes it at once; with plain ``dagster dev`` each run starts an
 interpreter of its own, 7 to 12 s on two idle cores.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +16,7 @@ from resources.instance.launcher import has_warm_workers
 from resources.io_manager import ONCE_TAG
 from resources.store.redis_store import RedisStore
 
+TICK_INTERVAL_SEC = 3  # of every sensor: less than the daemon's own 5 s, so that no tick is missed
 SLOWER = "each run starts an interpreter of its own; `quantum up` keeps warm workers and is faster"
 
 
@@ -55,10 +57,11 @@ UNFINISHED = (
 )
 
 
-def unfinished_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.RunRecord]:
-    """List the runs of one job that have not finished, oldest first."""
-    wanted = dg.RunsFilter(job_name=job_name, statuses=list(UNFINISHED))
-    return list(instance.get_run_records(wanted, ascending=True))
+def unfinished_runs(instance: dg.DagsterInstance, job_names: Sequence[str]) -> list[dg.RunRecord]:
+    """List the runs of some jobs that have not finished, oldest first."""
+    only = job_names[0] if len(job_names) == 1 else None
+    records = instance.get_run_records(dg.RunsFilter(job_name=only, statuses=list(UNFINISHED)), ascending=True)
+    return [record for record in records if record.dagster_run.job_name in job_names]
 
 
 def goes_first(instance: dg.DagsterInstance, job_name: str, now: datetime) -> str:
@@ -120,24 +123,24 @@ def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits =
 
 
 def still_running(
-    instance: dg.DagsterInstance, job_name: str, store: RedisStore, log: logging.Logger
+    instance: dg.DagsterInstance, job_names: Sequence[str], store: RedisStore, log: logging.Logger
 ) -> tuple[list[dg.DagsterRun], list[dg.DagsterRun]]:
-    """List the unfinished runs of one job, once the overdue ones have been failed and stopped, and those."""
-    left, ended = [], []
+    """List the unfinished runs of some jobs, once the overdue ones have been failed and stopped, and those."""
+    running, ended = [], []
     limits = WARM if has_warm_workers(instance) else COLD
     now, place = store.clock(), place_tags(store).get(PLACE_TAG)
-    for record in unfinished_runs(instance, job_name):
+    for record in unfinished_runs(instance, job_names):
         run = record.dagster_run
         started = run.status in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
         moved = place is not None and run.tags.get(PLACE_TAG, place) != place
         if (why := overdue(record.create_timestamp, now, started=started, limits=limits, moved=moved)) is None:
-            left.append(run)
+            running.append(run)
             continue
         log.error("run %s: %s", run.run_id, why)
         _stop(instance, run, log)
         instance.report_run_failed(run, why)
         ended.append(run)
-    return left, ended
+    return running, ended
 
 
 def end_untaken(instance: dg.DagsterInstance, now: datetime, log: logging.Logger) -> None:

@@ -5,23 +5,26 @@ from dataclasses import dataclass
 import dagster as dg
 import redis
 
-from resources.governor.plans import Waiting, waiting_plans
-from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, storage_id
+from quantum_core.profiles.profile import ProfileError
+from quantum_core.settings import Settings
+from resources.governor.queue import Waiting, waiting_plans
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, AssetJob, storage_id
 from resources.instance.launcher import has_warm_workers
 from resources.instance.range_tags import range_tags
 from resources.io_manager import CYCLE_TAG
 from resources.store.lease import other_holder, standing_by_for
-from resources.store.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError
-from sensors.overdue import SLOWER, place_tags, still_running
+from resources.store.profiles import profile_now
+from resources.store.redis_store import RedisStore, UnreadableKeyError
+from resources.store.unavailable import RedisUnavailableError
+from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, place_tags, still_running
 
 PLANS_JOB_NAME = "plans"
-TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 
-PLANS_JOB = dg.define_asset_job(
-    PLANS_JOB_NAME,
-    selection=dg.AssetSelection.assets("governor_permit").without_checks(),
-    description="Decide the plans that wait.",
-)
+
+def plans_job(settings: Settings) -> AssetJob:
+    """Build the job that decides plans."""
+    permits = dg.AssetSelection.assets(settings.asset_path("governor_permit"))
+    return dg.define_asset_job(PLANS_JOB_NAME, selection=permits.without_checks(), description="Decide the plans that wait.")
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,27 @@ def plans_sensor(store: RedisStore) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="plans",
-        job=PLANS_JOB,
+        job_name=PLANS_JOB_NAME,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every 5 s: decide the plans that wait. With plain `dagster dev` each cycle decides them instead: {SLOWER}.",
+        description="When a plan is written, and every 5 s: decide the plans that wait. "
+        f"With plain `dagster dev` each cycle decides them instead: {SLOWER}.",
     )
     def plans(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            if other := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=standing_by_for(other, "decides"))
+            if holder := other_holder(store, storage_id(context.instance), renew=False):
+                return dg.SensorResult(skip_reason=standing_by_for(holder, "decides"))
             if not has_warm_workers(context.instance):
                 return dg.SensorResult(skip_reason=f"plans are decided in each cycle: {SLOWER}")
-            running, _ = still_running(context.instance, PLANS_JOB_NAME, store, context.log)
-            waiting = waiting_plans(store)
-        except (RedisUnavailableError, UnreadableKeyError, redis.ResponseError) as error:
+            running, _ = still_running(context.instance, [PLANS_JOB_NAME], store, context.log)
+            waiting, profile = waiting_plans(store), profile_now(store, requesting=True)
+        except (RedisUnavailableError, UnreadableKeyError, ProfileError, redis.ResponseError) as error:
             return dg.SensorResult(skip_reason=f"read failed: {error}")
         decision = decide_plans_due(waiting, store.settings.symbols, unfinished=running[0].run_id if running else None)
         if isinstance(decision, str):
             return dg.SensorResult(skip_reason=decision)
-        tags = {**range_tags(decision.symbols), DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true", **place_tags(store)}
+        of_ours = {DEFER_ASSET_EVENTS_TAG: "true", CYCLE_TAG: "true"}
+        tags = {**range_tags(decision.symbols), **of_ours, **place_tags(store), **profile.tags()}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None, tags=tags)])
 
     return plans

@@ -1,34 +1,36 @@
-"""When the proof pack runs: every PROOF_INTERVAL_SEC, right after a cycle, when the loop rests and nothing is half-way."""
+"""When the proof pack runs: every PROOF_INTERVAL_SEC, right after a cycle, when nothing is half-way."""
 
 from dataclasses import dataclass
 
 import dagster as dg
 import redis
 
-from quantum_assets.checks.inputs import INPUTS
 from quantum_assets.checks.pack import PROOFS
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_assets.checks.proofs.inputs import INPUTS
+from quantum_core.kernels import CLOCK_SKEW_SEC
+from quantum_core.settings import Settings
 from resources.inputs.foreign import number_or_none
-from resources.instance.dagster_internals import storage_id
+from resources.instance.dagster_internals import AssetJob, storage_id
 from resources.instance.launcher import has_warm_workers
 from resources.store.lease import other_holder, standing_by_for
-from resources.store.redis_store import RedisStore, RedisUnavailableError
-from sensors.overdue import SLOWER, goes_first, still_running
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
+from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, goes_first, still_running
 
 PROOFS_JOB_NAME = "proofs"
-TICK_INTERVAL_SEC = 3  # less than the daemon's own 5 s, so that no tick is missed
 JUST_ENDED_SEC = 6.0  # since a cycle: the next one is at least one tick away
 PATIENCE_SEC = 10.0  # so long a due pack waits for a cycle to end
 SLACK_SEC = 2.0  # ticks come in steps of 5 s
 COLD_INTERVAL_SEC = 300  # at least, without warm workers: the pack's interpreter takes its time from the cycle's
 
-PROOFS_JOB = dg.define_asset_job(
-    PROOFS_JOB_NAME,
-    selection=dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(dg.AssetKey(proof.asset), proof.name) for proof in (*PROOFS, *(one.proof for one in INPUTS)))
-    ),
-    description="Judge every proof over all symbols.",
-)
+
+def proofs_job(settings: Settings) -> AssetJob:
+    """Build the job of the proof pack."""
+    proofs = [*PROOFS, *(one.proof for one in INPUTS)]
+    keys = [dg.AssetCheckKey(dg.AssetKey(settings.asset_path(proof.asset)), proof.name) for proof in proofs]
+    return dg.define_asset_job(
+        PROOFS_JOB_NAME, selection=dg.AssetSelection.checks(*keys), description="Judge every proof over all symbols."
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="proofs",
-        job=PROOFS_JOB,
+        job_name=PROOFS_JOB_NAME,
         minimum_interval_seconds=TICK_INTERVAL_SEC,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Every {interval_sec} s, after a cycle: judge every proof over all symbols. "
@@ -84,9 +86,9 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
     )
     def proofs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            if other := other_holder(store, storage_id(context.instance), renew=False):
-                return _skip(context, standing_by_for(other, "runs the loop"))
-            running, _ = still_running(context.instance, PROOFS_JOB_NAME, store, context.log)
+            if holder := other_holder(store, storage_id(context.instance), renew=False):
+                return _skip(context, standing_by_for(holder, "runs the loop"))
+            running, _ = still_running(context.instance, [PROOFS_JOB_NAME], store, context.log)
             if running:
                 return _skip(context, f"the previous one (run {running[0].run_id}) is still running")
             (beat,) = store.run("looking for the last cycle", [("GET", store.keys.of("heartbeat", "cycle"))])
@@ -94,10 +96,10 @@ def proofs_sensor(store: RedisStore) -> dg.SensorDefinition:
             return _skip(context, f"read failed: {error}")
         now, requested = store.clock().timestamp(), number_or_none(context.cursor or "")
         ended = number_or_none(beat.decode(errors="replace")) if isinstance(beat, bytes) else None
-        seen = Seen(*(None if moment is None else now - moment for moment in (requested, ended)))
+        ages = Seen(*(None if moment is None else now - moment for moment in (requested, ended)))
         warm = has_warm_workers(context.instance)
         spacing_sec = interval_sec if warm else max(interval_sec, COLD_INTERVAL_SEC)
-        if reason := decide_proofs(seen, spacing_sec):
+        if reason := decide_proofs(ages, spacing_sec):
             set_back = requested is not None and requested > now  # then due as of now, and patience counts
             cursor = repr(now - spacing_sec + SLACK_SEC) if set_back else None
             return _skip(context, reason if warm else f"{reason}; {SLOWER}", cursor)

@@ -1,4 +1,4 @@
-"""When old runs are deleted: every ten minutes, on a worker, beside the loop."""
+"""When old runs are deleted: every ten minutes, on a worker, beside the cycle."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -49,7 +49,7 @@ def retention_job() -> None:
 def retention_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request a run, unless one is at it; without warm workers the first one leaves the start to the first cycle."""
     end_untaken(context.instance, datetime.now(UTC), context.log)
-    if unfinished_runs(context.instance, RETENTION_JOB_NAME):
+    if unfinished_runs(context.instance, [RETENTION_JOB_NAME]):
         return dg.SensorResult(skip_reason="the previous one is still running", cursor=context.cursor)
     if context.cursor is None and not has_warm_workers(context.instance):
         return dg.SensorResult(skip_reason="ten minutes after the start", cursor=STARTED)

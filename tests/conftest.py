@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from quantum_core.settings import Settings, load_settings
 from resources.instance.home import EVENT_BATCH_SIZE, open_instance
 from resources.store.redis_store import RedisStore
+from tests.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import free_port, need, valkey
 
 START = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)

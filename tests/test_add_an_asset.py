@@ -1,6 +1,9 @@
 """The example of docs/dagster.md, "Add an asset", is executed as it stands on the page."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,11 +12,13 @@ import dagster as dg
 import pytest
 
 import definitions
-from quantum_core.contracts.tables import Keys
+from quantum_assets.checks.evidence import PACKAGES as PROVEN
+from quantum_core.contracts.tables import PUBLISHED_TABLES, Keys
 from resources.store.redis_store import RedisStore
 from tests.world import QUIET, assemble, hash_of, materialized, run_cycle, write_position, write_world
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "dagster.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "dagster.md"
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
 
@@ -33,7 +38,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     known = Keys.templates
     monkeypatch.setattr(Keys, "templates", lambda keys: {**known(keys), name: template})
     monkeypatch.setattr(definitions, "ASSETS", (*definitions.ASSETS, module.loss_at_stop))
-    monkeypatch.setitem(definitions.PUBLISHED_TABLES, module.LOSS_AT_STOP.asset, module.LOSS_AT_STOP)
+    monkeypatch.setitem(PUBLISHED_TABLES, module.LOSS_AT_STOP.asset, module.LOSS_AT_STOP)
     return module
 
 
@@ -94,3 +99,26 @@ def test_the_example_stays_short() -> None:
     """Forty lines are read; four hundred are not."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", section(), re.DOTALL | re.MULTILINE)
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
+
+
+@pytest.mark.slow
+def test_what_dg_scaffolds_is_loaded(tmp_path: Path) -> None:
+    """`dg scaffold` writes where pyproject.toml says; what it writes must not be dead code."""
+    for package in (*PROVEN, "quantum_feed"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("definitions.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def dg_says(*words: str) -> str:
+        command = [str(Path(sys.executable).parent / "dg"), *words]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "QUANTUM_HOME": str(tmp_path / "home")}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "spread_of_the_book" not in dg_says("list", "defs", "--json")
+    dg_says("scaffold", "defs", "dagster.asset", "spread_of_the_book.py")
+    assert (tmp_path / "quantum_assets" / "custom" / "spread_of_the_book.py").exists()
+    listed = dg_says("list", "defs", "--json")
+    assert "spread_of_the_book" in listed
+    assert "governor_permit" in listed

@@ -53,6 +53,23 @@ def test_every_link_to_a_file_or_a_section_leads_there(page: Path) -> None:
     assert broken == []
 
 
+def test_every_test_that_the_page_of_the_field_names_exists() -> None:
+    """A claim whose test was renamed or moved is held by nothing."""
+    text = (ROOT / "docs" / "field.md").read_text()
+    tests_by_file = {
+        file.relative_to(ROOT).as_posix(): set(re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE))
+        for file in (ROOT / "tests").rglob("test_*.py")
+    }
+    names = set(re.findall(r"\btest_\w+\b(?!\.py)", text)) - {Path(file).stem for file in tests_by_file}
+    assert names - set().union(*tests_by_file.values()) == set()
+    wrong = []
+    for path, name in re.findall(r"([\w/]*\btest_\w+\.py)(?:::(\w+))?", text):
+        tests = [tests for file, tests in tests_by_file.items() if file.endswith("/" + path.removeprefix("tests/"))]
+        if len(tests) != 1 or (name and name not in tests[0]):
+            wrong.append((path, name))
+    assert wrong == []
+
+
 def test_every_section_that_code_refers_to_exists() -> None:
     """Whoever follows a comment to the contract must arrive there, also after a heading was changed."""
     roots = [ROOT / name for name in FOLDERS]

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = runpy.run_path(str(ROOT / ".ci" / "words.py"))
-findings, main, pages = WORDS["findings"], WORDS["main"], WORDS["pages"]
+findings, main, pages, prose_of = WORDS["findings"], WORDS["main"], WORDS["pages"], WORDS["prose_of"]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,29 @@ def test_a_planted_word_fails_the_check_and_is_named(tmp_path: Path, capsys: pyt
     page = tmp_path / "docs" / "decisions" / "planted.md"
     page.parent.mkdir(parents=True)
     (tmp_path / "README.md").write_text("Short sentences.\n")
+    (tmp_path / "definitions.py").write_text('"""Short sentences."""\n')
     page.write_text("# A\n\nNobody was told.\n")
     assert main(tmp_path) == 1
     assert capsys.readouterr().out == f"{page.relative_to(tmp_path)}:3: avoid 'told'; write: reported, names, shows, says\n"
     page.write_text("# A\n\nNobody was informed.\n")
     assert main(tmp_path) == 0
+
+
+def test_docstrings_and_comments_are_read_and_code_is_not() -> None:
+    source = '''"""A stack."""
+
+stack = "told"  # nobody was told
+
+
+def told(stack: str) -> str:
+    """Mend it.
+
+    The strip
+    is red.
+    """
+    return f"the loop of a {stack}"
+'''
+    assert [row[:2] for row in sorted(findings(prose_of(source)))] == [(1, "stack"), (3, "told"), (7, "Mend"), (9, "The strip")]
 
 
 def test_the_pages_of_the_product_are_clean_and_all_of_them_are_read(capsys: pytest.CaptureFixture[str]) -> None:

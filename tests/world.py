@@ -1,6 +1,7 @@
 """What the tests put into Redis on behalf of the programs that are not ours."""
 
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from definitions import assemble
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 
+FIELD_PASSES = int(os.environ.get("FIELD_PASSES", "1"))  # of the properties of inputs: so many times the examples
 SAMPLE = Path(__file__).resolve().parents[1] / "quantum_assets" / "sample"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

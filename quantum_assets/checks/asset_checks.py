@@ -16,13 +16,15 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.inputs import INPUTS, USABLE
 from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge, run, store_verdicts
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
+from quantum_assets.checks.proofs.inputs import INPUTS, USABLE
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
 from quantum_assets.shown_states import remember_checks
 from resources.calc_only import loaded_trading_libraries
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.instance.dagster_internals import name_of
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
 CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered
@@ -49,15 +51,15 @@ def calc_only_process() -> dg.AssetCheckResult:
 )
 def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[Any]:
     """Judge the selected proofs over all symbols."""
-    selected = {(key.asset_key.to_user_string(), key.name) for key in context.selected_asset_check_keys}
+    selected = {(name_of(key.asset_key), key.name) for key in context.selected_asset_check_keys}
     proofs = [proof for proof in PROOFS if (proof.asset, proof.name) in selected]
     began = time.monotonic()
     hurried = context.op_execution_context.has_partition_key  # somebody materializes one symbol, and waits
     pause_sec = HURRIED_LOOK_AGAIN_SEC if hurried else LOOK_AGAIN_SEC
     verdicts = run(lambda: Evidence(store, context.instance, hurried=hurried), proofs, look_again_sec=pause_sec)
-    yield from map(result_of, verdicts)
+    yield from (result_of(verdict, store.settings) for verdict in verdicts)
     try:
-        if len(proofs) == len(PROOFS):  # some of them, perhaps under other settings than the stack's, are nobody else's business
+        if len(proofs) == len(PROOFS):  # a part of the pack, perhaps under settings of the caller's own, is not recorded
             store_verdicts(store, verdicts, seconds=time.monotonic() - began)
             remember_checks(store, verdicts)
             until = max(began + RECORD_UNTIL_SEC, time.monotonic() + RECORD_SEC_MIN)
@@ -66,7 +68,8 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
         context.log.warning(str(error))
     if len(proofs) == len(PROOFS):  # after the symbols: Dagster's list of checks shows the newest result, of a symbol or of all
         for asset in ASSETS:
-            yield sound_of_asset(asset, [one for one in verdicts if one.proof.asset == asset and one.proof.per_symbol])
+            judged = [one for one in verdicts if one.proof.asset == asset and one.proof.per_symbol]
+            yield sound_of_asset(asset, judged, store.settings)
     failed = [verdict.proof.title for verdict in verdicts if not verdict.passed]
     context.log.info(
         f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold{'; not: ' if failed else ''}{', '.join(failed)}"
@@ -80,10 +83,10 @@ def proof_pack(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[R
 )
 def input_checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[RedisStore]) -> Iterator[dg.AssetCheckResult]:
     """Say of the selected inputs which symbols the last cycle could not use; each cycle records it when that has changed."""
-    selected = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
+    selected = {name_of(key.asset_key) for key in context.selected_asset_check_keys}
     evidence = Evidence(store, context.instance)
     verdicts = [judge(one.proof, evidence) for one in INPUTS if one.asset in selected]
-    yield from map(result_of, verdicts)
+    yield from (result_of(verdict, store.settings) for verdict in verdicts)
     with suppress(RedisUnavailableError):
         remember_checks(store, verdicts)
 
@@ -94,15 +97,15 @@ def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: floa
     Each costs Dagster some 4 ms: thousands at once, at the first start or when a host is lost, would outlast what a run of the
     pack is given. What is not recorded ``until`` then (monotonic s) follows in the next runs; the verdicts are in Redis.
     """
-    found = by_symbol(verdicts, store.settings.symbols)
+    failing_by_asset = by_symbol(verdicts, store.settings.symbols)
     (reply,) = store.run("reading what was recorded", [("HGETALL", store.keys.of("proofs_by_symbol"))])
     if isinstance(reply, Exception):
         return
     last = {name.decode(): _recorded(text.decode()) for name, text in zip(reply[::2], reply[1::2], strict=True)}
     now = store.clock().timestamp()
     due: list[tuple[bool, float, str, str]] = []
-    for asset in found:
-        for symbol, failing in found[asset].items():
+    for asset in failing_by_asset:
+        for symbol, failing in failing_by_asset[asset].items():
             when, state = last.get(f"{asset}/{symbol}", (0.0, None))
             same = state == sorted(failing) or (state is None and not failing)
             if not same or now - when >= RENEWED_AFTER_SEC:
@@ -113,8 +116,8 @@ def _changed_symbols(store: RedisStore, verdicts: Sequence[Verdict], until: floa
             return
         fields: list[str] = []
         for _, _, asset, symbol in due[chunk : chunk + CHUNK]:
-            failing = found[asset][symbol]
-            yield sound_of_symbol(asset, symbol, failing)
+            failing = failing_by_asset[asset][symbol]
+            yield sound_of_symbol(asset, symbol, failing, store.settings)
             fields += [f"{asset}/{symbol}", json.dumps([now, sorted(failing)])]
         store.run("remembering what was recorded", [("HSET", store.keys.of("proofs_by_symbol"), *fields)])
 
@@ -148,11 +151,11 @@ def _sound_check(asset: str, proofs: Sequence[Proof], partitions: dg.PartitionsD
         of_symbols = context.has_partition_key or context.has_partition_key_range
         symbols = context.partition_keys if of_symbols else store.settings.symbols  # "Execute all" names no partition
         verdicts = run(lambda: Evidence(store, context.instance, hurried=True), proofs)
-        found = by_symbol(verdicts, store.settings.symbols)[asset]
+        failing = by_symbol(verdicts, store.settings.symbols)[asset]
         for symbol in symbols:
-            yield sound_of_symbol(asset, symbol, found[symbol])
+            yield sound_of_symbol(asset, symbol, failing[symbol], store.settings)
         if not of_symbols:  # last: Dagster's list of checks shows the newest result
-            yield sound_of_asset(asset, verdicts)
+            yield sound_of_asset(asset, verdicts, store.settings)
         yield dg.Output(None, output_name=next(iter(context.op_execution_context.op_def.output_dict)))
 
     return check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from quantum_assets.checks.evidence import Evidence
@@ -24,20 +24,17 @@ STANDARD_IN_KERNELS = frozenset(
 )
 CLOCKS = frozenset({"now", "utcnow", "today", "time", "monotonic", "perf_counter"})  # datetime itself reads times given as text
 OURS_IN_KERNELS = "quantum_core.kernels"
-KERNELS_OF = {  # module -> the asset whose formula it is; one that is not listed is proven with the market state's
-    "stops": "risk_proposal",
-    "tracking": "risk_proposal",
-    "identity": "risk_proposal",
-    "consistency": "risk_proposal",
-    "contract": "risk_proposal",
-    "harvest": "harvest_proposal",
-    "efficiency": "capital_efficiency",
-    "efficiency_hint": "capital_efficiency",
-    "allocation": "allocation_target",
-    "risk_guard": "risk_guard",
-    "intent": "trade_intent",
+KERNELS_OF = {  # module or package -> the asset whose formula it is; one that is not listed is proven with the market state's
+    "position": "risk_proposal",
+    "proposals.stops": "risk_proposal",
+    "proposals.harvest": "harvest_proposal",
+    "proposals.intent": "trade_intent",
+    "proposals.sizing": "position_size",
+    "capital.efficiency": "capital_efficiency",
+    "capital.efficiency_hint": "capital_efficiency",
+    "capital.allocation": "allocation_target",
     "governor": "governor_permit",
-    "permit_hint": "governor_permit",
+    "governor.risk_guard": "risk_guard",
 }
 
 
@@ -104,12 +101,17 @@ def lifetime(table: Table) -> Proof:
     )
 
 
+def asset_of_kernel(module: str) -> str:
+    """Name the asset whose formula a kernel module is: its own entry counts before its package's."""
+    name = module.removeprefix(f"{OURS_IN_KERNELS}.")
+    return KERNELS_OF.get(name) or KERNELS_OF.get(name.partition(".")[0], "market_state")
+
+
 def calc_only_imports(asset: str) -> Proof:
     """The kernels of an asset compute and do nothing else."""
 
     def judge(evidence: Evidence) -> Finding:
-        every = [name for name in evidence.modules if name.startswith(OURS_IN_KERNELS)]
-        kernels = [name for name in every if KERNELS_OF.get(name.rpartition(".")[2], "market_state") == asset]
+        kernels = [name for name in evidence.modules if name.startswith(OURS_IN_KERNELS) and asset_of_kernel(name) == asset]
         failing = {}
         for name in kernels:
             if odd := sorted(module for module in evidence.imports(name) if not _harmless(module)):
@@ -202,25 +204,59 @@ def compare(
     tuple
         The first difference in words (empty when there is none), and the largest relative difference of the numbers.
     """
-    largest, told = 0.0, ""
+    largest, first_difference = 0.0, ""
     for name, expected in computed.items():
-        seen = published[name]
-        if not isinstance(expected, float) or not isinstance(seen, float):
-            if seen != expected and not told:
-                told = f"{name} is {_short(seen)}, recomputed {_short(expected)}"
+        value = published[name]
+        if not isinstance(expected, float) or not isinstance(value, float):
+            if value != expected and not first_difference:
+                first_difference = f"{name} is {_short(value)}, recomputed {_short(expected)}"
             continue
         absolute = (tolerance or {}).get(name, 0.0 if name in PRICES else ABSOLUTE_TOLERANCE)
         allowed = RELATIVE_TOLERANCE * abs(expected) + absolute
-        difference = abs(seen - expected)
-        if not difference <= allowed and not told:  # NaN differs from everything
-            told = f"{name} is {seen!r}, recomputed {expected!r}"
+        difference = abs(value - expected)
+        if not difference <= allowed and not first_difference:  # NaN differs from everything
+            first_difference = f"{name} is {value!r}, recomputed {expected!r}"
         whole = max(abs(expected), min(absolute, ABSOLUTE_TOLERANCE)) or 1.0
         largest = max(largest, difference / whole if math.isfinite(difference) else math.inf)
-    return told, largest
+    return first_difference, largest
 
 
 def _short(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def recomputed_by_profile(
+    evidence: Evidence,
+    table: Table,
+    judge: Callable[[str, dict[str, Any], dict[str, dict[str, Any]]], tuple[str, float]],
+    elsewhere: Container[str] = (),
+) -> Finding:
+    """Recompute the rows of a table, each with the parameters it names.
+
+    Parameters
+    ----------
+    evidence, table
+        Where the rows are.
+    judge
+        Takes symbol, row and parameters by section; gives what :func:`compare` does.
+    elsewhere
+        Symbols that simpler proofs have found wrong: they are left to these.
+    """
+    judged = []
+    for symbol, row in evidence.rows(table).items():
+        if symbol in elsewhere:
+            continue
+        parameters = evidence.parameters_of(row, symbol)
+        if parameters is None:
+            judged.append((symbol, unknown_profile(row), 0.0))
+        else:
+            judged.append((symbol, *judge(symbol, row, parameters)))
+    return recomputation(judged)
+
+
+def unknown_profile(row: Mapping[str, Any]) -> str:
+    """Say that a row was computed with parameters that cannot be found."""
+    return f"computed with a profile nobody knows: {row['profile_name']} {row['profile']}"
 
 
 def recomputation(judged: Iterable[tuple[str, str, float]]) -> Finding:

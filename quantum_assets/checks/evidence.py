@@ -1,7 +1,8 @@
-"""What proofs are judged by: one look at the live Redis for all symbols, each part read when a proof first asks for it.
+"""What proofs are judged by: the live Redis, read once for all symbols, each part when a proof first asks for it.
 
 A part that cannot be read raises, and every proof that needs it has then failed: a check that could not be evaluated is no pass.
-Nothing is judged here, and nothing is written but by :meth:`Evidence.single_cycle`, which really runs one.
+Nothing is judged here, and nothing is written but by :meth:`Evidence.single_cycle`, which really runs one, and the counters of
+:meth:`Evidence.evaluations`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
+from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.reading import Reading, State
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC, ContractError, Table
+from quantum_core.contracts.schema import ContractError, Table
 from quantum_core.contracts.tables import (
     BLOCK,
     EVENTS_STREAM_MAXLEN,
@@ -30,15 +32,28 @@ from quantum_core.contracts.tables import (
     PERMIT,
     POSITION,
     PUBLISHED,
+    RISK_PROPOSAL,
 )
 from quantum_core.freshness import Evaluation, Limits, evaluate
-from quantum_core.kernels.risk_guard import GUARDS
+from quantum_core.informative import ASSETS as COUNTED_ASSETS
+from quantum_core.informative import Hours
+from quantum_core.kernels import CLOCK_SKEW_SEC
+from quantum_core.kernels.governor.limits import GovernorLimits, GovernorTheta
+from quantum_core.kernels.governor.risk_guard import GUARDS
+from quantum_core.profiles.files import ProfileFileError, load, shipped
+from quantum_core.profiles.in_force import DoesNotFitError, in_force
+from quantum_core.profiles.profile import LOCKED, Profile, ProfileError
 from quantum_core.settings import load_settings
 from quantum_core.universe import shards
-from resources.governor.plans import COUNTED_IN, OTHER_PERMITS, permit_fields
-from resources.inputs.candles import CandleReader, Candles
+from resources.governor.limits import COUNTED_IN, theta_of
+from resources.governor.permit import permit_fields
+from resources.governor.plan import OTHER_PERMITS
+from resources.inputs.candle_series import Candles
+from resources.inputs.candles import CandleReader
 from resources.instance.launcher import has_warm_workers, heartbeat_parts
 from resources.store.failures import read_failures
+from resources.store.informative import count_evaluations
+from resources.store.profiles import InForce, history, profile_now
 from resources.store.redis_store import RedisStore, UnreadableKeyError, pairs, texts
 from resources.store.vital_signs import VitalSignsReader
 
@@ -83,7 +98,7 @@ class SingleCycle(NamedTuple):
 
 
 class Evidence:
-    """One look.
+    """What one run of the pack has read.
 
     Parameters
     ----------
@@ -95,7 +110,7 @@ class Evidence:
         Folder of the product's own modules.
     hurried
         Whether somebody waits for the answer, or asks with settings of his own: `quantum once`, which takes seconds and
-        publishes, is then not tried; the last try of the pack is told.
+        publishes, is then not tried; the result of the pack's last try stands for it.
     universe
         All symbols of the deployment, where only some of them are judged: a cycle is that of a shard of these.
     """
@@ -115,19 +130,21 @@ class Evidence:
         self.now = store.clock().timestamp()
         self.source_root = source_root
         self._instance, self._hurried = instance, hurried
+        self._profiles: dict[tuple[str, str], list[Profile]] = {}
+        self._parameters: dict[str, dict[str, dict[str, Any]]] = {}
 
     # --- hashes ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _hashes(self) -> Mapping[tuple[str, str], tuple[Any, int]]:
         """Every hash with its lifetime, in one round trip."""
-        wanted = [(table, symbol) for table in PUBLISHED for symbol in table.subjects(self.symbols)]
-        names = [self.keys.of(table.key, symbol) for table, symbol in wanted]
+        subjects = [(table, symbol) for table in PUBLISHED for symbol in table.subjects(self.symbols)]
+        names = [self.keys.of(table.key, symbol) for table, symbol in subjects]
         replies = self.store.run(
             "collecting evidence", (command for name in names for command in (("HGETALL", name), ("PTTL", name)))
         )
         both = zip(replies[::2], replies[1::2], strict=True)
-        return {(table.asset, symbol): pair for (table, symbol), pair in zip(wanted, both, strict=True)}
+        return {(table.asset, symbol): pair for (table, symbol), pair in zip(subjects, both, strict=True)}
 
     def raw(self, table: Table) -> dict[str, dict[str, str]]:
         """Give the hashes of a table that are there, as text; unreadable ones are left out (see :meth:`rows`)."""
@@ -168,9 +185,83 @@ class Evidence:
         return {symbol: int(self._hashes[table.asset, symbol][1]) for symbol in self.raw(table)}
 
     @cached_property
+    def evaluations(self) -> Mapping[str, Hours]:
+        """Counters of what the evaluations of each symbol gave; the newest are counted, unless they have been before."""
+        tables = [table for table in PUBLISHED if table.asset in COUNTED_ASSETS]
+        of_open = {symbol: row for symbol, row in self.rows(POSITION).items() if row["held"]}
+        rows = {table.asset: self.rows(table) for table in tables}
+        for asset in (RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset):  # of a position that is closed the last row stands a while
+            rows[asset] = {symbol: row for symbol, row in rows[asset].items() if symbol in of_open}
+        return count_evaluations(self.store, rows, self.symbols, self.in_force.profile)
+
+    @cached_property
     def open_positions(self) -> list[str]:
         """Symbols that hold a position now: proposals are due for them."""
         return [symbol for symbol, row in self.rows(POSITION).items() if row["held"]]
+
+    # --- profiles --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def in_force(self) -> InForce:
+        """The profile in force now.
+
+        Raises
+        ------
+        ProfileError
+            The record of uses cannot be read, and nobody remembers what it said.
+        """
+        return profile_now(self.store)
+
+    @cached_property
+    def _other_profiles(self) -> list[Profile]:
+        """Profiles that a row may name besides the one in force: shipped ones, and what was ever put in force."""
+        found = []
+        for name in shipped():
+            with suppress(ProfileFileError, DoesNotFitError):
+                found.append(in_force(load(name), self.settings))
+        for use in history(self.store):
+            with suppress(ProfileError, DoesNotFitError):
+                found.append(in_force(use.profile(), self.settings))
+        return found
+
+    def profiles_of(self, row: Mapping[str, Any], symbol: str) -> list[Profile]:
+        """Give the profiles whose parameters of a symbol are those a row names: usually one, none where nobody knows them.
+
+        They may differ in the parameters of other symbols. A row that names none was published by an older version, or by
+        another program: it is judged by the specification, with the settings.
+        """
+        fingerprint = row.get("profile") or ""
+        key = fingerprint, underlying(symbol)
+        if key not in self._profiles:
+            self._profiles[key] = self._search(fingerprint, symbol)
+        return self._profiles[key]
+
+    def _search(self, fingerprint: str, symbol: str) -> list[Profile]:
+        if not fingerprint:
+            return [in_force(LOCKED, self.settings)]
+        for likely in (self.in_force.profile, self.settings.own_profile):
+            if likely.fingerprint_of(symbol) == fingerprint:
+                return [likely]
+        return [one for one in self._other_profiles if one.fingerprint_of(symbol) == fingerprint]
+
+    def profile_of(self, row: Mapping[str, Any], symbol: str) -> Profile | None:
+        """Give the profile a row was computed with; ``None`` where nobody knows it."""
+        return next(iter(self.profiles_of(row, symbol)), None)
+
+    def parameters_of(self, row: Mapping[str, Any], symbol: str) -> dict[str, dict[str, Any]] | None:
+        """Give the parameters a row was computed with, by section; ``None`` where nobody knows them."""
+        profile = self.profile_of(row, symbol)
+        if profile is None:
+            return None
+        fingerprint = profile.fingerprint_of(symbol)
+        if fingerprint not in self._parameters:
+            self._parameters[fingerprint] = profile.parameters(symbol)
+        return self._parameters[fingerprint]
+
+    def limits_of(self, row: Mapping[str, Any], symbol: str) -> GovernorTheta:
+        """Give the limits a decision was made by; those in force where nobody knows them."""
+        profile = self.profile_of(row, symbol) if row.get("profile") else None
+        return theta_of(self.settings, (profile or self.in_force.profile).theta(GovernorLimits, symbol))
 
     # --- candles, streams, records ---------------------------------------------------------------------------------------
 
@@ -336,7 +427,8 @@ class Evidence:
             msg = "no Dagster instance was given"
             raise RuntimeError(msg)
         limit = min(4 * len(self.symbols), MATERIALIZATIONS_MAX)
-        records = self._instance.fetch_materializations(dg.AssetKey(HARVEST_PROPOSAL.asset), limit=limit).records
+        key = dg.AssetKey(self.store.settings.asset_path(HARVEST_PROPOSAL.asset))
+        records = self._instance.fetch_materializations(key, limit=limit).records
         found: dict[str, list[tuple[float, str]]] = {}
         for record in records:
             event = record.asset_materialization
@@ -429,5 +521,5 @@ def _dotted(path: Path) -> str:
 
 
 def is_present(reading: Reading[Any]) -> bool:
-    """Tell whether something was read."""
+    """Return whether something was read."""
     return reading.state is State.PRESENT

@@ -8,18 +8,20 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from quantum_assets.checks import (
+from quantum_assets.checks.evidence import Evidence
+from quantum_assets.checks.proof import Finding, Proof, Verdict
+from quantum_assets.checks.proofs import (
     capital,
     governor_permit,
     harvest_proposal,
+    informative,
     market_state,
+    position_size,
     product,
     risk_guard,
     risk_proposal,
     trade_intent,
 )
-from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.proof import Finding, Proof, Verdict
 from resources.store.redis_store import RedisStore
 
 PROOFS: tuple[Proof, ...] = (
@@ -27,10 +29,12 @@ PROOFS: tuple[Proof, ...] = (
     *risk_proposal.PROOFS,
     *harvest_proposal.PROOFS,
     *capital.PROOFS,
+    *position_size.PROOFS,
     *risk_guard.PROOFS,
     *trade_intent.PROOFS,
     *governor_permit.PROOFS,
     *product.PROOFS,
+    *informative.PROOFS,
 )
 GROUPS = tuple(dict.fromkeys(proof.group for proof in PROOFS))
 LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at the first look is done at the second

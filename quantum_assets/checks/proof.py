@@ -56,8 +56,6 @@ class Proof:
         ERROR: the number must not be used. WARN: the number is right, but somebody should look.
     claim
         What is proven, as a sentence.
-    broken_by
-        Name of the tampering in ``tests/checks/test_tampering.py`` that makes this proof, and no other, fail.
     judge
         Finds what contradicts the claim; what it raises is a proof that could not be evaluated, and has failed.
     per_symbol
@@ -69,13 +67,12 @@ class Proof:
     group: str
     severity: Severity
     claim: str
-    broken_by: str
     judge: Judge
     per_symbol: bool = True
 
     @property
     def title(self) -> str:
-        """Name it across assets."""
+        """Name it across assets; the tampering in ``tests/checks/test_tampering.py`` that it alone detects has the same name."""
         return f"{self.asset}/{self.name}"
 
 
@@ -100,7 +97,7 @@ class Prover:
     ) -> Proof:
         """Build one; see :class:`Proof`."""
         by_symbol = self.per_symbol if per_symbol is None else per_symbol
-        return Proof(self.asset, name, self.group, severity, claim, f"{self.asset}/{name}", judge, by_symbol)
+        return Proof(self.asset, name, self.group, severity, claim, judge, by_symbol)
 
 
 @dataclass(frozen=True)

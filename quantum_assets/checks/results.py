@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from quantum_assets.checks.proof import SOUND, Finding, Severity, Verdict
+from quantum_core.settings import Settings
 from resources.instance.dagster_internals import check_evaluation
 
 SHOWN = 50  # rows of the table of failing symbols; the count is always exact
@@ -30,15 +31,15 @@ def description_of(verdict: Verdict) -> str:
     return observed if verdict.finding.judged else f"nothing to judge: {observed}"
 
 
-def result_of(verdict: Verdict) -> dg.AssetCheckResult:
+def result_of(verdict: Verdict, settings: Settings) -> dg.AssetCheckResult:
     """Build the result of one proof over all symbols, for the step that checks it."""
     proof = verdict.proof
-    return dg.AssetCheckResult(asset_key=proof.asset, check_name=proof.name, **_shown(verdict))
+    return dg.AssetCheckResult(asset_key=settings.asset_path(proof.asset), check_name=proof.name, **_shown(verdict))
 
 
-def evaluation_of(verdict: Verdict) -> dg.AssetCheckEvaluation:
+def evaluation_of(verdict: Verdict, settings: Settings) -> dg.AssetCheckEvaluation:
     """Build the same result for a step that is no check."""
-    return check_evaluation(verdict.proof.asset, verdict.proof.name, **_shown(verdict))
+    return check_evaluation(settings.asset_path(verdict.proof.asset), verdict.proof.name, **_shown(verdict))
 
 
 def _shown(verdict: Verdict) -> dict[str, Any]:
@@ -70,12 +71,12 @@ def evidence_of(finding: Finding, what: str = "symbol") -> dict[str, Any]:
     return metadata
 
 
-def sound_of_symbol(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> dg.AssetCheckEvaluation:
+def sound_of_symbol(asset: str, symbol: str, failing: Mapping[str, Verdict], settings: Settings) -> dg.AssetCheckEvaluation:
     """Build the result of the check ``sound`` for one symbol: the proofs that do not hold, each with the reason."""
     whys = {title: one.finding.failing.get(symbol, description_of(one)) for title, one in failing.items()}
     unjudged = [one for one in failing.values() if not one.evaluated]
     return check_evaluation(
-        asset,
+        settings.asset_path(asset),
         SOUND,
         partition=symbol,
         passed=not failing,
@@ -85,27 +86,28 @@ def sound_of_symbol(asset: str, symbol: str, failing: Mapping[str, Verdict]) -> 
     )
 
 
-def sound_of_asset(asset: str, verdicts: Sequence[Verdict]) -> dg.AssetCheckEvaluation:
+def sound_of_asset(asset: str, verdicts: Sequence[Verdict], settings: Settings) -> dg.AssetCheckEvaluation:
     """Build the summary of the check ``sound``: the failing proofs of an asset with a link to each, the worst first.
 
     What could not be judged has not failed: it is named apart, with the reason.
     """
     failing = sorted((one for one in verdicts if not one.passed), key=lambda one: (severity_of(one), one.proof.name))
+    page = "/".join(settings.asset_path(asset))
     lines = [
-        f"- {_state(one)}: [{one.proof.name}](/assets/{asset}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
+        f"- {_state(one)}: [{one.proof.name}](/assets/{page}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
         for one in failing
     ]
     failed = [one.proof.name for one in failing if one.evaluated]
     unjudged = [one for one in failing if not one.evaluated]
-    told = [f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"]
-    told += [f"not: {', '.join(failed)}"] if failed else []
-    told += [f"{description_of(unjudged[0])} ({', '.join(one.proof.name for one in unjudged)})"] if unjudged else []
+    sentences = [f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"]
+    sentences += [f"not: {', '.join(failed)}"] if failed else []
+    sentences += [f"{description_of(unjudged[0])} ({', '.join(one.proof.name for one in unjudged)})"] if unjudged else []
     return check_evaluation(
-        asset,
+        settings.asset_path(asset),
         SOUND,
         passed=not failing,
         severity=SEVERITIES[_worst(failing)],
-        description="; ".join(told),
+        description="; ".join(sentences),
         metadata={
             "proofs": len(verdicts),
             "failing": len(failed),

@@ -233,7 +233,7 @@ PLAN = Input(
         InputField(("qty", "close_qty"), "0.01", "size, base units"),
         InputField(("price",), "43250", "quote units; with it limits count notional, without it size"),
         InputField(("kill_score",), "0.3", "0 or more; from GOV_KILL_SCORE_CRITICAL on openings are blocked"),
-        InputField(("confidence",), "0.8", "0 or more; checked, not used"),
+        InputField(("confidence",), "0.8", "not used"),
         InputField(("source",), "planner", f"{NOT_LIVE}: no permit"),
     ),
 )

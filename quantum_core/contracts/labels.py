@@ -40,7 +40,7 @@ def label_of(text: str) -> str:
 def not_live_by_field(fields: Mapping[str, str]) -> str:
     """Give what a writer says under another name than ``source`` of data that is not live; empty when it says nothing."""
     for name, value in fields.items():
-        letters = re.sub("[^a-z]", "", name.lower())
+        letters = _letters(name)
         if (flag := letters.removeprefix("is")) in NOT_LIVE_FLAGS and value.strip().lower() in YES:
             return flag
         if letters in LABEL_FIELDS and not is_live(value):
@@ -48,7 +48,17 @@ def not_live_by_field(fields: Mapping[str, str]) -> str:
     return ""
 
 
+def may_say_not_live(name: str) -> bool:
+    """Whether :func:`not_live_by_field` looks at a field of this name."""
+    letters = _letters(name)
+    return letters in LABEL_FIELDS or letters.removeprefix("is") in NOT_LIVE_FLAGS
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
+
+
 def is_live(text: str) -> bool:
-    """Tell whether none of the words of a label says that the data is not live."""
+    """Whether no word of a label marks the data as non-live."""
     label = label_of(text)
     return not label.endswith(CUT) and NOT_LIVE_WORDS.isdisjoint(re.split(r"[\W_]+", label))

@@ -64,7 +64,7 @@ def with_legs(names: Sequence[str], hedged: Collection[str]) -> tuple[str, ...]:
 
 
 def leg_named(fields: Mapping[str, str]) -> str:
-    """Tell which leg the fields of a position or a plan name.
+    """Name the leg that the fields of a position or a plan refer to.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The three-state result of a look-up: present, absent, failed; and the limits of what is taken from Redis at all.
+"""The three states of a read: present, absent, failed; and the size limits of what is read from Redis.
 
 A failed read must never look like "nothing there": that is how a dead feed once passed for a flat book. Frames carry the
 same three states in the columns ``state`` and ``why``.
@@ -21,6 +21,11 @@ def printable(text: object) -> str:
     """Give text as one line a terminal and a log can be trusted with: no escapes, no line breaks, no reversed writing."""
     line = str(text)
     return line if line.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def is_plain(text: str | bytes) -> bool:
+    """Whether a number is written as every language writes one: no digit groups (1_000), no digits of other scripts."""
+    return "_" not in str(text) and text.isascii()
 
 
 class State(enum.StrEnum):

@@ -26,13 +26,21 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
-            *("market_state", "risk_proposal", "harvest_proposal", "allocation_target", "position", "efficiency_state"),
+            *(
+                "market_state",
+                "risk_proposal",
+                "harvest_proposal",
+                "allocation_target",
+                "position_size",
+                "position",
+                "efficiency_state",
+            ),
             "efficiency_fills",
             *("position_memory", "candle_memory"),
             *("trade_intent_pending", "trade_intent_last"),
             *("stream_market_state", "stream_risk_proposal", "stream_harvest_proposal"),
             *("stream_capital_efficiency", "stream_efficiency_decision", "stream_allocation_target"),
-            *("proofs", "proofs_by_symbol", "single_cycle", "lease", "lease_rival", "newest_cycles"),
+            *("proofs", "proofs_by_symbol", "informative", "shadow", "single_cycle", "lease", "lease_rival", "newest_cycles"),
         ),
         (PROPOSALS,),
     ),
@@ -47,7 +55,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("guard_active", "guard_readings", "stream_risk_events"), (GOVERNOR, OPERATOR)),
     **dict.fromkeys(("disarmed", "disarm", "disarmed_scopes", "governor_errors", "governor_faults"), (GOVERNOR, OPERATOR)),
     "stream_governor_events": (GOVERNOR, OPERATOR),
-    **dict.fromkeys(("heartbeat", "cycles"), (PROPOSALS,)),
+    **dict.fromkeys(("heartbeat", "cycles", "events_waiting", "events_postponed", "runs_awaited"), (PROPOSALS,)),
     **dict.fromkeys(("alerts_active", "stream_alerts", "counts_alerts"), (PROPOSALS, WATCH)),
     **dict.fromkeys(
         ("raw_position", "stream_execution", "stream_execution_result", "equity", "daily_pnl", "consecutive_losses"), (EXECUTOR,)
@@ -56,7 +64,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys((*CANDLE_KEYS, "banner"), (FEED,)),
     **dict.fromkeys(("counts_decided", "counts_ran"), (WATCH, PROPOSALS)),
     **dict.fromkeys(("counts_published", "failures", "shown"), (PROPOSALS, GOVERNOR)),
-    "kill": (OPERATOR,),
+    **dict.fromkeys(("kill", "profiles"), (OPERATOR,)),
+    "profile_started": (PROPOSALS,),
     "permit": (GOVERNOR, EXECUTOR),  # whoever uses a permit marks it as consumed
     "capital_efficiency": (PLANNER, PROPOSALS),  # EFFICIENCY_MODE=enforce makes it ours
     "stream_plans": (GOVERNOR,),  # which reads through a consumer group
@@ -65,15 +74,15 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
 # cannot forbid XADD's own MAXLEN, which takes entries away (docs/threat-model.md).
 ADDERS: Mapping[str, tuple[str, ...]] = {"stream_plans": (PLANNER, PROPOSALS)}
 
-READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro"
+READS = "-@all +@read +@connection -@dangerous -@scripting +info +time +eval_ro +evalsha_ro"
 # A script's keys are announced as written, whatever it does with them: a selector lets it name any, and each command in it is
 # still judged by itself. So the governor's script reads the kill switch, and cannot clear it.
 _CHANGES = "-@all +@read +@write +@connection +multi +exec +discard -@dangerous -@scripting +info +time"
-WRITES = f"{_CHANGES} +eval_ro"
-SCRIPTS = "(-@all +eval ~*)"
+WRITES = f"{_CHANGES} +eval_ro +evalsha_ro"
+SCRIPTS = "(-@all +eval +evalsha ~*)"
 ADDS = "(-@all +xadd ~{})"
-# Workers are told to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is granted
-# by the letter only: hence all channels. We use no others.
+# Workers receive the order to stop a run on a channel whose name has the storage's identity in it, and a pattern subscription is
+# granted by the letter only: hence all channels. We use no others.
 BROKER_RIGHTS = f"~quantum:celery:* &* {_CHANGES} +@pubsub +watch +unwatch +eval +evalsha +script|load +script|exists"
 
 
@@ -93,7 +102,7 @@ def acl(keys: Keys) -> str:
 def _rights(role: str, keys: Keys) -> str:
     written = [pattern(keys, name) for name, writers in WRITERS.items() if role in writers]
     if role == WATCH:
-        written.append(keys.of("heartbeat", "watch"))  # its own sign of life, and nobody else's: who is dead must look dead
+        written.append(keys.of("heartbeat", "watch"))  # its own heartbeat only: no other part may look alive because of it
     if role == FEED:
         return " ".join((*(f"~{one}" for one in written), WRITES, SCRIPTS))
     every = (pattern(keys, name) for name in WRITERS)

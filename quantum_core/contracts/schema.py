@@ -16,7 +16,6 @@ from quantum_core.contracts.codecs import EPOCH, INTEGER, TEXT, TIME, Codec, Cod
 if TYPE_CHECKING:
     import polars as pl
 
-CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh
 PROBABILITY_EPS = 0.001  # docs/spec.md#9-publishing-rules: K or a probability that moved by more is news
 ACCOUNT = "account"  # stands in the field ``symbol`` of what is the account's and no symbol's
 
@@ -83,9 +82,10 @@ COMMON = (
     Field("last_update_epoch", EPOCH, "s", "last evaluation, also when nothing had to be published"),
     Field("published_at_utc", TIME, "", "when the values were written"),
     Field("digest", TEXT, "", "fingerprint of the fields of the table as written; a value edited since does not match"),
+    Field("profile", TEXT, "", "fingerprint of the parameters it was computed with, those of its symbol", before=""),
+    Field("profile_name", TEXT, "", "name of the profile they are of", before=""),
 )
-STAMPS = frozenset(item.name for item in COMMON)
-RENEWED = frozenset({"computed_at_utc", "last_update_epoch"})  # change while the values stay
+RENEWED = frozenset({"computed_at_utc", "last_update_epoch", "profile", "profile_name"})  # change while the values stay
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class Table:
     @property
     def renewed(self) -> tuple[str, ...]:
         """Stamps that an evaluation renews although nothing is published."""
-        return ("last_update_epoch",) if self.dated_by_publication else ("computed_at_utc", "last_update_epoch")
+        always = ("last_update_epoch", "profile", "profile_name")
+        return always if self.dated_by_publication else ("computed_at_utc", *always)
 
     def subjects(self, symbols: Sequence[str]) -> Sequence[str]:
         """Name whom the table has a hash for, given the symbols of the product."""
@@ -329,7 +330,9 @@ def _moment(now: datetime) -> tuple[str, str]:
     return TIME.encode(now), EPOCH.encode(now.timestamp())
 
 
-def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str, now: datetime) -> dict[str, str]:
+def stamps(
+    table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str, now: datetime, profile: tuple[str, str]
+) -> dict[str, str]:
     """Encode the common fields of a publication made now.
 
     Parameters
@@ -342,6 +345,8 @@ def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str,
         See COMMON.
     now
         Aware UTC.
+    profile
+        Fingerprint of the symbol's parameters, and name of the profile.
     """
     moment, epoch = _moment(now)
     return {
@@ -352,6 +357,8 @@ def stamps(table: Table, symbol: str, encoded: Mapping[str, str], cycle_id: str,
         "last_update_epoch": epoch,
         "published_at_utc": moment,
         DIGEST: table.digest(encoded),
+        "profile": profile[0],
+        "profile_name": TEXT.encode(profile[1]),
     }
 
 
@@ -390,6 +397,8 @@ def publication_due(
         return "first"
     if not table.rate_limited:
         return "every evaluation"
+    if new.get("profile", last.get("profile")) != last.get("profile"):  # what is no publication yet carries no stamp
+        return "profile changed"
     for item in table.fields:
         if item.change is not Change.IGNORED and _changed(item.change, last[item.name], new[item.name], change_eps_pct):
             return f"{item.name} changed"

@@ -98,6 +98,7 @@ class Keys:
             "risk_proposal": f"{self.risk_prefix}:{{symbol}}",
             "harvest_proposal": f"{self.harvest_prefix}:{{symbol}}",
             "capital_efficiency": "quantum:capital:efficiency:{symbol}",
+            "position_size": "quantum:sizing:proposal:{symbol}",
             "allocation_target": "quantum:allocation:target:proposed:{symbol}",
             "trade_intent_pending": "quantum:trade_intent:pending:{intent_id}",
             "governor_state": "quantum:governor:state:{symbol}",
@@ -153,6 +154,9 @@ class Keys:
             # watching
             "heartbeat": "quantum:heartbeat:{symbol}",  # {symbol} is the part: worker, daemon, cycle, watch
             "cycles": "quantum:heartbeat:cycles:{symbol}",  # {symbol} is the first one of a shard
+            "events_waiting": "quantum:bell:cycle",  # a run that kept a cycle waiting has ended
+            "events_postponed": "quantum:bell:cycle:later",  # something has changed too soon after the last event cycle
+            "runs_awaited": "quantum:bell:awaited",  # runs that keep a cycle waiting
             "lease": "quantum:lease",
             "lease_rival": "quantum:lease:rival",
             "newest_cycles": "quantum:lease:cycles",
@@ -163,6 +167,13 @@ class Keys:
             "shown": "quantum:shown:{symbol}",  # {symbol} is the asset
             "alerts_active": "quantum:alerts:active",
             "stream_alerts": "quantum:stream:alerts",
+            # parameters of all kernels, every one that was ever put in force
+            "profiles": "quantum:profile:history",
+            # the challenger's rows and counters; {symbol} is <profile>:<asset>:<symbol>
+            "shadow": "quantum:shadow:{symbol}",
+            "profile_started": "quantum:profile:started",
+            # what evaluations gave, counted by hour
+            "informative": "quantum:informative:{symbol}",
             # counts of the exporter
             "counts_published": "quantum:metrics:published",
             "counts_decided": "quantum:metrics:decided",
@@ -270,6 +281,7 @@ MARKET_STATE = Table(
         Field("vr", within(fixed(6), 0), "ratio", "variance ratio over vr_k candles"),
         Field("spike_proxy", within(fixed(6), 0), "ratio", "MAD sigma over EWMA sigma"),
         Field("ts_timestamp", EPOCH, "s", "time of the newest candle used"),
+        Field("close", optional(POSITIVE), "quote", "newest close used", show=True, before=None),
         Field("buffer_size", COUNT, "candles", "candles used"),
         Field("source", choice("candles", "replay", "synthetic"), "", "where the candles come from", Change.EXACT),
         Field("candle_key", TEXT, "", "key the candles were read from"),
@@ -397,6 +409,33 @@ POSITION = Table(
             "inconsistent", FLAG, "", "numbers of the snapshot contradict each other, or the candles", Change.EXACT, before=False
         ),
         Field("trouble", TEXT, "", "why nothing is opened on this position, reason: detail, else empty", before=""),
+    ),
+)
+
+POSITION_SIZE = Table(
+    asset="position_size",
+    key="position_size",
+    ttl_sec=PROPOSAL_TTL_SEC,
+    ttl_intervals_of="publish_interval_sec",
+    headline="size for {symbol}: ${size_usd:.2f} by {binding}, leverage up to {leverage_max:.2f}",
+    doc="How large a position of one symbol may be, also where none is open. A hint: no gate reads it.",
+    fields=(
+        Field("size_usd", NOT_NEGATIVE, "USD", "largest notional of the position", Change.RELATIVE, show=True),
+        Field("size_qty", NOT_NEGATIVE, "base", "the same in units of the symbol"),
+        Field("leverage_max", NOT_NEGATIVE, "ratio", "largest leverage", plot=True),
+        Field("stop_dist_pct", NOT_NEGATIVE, "fraction", "stop distance the size was computed with", plot=True),
+        Field("risk_usd", NOT_NEGATIVE, "USD", "what may be lost at the stop, before weights, multiplier and caps", show=True),
+        Field("binding", choice("stop", "volatility", "equity_cap", "target"), "", "bound that decided", Change.EXACT),
+        Field("reason_codes", CODES, "", "why, in the order of docs/spec.md#15-position-size", Change.EXACT),
+        Field("equity_usd", POSITIVE, "USD", "equity of the account"),
+        Field("price", POSITIVE, "quote", "newest close, in the position's prices", Change.RELATIVE),
+        Field("sigma", within(fixed(8), 0), "log return / candle", "as the market state has it"),
+        Field("ts", within(fixed(6), 0), "", "trend strength |mu|/sigma (not a time)"),
+        *_REGIME,
+        Field("multiplier", optional(NOT_NEGATIVE), "ratio", "of the efficiency, empty when none is trusted", Change.EXACT),
+        Field("target_usd", optional(NOT_NEGATIVE), "USD", "P2.9 target in force, empty when none is", Change.EXACT),
+        Field("candles_per_day", POSITIVE, "candles", "candles of a day"),
+        Field("data_source", _SOURCE, "", "least live of all inputs"),
     ),
 )
 
@@ -579,6 +618,13 @@ PERMIT = Table(
         Field("computed_notional", optional(FLOAT), "USD", "size x price, empty when unknown"),
         Field("created_at", TIME, "", "when it was granted"),
         Field("consumed", choice("false", "true"), "", "set by the executor that used it"),
+        Field(
+            "size_hint_usd",
+            optional(FLOAT),
+            "USD",
+            "size proposed for the symbol, empty without a fresh one",
+            before=None,
+        ),
         *_HINTS,
     ),
 )
@@ -635,6 +681,7 @@ PUBLISHED = (  # one per asset that publishes, in the order of the lineage
     HARVEST_PROPOSAL,
     CAPITAL_EFFICIENCY,
     ALLOCATION_TARGET,
+    POSITION_SIZE,
     RISK_GUARD,
     LAST_INTENT,
     GOVERNOR_STATE,
@@ -648,6 +695,7 @@ TABLES = (
     CAPITAL_EFFICIENCY,
     EFFICIENCY_STATE,
     ALLOCATION_TARGET,
+    POSITION_SIZE,
     PENDING_INTENT,
     LAST_INTENT,
     GOVERNOR_STATE,

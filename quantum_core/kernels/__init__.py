@@ -9,3 +9,4 @@ the time it wants the answer for.
 NUMBER_MIN, NUMBER_MAX = 1e-24, 1e24
 # What is computed from them stays within, and quotients and products of a few such numbers stay finite.
 TINY, HUGE = 1e-30, 1e30
+CLOCK_SKEW_SEC = 5  # clocks of two hosts may differ by this much; a time further ahead is a fault, not fresh

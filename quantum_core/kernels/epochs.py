@@ -12,6 +12,7 @@ from quantum_core.kernels.columns import Floats
 LIMITS = (1e11, 1e14, 1e17)
 PER_SEC = (1.0, 1e3, 1e6, 1e9)
 MS_MIN, US_MIN = LIMITS[:2]  # between them it is ms
+SEC_MIN, SEC_MAX = 1e9, 4.2e9  # 2001 to 2103: whatever is outside is no time of a market
 
 
 def per_sec(epoch: float) -> float:

@@ -61,7 +61,7 @@ class HostSigns:
         return found
 
     def _is_locked(self) -> bool:
-        """Ask for the right to write, and give it back: nobody else can tell whether somebody keeps it."""
+        """Take the write lock, and give it back: nothing else shows whether somebody holds it."""
         if not self.event_log.exists():
             return False
         try:

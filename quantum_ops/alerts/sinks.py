@@ -29,8 +29,10 @@ from pydantic import SecretStr
 from quantum_core.alert_catalogue import SEVERITIES
 from quantum_core.contracts.codecs import TIME
 from quantum_core.settings import Settings
-from quantum_ops.alerts.incidents import Message
-from resources.store.redis_store import RedisStore, RedisUnavailableError, flat
+from quantum_ops.alerts.words import Message
+from resources.store.profiles import bring_up_to_date
+from resources.store.redis_store import RedisStore, flat
+from resources.store.unavailable import RedisUnavailableError
 
 STREAM_MAXLEN = 10_000
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0
@@ -221,6 +223,8 @@ class StreamSink:
         }
         key = self.store.keys.of("stream_alerts")
         try:
+            bring_up_to_date(self.store)
+            fields["profile"] = self.store.profile.fingerprint
             (reply,) = self.store.run("sending an alert", [("XADD", key, "MAXLEN", "~", STREAM_MAXLEN, "*", *flat(fields))])
         except RedisUnavailableError as error:
             raise DeliveryError(str(error)) from error
@@ -324,7 +328,7 @@ class Outbox:
             return list(self._queue)
 
     def state(self) -> SinkState:
-        """Tell how delivery stands."""
+        """Give the state of the delivery."""
         with self._changed:
             counts = (len(self._queue), self._delivered, self._failures, self._given_up)
             return SinkState(self.sink.name, *counts, self._last_error, self._lost, self._lost_at)

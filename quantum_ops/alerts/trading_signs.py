@@ -9,11 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from quantum_core.contracts.tables import NO_SYMBOL, PERMIT
-from quantum_ops.alerts.trading_watch import Entry, TradingSigns
+from quantum_ops.alerts.decided import Entry, TradingSigns
 from resources.governor.guards import read_guards
-from resources.governor.plans import GROUP, permit_fields
+from resources.governor.permit import permit_fields
+from resources.governor.queue import GROUP
 from resources.governor.switches import Switches, switch_commands, switches_said
-from resources.inputs.foreign import number_or_none
+from resources.inputs.foreign import number_or_none, parse_entry_id
 from resources.store.redis_store import RedisStore, pairs, texts
 
 EVENTS_READ_MAX = 2000  # entries per stream and read; more follow in the next read of the same poll
@@ -86,23 +87,23 @@ class TradingSignsReader:
 
     def _switches_and_events(self, cursors: Mapping[str, str]) -> tuple[Switches, list[Entry], dict[str, str]]:
         """Read the switches and their events at one moment: else a switch could look set after the event that cleared it."""
-        asked = [("XREVRANGE", name, "+", "-", "COUNT", 1 if cursors else EVENTS_READ_MAX) for name in self.streams]
+        latest = [("XREVRANGE", name, "+", "-", "COUNT", 1 if cursors else EVENTS_READ_MAX) for name in self.streams]
         events = [("XRANGE", name, f"({cursors.get(name, START)}", "+", "COUNT", EVENTS_READ_MAX) for name in self.streams]
         gets = switch_commands(self.store)
-        commands: list[tuple[Any, ...]] = [*asked, *events[1:], ("MULTI",), *gets, events[0], ("EXEC",)]
+        commands: list[tuple[Any, ...]] = [*latest, *events[1:], ("MULTI",), *gets, events[0], ("EXEC",)]
         replies = self.store.run("reading switches and their events", commands)
         newest = dict(zip(self.streams, replies, strict=False))
         executed = replies[-1]
         if isinstance(executed, Exception):
             executed = [executed] * (len(gets) + 1)
         *switches, governor = executed
-        found = dict(zip(self.streams, [governor, *replies[len(asked) : len(asked) + len(events) - 1]], strict=True))
+        rows_of = dict(zip(self.streams, [governor, *replies[len(latest) : len(latest) + len(events) - 1]], strict=True))
         entries: list[Entry] = []
         read_to: dict[str, str] = {}
         for name in self.streams:
             cursor, last = cursors.get(name, START), newest[name]
-            rows = found[name]
-            if not cursors:  # the first poll of all: what is on may have been explained lately
+            rows = rows_of[name]
+            if not cursors:  # the first poll of all: what is on may have been explained recently
                 rows = last if isinstance(last, Exception) else [*reversed(last), *_after(rows, last)]
             elif _restarted(last, cursor):  # emptied, and written anew by a server whose clock was set back
                 (rows,) = self.store.run("reading events anew", [("XRANGE", name, "-", "+", "COUNT", EVENTS_READ_MAX)])
@@ -111,7 +112,7 @@ class TradingSignsReader:
                 continue
             entries += [Entry(entry_id.decode(), texts(raw)) for entry_id, raw in rows]
             read_to[name] = rows[-1][0].decode() if rows else cursor
-        return switches_said(self.store, switches), sorted(entries, key=lambda entry: _order(entry.id)), read_to
+        return switches_said(self.store, switches), sorted(entries, key=lambda entry: parse_entry_id(entry.id)), read_to
 
     def _details(
         self, watched: Mapping[str, str], refused: Sequence[str]
@@ -131,7 +132,7 @@ class TradingSignsReader:
         return consumed, granted, *self._waiting(next((row for row in rows if _text(row["name"]) == GROUP), {}))
 
     def _waiting(self, group: Mapping[str, Any]) -> tuple[int, float | None]:
-        """Count the plans nobody has decided, and tell when the oldest was written."""
+        """Count the plans nobody has decided, and give the time when the oldest was written."""
         after = _text(group.get("last-delivered-id", START))
         new, pending = self.store.run(
             "looking for waiting plans",
@@ -146,27 +147,22 @@ class TradingSignsReader:
         if not isinstance(pending, Exception) and pending and pending[0]:
             count += int(pending[0])
             oldest.append(pending[1])
-        return count, min((_order(_text(one))[0] / 1000 for one in oldest), default=None)
+        return count, min((parse_entry_id(_text(one))[0] / 1000 for one in oldest), default=None)
 
 
 def _after(rows: Any, newest_first: Any) -> list[Any]:
     """Give what was written between the two reads of the first poll."""
     if isinstance(rows, Exception) or not newest_first:
         return [] if isinstance(rows, Exception) else list(rows)
-    last = _order(newest_first[0][0].decode())
-    return [row for row in rows if _order(row[0].decode()) > last]
+    last = parse_entry_id(newest_first[0][0].decode())
+    return [row for row in rows if parse_entry_id(row[0].decode()) > last]
 
 
 def _restarted(last: Any, cursor: str) -> bool:
-    """Tell whether a stream ends before the entry that was read last."""
+    """Return whether a stream ends before the entry that was read last."""
     if isinstance(last, Exception) or not last:
         return False
-    return _order(last[0][0].decode()) < _order(cursor)
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, number = entry_id.partition("-")
-    return int(milliseconds), int(number or 0)
+    return parse_entry_id(last[0][0].decode()) < parse_entry_id(cursor)
 
 
 def _text(value: Any) -> str:

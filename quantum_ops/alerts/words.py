@@ -57,6 +57,8 @@ ENDED = {  # what is over, by kind
     "plan_backlog": "plans waiting",
     "permit_unused": "unused permit of {name}",
     "undelivered": "alerts that reached nobody",
+    "profile_unusable": "profile that cannot be used",
+    "profile_waiting": "profile that waits for a restart",
 }
 OF_SYMBOLS = (SYMBOL, STOP, DOUBT, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
@@ -109,7 +111,7 @@ class Trouble:
     code
         Machine-readable cause, where one is recorded: another code is another fault.
     notice
-        Whether it is told as a notice only: a repeat of what was told as it is.
+        Whether it is a notice only: it repeats what was reported in full.
     trading
         What it means for trading, where the catalogue says too much.
     """
@@ -182,7 +184,7 @@ class Message:
 
 
 def severity_of(trouble: Trouble, severities: Mapping[str, Severity]) -> Severity:
-    """Tell how bad a trouble is; what rests on warnings only never pages."""
+    """Give the severity of a trouble; what rests on warnings only never pages."""
     if trouble.notice:
         return "info"
     kind = KINDS.get(trouble.kind)
@@ -266,6 +268,13 @@ def message_of(
         severity=severity,
         routes=tuple(dict.fromkeys((*routes, severity))),
     )
+
+
+def messages_of(
+    event: Event, troubles: Sequence[Trouble], now: float, severities: Mapping[str, Severity] | None = None, universe: int = 0
+) -> list[Message]:
+    """Make one message of each group of troubles, see :func:`message_of`."""
+    return [message_of(event, group, now, severities=severities or {}, universe=universe) for group in groups_of(troubles)]
 
 
 def summary_of(messages: Sequence[Message], now: float) -> Message:
@@ -466,7 +475,7 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         likely = LIKELY[next((one for one in LIKELY if one in {vital.condition for vital in vitals}), Condition.STALE)]
     if candles is not None and candles.condition in (Condition.STALE, Condition.MISSING):
         likely, since = LIKELY_CANDLES, since if candles.age_sec is None else now - candles.age_sec
-    seen = [*_conditions(vitals), *([failure.why] if failure is not None else [])]
+    conditions = [*_conditions(vitals), *([failure.why] if failure is not None else [])]
     return Trouble(
         alert=SYMBOL + symbol,
         level="failure",
@@ -477,7 +486,7 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         look=f"quantum status --symbols {symbol}",
         kind="symbol",
         cause=CAUSES.get(code, cause),
-        seen="; ".join(seen),
+        seen="; ".join(conditions),
         code=code,
     )
 
@@ -528,13 +537,13 @@ def proof_text(proof: StoredProof) -> str:
     return "; ".join([*failing[:NAMES_MAX], f"observed {proof.observed}"])
 
 
-def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: str) -> Trouble:
+def proof_trouble(trouble: Trouble | None, alert: str, proof: StoredProof, what: str) -> Trouble:
     """Report a failing proof, as more evidence of a trouble that is known or as one of its own."""
     level: Level = "failure" if proof.severity == "ERROR" else "warning"
-    seen = f"proof {proof.title} fails: {what}"
-    if known is not None:
-        worse: Level = "failure" if "failure" in (known.level, level) else "warning"
-        return Trouble(**{**vars(known), "level": worse, "seen": "; ".join(filter(None, (known.seen, seen)))})
+    evidence = f"proof {proof.title} fails: {what}"
+    if trouble is not None:
+        worse: Level = "failure" if "failure" in (trouble.level, level) else "warning"
+        return Trouble(**{**vars(trouble), "level": worse, "seen": "; ".join(filter(None, (trouble.seen, evidence)))})
     symbol = alert[len(SYMBOL) :] if alert.startswith(SYMBOL) else ""
     if proof.title == ONE_CYCLE and proof.severity == "WARN":  # a try that did not end in time: nothing was published by it
         return Trouble(
@@ -547,7 +556,7 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
             look="quantum once",
             kind="proof",
             cause="a test cycle took too long",
-            seen=seen,
+            seen=evidence,
             trading="none: the test cycle publishes nothing, and published numbers are unaffected",
         )
     return Trouble(
@@ -560,12 +569,12 @@ def proof_trouble(known: Trouble | None, alert: str, proof: StoredProof, what: s
         look=f"quantum prove --symbols {symbol}" if symbol else "quantum prove",
         kind="symbol" if symbol else "proof",
         cause=f"{OF_PROOF}{proof.title} fails",
-        seen=seen,
+        seen=evidence,
     )
 
 
 def pack_trouble(why: str, since: float, limit_sec: float, *, ahead: bool = False) -> Trouble:
-    """Report that the proof pack does not run, or that nobody can tell because its time is ahead of the clock."""
+    """Report that the proof pack does not run, or that this is unknown because its time is ahead of the clock."""
     not_run = f"The proof pack has not run since {clock_text(since)}{f' ({why})' if why else ''}"
     return Trouble(
         alert="proofs",

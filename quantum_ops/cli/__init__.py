@@ -12,32 +12,32 @@ from typing import Any
 
 import click
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INFRASTRUCTURE = 3
+from quantum_core.exit_codes import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_STOPPED, EXIT_USAGE
 
 COMMANDS = {  # name -> module that defines it (imported when it is used), and what the list of commands says of it
-    "up": ("up", "Start everything: server, workers, sensors and user interface."),
-    "example": ("example", "Play recorded candles for plain `dagster dev`."),
-    "serve": ("serve", "Run one process of the deployment, for a service manager."),
-    "once": ("once", "Run one cycle as a real run; the exit code is the result."),
-    "status": ("status", "Show what is published, how old it is, and what is wrong."),
-    "permits": ("permits", "Show the governor's last decisions and what blocks openings."),
-    "kill": ("switches", "Set the kill switch: no more openings, at once."),
-    "arm": ("switches", "Clear kill switch and disarming, by a named person."),
-    "guard": ("guard", "List the account's guards; release one, by a named person."),
-    "prove": ("prove", "Judge every proof against what is published now."),
-    "watch": ("watch", "Watch everything and alert; `quantum up` starts it."),
-    "doctor": ("doctor", "Name what may be wrong with this installation."),
-    "exporter": ("exporter", "Serve metrics to Prometheus."),
-    "alerts": ("alerts", "Test the alert sinks, list alerts and their kinds."),
-    "explain": ("explain", "Say why one plan was permitted or refused."),
-    "feed": ("feed", "Feed candles of an exchange, in an environment of its own."),
-    "replay": ("replay", "Replay recorded candles into the candle keys."),
-    "calc": ("calc", "Run the kernels on JSON cases."),
-    "regime": ("regime", "Compute the market state along a price history."),
-    "settings": ("settings", "Show the settings in force in this shell."),
-    "keys": ("keys", "Print the key reference, or the users of Redis."),
+    "up": ("run.up", "Start everything: server, workers, sensors and user interface."),
+    "example": ("run.example", "Play recorded candles for plain `dagster dev`."),
+    "serve": ("run.serve", "Run one process of the deployment, for a service manager."),
+    "once": ("run.once", "Run one cycle as a real run; the exit code is the result."),
+    "status": ("desk.status", "Show what is published, how old it is, and what is wrong."),
+    "permits": ("desk.permits", "Show the governor's last decisions and what blocks openings."),
+    "kill": ("desk.switches", "Set the kill switch: no more openings, at once."),
+    "arm": ("desk.switches", "Clear kill switch and disarming, by a named person."),
+    "guard": ("desk.guard", "List the account's guards; release one, by a named person."),
+    "compare": ("desk.compare", "Show how champion and challenger differ."),
+    "profile": ("desk.profile", "List, compare, check and use profiles of parameters."),
+    "prove": ("audit.prove", "Judge every proof against what is published now."),
+    "watch": ("run.watch", "Watch everything and alert; `quantum up` starts it."),
+    "doctor": ("audit.doctor", "Name what may be wrong with this installation."),
+    "exporter": ("run.exporter", "Serve metrics to Prometheus."),
+    "alerts": ("desk.alerts", "Test the alert sinks, list alerts and their kinds."),
+    "explain": ("desk.explain", "Say why one plan was permitted or refused."),
+    "feed": ("run.feed", "Feed candles of an exchange, in an environment of its own."),
+    "replay": ("history.replay", "Replay recorded candles into the candle keys."),
+    "calc": ("history.calc", "Run the kernels on JSON cases."),
+    "regime": ("history.regime", "Compute the market state along a price history."),
+    "settings": ("audit.settings", "Show the settings in force in this shell."),
+    "keys": ("audit.keys", "Print the key reference, or the users of Redis."),
 }
 
 
@@ -68,8 +68,8 @@ def cli() -> None:
     """Live, calc-only risk pipeline: proposals and permits with lineage, freshness and proof.
 
     \b
-    quantum up --replay DIR      the whole stack, playing recorded candles
-    quantum once                 one cycle, and an exit code that tells the truth
+    quantum up --replay DIR      the whole deployment, playing recorded candles
+    quantum once                 one cycle, and an exit code that shows the truth
     quantum status               age and last value of everything published
     quantum permits              what the governor decided last, and why openings are blocked
     quantum kill --reason WHY    no more openings, at once
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("Stopped.", err=True)
-        sys.exit(130)
+        sys.exit(EXIT_STOPPED)
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -104,13 +104,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """Give the exit code of a known trouble; what raises it is imported only by the commands that can meet it."""
+    from quantum_core.profiles.profile import ProfileError
     from quantum_core.settings import SettingsError
     from quantum_ops.doctor.server_needs import ServerUnfitError
     from resources.instance.home import HomeInUseError, StorageUnavailableError
-    from resources.store.redis_store import RedisUnavailableError
+    from resources.store.unavailable import RedisUnavailableError
 
     codes: dict[type[Exception], int] = {
         SettingsError: EXIT_USAGE,
+        ProfileError: EXIT_FAILED,
         HomeInUseError: EXIT_FAILED,
         RedisUnavailableError: EXIT_INFRASTRUCTURE,
         ServerUnfitError: EXIT_INFRASTRUCTURE,

@@ -1,7 +1,7 @@
 """The status banner on top of every page: armed or blocked, symbols fresh of all, active alerts, and what is played back.
 
-A document of its own that renews itself, because the page around it is loaded once and stays open for days. It tells the page how
-high it is, and turns red when its server no longer answers.
+A document of its own that renews itself, because the page around it is loaded once and stays open for days. It sends the page its
+height, and turns red when its server no longer answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from quantum_ops.desk.overview import Alert, Standing
+from quantum_core.contracts.reading import printable
+from quantum_ops.desk.standing import Alert, Standing
 
 Level = Literal["ok", "notice", "wrong"]
 
@@ -96,9 +97,19 @@ def parts(standing: Standing) -> list[Part]:
         ),
         _alerts(standing.alerts),
     ]
+    if standing.profile:
+        trouble = f": {standing.profile_trouble}" if standing.profile_trouble else ""
+        level: Level = "wrong" if trouble else "ok"
+        said.append(Part(level, _shortened(printable(f"profile {standing.profile}{trouble}")), "#profile"))
     if standing.notice:
         said.append(Part("notice", _shortened(first_sentence(standing.notice)), "#data"))
     return said
+
+
+def standing_by(holder: str) -> Part:
+    """Show that this deployment is on standby: what its Dagster pages show of assets and runs is old."""
+    said = f"standing by: {printable(holder)} runs the loop; Dagster's pages here show only what this stack has computed"
+    return Part("notice", _shortened(said), "")
 
 
 def old_prices_text(standing: Standing) -> str:

@@ -186,7 +186,7 @@ def _labels(levels: Sequence[Level], y: Callable[[float], float]) -> str:
 
 
 def _ribbon(mixes: Sequence[Mix], since: float, until: float, x: Callable[[float], float]) -> str:
-    """Draw the probabilities of the regimes as a stack over time."""
+    """Draw the probabilities of the regimes over time, as stacked areas."""
     top = TOP + PRICE_HEIGHT + GAP
     drawn = [f'<rect class="empty" x="{LEFT}" y="{top}" width="{WIDTH - LEFT - RIGHT}" height="{REGIME_HEIGHT}"/>']
     for mix, following in zip(mixes, [*mixes[1:], None], strict=False):

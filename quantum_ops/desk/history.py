@@ -17,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_ops.desk.chart import Level, Mix, Point, price_chart
-from quantum_ops.desk.overview import Row
-from resources.inputs.candles import CandleReader, Candles
+from quantum_ops.desk.rows import Row
+from resources.inputs.candle_series import Candles
+from resources.inputs.candles import CandleReader
 from resources.store.redis_store import RedisStore
 
 CANDLES_SHOWN = 240
@@ -64,7 +65,7 @@ class History:
         return price_chart(self.prices, self.proposals, self.mixes, levels, since=self.since, until=now)
 
     def stop_since(self, row: Row) -> float | None:
-        """Tell since when the stop stands where it is; ``None`` without a stop."""
+        """Give the time since which the stop is where it is, epoch s; ``None`` without a stop."""
         since = row.stop_published
         if row.stop is None:
             return None
@@ -85,8 +86,11 @@ def read_history(store: RedisStore, instance: dg.DagsterInstance, symbol: str) -
     """
     (reading,) = CandleReader(store).read([symbol], window=CANDLES_SHOWN)
     try:
-        proposals = [_point(*record) for record in _published(instance, RISK_PROPOSAL.asset, symbol)]
-        mixes = [mix for record in _published(instance, MARKET_STATE.asset, symbol) if (mix := _mix(*record)) is not None]
+        stops, states = (
+            _published(instance, store.settings.asset_path(table.asset), symbol) for table in (RISK_PROPOSAL, MARKET_STATE)
+        )
+        proposals = [_point(*record) for record in stops]
+        mixes = [mix for record in states if (mix := _mix(*record)) is not None]
         missing = ""
     except (SQLAlchemyError, dg.DagsterError, OSError) as error:
         proposals, mixes = [], []
@@ -119,7 +123,7 @@ def _closes(candles: Candles, interval_sec: float) -> list[tuple[float, float]]:
     return list(zip(times.tolist(), candles.close[usable].tolist(), strict=True))
 
 
-def _published(instance: dg.DagsterInstance, asset: str, symbol: str) -> list[tuple[float, Mapping[str, Any]]]:
+def _published(instance: dg.DagsterInstance, asset: Sequence[str], symbol: str) -> list[tuple[float, Mapping[str, Any]]]:
     """Give time and metadata of the newest materializations of one symbol, oldest first."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[symbol])
     records = instance.fetch_materializations(wanted, limit=RECORDS_MAX).records

@@ -1,7 +1,7 @@
 """The desk's pages: all symbols as a table, and one symbol with its price, its stop and the reasons.
 
-Here belongs how they look. What they say comes from ``quantum_ops/desk/overview.py``, how a number reads from
-``quantum_core/display.py``. Every text of others goes through :func:`esc`; nothing is loaded from elsewhere, and only what
+Here belongs how they look. What they say comes from ``quantum_ops/desk/rows.py`` and ``standing.py``, how a number reads
+from ``quantum_core/display.py``. Every text of others goes through :func:`esc`; nothing is loaded from elsewhere, and only what
 carries the page's nonce runs.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,11 +33,14 @@ from quantum_core.freshness import WELL, Vital
 from quantum_ops.desk import banner
 from quantum_ops.desk.chart import shares_bar
 from quantum_ops.desk.history import History
-from quantum_ops.desk.overview import HEALTHS, UNHEALTHY, Row, Standing, Symbol
+from quantum_ops.desk.overview import Symbol
+from quantum_ops.desk.rows import HEALTHS, UNHEALTHY, Row
+from quantum_ops.desk.standing import Standing
 
 PATH = "/desk"
 RENEWED_EVERY_SEC = 10
 ALERT_SYMBOLS_MAX = 12  # linked beside one alert
+AssetPath = Callable[[str], Sequence[str]]
 LINKED_ASSETS = (
     "market_state",
     "position",
@@ -106,8 +109,10 @@ def overview(standing: Standing, rows: Sequence[Row], prefix: str, nonce: str) -
     return _page("Desk", "<h1>Desk</h1>", content, standing.at, prefix, nonce)
 
 
-def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str, nonce: str) -> str:
-    """Write the page of one symbol."""
+def symbol_page(
+    found: Symbol, history: History, standing: Standing, prefix: str, nonce: str, asset_path: AssetPath = lambda asset: [asset]
+) -> str:
+    """Write the page of one symbol; ``asset_path`` gives the parts of an asset's key in Dagster."""
     row, at = found.row, standing.at
     title = (
         f'<a href="{esc(prefix)}{PATH}">Desk</a><span class="sep">/</span><h1>{esc(row.symbol)}</h1>'
@@ -122,7 +127,7 @@ def symbol_page(found: Symbol, history: History, standing: Standing, prefix: str
     )
     content = (
         f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}'
-        f'<div class="pair"><div class="stack">{chart}{below}</div>{stack}</div>{_links(row.symbol, prefix)}</div>'
+        f'<div class="pair"><div class="stack">{chart}{below}</div>{stack}</div>{_links(row.symbol, prefix, asset_path)}</div>'
     )
     return _page(row.symbol, title, content, at, prefix, nonce)
 
@@ -162,6 +167,10 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
         _card("Symbols", fresh, [told, held], tone=tone),
         _alerts_card(standing, prefix),
     ]
+    if standing.profile:
+        said, tone = ("a newer one cannot be used", "bad") if standing.profile_trouble else ("in force", "good")
+        items = filter(None, (said, standing.profile_trouble))
+        cards.append(_card("Profile", esc(standing.profile), map(esc, items), tone=tone, name="profile"))
     if standing.notice:
         first = banner.first_sentence(standing.notice)
         rest = standing.notice[len(first) :].lstrip(". ")
@@ -388,9 +397,10 @@ def _age_line(vital: Vital) -> str:
     return f'<span class="{tone}">{name_text(vital.thing)}: {esc(age)}{f" ({esc(vital.detail)})" if vital.detail else ""}</span>'
 
 
-def _links(symbol: str, prefix: str) -> str:
+def _links(symbol: str, prefix: str, asset_path: AssetPath) -> str:
     key = quote(symbol, safe="")
+    pages = [(asset, "/".join(asset_path(asset))) for asset in LINKED_ASSETS]
     links = " · ".join(
-        f'<a href="{esc(prefix)}/assets/{asset}?view=partitions&amp;partition={esc(key)}">{asset}</a>' for asset in LINKED_ASSETS
+        f'<a href="{esc(prefix)}/assets/{page}?view=partitions&amp;partition={esc(key)}">{asset}</a>' for asset, page in pages
     )
     return f'<p class="dim">In Dagster: {links} · <a href="?format=json">JSON, full precision</a></p>'

@@ -1,7 +1,7 @@
-"""Dagster's webserver with a status banner, the desk's pages, check results shown until the next are due, and a shut door.
+"""Dagster's webserver with a status banner, the desk's pages, and check results shown until the next are due.
 
-Here belong doors and routes; what the pages say and how they look is in ``pages.py`` and ``banner.py``. The
-door is shut to requests that other sites' pages make a browser send.
+Here belong routes and who may use them; what the pages say and how they look is in ``pages.py`` and ``banner.py``.
+Requests that other sites' pages make a browser send are refused.
 Started as ``python -m quantum_ops.desk.webserver ...``. Checked on dagster-webserver 1.13.27: the page is served by
 ``DagsterWebserver.index_html_endpoint``; it answers to any Host, and executes mutations that come as a GET.
 """
@@ -23,6 +23,7 @@ import dagster_webserver.app
 import orjson
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -32,18 +33,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from quantum_assets.checks.inputs import INPUTS
 from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC
+from quantum_assets.checks.proofs.inputs import INPUTS
+from quantum_core.kernels import CLOCK_SKEW_SEC
 from quantum_core.settings import load_settings
-from quantum_ops.alerts.incidents import PACK_INTERVALS
+from quantum_ops.alerts.findings import PACK_INTERVALS
 from quantum_ops.desk import banner
 from quantum_ops.desk import pages as desk_pages
 from quantum_ops.desk.history import History, read_history
 from quantum_ops.desk.overview import DeskReader, Recent
 from resources.instance.check_results import judge_check_results
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.instance.dagster_internals import storage_id
+from resources.store.lease import seen_holder
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code
@@ -55,7 +59,7 @@ OUR_CHECKS = frozenset({SOUND, *(proof.name for proof in PROOFS), *(one.proof.na
 
 
 def targets_latest(check: str, partition: str | None, stored_at: float) -> bool | None:
-    """Tell whether the result of a check is that of now; ``None`` where Dagster is to judge.
+    """Return whether the result of a check is that of now; ``None`` where Dagster is to judge.
 
     Dagster shows a result as "not evaluated" once its asset has been materialized again, which here happens six times between
     two runs of the pack. A result of the pack is shown while it is younger than the next one may be late, and no longer: when
@@ -156,10 +160,19 @@ class DeskPages:
         """Serve the status banner, also while Redis is away."""
         try:
             said = banner.parts(self.reader.standing())
+            if holder := self._holder():
+                said.append(banner.standing_by(holder))
         except RedisUnavailableError:
             said = banner.unreachable(self.reader.store.settings.redis_address, self.reader.last)
         nonce = secrets.token_hex(16)
         return _page(banner.document(said, self.prefix, nonce), banner.CSP, nonce)
+
+    def _holder(self) -> str:
+        """Name the deployment that runs the cycle instead of this one; none while Dagster's database is away."""
+        try:
+            return seen_holder(self.reader.store, storage_id(self.instance()))
+        except SQLAlchemyError:
+            return ""
 
     def overview(self, request: Request) -> Response:
         """Serve all symbols."""
@@ -177,8 +190,8 @@ class DeskPages:
         name = request.path_params["symbol"]
         nonce = secrets.token_hex(16)
         try:
-            found = self.reader.symbol(name)
-            if found is None:
+            view = self.reader.symbol(name)
+            if view is None:
                 return self._unknown(request, name)
             history = self._history(name)
             standing = self.reader.standing()
@@ -188,15 +201,19 @@ class DeskPages:
             return _json(
                 {
                     "standing": standing,
-                    "symbol": found.row,
-                    "stop_since": history.stop_since(found.row),
-                    "failures": found.faults.failures,
-                    "ages": [vital._asdict() for vital in found.faults.vitals],
-                    "decisions": found.decisions,
+                    "symbol": view.row,
+                    "stop_since": history.stop_since(view.row),
+                    "failures": view.faults.failures,
+                    "ages": [vital._asdict() for vital in view.faults.vitals],
+                    "decisions": view.decisions,
                     "proposals": [point._asdict() for point in history.proposals],
                 }
             )
-        return _page(desk_pages.symbol_page(found, history, standing, self.prefix, nonce), desk_pages.CSP, nonce)
+        return _page(
+            desk_pages.symbol_page(view, history, standing, self.prefix, nonce, self.reader.store.settings.asset_path),
+            desk_pages.CSP,
+            nonce,
+        )
 
     def _history(self, symbol: str) -> History:
         def read() -> History:
@@ -230,7 +247,7 @@ class DeskPages:
 
 
 def wants_json(request: Request) -> bool:
-    """Tell whether a program asks: by ``?format=json``, or by a header Accept that names JSON and no page."""
+    """Return whether a program asks: by ``?format=json``, or by a header Accept that names JSON and no page."""
     if (wanted := request.query_params.get("format")) is not None:
         return wanted == "json"
     accepted = request.headers.get("accept", "")
@@ -264,7 +281,7 @@ class BannerWebserver(DagsterWebserver[Any, Any]):
     """Serves the user interface with the status banner and the desk's pages, to its own pages."""
 
     def build_middleware(self) -> list[Middleware]:
-        """Shut the door to others before Dagster sees a request."""
+        """Refuse requests of other sites' pages before Dagster sees them."""
         return [Middleware(OwnPagesOnly, hosts={*LOOPBACK, *load_settings().web_hosts}), *super().build_middleware()]
 
     def make_csp_header(self, nonce: str) -> str:

@@ -1,4 +1,4 @@
-"""What may be wrong with an installation, and what to do about it. A look changes nothing; trouble is a finding, not an error."""
+"""What may be wrong with an installation, and what to do about it. Nothing is changed; trouble is a finding, not an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from packaging.requirements import Requirement
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_core.contracts.tables import PUBLISHED
-from quantum_core.kernels.risk_guard import EQUITY_STALE, assess
+from quantum_core.freshness import BELL, BELL_SILENT_SEC
+from quantum_core.kernels.governor.risk_guard import EQUITY_STALE, RiskGuardTheta, assess
+from quantum_core.profiles.in_force import warnings_of
 from quantum_core.settings import MARKET_STATE_STREAM, SENTINEL_FORM, Settings, uncommented
 from quantum_ops.doctor.env_files import ALIKE, OBSOLETE, names_of_settings
 from quantum_ops.doctor.server_needs import (
@@ -34,12 +36,16 @@ from quantum_ops.doctor.server_needs import (
     lacking,
     name_and_age,
 )
-from resources.governor.guards import read_account
+from resources.governor.account import read_account
 from resources.inputs.candle_memory import without_unchanged
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
+from resources.store.connection import sentinel_options
 from resources.store.lease import standing_by
-from resources.store.redis_store import RedisStore, RedisUnavailableError, epoch_of, sentinel_options
+from resources.store.profiles import bring_up_to_date
+from resources.store.redis_store import RedisStore, epoch_of
+from resources.store.unavailable import RedisUnavailableError
+from resources.store.vital_signs import sign_of
 
 Level = Literal["ok", "warn", "fail"]
 DISTRIBUTION = "quantum-risk-pipeline"
@@ -58,7 +64,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One look.
+    """The result of one check.
 
     Attributes
     ----------
@@ -69,7 +75,7 @@ class Finding:
     seen
         What was seen; no secret.
     remedy
-        What to do; empty when all is well.
+        What to do; empty when there is nothing.
     """
 
     what: str
@@ -92,7 +98,7 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "fail", str(pong), "correct user and password in REDIS_URL")
         return
     yield Finding("redis", "ok", f"{settings.redis_address} answers")
-    for look_at in (_server, _sentinels, _commands, _clock, _broker, _rights, _stacks, _published, _inputs):
+    for look_at in (_server, _sentinels, _commands, _clock, _broker, _rights, _stacks, _bell, _profile, _published, _inputs):
         try:
             yield from look_at(store)
         except (RedisUnavailableError, redis.RedisError) as error:
@@ -116,11 +122,11 @@ def _versions(_: Settings) -> Iterator[Finding]:
             continue
         if not needed.specifier.contains(installed, prereleases=True):
             wrong.append(f"{needed.name} {installed}, needed {needed.specifier}")
-    seen = f"Python {sys.version.split()[0]}, {DISTRIBUTION} {version(DISTRIBUTION)}"
+    ours = f"Python {sys.version.split()[0]}, {DISTRIBUTION} {version(DISTRIBUTION)}"
     if wrong:
         yield Finding("versions", "fail", "; ".join(wrong), "install what requirements.lock has, with --require-hashes")
     else:
-        yield Finding("versions", "ok", f"{seen}, all packages as pinned")
+        yield Finding("versions", "ok", f"{ours}, all packages as pinned")
 
 
 def _user(_: Settings) -> Iterator[Finding]:
@@ -148,14 +154,14 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     free_gb = shutil.disk_usage(there).free / 1e9
     log = home / "history" / "event_log.db"
     stored_gb = log.stat().st_size / 1e9 if log.exists() else 0.0
-    seen = f"{free_gb:.1f} GB free for QUANTUM_HOME, the event log has {stored_gb:.1f} GB"
+    space = f"{free_gb:.1f} GB free for QUANTUM_HOME, the event log has {stored_gb:.1f} GB"
     if free_gb < DISK_MIN_GB:
-        yield Finding("disk", "fail", seen, "make room, or lower RUN_RETENTION_HOURS")
+        yield Finding("disk", "fail", space, "make room, or lower RUN_RETENTION_HOURS")
     elif free_gb + stored_gb < settings.run_retention_max_gb:
-        told = f"less than RUN_RETENTION_MAX_GB={settings.run_retention_max_gb:g} would take: lower it, or make room"
-        yield Finding("disk", "warn", seen, told)
+        remedy = f"less than RUN_RETENTION_MAX_GB={settings.run_retention_max_gb:g} would take: lower it, or make room"
+        yield Finding("disk", "warn", space, remedy)
     else:
-        yield Finding("disk", "ok", seen)
+        yield Finding("disk", "ok", space)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
@@ -176,7 +182,7 @@ def _in_use(port: int) -> bool:
 
 
 def _names(settings: Settings) -> Iterator[Finding]:
-    """Find settings whose name was misspelt, or is that of an older service: defaults hold, and nobody is told."""
+    """Find settings whose name was misspelt, or is that of an older service: their defaults hold, without a word."""
     known = {name: None for field in Settings.model_fields for name in (field.upper(), f"{field.upper()}_FILE")}
     known |= dict.fromkeys(names_of_settings())
     for name in sorted(OBSOLETE.keys() & os.environ.keys()):
@@ -195,12 +201,12 @@ def _names(settings: Settings) -> Iterator[Finding]:
 
 def _chosen(settings: Settings) -> Iterator[Finding]:
     if settings.allow_synthetic:
-        told = "unset it in production: replayed, example and synthetic data earn permits"
-        yield Finding("settings", "warn", "ALLOW_SYNTHETIC=true", told)
+        remedy = "unset it in production: replayed, example and synthetic data earn permits"
+        yield Finding("settings", "warn", "ALLOW_SYNTHETIC=true", remedy)
     if not settings.alert_urls:
-        told = "set it, then try it: quantum alerts test"
+        remedy = "set it, then try it: quantum alerts test"
         empty = "ALERT_URLS is not set here; nor for the watcher? Then alerts reach only the stream and the status banner"
-        yield Finding("settings", "warn", empty, told)
+        yield Finding("settings", "warn", empty, remedy)
     yield Finding(
         "settings", "ok", f"{len(settings.symbols)} symbols, {settings.shards} shards, every {settings.publish_interval_sec} s"
     )
@@ -220,17 +226,17 @@ def _storage(settings: Settings) -> Iterator[Finding]:
             ahead = ticks_ahead(instance, time.time())
             kind = type(instance.event_log_storage).__name__
     except Exception as error:  # noqa: BLE001 - whatever the storage raises is the finding
-        told = "look at QUANTUM_HOME/dagster.yaml, DAGSTER_POSTGRES_URL and the database"
-        yield Finding("dagster storage", "fail", type(error).__name__, told)
+        remedy = "look at QUANTUM_HOME/dagster.yaml, DAGSTER_POSTGRES_URL and the database"
+        yield Finding("dagster storage", "fail", type(error).__name__, remedy)
     else:
         yield Finding("dagster storage", "ok", f"{kind} answers")
         if ahead:
-            seen = f"last ticks lie ahead: {', '.join(f'{name} {sec:.0f} s' for name, sec in ahead.items())}"
-            told = (
+            ticks = f"last ticks lie ahead: {', '.join(f'{name} {sec:.0f} s' for name, sec in ahead.items())}"
+            remedy = (
                 "restart `quantum up` or the unit of the daemon, which reset them; plain `dagster dev` waits until then, unless "
                 "it is restarted, or the code location reloaded on its page Deployment"
             )
-            yield Finding("ticks", "warn", f"{seen}; the clock was set back", told)
+            yield Finding("ticks", "warn", f"{ticks}; the clock was set back", remedy)
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------------------
@@ -247,24 +253,24 @@ def _server(store: RedisStore) -> Iterator[Finding]:
     if info.get("redis_mode") == "sentinel":
         yield Finding("role", "fail", A_SENTINEL, f"name it as one: {SENTINEL_FORM}")
     elif info.get("role") == "slave":
-        told = "point REDIS_URL at the master, or name the sentinels (redis+sentinel://...)"
-        yield Finding("role", "fail", "a read-only replica", told)
+        remedy = "point REDIS_URL at the master, or name the sentinels (redis+sentinel://...)"
+        yield Finding("role", "fail", "a read-only replica", remedy)
     replicas = int(info.get("connected_slaves", "0"))
     if replicas and "min_slaves_good_slaves" not in info:
-        told = "min-replicas-to-write 1, min-replicas-max-lag 10: a failover loses less (docs/operations.md)"
-        yield Finding("replication", "warn", f"{replicas} replicas, and none of them has to have what is written", told)
+        remedy = "min-replicas-to-write 1, min-replicas-max-lag 10: a failover loses less (docs/operations.md)"
+        yield Finding("replication", "warn", f"{replicas} replicas, and none of them has to have what is written", remedy)
     if info.get("aof_enabled") == "1":
         yield Finding("persistence", "ok", "append-only file")
     else:
-        told = (
+        remedy = (
             "CONFIG SET appendonly yes, then in its file (managed: its provider's setting): a restart forgets stops, guards, the "
             "kill switch and today's limits"
         )
-        yield Finding("persistence", "warn", "no append-only file", told)
+        yield Finding("persistence", "warn", "no append-only file", remedy)
     policy = info.get("maxmemory_policy", "?")
     if policy != "noeviction":
-        told = "maxmemory-policy noeviction: an evicted guard or kill switch is a permit nobody gave"
-        yield Finding("eviction", "fail", policy, told)
+        remedy = "maxmemory-policy noeviction: an evicted guard or kill switch is a permit nobody gave"
+        yield Finding("eviction", "fail", policy, remedy)
     else:
         yield Finding("eviction", "ok", policy)
 
@@ -321,17 +327,17 @@ def _sentinels(store: RedisStore) -> Iterator[Finding]:
                 masters.add(str(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", at.service)))
         except redis.RedisError as error:
             silent.append(f"{host}:{port} ({type(error).__name__})")
-    seen = f"{len(at.hosts) - len(silent)} of {len(at.hosts)} answer"
+    answering = f"{len(at.hosts) - len(silent)} of {len(at.hosts)} answer"
     if silent:
         majority = len(silent) * 2 < len(at.hosts)
         yield Finding(
-            "sentinels", "warn" if majority else "fail", f"{seen}, not {_some(silent)}", "start them: a majority elects"
+            "sentinels", "warn" if majority else "fail", f"{answering}, not {_some(silent)}", "start them: a majority elects"
         )
     elif len(masters) > 1 or len(at.hosts) == 1:
-        told = "list all of them; if they are listed, wait for the failover to end, then look again"
-        yield Finding("sentinels", "warn", f"{seen}, and name {len(masters)} masters of {at.service}", told)
+        remedy = "list all of them; if they are listed, wait for the failover to end, then look again"
+        yield Finding("sentinels", "warn", f"{answering}, and name {len(masters)} masters of {at.service}", remedy)
     else:
-        yield Finding("sentinels", "ok", f"{seen}, and name one master of {at.service}")
+        yield Finding("sentinels", "ok", f"{answering}, and name one master of {at.service}")
 
 
 def _commands_of(what: str, store: RedisStore, commands: dict[str, tuple[str, ...]], key: str) -> Finding:
@@ -353,19 +359,46 @@ def _rights(store: RedisStore) -> Iterator[Finding]:
         tries = zip([*keys, "by a script"], replies, strict=True)
         denied = [key for key, reply in tries if isinstance(reply, redis.ResponseError) and "WRONGTYPE" not in str(reply)]
         if denied:
-            told = "give this user its role: docs/security.md"
-            yield Finding(f"rights of {role}", "fail", f"may not write {_some(denied)}", told)
+            remedy = "give this user its role: docs/security.md"
+            yield Finding(f"rights of {role}", "fail", f"may not write {_some(denied)}", remedy)
         else:
             yield Finding(f"rights of {role}", "ok", f"may write its {len(keys)} kinds of keys")
 
 
 def _stacks(store: RedisStore) -> Iterator[Finding]:
-    told = standing_by(store)
-    if told:
+    hosts = standing_by(store)
+    if hosts:
         remedy = "stop it, unless it is your stand-by"
-        yield Finding("stacks", "warn", f"{told[0]} stands by while {told[1]} runs the loop", remedy)
+        yield Finding("stacks", "warn", f"{hosts[0]} stands by while {hosts[1]} runs the loop", remedy)
     else:
         yield Finding("stacks", "ok", "no second one on this Redis")
+
+
+def _bell(store: RedisStore) -> Iterator[Finding]:
+    if not store.settings.events:
+        yield Finding("bell", "ok", "EVENTS=off: plans and candles are answered on the daemon's grid of 5 s")
+        return
+    (reply,) = store.run("reading the bell's heartbeat", [("GET", store.keys.of("heartbeat", BELL))])
+    heard = sign_of(reply).epoch or 0.0
+    silent_sec = store.clock().timestamp() - heard
+    if not heard:
+        yield Finding("bell", "warn", "never heard of: plans and candles are answered every 5 s", "start it: quantum up")
+    elif abs(silent_sec) > BELL_SILENT_SEC:
+        remedy = "the daemon's log says why; the server must allow CLIENT TRACKING, which a proxy in front of it may not"
+        yield Finding("bell", "warn", f"silent for {silent_sec:.0f} s: plans and candles are answered every 5 s", remedy)
+    else:
+        yield Finding("bell", "ok", f"heard of a write of its own {silent_sec:.0f} s ago")
+
+
+def _profile(store: RedisStore) -> Iterator[Finding]:
+    named, trouble = bring_up_to_date(store)
+    warnings = warnings_of(store.profile, store.settings)
+    if trouble:
+        yield Finding("profile", "fail", f"{trouble}; in force: {named}", "quantum profile history, then quantum profile use")
+    elif warnings:
+        yield Finding("profile", "warn", "; ".join(warnings), "put one in force that fits: quantum profile use")
+    else:
+        yield Finding("profile", "ok", f"{named} is in force")
 
 
 def _published(store: RedisStore) -> Iterator[Finding]:
@@ -378,8 +411,8 @@ def _published(store: RedisStore) -> Iterator[Finding]:
     ]
     bad += [f"{key}: {reply}" for key, reply in _lengths(store) if isinstance(reply, Exception)]
     if bad:
-        told = "another program writes there: find it, then delete or rename the key"
-        yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_some(bad)}", told)
+        remedy = "another program writes there: find it, then delete or rename the key"
+        yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_some(bad)}", remedy)
     else:
         yield Finding("our keys", "ok", "nothing of another writer")
 
@@ -399,7 +432,7 @@ def _inputs(store: RedisStore) -> Iterator[Finding]:
     bad = [f"{one.symbol}: {one.reason}" for one in PositionReader(store).read(symbols) if one.state is State.FAILED]
     yield _input("positions", bad, len(symbols), "correct its writer: docs/keys.md has what it must write")
     account = read_account(store)
-    assessment = assess(account.account)
+    assessment = assess(account.account, store.profile.theta(RiskGuardTheta))
     bad = [account.seen[name] for name in assessment.unusable]
     if not bad and not assessment.equity_fresh:
         bad = [next((one.reason for one in assessment.triggered if one.guard == EQUITY_STALE), "not fresh")]
@@ -411,7 +444,7 @@ def _candle_troubles(symbols: Sequence[str], store: RedisStore) -> list[str]:
     from quantum_assets.market_state import grid_theta_of, market_state_frame  # Dagster, which takes most of a second
 
     readings = without_unchanged(store, CandleReader(store).read(symbols), remember=False)
-    frame = market_state_frame(readings, grid_theta_of(store.settings))
+    frame = market_state_frame(readings, grid_theta_of(store.settings, store.profile), profile=store.profile)
     without = frame.filter(frame["state"] != State.PRESENT)
     return [f"{symbol}: {why}" for symbol, why in zip(without["symbol"], without["why"], strict=True)]
 

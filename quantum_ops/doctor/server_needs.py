@@ -12,13 +12,14 @@ import redis
 from pydantic import SecretStr
 
 from quantum_core.settings import REDIS_SCHEMES, SENTINEL_FORM, Settings
-from resources.store.redis_store import RedisStore, RedisUnavailableError, condition_of
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError, condition_of
 
 OLDEST = {"Redis": 7, "Valkey": 7}  # major versions; before, scripts and streams lack what we use
 # Kinds of the keys they are tried on, which each user may write: what is refused for its key stands in the server's ACL LOG.
 PROBE, GOVERNOR_PROBE = "lease", "guards_found"
 A_SENTINEL = "a Sentinel, which only names servers"
-_SCRIPT = ("return 1", "0")
+_SCRIPT = ("return 1", "0")  # not EVALSHA: where that is missing, the text is sent (resources/store/scripts.py)
 COMMANDS: dict[str, tuple[str, ...]] = {  # arguments that would do no harm even if they were executed; KEY stands for the key
     "GET": ("KEY",),
     "SET": ("KEY", "", "XX"),
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # arguments that would do no harm even
     "SADD": ("KEY", ""),
     "SCARD": ("KEY",),
     "SISMEMBER": ("KEY", ""),
+    "SREM": ("KEY", ""),
     "ZADD": ("KEY", "XX", "0", ""),
     "ZRANGE": ("KEY", "0", "0"),
     "ZMSCORE": ("KEY", ""),
@@ -112,13 +114,13 @@ def lacking(store: RedisStore, commands: dict[str, tuple[str, ...]], key: str) -
     multi, *replies, _ = store.run("being examined", [("MULTI",), *tried, ("DISCARD",)], judged=False)
     if isinstance(multi, Exception):  # without it the commands would be executed one by one: they do no harm
         return [f"MULTI: {multi}"]
-    found = []
+    refused = []
     for name, reply in zip(commands, replies, strict=True):
         if isinstance(reply, redis.ResponseError) and _UNKNOWN.search(str(reply)):
-            found.append(f"{name}: unknown command")
+            refused.append(f"{name}: unknown command")
         elif isinstance(reply, redis.ResponseError) and _DENIED.search(str(reply)):
-            found.append(f"{name}: not permitted to this user")
-    return found
+            refused.append(f"{name}: not permitted to this user")
+    return refused
 
 
 def broker_of(settings: Settings) -> RedisStore | None:
@@ -144,22 +146,22 @@ def require_server(store: RedisStore) -> None:
         ("the governor's user: ", store.as_governor(), COMMANDS, store.keys.of(GOVERNOR_PROBE)),
     ]
     examined += [("the broker: ", broker, BROKER_COMMANDS, "quantum:celery:probe")] if broker is not None else []
-    found = []
-    for whose, one, commands, key in examined:
-        if whose and one is store:
+    missing = []
+    for whose, server, commands, key in examined:
+        if whose and server is store:
             continue
         try:
-            (info,) = one.run("being examined", [("INFO", "server")], judged=False)
-            lacks = lacking(one, commands, key)
+            (info,) = server.run("being examined", [("INFO", "server")], judged=False)
+            lacks = lacking(server, commands, key)
         except RedisUnavailableError:
             continue
         name, old = name_and_age(info) if isinstance(info, bytes) else ("", False)
-        found += [f"  {whose}{A_SENTINEL}: {SENTINEL_FORM}"] if name and b"redis_mode:sentinel" in info else []
-        found += [f"  {whose}{name} is too old: Redis {OLDEST['Redis']} or Valkey is needed"] if old else []
-        found += [f"  {whose}{one}" for one in lacks]
-    if found:
+        missing += [f"  {whose}{A_SENTINEL}: {SENTINEL_FORM}"] if name and b"redis_mode:sentinel" in info else []
+        missing += [f"  {whose}{name} is too old: Redis {OLDEST['Redis']} or Valkey is needed"] if old else []
+        missing += [f"  {whose}{one}" for one in lacks]
+    if missing:
         msg = f"Redis at {store.settings.redis_address} lacks what is needed; nothing was started:\n"
-        raise ServerUnfitError(msg + "\n".join(found))
+        raise ServerUnfitError(msg + "\n".join(missing))
 
 
 def require_usable(settings: Settings) -> None:

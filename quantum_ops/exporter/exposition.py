@@ -1,4 +1,4 @@
-"""The metrics by name (docs/spec.md#12-metrics): one look becomes Prometheus' families, for either port."""
+"""The metrics by name (docs/spec.md#12-metrics): one reading becomes Prometheus' families, for either port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 
 from quantum_core.freshness import WELL
-from quantum_ops.exporter.metrics import BUCKETS_SEC, FINISHED, PARTS_OF_A_CYCLE, Look
+from quantum_ops.exporter.metrics import BUCKETS_SEC, PARTS_OF_A_CYCLE, Look
+from resources.instance.retention import FINISHED
 from resources.store.vital_signs import CLOCKED
 
 P29, P32 = "p29_shadow", "p32_eff"  # names operators know

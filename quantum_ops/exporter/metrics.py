@@ -1,4 +1,4 @@
-"""What the exporter shows: counts that survive every restart, and one look at everything for both of its ports.
+"""What the exporter shows: counts that survive every restart, and one reading of everything for both of its ports.
 
 Counts live in Redis. Publications are counted by who publishes (``resources.store.counts``). Decisions and runs are counted
 by the exporter, from the governor's events and from Dagster's records, behind a cursor that is stored with the counts in one
@@ -19,20 +19,24 @@ from typing import Any
 
 import dagster as dg
 
-from quantum_core.contracts.schema import CLOCK_SKEW_SEC
 from quantum_core.contracts.tables import ALLOCATION_TARGET, GOVERNOR_STATE
-from quantum_core.freshness import Limits, StoredProof, Vital, evaluate
-from quantum_core.kernels.governor import GATE_OF
-from quantum_core.kernels.risk_guard import GUARDS
+from quantum_core.freshness import BELL, Limits, StoredProof, Vital, evaluate
+from quantum_core.kernels import CLOCK_SKEW_SEC
+from quantum_core.kernels.governor.gates import GATE_OF
+from quantum_core.kernels.governor.risk_guard import GUARDS
 from quantum_core.universe import shards
 from resources.governor.decisions import INVALID
 from resources.governor.events import is_decision
 from resources.governor.guards import read_guards
-from resources.governor.plans import waiting_plans
+from resources.governor.queue import waiting_plans
 from resources.governor.switches import read_switches
 from resources.inputs.foreign import number_or_none
 from resources.instance.launcher import heartbeat_parts
-from resources.store.redis_store import RedisStore, RedisUnavailableError, UnreadableKeyError, epoch_of, flat, texts
+from resources.instance.retention import FINISHED
+from resources.store.profiles import bring_up_to_date
+from resources.store.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, texts
+from resources.store.scripts import Script
+from resources.store.unavailable import RedisUnavailableError
 from resources.store.vital_signs import VitalSignsReader
 
 BUCKETS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 30.0, 60.0)  # of a cycle that is due every 10 s
@@ -47,20 +51,10 @@ OTHER = "other"  # label of every reason that is none of ours: text from Redis m
 INVALID_PLAN = "invalid_plan"  # whatever the field
 RUNS_AT_ONCE, EVENTS_AT_ONCE = 500, 5_000  # folded in one collection; more are folded in the next ones
 OVERLAP_SEC = 60.0  # a run's end is seen late by a reader of another transaction; runs of so long ago are looked at again
-FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 COUNTS = {name: f"counts_{name}" for name in ("published", "decided", "ran", "alerts")}
 CURSOR, RECENT = "_cursor", "_recent"
 
-# KEYS[1] hash of counts
-# ARGV[1] its cursor as the caller read it ('' for none), ARGV[2] the new one, ARGV[3] value of the field _recent,
-# then fields and what to add to each
-# returns 1, or 0 when somebody else has counted meanwhile
-FOLD_LUA = """
-if (redis.call('HGET', KEYS[1], '_cursor') or '') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], '_cursor', ARGV[2], '_recent', ARGV[3])  -- first: a script that fails may lose, never double
-for index = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[index], ARGV[index + 1]) end
-return 1
-"""
+FOLD = Script(__file__, "fold")
 
 
 @dataclass(frozen=True)
@@ -136,23 +130,24 @@ class Collector:
         began, now = time.monotonic(), self.store.clock().timestamp()
         try:
             dagster_up = self.instance is not None and fold_runs(self.store, self.instance, _server_time(self.store))
-            seen = self._see(now)
+            readings = self._see(now)
         except RedisUnavailableError:
             answers = self.instance is not None and dagster_answers(self.instance)
             return Look(now, time.monotonic() - began, redis_up=False, dagster_up=answers)
-        return Look(now, time.monotonic() - began, redis_up=True, dagster_up=dagster_up, **seen)
+        return Look(now, time.monotonic() - began, redis_up=True, dagster_up=dagster_up, **readings)
 
     def _see(self, now: float) -> dict[str, Any]:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
-        parts = heartbeat_parts(store.settings.shards)
+        parts = [*heartbeat_parts(store.settings.shards), *([BELL] if store.settings.events else ())]
         firsts = [block[0] for block in shards(store.settings.symbols, store.settings.shards)]
-        asked = [("GET", of("heartbeat", part)) for part in parts]
-        replies = store.run("reading heartbeats", [*asked, *(("LRANGE", of("cycles", first), 0, 1) for first in firsts)])
+        commands = [("GET", of("heartbeat", part)) for part in parts]
+        replies = store.run("reading heartbeats", [*commands, *(("LRANGE", of("cycles", first), 0, 1) for first in firsts)])
         beats, ends = replies[: len(parts)], replies[len(parts) :]
         signs = self.signs.read()
         evaluation = evaluate(signs, Limits.of(store.settings), now)
         allocations, permits = ({one.symbol: one.numbers[asset] for one in signs.symbols} for asset in SHOWN)
+        bring_up_to_date(self.store)  # its limits decide what is too old
         switches, guards = read_switches(store), read_guards(store)
         try:
             waiting: int | None = waiting_plans(store).count
@@ -184,13 +179,13 @@ def _server_time(store: RedisStore) -> float:
 
 
 def _epoch(reply: Any) -> float:
-    """Read a time; what is missing or none was endlessly long ago, so that who waits for it is told."""
+    """Read a time; what is missing or no number was endlessly long ago, so that its absence is reported."""
     epoch = number_or_none(reply) if isinstance(reply, bytes) else None
     return -math.inf if epoch is None else epoch
 
 
 def _age_sec(reply: Any, now: float) -> float:
-    """Tell how old a sign of life is; one from the future is none."""
+    """Give the age of a heartbeat, s; infinite when it is from the future."""
     age = now - _epoch(reply)
     return age if age >= -CLOCK_SKEW_SEC else math.inf
 
@@ -258,7 +253,7 @@ def block_reason(reason: str) -> str:
 
 
 def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bool:
-    """Count the runs that have ended since the last time, and how long cycles took; tell whether Dagster answered.
+    """Count the runs that have ended since the last time, and how long cycles took; return whether Dagster answered.
 
     Runs that ended before the first time are not counted. Now is by a clock that all exporters have in common, epoch s.
 
@@ -276,12 +271,12 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
     since = number_or_none(before)
     first = since is None or since > now + OVERLAP_SEC  # or our clock was ahead: what ended by it is noted, and not counted
     since = now if since is None else min(since, now)
-    wanted = dg.RunsFilter(
+    run_filter = dg.RunsFilter(
         statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
     )
     limit = None if first else RUNS_AT_ONCE + len(recent)  # what is noted must be all there is
     try:
-        records = instance.get_run_records(wanted, order_by="update_timestamp", ascending=True, limit=limit)
+        records = instance.get_run_records(run_filter, order_by="update_timestamp", ascending=True, limit=limit)
     except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
         return False
     new = [] if first else [one for one in records if one.dagster_run.run_id not in recent]
@@ -327,5 +322,5 @@ def _ran(record: dg.RunRecord) -> dict[str, float]:
 
 def _fold(store: RedisStore, key: str, before: str, after: str, recent: str, counts: Mapping[str, float]) -> int:
     added = flat({name: repr(float(amount)) for name, amount in counts.items()})
-    (reply,) = store.run("counting", [("EVAL", FOLD_LUA, 1, key, before, after, recent, *added)])
+    (reply,) = store.run("counting", [FOLD([key], before, after, recent, *added)])
     return 0 if isinstance(reply, Exception) else int(reply)

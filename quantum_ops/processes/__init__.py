@@ -1,1 +1,1 @@
-"""The processes of a stack, and what keeps them together."""
+"""The processes of a deployment, and what keeps them together."""

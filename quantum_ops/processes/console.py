@@ -123,7 +123,7 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
         sys.stderr.write(f"{moment} {self.name:>{self.WIDTH}} | {painted}\n")
 
     def _repeated(self, line: Line) -> bool:
-        """Tell whether a warning goes on: the same but for its numbers was printed a moment ago, as each cycle prints it anew."""
+        """Return whether a warning was printed a moment ago, the same but for its numbers: each cycle prints it anew."""
         if line.level != "WARNING" or line.logger == WATCHER:
             return False
         now, what = time.monotonic(), _NUMBER.sub("#", f"{line.logger} {_RUN.sub('', line.text)}")

@@ -28,16 +28,16 @@ STOP_GRACE_SEC = 8  # then a process is killed
 ASK_AGAIN_SEC = 0.1
 SERVER = "valkey"  # name of the process that all others write to
 SOCKET_PATH_MAX = 100  # the kernel refuses longer socket names
-LONGEST_PAUSE_SEC = 8  # so that the loop resumes within 15 s of its part being able to live again
-STEADY_AFTER_SEC = 60  # who lived this long was well: its next death is a new trouble, and costs no pause
-UNSEEN = "nobody saw how"  # circus tells no hook of a death that falls into its own round
+LONGEST_PAUSE_SEC = 8  # so that the cycle resumes within 15 s of its part being able to live again
+STEADY_AFTER_SEC = 60  # who lived this long was healthy: its next death is a new trouble, and costs no pause
+UNSEEN = "nobody saw how"  # circus calls no hook for a death that falls into its own round
 
 log = logging.getLogger("quantum.stack")
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process of the stack.
+    """One process of the deployment.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class OwningWatcher(Watcher):  # type: ignore[misc]
 
 
 def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_port: int | None = None) -> list[Process]:
-    """List the processes of the stack on one machine, in the order of their start.
+    """List the processes of the deployment on one machine, in the order of their start.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def _not_a_conflict(record: logging.LogRecord) -> bool:
 
 
 class Supervisor(Arbiter):  # type: ignore[misc]
-    """Starts, restarts and stops the processes of a stack."""
+    """Starts, restarts and stops the processes of a deployment."""
 
     def stop(self) -> Any:
         """Stop all of them; circus refuses that in the middle of a round of its own, and a Ctrl-C would be lost."""

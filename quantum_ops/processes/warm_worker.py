@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -42,9 +43,11 @@ import definitions  # noqa: F401 - imported for its cost: the forked children fi
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import load_settings
 from quantum_ops.processes.tether import die_with_parent
+from resources.instance.awaited import ring_if_awaited
 from resources.instance.engines import DATABASES
-from resources.instance.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.instance.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues, run_id_of
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 
 RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, about every 6 hours: what leaks is bounded
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566
@@ -115,7 +118,7 @@ def _spare_the_imported(**_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _live_aloud(sender: Any, **_: Any) -> None:
-    """Leave a sign of life, and one for each queue, for the watcher, which knows nothing of Celery."""
+    """Renew a heartbeat of the worker, and one of each queue: the watcher knows nothing of Celery."""
     parts = ["worker", *(name for name in sender.app.amqp.queues.consume_from if name != QUEUE)]
 
     def beat() -> None:
@@ -150,9 +153,24 @@ def _name_the_executor(sender: Any, task_id: str, **_: Any) -> None:
 
 
 @task_postrun.connect  # type: ignore[untyped-decorator]
-def _tidy_up_after_a_run(task_id: str, **_: Any) -> None:
+def _tidy_up_after_a_run(sender: Any, task_id: str, kwargs: Mapping[str, Any], **_: Any) -> None:
+    if sender.name in RUNS:
+        _ring_the_bell(run_id_of(kwargs))
     DATABASES.checkpoint()
     (_executing() / task_id).unlink(missing_ok=True)
+
+
+@cache
+def _store() -> RedisStore:
+    return RedisStore(load_settings())
+
+
+def _ring_the_bell(run_id: str) -> None:
+    """Wake whoever waits for the end of this run."""
+    try:
+        ring_if_awaited(_store(), run_id)
+    except RedisUnavailableError as error:  # the sensor looks again within 5 s
+        log.warning("the bell was not rung: %s", error)
 
 
 @task_failure.connect  # type: ignore[untyped-decorator]
@@ -171,7 +189,7 @@ def _fail_runs_of_predecessor(**_: Any) -> None:
 
 
 def _is_dead(executor: str) -> bool:
-    """Tell whether a process of this host is gone; of other hosts nothing is known."""
+    """Return whether a process of this host is gone; of other hosts nothing is known."""
     pid, _, host = executor.partition("@")
     return pid.isdecimal() and host == socket.gethostname() and not psutil.pid_exists(int(pid))
 

@@ -25,8 +25,12 @@ from quantum_core.contracts.schema import stamps
 from quantum_core.contracts.tables import CAPITAL_EFFICIENCY, PLAN_STREAM_MAXLEN, RISK_PROPOSAL
 from quantum_core.logs import DATED, log_to_stderr
 from quantum_core.settings import SettingsError, load_settings
-from quantum_ops.recordings.ohlcv_files import OhlcvFileError, files_in, named_file, read_ohlcv
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from quantum_ops.recordings.file_names import files_in, named_file
+from quantum_ops.recordings.file_rows import OhlcvFileError
+from quantum_ops.recordings.ohlcv_files import read_ohlcv
+from resources.store.redis_store import RedisStore
+from resources.store.scripts import Script
+from resources.store.unavailable import RedisUnavailableError
 
 SAMPLE_DIR = Path(__file__).resolve().parents[2] / "quantum_assets" / "sample"
 HISTORY_CANDLES_MAX = 1500  # candles kept per symbol
@@ -52,36 +56,8 @@ SYMBOLS_NAMED = 5
 FLAT_SEC = 15.0  # more than a cycle, so that one sees it
 SAME_RECORDING = 0.2  # an entry further from the recorded prices belongs to another recording
 
-# KEYS[1] sorted set of candles
-# ARGV[1] lifetime in s, ARGV[2] 1 to replace also candles that are not labelled replay, then scores and members
-# returns members written; raises, having written nothing, on another writer's data or another type
-REPLACE_CANDLES_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
-for _, rank in ipairs({0, -1}) do
-  local member = redis.call('ZRANGE', KEYS[1], rank, rank)[1]
-  if ARGV[2] ~= '1' and member and not string.find(member, '"source":"replay"', 1, true) then
-    return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' holds candles without the label source=replay')
-  end
-end
-redis.call('DEL', KEYS[1])
-redis.call('ZADD', KEYS[1], unpack(ARGV, 3))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return redis.call('ZCARD', KEYS[1])
-"""
-
-# KEYS[1] hash; ARGV[1] lifetime in s, then fields and values, among them source=example
-# returns 1; raises, having written nothing, on another writer's data or another type
-REPLACE_EXAMPLE_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' is a ' .. kind) end
-if kind == 'hash' and redis.call('HGET', KEYS[1], 'source') ~= 'example' then
-  return redis.error_reply('FOREIGN ' .. KEYS[1] .. ' carries data of another writer (no source=example)')
-end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
-"""
+REPLACE_CANDLES = Script(__file__, "replace_candles")
+REPLACE_EXAMPLE = Script(__file__, "replace_example")
 
 log = logging.getLogger("quantum.example_feed")
 
@@ -140,7 +116,7 @@ def replace_candles(
         }
         arguments += (open_time, orjson.dumps(candle))
     key = store.keys.of("candles_history", symbol)
-    return ("EVAL", REPLACE_CANDLES_LUA, 1, key, ttl_sec, int(overwrite), *arguments)
+    return REPLACE_CANDLES([key], ttl_sec, int(overwrite), *arguments)
 
 
 def shift_to(moment: datetime, candles: pl.DataFrame, interval_sec: int) -> int:
@@ -246,7 +222,7 @@ class ExampleWorld:
     def _reopen_stopped(self, closes: Mapping[str, float], now: float) -> None:
         """Do what an executor would: leave a position whose stop was crossed, and enter a new one a little later.
 
-        In between it is told to be flat: a position that only changes its entry is the same one, and keeps its stop.
+        In between it is reported as flat: a position that only changes its entry is the same one, and keeps its stop.
         """
         names = with_legs(list(self.candles), self.store.settings.hedge_symbols)
         for reading in self.store.read(RISK_PROPOSAL, names):
@@ -299,14 +275,8 @@ class ExampleWorld:
 
     def _replace(self, name: str, symbol: str, fields: Mapping[str, Any]) -> tuple[Any, ...]:
         flat = [str(part) for pair in {**fields, "source": "example"}.items() for part in pair]
-        return (
-            "EVAL",
-            REPLACE_EXAMPLE_LUA,
-            1,
-            self.store.keys.of(name, symbol),
-            CAPITAL_EFFICIENCY.ttl_sec if name == "capital_efficiency" else EXAMPLE_TTL_SEC,
-            *flat,
-        )
+        ttl_sec = CAPITAL_EFFICIENCY.ttl_sec if name == "capital_efficiency" else EXAMPLE_TTL_SEC
+        return REPLACE_EXAMPLE([self.store.keys.of(name, symbol)], ttl_sec, *flat)
 
     def _plan(self, windows: Mapping[str, pl.DataFrame], now: datetime) -> list[str]:
         """Append the next plan of the script, unless a real planner uses the stream."""
@@ -372,7 +342,7 @@ def _efficiency(symbol: str, example: ExamplePosition, now: datetime) -> dict[st
         "version": "p31_v1",
     }
     encoded = CAPITAL_EFFICIENCY.encode(row)
-    return {**encoded, **stamps(CAPITAL_EFFICIENCY, symbol, encoded, "example", now)}
+    return {**encoded, **stamps(CAPITAL_EFFICIENCY, symbol, encoded, "example", now, ("", ""))}
 
 
 def _plan_id(fields: Any) -> str:
@@ -387,7 +357,7 @@ def load_candles(folder: Path, symbols: Sequence[str], interval_sec: int = 60) -
     ----------
     folder
         Files named like ``BTCUSDT_1m.csv`` or ``BTCUSDT-1m-2025-01.zip``, see
-        :func:`quantum_ops.recordings.ohlcv_files.named_file`.
+        :func:`quantum_ops.recordings.file_names.named_file`.
     interval_sec
         Of the candles; files whose name has another are left out.
 
@@ -397,7 +367,7 @@ def load_candles(folder: Path, symbols: Sequence[str], interval_sec: int = 60) -
         A file cannot be read, has too many malformed rows, or no symbol has one.
     """
     named = [named_file(path, symbols) for path in files_in(folder)]
-    found: dict[str, pl.DataFrame] = {}
+    frames: dict[str, pl.DataFrame] = {}
     for symbol in symbols:
         paths = [one.path for one in named if one.symbol == symbol and one.interval_sec in (None, interval_sec)]
         if not paths:
@@ -406,19 +376,19 @@ def load_candles(folder: Path, symbols: Sequence[str], interval_sec: int = 60) -
         if malformed := next(filter(None, (one.too_malformed for one in candles.files)), ""):
             raise OhlcvFileError(malformed)
         if candles.frame.height:
-            found[symbol] = candles.frame
-    if not found:
+            frames[symbol] = candles.frame
+    if not frames:
         shown = ", ".join(symbols[:SYMBOLS_NAMED]) + (
             f" and {len(symbols) - SYMBOLS_NAMED} more" if len(symbols) > SYMBOLS_NAMED else ""
         )
         message = f"{folder} has no candles for {shown}: put files like {symbols[0]}_1m.csv there"
         raise OhlcvFileError(message)
-    return found
+    return frames
 
 
 def play(step: Callable[[], list[str]], stop: threading.Event, every_sec: float) -> None:
-    """Step until told to stop; wait for a server that is away, and say once what is left alone."""
-    said: set[str] = set()
+    """Step until the event is set; wait for a server that is away, and log once what is left alone."""
+    warned: set[str] = set()
     away = False
     while not stop.is_set():
         try:
@@ -432,9 +402,9 @@ def play(step: Callable[[], list[str]], stop: threading.Event, every_sec: float)
         if away:
             log.info("Redis answers again.")
             away = False
-        for text in sorted(refused - said):
+        for text in sorted(refused - warned):
             log.warning("Left alone: %s", text)
-        said = refused
+        warned = refused
         stop.wait(every_sec)
 
 

@@ -12,20 +12,12 @@ from typing import Any
 import numpy as np
 
 from quantum_core.contracts.tables import BLOCK, EVENTS_STREAM_MAXLEN, NO_SYMBOL, PERMIT
-from quantum_core.kernels.governor import DISARMED, GATES, GUARDED, KILLED, Evidence, GovernorTheta, decide, gate_reason
-from resources.governor.guards import utc_date
-from resources.governor.plans import (
-    BURST_SEC,
-    CLOSING,
-    COUNTED_IN,
-    HOUR_SEC,
-    LIMITS,
-    OPENING,
-    USD,
-    booked_id,
-    parse_plan,
-    permit_fields,
-)
+from quantum_core.kernels.governor.gates import DISARMED, GATES, GUARDED, KILLED, Evidence, decide, gate_reason
+from quantum_core.kernels.governor.limits import BURST_SEC, HOUR_SEC, GovernorTheta
+from resources.governor.account import utc_date
+from resources.governor.limits import COUNTED_IN, COUNTS, LIMITS, USD
+from resources.governor.permit import permit_fields
+from resources.governor.plan import CLOSING, OPENING, booked_id, parse_plan
 from resources.inputs.foreign import number_or_none
 from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
 
@@ -64,7 +56,7 @@ JUDGED = (  # numbers of it that are known before permits are counted
     "position_notional_usd",
     "target_usd",
 )
-NUMBERS = (*JUDGED, "permits_hour", "permits_5min", "day_total")
+NUMBERS = (*JUDGED, *COUNTS)
 INVALID = "invalid_plan:"
 
 
@@ -110,7 +102,7 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
     replies = store.run(
         "looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names]
     )
-    wanted = (booked_id(plan_id), plan_id)
+    plan_ids = (booked_id(plan_id), plan_id)
     plan, events = None, []
     for name, reply in zip(names, replies, strict=True):
         if isinstance(reply, Exception):
@@ -118,11 +110,11 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
         for entry_id, raw in reversed(reply):
             fields = texts(raw)
             if name == store.keys.of("stream_plans"):
-                plan = fields if parse_plan(entry_id.decode(), raw).plan_id in wanted else plan
-            elif fields.get("plan_id") in wanted:
+                plan = fields if parse_plan(entry_id.decode(), raw).plan_id in plan_ids else plan
+            elif fields.get("plan_id") in plan_ids:
                 events.append(fields)
     symbol = ((events[-1] if events else plan) or {}).get("symbol", "")  # the event names the leg, too
-    booked = events[-1].get("plan_id", "") if events else wanted[0] or plan_id
+    booked = events[-1].get("plan_id", "") if events else plan_ids[0] or plan_id
     keys = [store.keys.of(table.key, booked, symbol or NO_SYMBOL) for table in (PERMIT, BLOCK)]
     as_hash, as_string, blocked = store.run("reading its records", [("HGETALL", keys[0]), ("GET", keys[0]), ("HGETALL", keys[1])])
     permit = texts(permit_fields(as_hash, as_string)) or None
@@ -189,13 +181,13 @@ def decided_again(event: Mapping[str, str]) -> str:
 
 
 def rests_on_nothing(event: Mapping[str, str]) -> bool:
-    """Tell whether a plan was refused because it, or its evaluation, was broken."""
+    """Whether a plan was refused because it, or its evaluation, was broken."""
     return event.get("reason", "").startswith(INVALID) or bool(event.get("error"))
 
 
 def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
-    """List every gate with its number, its reason, and what the record says of it: open, shut, or not asked (for closings)."""
-    told: list[tuple[int, str, str]] = []
+    """List every gate with its number, its reason and its state in words."""
+    gates: list[tuple[int, str, str]] = []
     for gate in GATES if "theta" in event else ():  # a plan that could not be read met none of them
         if event.get("closing") == "1" and not gate.shuts_closings:
             state = "not asked of a closing plan"
@@ -204,10 +196,10 @@ def gates_judged(event: Mapping[str, str]) -> list[tuple[int, str, str]]:
         else:
             state = "open"
         reason = event.get("reason", "") if state == "SHUT" else gate.reason
-        told.append((gate.number, f"{reason}*" if reason == GUARDED else reason, state))
+        gates.append((gate.number, f"{reason}*" if reason == GUARDED else reason, state))
         if state == "SHUT":
             break
-    return told
+    return gates
 
 
 @dataclass(frozen=True)
@@ -269,7 +261,7 @@ def limits_met(store: RedisStore, event: Mapping[str, str]) -> list[Limit]:
         tomorrow = now.timestamp() if (number_or_none(total) or 0.0) + amount <= daily else midnight
     hourly, burst, day = LIMITS
     per_hour, per_burst = theta["max_exec_per_hour"], theta["max_exec_per_5min"]
-    counts = [case[name] or 0.0 for name in ("permits_hour", "permits_5min", "day_total")]
+    counts = [case[name] or 0.0 for name in COUNTS]
     return [
         Limit(hourly, "permits in 1 h", "permits", counts[0], per_hour, 1, _room_at(times, per_hour, HOUR_SEC, now.timestamp())),
         Limit(

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantum_core.contracts.tables import EVENTS_STREAM_MAXLEN
+from resources.governor.limits import COUNTS
 from resources.inputs.foreign import number_or_none
 from resources.store.redis_store import RedisStore, texts
 
 DECISIONS = {"PERMIT": "permit", "BLOCK": "block"}  # other events of the stream are switches
-COUNTS = ("permits_hour", "permits_5min", "day_total")
 
 
 def is_decision(event: Mapping[str, str]) -> bool:
-    """Tell whether an event is a decision of the governor: other programs write to the same stream, with events of their own."""
+    """Whether an event is a decision of the governor: other programs write to the same stream, with events of their own."""
     return (
         event.get("event", "") in ("", *DECISIONS) and event.get("granted") in ("0", "1", "true", "false") and "plan_id" in event
     )
@@ -45,15 +45,15 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
         Newest first: symbol, time (epoch s), plan_id, action, outcome, reason, the counts before the decision, and the unit of
         the day's total (usd or qty).
     """
-    found: list[dict[str, Any]] = []
+    decisions: list[dict[str, Any]] = []
     for entry_id, raw in entries:
         fields = texts(raw)
         whose = fields.get("symbol", "")
         if fields.get("event") not in DECISIONS or symbol not in (None, whose):
             continue
-        if len(found) == count:
+        if len(decisions) == count:
             break
-        found.append(
+        decisions.append(
             {
                 "symbol": whose,
                 "time": number_or_none(fields.get("timestamp_epoch")) or int(entry_id.partition(b"-")[0]) / 1000,
@@ -65,7 +65,7 @@ def last_decisions(entries: Iterable[tuple[bytes, Any]], *, symbol: str | None, 
                 "unit": fields.get("unit", ""),
             }
         )
-    return found
+    return decisions
 
 
 def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
@@ -80,14 +80,14 @@ def last_kill(entries: Iterable[tuple[bytes, Any]]) -> dict[str, str]:
     """
     from quantum_core.display import moment_text
 
-    found: dict[str, str] = {}
+    kill: dict[str, str] = {}
     for entry_id, raw in entries:
         fields = texts(raw)
         if fields.get("event") == "ARMED" and not fields.get("scope"):
             break
         if fields.get("event") == "KILL":
             at = moment_text(int(entry_id.partition(b"-")[0]) / 1000)
-            found = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
+            kill = {"by": fields.get("by", "?"), "reason": fields.get("reason", "?"), "at": at}
             if "standing" not in fields:
                 break
-    return found
+    return kill

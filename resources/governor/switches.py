@@ -11,145 +11,30 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from quantum_core.contracts.tables import DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN
-from quantum_core.kernels.risk_guard import DAILY_LOSS, EQUITY_STALE, GUARDS, Assessment, assess
-from resources.governor.guards import NEEDS, RELEASED, AccountReading, guard_said, read_account, read_guards, utc_date
+from quantum_core.kernels.governor.risk_guard import DAILY_LOSS, EQUITY_STALE, GUARDS, Assessment, RiskGuardTheta, assess
+from resources.governor.account import AccountReading, read_account, utc_date
+from resources.governor.guards import NEEDS, RELEASED, guard_said, read_guards
 from resources.store.redis_store import RedisStore, UnreadableKeyError, flat, pairs
+from resources.store.scripts import Script
 
 TEXT_MAX = 500  # characters of a name or a reason that are kept
 SCOPES_MAX = 50  # planners and symbols disarmed one by one; more is no single one's fault, and disarms all
 SOURCE, SYMBOL = "source:", "symbol:"  # kinds of scopes
 BY_US = b"raw"  # encoding of the value that `quantum kill` leaves: a SET by hand gives "int", and so does a restart
 
-# KEYS[1] kill switch, KEYS[2] stream of the governor's events
-# ARGV[1] cap of the stream, then fields and values of the event
-# returns {1 when the switch was not set before else 0, why the event could not be written or empty}; it is set in any case.
-#         The value is put together by APPEND, which leaves another encoding than a SET by hand: so the record of who set it is
-#         told from a key that somebody deleted and set anew. The event of a kill that found ours standing is marked as such.
-KILL_LUA = """
-local before = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or nil
-local off = redis.call('EXISTS', KEYS[1]) == 0 or before == '' or before == '0'
-local ours = before == '1' and redis.call('OBJECT', 'ENCODING', KEYS[1]) == 'raw'
-redis.call('SET', KEYS[1], '')
-redis.call('APPEND', KEYS[1], '1')
-local fields = {unpack(ARGV, 2)}
-if ours then
-  table.insert(fields, 'standing')
-  table.insert(fields, '1')
-end
-local event = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(fields))
-return {off and 1 or 0, type(event) == 'table' and event.err or ''}
-"""
-
-# KEYS[1] marker of the day, KEYS[2] what the governor reads, KEYS[3] stream of the governor's events
-# ARGV[1] JSON: cause and time, ARGV[2] lifetime of the marker in s, ARGV[3] cap of the stream, then the event, flat
-# returns {0, ''} when both keys stand already, else {1, why the event could not be written or empty}; a standing cause is kept
-DISARM_LUA = """
-if redis.call('EXISTS', KEYS[1]) + redis.call('EXISTS', KEYS[2]) == 2 then return {0, ''} end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-redis.call('SET', KEYS[2], ARGV[1], 'NX')
-local event = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
-return {1, type(event) == 'table' and event.err or ''}
-"""
-
-# KEYS[1] scopes that are disarmed (hash), KEYS[2] stream of the governor's events
-# ARGV[1] scope, ARGV[2] JSON: cause, time and plans, ARGV[3] scopes that may be disarmed one by one, ARGV[4] cap of the stream,
-#         then the event, flat
-# returns {0, ''} when it is disarmed already, {2, ''} when that would be one scope too many, else {1, why the event could not be
-#         written or empty}; raises, having written nothing, when the first key is of another type
-DISARM_SCOPE_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {0, ''} end
-if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return {2, ''} end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-local event = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
-return {1, type(event) == 'table' and event.err or ''}
-"""
-
-# KEYS[1] errors and bursts of the day (hash), KEYS[2] plans of the day that could not be evaluated (set)
-# ARGV[1] their lifetime in s, then kind (errors, bursts), scope and plan_id of each plan
-# returns how many of each plan's kind its scope has had, then how many scopes have had errors; a plan that was counted before, by
-#         whoever died before he could acknowledge it, counts once
-COUNT_FAULTS_LUA = """
-local counts = {}
-for i = 2, #ARGV, 3 do
-  local kind, scope, plan = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local field = kind .. '|' .. scope
-  if redis.call('HSETNX', KEYS[1], kind .. '#' .. plan, '1') == 1 then
-    if redis.call('HINCRBY', KEYS[1], field, 1) == 1 then redis.call('HINCRBY', KEYS[1], kind, 1) end
-    if kind == 'errors' then redis.call('SADD', KEYS[2], plan) end
-  end
-  table.insert(counts, tonumber(redis.call('HGET', KEYS[1], field) or '0'))
-end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[1])
-table.insert(counts, tonumber(redis.call('HGET', KEYS[1], 'errors') or '0'))
-return counts
-"""
-
-# KEYS[1] scopes that are disarmed, KEYS[2] errors and bursts of the day, KEYS[3] stream of the governor's events
-# ARGV[1] scope, ARGV[2] cap of the stream, then fields and values of the event, which is given what was cleared
-# returns what stood: of disarm and errors; raises, having cleared nothing, when a key is of another type
-ARM_SCOPE_LUA = """
-local wanted = {'hash', 'hash', 'stream'}
-for i = 1, 3 do
-  local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= wanted[i] and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
-end
-local cleared = {}
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then table.insert(cleared, 'disarm') end
-for _, kind in ipairs({'errors', 'bursts'}) do
-  if redis.call('HDEL', KEYS[2], kind .. '|' .. ARGV[1]) == 1 then
-    redis.call('HINCRBY', KEYS[2], kind, -1)
-    if kind == 'errors' then table.insert(cleared, kind) end
-  end
-end
-local event = {unpack(ARGV, 3)}
-table.insert(event, 'cleared')
-table.insert(event, table.concat(cleared, ','))
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', unpack(event))
-return cleared
-"""
-
-# KEYS[1] kill switch, KEYS[2] what the governor reads, KEYS[3] disarm marker of the day, KEYS[4] errors of the day,
-# KEYS[5] stream of the governor's events, KEYS[6] scopes that are disarmed, KEYS[7] errors and bursts of the day, by scope
-# ARGV[1] cap of the stream, then fields and values of the event, which is given what was cleared
-# returns what stood: of kill, disarm and errors; raises, having cleared nothing, when the stream is of another type
-ARM_LUA = """
-local kind = redis.call('TYPE', KEYS[5]).ok
-if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[5] .. ' is a ' .. kind) end
-local before = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or nil
-local cleared = {}
-if redis.call('EXISTS', KEYS[1]) == 1 and before ~= '' and before ~= '0' then table.insert(cleared, 'kill') end
-if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[6]) > 0 then table.insert(cleared, 'disarm') end
-local counted = redis.call('TYPE', KEYS[7]).ok == 'hash' and redis.call('HEXISTS', KEYS[7], 'errors') or 0
-if redis.call('EXISTS', KEYS[4]) + counted > 0 then table.insert(cleared, 'errors') end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])
-local event = {unpack(ARGV, 2)}
-table.insert(event, 'cleared')
-table.insert(event, table.concat(cleared, ','))
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', unpack(event))
-return cleared
-"""
-
-
-# KEYS[1] guard, KEYS[2] stream of risk events, KEYS[3] what is kept between readings
-# ARGV[1] what the guard held when its condition was looked at, ARGV[2] its type, ARGV[3] cap of the stream, then the event, flat
-# returns 1, or 0 when the guard is another one by now; raises, having released nothing, when a key is of another type
-RELEASE_LUA = """
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[3], ARGV[2])
-redis.call('DEL', KEYS[1])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
-return 1
-"""
+KILL = Script(__file__, "kill")
+DISARM = Script(__file__, "disarm")
+DISARM_SCOPE = Script(__file__, "disarm_scope")
+COUNT_FAULTS = Script(__file__, "count_faults")
+ARM = Script(__file__, "arm")
+ARM_SCOPE = Script(__file__, "arm_scope")
+RELEASE = Script(__file__, "release")
 
 
 class NotReleasedError(RuntimeError):
@@ -201,7 +86,7 @@ class Switches:
     scopes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def scope_against(self, symbol: str, source: str) -> str:
-        """Name the scope that shuts an opening of a planner and symbol: ``all``, one of ``scopes``, or the empty string."""
+        """Name the scope that blocks an opening of a planner and symbol: ``all``, one of ``scopes``, or the empty string."""
         if self.disarmed:
             return "all"
         return next((scope for scope in scopes_of(symbol, source) if scope in self.scopes), "")
@@ -238,15 +123,22 @@ def kill(store: RedisStore, *, reason: str, by: str) -> Switched:
     RedisUnavailableError
         The server is away.
     """
-    event = {"event": "KILL", "reason": _said("reason", reason), "by": _said("by", by), **_moment(store)}
+    event = {"event": "KILL", "reason": _said("reason", reason), "by": _said("by", by), **_moment(store.clock())}
     keys = (store.keys.of("kill"), store.keys.of("stream_governor_events"))
-    return _switched(store.run("setting the kill switch", [("EVAL", KILL_LUA, 2, *keys, EVENTS_STREAM_MAXLEN, *flat(event))])[0])
+    return _switched(store.run("setting the kill switch", [KILL(keys, EVENTS_STREAM_MAXLEN, *flat(event))])[0])
 
 
-def disarm(store: RedisStore, cause: str) -> Switched:
+def disarm(store: RedisStore, cause: str, *, now: datetime | None = None) -> Switched:
     """Disarm the governor until a person arms it again; a second time on the same UTC day nothing is written.
 
     On a later day, while it is still disarmed, the day gets its marker and event; since when and why it is disarmed stays.
+
+    Parameters
+    ----------
+    cause
+        Why, not blank.
+    now
+        When; the store's clock where it is no part of a decision.
 
     Raises
     ------
@@ -255,15 +147,15 @@ def disarm(store: RedisStore, cause: str) -> Switched:
     RedisUnavailableError
         The server is away.
     """
-    now, cause = store.clock(), _said("cause", cause)
+    now, cause = now or store.clock(), _said("cause", cause)
     keys = (store.keys.of("disarm", utc_date(now)), store.keys.of("disarmed"), store.keys.of("stream_governor_events"))
     said = orjson.dumps({"cause": cause, "at": now.isoformat()})
-    event = {"event": "AUTO_DISARM", "reason": cause, **_moment(store)}
-    command = ("EVAL", DISARM_LUA, 3, *keys, said, DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN, *flat(event))
+    event = {"event": "AUTO_DISARM", "reason": cause, **_moment(now)}
+    command = DISARM(keys, said, DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN, *flat(event))
     return _switched(store.run("disarming the governor", [command])[0])
 
 
-def disarm_scope(store: RedisStore, scope: str, cause: str, *, plans: int) -> Switched:
+def disarm_scope(store: RedisStore, scope: str, cause: str, *, plans: int, now: datetime | None = None) -> Switched:
     """Disarm the governor for the openings of one planner or symbol until a person arms it again; for all where that is too many.
 
     Parameters
@@ -274,6 +166,8 @@ def disarm_scope(store: RedisStore, scope: str, cause: str, *, plans: int) -> Sw
         Why, not blank.
     plans
         How many plans were at fault so far.
+    now
+        When; the store's clock where it is no part of a decision.
 
     Raises
     ------
@@ -283,27 +177,36 @@ def disarm_scope(store: RedisStore, scope: str, cause: str, *, plans: int) -> Sw
         The server is away.
     """
     if not scope:
-        return disarm(store, cause)
-    now, cause = store.clock(), _said("cause", cause)
+        return disarm(store, cause, now=now)
+    now, cause = now or store.clock(), _said("cause", cause)
     keys = (store.keys.of("disarmed_scopes"), store.keys.of("stream_governor_events"))
-    said = orjson.dumps({"cause": cause, "at": now.isoformat(), "plans": str(plans)})
-    event = {"event": "AUTO_DISARM", "reason": cause, "scope": scope, "plans": str(plans), **_moment(store)}
-    command = ("EVAL", DISARM_SCOPE_LUA, 2, *keys, scope, said, SCOPES_MAX, EVENTS_STREAM_MAXLEN, *flat(event))
-    (reply,) = store.run("disarming a planner or symbol", [command])
+    cause_json = orjson.dumps({"cause": cause, "at": now.isoformat(), "plans": str(plans)})
+    event = {"event": "AUTO_DISARM", "reason": cause, "scope": scope, "plans": str(plans), **_moment(now)}
+    arguments = {
+        "scope": scope,
+        "cause": cause_json.decode(),
+        "scopes_max": SCOPES_MAX,
+        "maxlen": EVENTS_STREAM_MAXLEN,
+        "event": flat(event),
+    }
+    (reply,) = store.run("disarming a planner or symbol", [DISARM_SCOPE(keys, orjson.dumps(arguments))])
     if isinstance(reply, Exception):  # what says who is disarmed cannot be used: then all are
-        return disarm(store, f"{cause}; {reply}")
+        return disarm(store, f"{cause}; {reply}", now=now)
     if reply[0] == 2:
-        return disarm(store, f"more than {SCOPES_MAX} planners and symbols had to be disarmed, the last one {scope_text(scope)}")
+        many = f"more than {SCOPES_MAX} planners and symbols had to be disarmed, the last one {scope_text(scope)}"
+        return disarm(store, many, now=now)
     return _switched(reply)
 
 
-def count_faults(store: RedisStore, faults: Sequence[tuple[str, str, str]]) -> tuple[list[int], int]:
+def count_faults(store: RedisStore, faults: Sequence[tuple[str, str, str]], now: datetime) -> tuple[list[int], int]:
     """Count plans that were at fault today, each once.
 
     Parameters
     ----------
     faults
         Kind (``errors`` or ``bursts``), scope and plan_id of each.
+    now
+        When; names the day.
 
     Returns
     -------
@@ -317,10 +220,10 @@ def count_faults(store: RedisStore, faults: Sequence[tuple[str, str, str]]) -> t
     RedisUnavailableError
         The server is away.
     """
-    today = utc_date(store.clock())
+    today = utc_date(now)
     keys = (store.keys.of("governor_faults", today), store.keys.of("governor_errors", today))
     parts = [part for one in faults for part in one]
-    (reply,) = store.run("counting errors and bursts", [("EVAL", COUNT_FAULTS_LUA, 2, *keys, DISARM_TTL_SEC, *parts)])
+    (reply,) = store.run("counting errors and bursts", [COUNT_FAULTS(keys, DISARM_TTL_SEC, *parts)])
     if isinstance(reply, Exception):
         raise UnreadableKeyError(keys[0], "counts of errors and bursts", reply)
     return list(reply[:-1]), int(reply[-1])
@@ -350,14 +253,15 @@ def arm(store: RedisStore, *, name: str, reason: str, scope: str = "") -> tuple[
     RedisUnavailableError
         The server is away.
     """
-    event = {"event": "ARMED", "by": _said("name", name), "reason": _said("reason", reason), **_moment(store)}
-    today, of = utc_date(store.clock()), store.keys.of
+    now, of = store.clock(), store.keys.of
+    event = {"event": "ARMED", "by": _said("name", name), "reason": _said("reason", reason), **_moment(now)}
+    today = utc_date(now)
     stream, scopes, faults = of("stream_governor_events"), of("disarmed_scopes"), of("governor_faults", today)
     if scope:
-        command = ("EVAL", ARM_SCOPE_LUA, 3, scopes, faults, stream, scope, EVENTS_STREAM_MAXLEN, *flat(event | {"scope": scope}))
+        command = ARM_SCOPE((scopes, faults, stream), scope, EVENTS_STREAM_MAXLEN, *flat(event | {"scope": scope}))
     else:
         keys = (of("kill"), of("disarmed"), of("disarm", today), of("governor_errors", today), stream, scopes, faults)
-        command = ("EVAL", ARM_LUA, len(keys), *keys, EVENTS_STREAM_MAXLEN, *flat(event))
+        command = ARM(keys, EVENTS_STREAM_MAXLEN, *flat(event))
     (reply,) = store.run("arming the governor", [command])
     if isinstance(reply, Exception):
         raise UnreadableKeyError(stream, "the record of who armed the governor", reply)
@@ -404,7 +308,7 @@ def release(store: RedisStore, guard: str, *, name: str, reason: str) -> dict[st
     released = guard_said(held)
     event |= {"released": released.get("reason", ""), "timestamp": str(int(store.clock().timestamp()))}
     keys = (key, of("stream_risk_events"), of("guard_readings"))
-    (reply,) = store.run("releasing a guard", [("EVAL", RELEASE_LUA, 3, *keys, held, guard, EVENTS_STREAM_MAXLEN, *flat(event))])
+    (reply,) = store.run("releasing a guard", [RELEASE(keys, held, guard, EVENTS_STREAM_MAXLEN, *flat(event))])
     if isinstance(reply, Exception):
         msg = f"it cannot be recorded: {reply}"
         raise NotReleasedError(msg)
@@ -423,7 +327,7 @@ def _why_it_stays(store: RedisStore, guard: str, key: str, held: Any) -> str:
     if guard_said(held).get("pending"):
         return f"{guard} waits for a second reading of the account: a newer one within its limit ends it by itself"
     account = read_account(store)
-    if why := _why_it_holds(account, assess(account.account), guard):
+    if why := _why_it_holds(account, assess(account.account, store.profile.theta(RiskGuardTheta)), guard):
         return why
     if guard == DAILY_LOSS and (trouble := read_guards(store).trouble):  # a loss under another name is found by the evaluation
         return f"the losses of the day are not known: {trouble}"
@@ -476,9 +380,8 @@ def switches_said(store: RedisStore, replies: Sequence[Any]) -> Switches:
     )
 
 
-def _moment(store: RedisStore) -> dict[str, str]:
-    now = store.clock().timestamp()
-    return {"timestamp": str(int(now)), "timestamp_epoch": repr(now)}
+def _moment(now: datetime) -> dict[str, str]:
+    return {"timestamp": str(int(now.timestamp())), "timestamp_epoch": repr(now.timestamp())}
 
 
 def _said(what: str, text: str) -> str:

@@ -18,23 +18,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quantum_core.kernels.epochs import per_sec_of
+from quantum_core.contracts.labels import may_say_not_live, not_live_by_field
+from quantum_core.contracts.reading import is_plain
+from quantum_core.kernels.epochs import SEC_MAX, per_sec_of
 
-EPOCH_MAX_SEC = 4.2e9  # the year 2103
 OPEN_INTERVALS_MAX = 2  # a candle closes at most this many intervals after it opened
 
 # Names are compared as letters only, in lower case: closeTime, close_time and CloseTime are one. Single letters keep their case.
 OPENED = (
     *("opentime", "opentimems", "opentimestamp", "openat", "openedat", "start", "starttime", "startat", "starttimestamp"),
-    *("begin", "begintime", "intervalbegin", "intervalstart", "t"),
+    *("begin", "begintime", "beginat", "beginsat", "startedat", "intervalbegin", "intervalstart", "periodstart", "candlestart"),
+    *("timeopen", "opents", "tsopen", "startts", "tsstart", "bucket", "t"),
 )
 EVENT = ("time", "timestamp", "ts", "date", "datetime")  # the opening time only where no name above says it; else the version's
 CLOSED_AT = (
     *("closetime", "closetimems", "closetimestamp", "closeat", "stop", "stoptime", "end", "endtime", "endat", "endtimestamp"),
-    *("intervalend", "T"),
+    *("intervalend", "periodend", "candleend", "timeclose", "closets", "tsclose", "endts", "tsend", "T"),
 )
 CLOSE, HIGH, LOW = ("close", "closeprice", "c"), ("high", "highprice", "h"), ("low", "lowprice", "l")
-VOLUME = ("volume", "vol", "basevolume", "volumebase", "v")
+VOLUME = ("volume", "vol", "basevolume", "volumebase", "basetokenvolume", "v")
 INTERVAL = ("interval", "timeframe", "period", "resolution", "i")
 SAYS_CLOSED = frozenset(
     (
@@ -51,7 +53,8 @@ SAYS_RUNNING = frozenset(
 )
 _FLAG_LIKE = re.compile(r"closed|final|complet|confirm|finish|done|running|partial|progress|forming|isopen|islast|isclose$")
 _NO_FLAG = re.compile(r"(price|volume|vol|qty|quantity|time|at|timestamp|ms|id|count|pnl)$")  # finalPrice is a number
-STATE = ("status", "state", "candlestatus", "candlestate", "klinestatus", "klinestate", "barstatus", "barstate")
+STATE_OF_CANDLE = ("candlestatus", "candlestate", "klinestatus", "klinestate", "barstatus", "barstate")
+STATE = ("status", "state", *STATE_OF_CANDLE)
 CLOSED_WORDS = frozenset(("closed", "final", "complete", "completed", "confirmed", "done"))
 RUNNING_WORDS = frozenset(("open", "running", "partial", "unclosed", "incomplete", "unconfirmed", "forming"))
 DIGITS = frozenset(("0", "1", "0.0", "1.0"))
@@ -134,22 +137,61 @@ class FlagError(ValueError):
     """A member says something of being closed, or of its length, that is not understood; the text names it."""
 
 
-def unwrapped(member: Any) -> tuple[Any, list[Any]]:
-    """Take a candle out of a stream's message; also give the labels both have for their source."""
-    labels = []
+def unwrapped(member: Any) -> tuple[Any, list[Any], bool]:
+    """Take a candle out of a stream's message; also give the labels of both, and whether the message says that the candle runs.
+
+    Raises
+    ------
+    FlagError
+        The message says something of its candle being closed that is not understood.
+    """
+    labels: list[Any] = []
+    runs = False
     for _ in range(3):  # a combined stream wraps twice
         if not isinstance(member, dict):
             break
         labels.append(member.get("source"))
+        if said := label_fields(tuple(member)):
+            labels.append(not_live_by_field({name: str(member[name]) for name in said}))
         wrapped = (
             [] if CLOSE_NAMES & member.keys() else [member[one] for one in ENVELOPES if isinstance(member.get(one), dict | list)]
         )
         if not wrapped:
             break
+        runs |= _says_running(member)
         member = wrapped[0]
         if isinstance(member, list) and len(member) == 1:
             (member,) = member
-    return member, labels
+    return member, labels, runs
+
+
+@lru_cache(maxsize=1024)
+def label_fields(fields: tuple[Any, ...]) -> tuple[str, ...]:
+    """Name the fields beside ``source`` that can say of data that it is not live."""
+    return tuple(field for field in fields if may_say_not_live(field))
+
+
+def _says_running(message: dict[str, Any]) -> bool:
+    closed, running, state = _flags_of_message(tuple(message))
+    return (
+        False in [says_closed(name, message[name]) for name in closed]
+        or True in [says_closed(name, message[name]) for name in running]
+        or False in [_state(message[name]) for name in state]
+    )
+
+
+@lru_cache(maxsize=1024)
+def _flags_of_message(fields: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
+    """Name the fields of a message that say whether its candle is closed, runs, or both in words.
+
+    A single letter may be anything there, and a state without the candle's name is that of the market.
+    """
+    words = [(field, name) for field in fields if len(name := _plain(field)) > 1]
+    return (
+        [field for field, name in words if name in SAYS_CLOSED],
+        [field for field, name in words if name in SAYS_RUNNING],
+        [field for field, name in words if name in STATE_OF_CANDLE],
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -163,19 +205,19 @@ def names_of(fields: tuple[str, ...]) -> Names:
     FlagError
         A name looks like a closed-flag and is none we know.
     """
-    known: dict[str, str] = {}
+    field_by_name: dict[str, str] = {}
     for field in fields:
-        known.setdefault(_plain(field), field)
+        field_by_name.setdefault(_plain(field), field)
 
     def first(*accepted: str) -> str:
-        return next((known[name] for name in accepted if name in known), "")
+        return next((field_by_name[name] for name in accepted if name in field_by_name), "")
 
     close, opened, event = first(*CLOSE), first(*OPENED), first(*EVENT)
     if not close:
         raise KeyError
-    odd = [field for name, field in known.items() if _looks_like_flag(name)]
-    if odd:
-        message = f"{odd[0]!r} looks like a closed-flag and is not understood"
+    unknown_flags = [field for name, field in field_by_name.items() if _looks_like_flag(name)]
+    if unknown_flags:
+        message = f"{unknown_flags[0]!r} looks like a closed-flag and is not understood"
         raise FlagError(message)
     return Names(
         close=close,
@@ -265,10 +307,10 @@ def row_of(member: Any, score_ms: int, interval_ms: int) -> Row | None:
 
 def _of_object(member: dict[str, Any], score_ms: int, interval_ms: int) -> Row | None:
     names = names_of(tuple(member))
-    said = [says_closed(name, member[name]) for name in names.says_closed]
-    said += [None if (running := says_closed(name, member[name])) is None else not running for name in names.says_running]
-    said += [_state(member[name]) for name in names.state]
-    if False in said:
+    closed_flags = [says_closed(name, member[name]) for name in names.says_closed]
+    closed_flags += [None if (running := says_closed(name, member[name])) is None else not running for name in names.says_running]
+    closed_flags += [_state(member[name]) for name in names.state]
+    if False in closed_flags:
         return None
     if names.interval:
         check_length(member[names.interval], interval_ms)
@@ -288,12 +330,12 @@ def _of_object(member: dict[str, Any], score_ms: int, interval_ms: int) -> Row |
         close,
         volume(member[names.volume]) if names.volume else math.nan,
         _version(member[names.version]) if names.version else 0.0,
-        flagged=True in said,
+        flagged=True in closed_flags,
     )
 
 
 def _places(member: list[Any], interval_ms: int) -> Places:
-    """Tell where an array has its fields: by its length, and of eight by a word at the end, or a closing time before it."""
+    """Locate the fields of an array: by its length, and of eight by a word at the end, or a closing time before it."""
     if len(member) != OF_EIGHT:
         return ARRAYS[len(member)]
     if isinstance(member[GATE.says_closed], bool) or str(member[GATE.says_closed]).strip().lower() in (YES | NO) - DIGITS:
@@ -333,7 +375,7 @@ def price(value: Any) -> float:
     if isinstance(value, str):
         if value.strip().lower() in NO_PRICE:
             return math.nan
-        if "_" in value or not value.isascii():  # numbers to Python alone
+        if not is_plain(value):
             raise ValueError
     return float(value)
 
@@ -369,7 +411,7 @@ def epoch_ms(epoch: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     ValueError
         One of them is no time in any unit.
     """
-    if not ((epoch > 0) & (epoch <= EPOCH_MAX_SEC * 1e9)).all():  # NaN is not either
+    if not ((epoch > 0) & (epoch <= SEC_MAX * 1e9)).all():  # NaN is not either
         raise ValueError
     times: npt.NDArray[np.int64] = np.rint(epoch * (1e3 / per_sec_of(epoch))).astype(np.int64)
     return times

@@ -1,4 +1,4 @@
-"""Since when candles without a time of their own have not changed: nothing else tells that their writer is dead.
+"""Since when candles without a time of their own have not changed: nothing else shows that their writer is dead.
 
 Here belong the fingerprint in Redis and the refusal. Bare closes in lists or arrays are still read; their age is unknown, so that
 nothing is opened on them. Candles that say their time are judged by it, in :mod:`resources.inputs.candles`.
@@ -16,7 +16,7 @@ import orjson
 
 from quantum_core.contracts.reading import Reading
 from quantum_core.freshness import Limits
-from resources.inputs.candles import Candles
+from resources.inputs.candle_series import Candles
 from resources.store.redis_store import RedisStore
 
 MEMORY_TTL_SEC = 86400  # renewed with each evaluation
@@ -59,10 +59,10 @@ def without_unchanged(
         return list(readings)
     now, limit_sec = store.clock().timestamp(), Limits.of(store.settings).candles_sec
     keys = [store.keys.of("candle_memory", symbol) for symbol, _ in undated]
-    known = store.run(DOING, [("GET", key) for key in keys])
+    replies = store.run(DOING, [("GET", key) for key in keys])
     refused: dict[str, Reading[Candles]] = {}
     commands = []
-    for (symbol, candles), key, reply in zip(undated, keys, known, strict=True):
+    for (symbol, candles), key, reply in zip(undated, keys, replies, strict=True):
         digest = _digest(candles)
         since = _unchanged_since(reply, digest, now)
         commands.append(("SET", key, orjson.dumps({"digest": digest, "unchanged_since": since}), "EX", MEMORY_TTL_SEC))

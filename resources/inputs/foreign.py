@@ -6,17 +6,20 @@ Positions and candles have readers of their own.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from quantum_core.contracts.legs import underlying
-from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.reading import Reading, State, is_plain
 from quantum_core.contracts.tables import TRACKED_TTL_SEC
-from quantum_core.kernels.efficiency_hint import (
+from quantum_core.kernels.capital.efficiency_hint import (
     CLOCK_AHEAD_SEC,
     CLOCK_FIELDS,
     EfficiencyHint,
@@ -24,20 +27,28 @@ from quantum_core.kernels.efficiency_hint import (
     epoch_sec,
     parse_efficiency,
 )
+from quantum_core.kernels.epochs import SEC_MIN
 from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
 
 INPUT_STALE_SEC = 300  # docs/spec.md#6-efficiency-and-targets: attribution and base targets older than this are flagged
 EXECUTIONS_READ_MAX = 1000  # entries per stream and evaluation; the rest follows in the next one
 SIGNED = ("performance_factor",)  # writers give -1 to 1, and losing is a score, not a fault; the kernel clips it to [0, 1]
 TRADE_ID_FIELDS = ("trade_id", "tradeId", "exec_id", "execId", "execution_id", "fill_id", "fillId")
-NO_ID = ("", "0", "-1", "none", "null", "nan", "undefined")  # in small letters: what stands where a writer has no id
+NO_ID = (  # in small letters: what stands where a writer has no id
+    *("", "-1", "0x0", "none", "null", "nil", "nan", "nat", "<na>", "n/a", "na", "undefined", "unknown", "false", "true"),
+    *("[]", "{}", "()", "[object object]"),
+)
+NO_TIME = ("", "none", "null", "nil", "nat", "<na>", "undefined")
+_ZEROS = re.compile(r"[-.0]*")  # 0, 0.0, -, the UUID of nought
+_ROUNDED = re.compile(r"-?\d(\.\d+e\+?|e\+)\d+", re.IGNORECASE)  # an id that went through a float: many trades share it
+_WHOLE = re.compile(r"(-?\d+)\.0+")
 FILL_TIME_FIELDS = (
     *("trade_time", "tradeTime", "exec_time", "execTime", "execution_time", "transact_time", "transactTime", "fill_time"),
     *("filled_at", "executed_at", "timestamp", "ts", "ts_utc", "ts_epoch", "time"),
 )
+EXACT_BELOW = 2.0**53  # a larger number of JSON, read as a float, is rounded
 WITH_PROFIT, WITHOUT_PROFIT = "=", "~"  # before the id of a trade: a report without profit may come first
-FILL_EPOCH_MIN = 1e9  # a smaller number is no time of a fill
-TRADE_ID_MAX = 100  # characters; a longer one is told by its digest
+TRADE_ID_MAX = 100  # characters; a longer one, or one that cannot be written, is replaced by its digest
 FILLS_KEPT_MAX = 1000  # trades remembered per symbol
 PNL_FIELDS = ("pnl_usd", "realized_pnl", "pnl")  # first parseable wins
 
@@ -65,6 +76,11 @@ class Scored:
     source: str = ""
     epoch: float | None = None
 
+    @property
+    def cap(self) -> float:
+        """The target that caps a position; NaN unless it is in force (mode enforce) and fresh."""
+        return self.value if self.status == "ok" and self.mode.strip().lower() == "enforce" else math.nan
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -77,9 +93,10 @@ class Execution:
     pnl_usd
         Profit, USD.
     trade
-        What tells the trade from others of its symbol, after WITH_PROFIT or WITHOUT_PROFIT; empty when its writer gives no id.
+        Identity of the trade among those of its symbol, after WITH_PROFIT or WITHOUT_PROFIT; empty when its writer gives no id.
     at
-        When it was traded, by its own time, and never after its entry was written, epoch s; ``None`` when that cannot be read.
+        When it was traded, by its own time, and never after its entry was written, nor after now, epoch s; ``None`` when that
+        cannot be read.
     """
 
     entry_id: tuple[int, int]
@@ -106,7 +123,9 @@ def read_efficiency(store: RedisStore, symbols: Sequence[str]) -> EfficiencyHint
     return parse_efficiency(read_texts(store, "capital_efficiency", symbols))
 
 
-def read_scored(store: RedisStore, key: str, value_field: str, symbols: Sequence[str]) -> list[Scored]:
+def read_scored(
+    store: RedisStore, key: str, value_field: str, symbols: Sequence[str], now: datetime | None = None
+) -> list[Scored]:
     """Read attribution or base targets: a value, its confidence and its age, per symbol.
 
     Parameters
@@ -115,9 +134,11 @@ def read_scored(store: RedisStore, key: str, value_field: str, symbols: Sequence
         ``attribution`` or ``base_target``.
     value_field
         ``performance_factor`` or ``target_usd``.
+    now
+        What their age is measured from; the store's clock unless a decision has a moment of its own.
     """
-    now = store.clock().timestamp()
-    return [_scored(fields, value_field, now) for fields in read_texts(store, key, symbols)]
+    at = (now or store.clock()).timestamp()
+    return [_scored(fields, value_field, at) for fields in read_texts(store, key, symbols)]
 
 
 def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> dict[str, Fills]:
@@ -142,20 +163,21 @@ def read_executions(store: RedisStore, after: Mapping[str, tuple[int, int]]) -> 
         ("XRANGE", store.keys.of(name), f"({milliseconds}-{sequence}", "+", "COUNT", EXECUTIONS_READ_MAX)
         for name, (milliseconds, sequence) in after.items()
     ]
-    found: dict[str, Fills] = {}
+    now = store.clock().timestamp()  # an entry may have an id of the future
+    fills_by_stream: dict[str, Fills] = {}
     for name, reply in zip(after, store.run("reading executions", commands), strict=True):
         if isinstance(reply, Exception):
             raise UnreadableKeyError(store.keys.of(name), "a stream of executions", reply)
         by_symbol: dict[str, list[Execution]] = {}
-        found[name] = Fills(by_symbol, parse_entry_id(reply[-1][0].decode()) if reply else after[name])
+        fills_by_stream[name] = Fills(by_symbol, parse_entry_id(reply[-1][0].decode()) if reply else after[name])
         for raw_id, raw_fields in reply:
             fields = _payload(raw_fields)
             pnl = next((number for field in PNL_FIELDS if (number := number_or_none(fields.get(field))) is not None), None)
             if pnl is not None and fields.get("symbol"):
                 entry_id = parse_entry_id(raw_id.decode())
-                fill = Execution(entry_id, pnl, _trade(fields, pnl), _traded_at(fields, entry_id[0] / 1000))
+                fill = Execution(entry_id, pnl, _trade(fields, pnl), _traded_at(fields, min(entry_id[0] / 1000, now)))
                 by_symbol.setdefault(underlying(str(fields["symbol"])), []).append(fill)
-    return found
+    return fills_by_stream
 
 
 def fills_unreadable(store: RedisStore, symbols: Sequence[str]) -> dict[str, str]:
@@ -169,7 +191,7 @@ def fills_unreadable(store: RedisStore, symbols: Sequence[str]) -> dict[str, str
 
 
 def fills_counted(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
-    """Tell which of these trades of each symbol were counted before; see :func:`fills_unreadable`."""
+    """Name those of these trades, by symbol, that were counted before; see :func:`fills_unreadable`."""
     asked = {symbol: names for symbol, names in trades.items() if names}
     commands = [("ZMSCORE", store.keys.of("efficiency_fills", symbol), *names) for symbol, names in asked.items()]
     replies = store.run("looking for fills that were counted", commands) if commands else []
@@ -194,22 +216,29 @@ def keep_fills(store: RedisStore, trades: Mapping[str, Sequence[str]]) -> None:
 
 
 def _trade(fields: Mapping[str, Any], pnl: float) -> str:
-    texts_given = (str(fields[name]).strip() for name in TRADE_ID_FIELDS if fields.get(name) is not None)
-    trade = next((text for text in texts_given if text.lower() not in NO_ID), "")
-    if len(trade) > TRADE_ID_MAX:
+    trade = next((text for name in TRADE_ID_FIELDS if (text := _id(fields.get(name)))), "")
+    if len(trade) > TRADE_ID_MAX or not trade.isprintable():
         trade = hashlib.blake2s(trade.encode(errors="replace")).hexdigest()
     return f"{WITHOUT_PROFIT if pnl == 0 else WITH_PROFIT}{trade}" if trade else ""
 
 
+def _id(value: Any) -> str:
+    """Give the id of a trade as text; empty where it is none, or shared by many trades."""
+    text = str(value).strip(" \t\r\n'\"")
+    if whole := _WHOLE.fullmatch(text):
+        text = whole[1] if abs(float(text)) < EXACT_BELOW else ""
+    return "" if text.lower() in NO_ID or _ZEROS.fullmatch(text) or _ROUNDED.fullmatch(text) else text
+
+
 def _traded_at(fields: Mapping[str, Any], written: float) -> float | None:
-    name = next((name for name in FILL_TIME_FIELDS if fields.get(name) not in (None, "")), None)
+    name = next((name for name in FILL_TIME_FIELDS if str(fields.get(name, "")).strip().lower() not in NO_TIME), None)
     if name is None:
         return written
     try:
         at = epoch_sec(str(fields[name]))
     except (ValueError, OverflowError):
         return None
-    return min(at, written) if at >= FILL_EPOCH_MIN else None
+    return min(at, written) if at >= SEC_MIN else None
 
 
 def parse_entry_id(text: str) -> tuple[int, int]:
@@ -220,14 +249,11 @@ def parse_entry_id(text: str) -> tuple[int, int]:
 
 def number_or_none(value: Any) -> float | None:
     """Read a finite number out of text or bytes, else ``None``; no digit groups, no digits of other scripts."""
-    if isinstance(value, str):
-        if "_" in value or not value.isascii():
-            return None
-    elif isinstance(value, bytes) and b"_" in value:
+    if isinstance(value, bool) or (isinstance(value, str | bytes) and not is_plain(value)):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -273,12 +299,19 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""), ts)
 
 
+def _loads(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # Python writes NaN into fields nobody needs
+        return json.loads(text)
+
+
 def _payload(raw_fields: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {**texts(raw_fields)}
     if "payload" in fields:
         try:
-            inner = orjson.loads(fields["payload"])
-        except orjson.JSONDecodeError:
+            inner = _loads(fields["payload"])
+        except (ValueError, RecursionError):
             return fields
         if isinstance(inner, dict):
             return {**fields, **inner}

@@ -1,4 +1,4 @@
-"""The broker of the workers, as Celery is told of it: its address, and that a server which is no master any more is a lost one.
+"""The broker of the workers, as Celery is configured: its address, and a server that is no master any more counts as lost.
 
 Celery knows a lost connection and connects anew; an answer like READONLY it takes for the task's own trouble, and the worker
 dies of it while its connection goes on leading to the old master.
@@ -13,7 +13,8 @@ import redis
 from kombu.transport import redis as kombu_redis
 
 from quantum_core.settings import Settings, sentinels_of
-from resources.store.redis_store import ELSEWHERE, condition_of, sentinel_options
+from resources.store.connection import sentinel_options
+from resources.store.unavailable import ELSEWHERE, condition_of
 
 if TYPE_CHECKING:
     Base = redis.Connection

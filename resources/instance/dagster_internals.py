@@ -1,10 +1,13 @@
-"""The only place that touches Dagster's private API for asset events, ticks and a storage's identity. Checked on dagster 1.13.27.
+"""Dagster's private API for asset events, ticks and a storage's identity. Checked on dagster 1.13.27.
+
+The private API for storages, the launcher, the daemon and results of checks is used in the modules of this package that are named
+after them; outside of ``resources/instance`` nothing uses it.
 
 In a run over many symbols Dagster marks every requested partition as materialized, also those that published nothing. The
 run tag ``dagster/defer_asset_events`` leaves all asset events to us; then one event per symbol really published is written.
-``tests/resources/test_dagster_internals.py`` fails when an upgrade changes any of this.
+``tests/instance/test_dagster_internals.py`` fails when an upgrade changes any of this.
 
-Each event passes some twenty layers of Dagster (0.4 ms), which at 2,000 events was half of a cycle. The loop's events, alike
+Each event passes some twenty layers of Dagster (0.4 ms), which at 2,000 events was half of a cycle. The cycle's events, alike
 but for their partition and metadata, therefore go to the event log as one batch made from one pattern.
 """
 
@@ -13,15 +16,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import (
     AssetMaterializationPlannedData,
     AssetObservationData,
@@ -31,18 +33,18 @@ from dagster._core.events import (
     StepMaterializationData,
 )
 from dagster._core.events.log import EventLogEntry
+from dagster._core.execution.context.data_version_cache import DataVersionCache
 from dagster._core.execution.context.output import OutputContext
 from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.nux import get_has_seen_nux, set_nux_seen
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, SensorInstigatorData
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.storage.tags import EXTERNALLY_MANAGED_ASSETS_TAG, MAX_RETRIES_TAG
-from dagster._daemon import daemon as daemons
-from dagster._daemon import sensor as sensor_daemon
 from dagster_shared.error import SerializableErrorInfo
 
 from resources.instance.event_log import BatchedEventLogStorage, Made
 
+AssetJob = UnresolvedAssetJobDefinition
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")  # a run's first and last partition
 DEFER_ASSET_EVENTS_TAG = EXTERNALLY_MANAGED_ASSETS_TAG
 FAILED_SYMBOLS_JOB = "failed_symbols"  # name of the runs that only record failures; there is no such job to launch
@@ -56,59 +58,17 @@ log = logging.getLogger("quantum.daemon")
 _storage_ids: dict[str, str] = {}  # an instance is opened for every run; its storage stays
 
 
+def name_of(key: dg.AssetKey) -> str:
+    """Name an asset as the contract does, without ASSET_PREFIX."""
+    return key.path[-1]
+
+
 def storage_id(instance: dg.DagsterInstance) -> str:
     """Name the instance's run storage: the same on all hosts that share it, and for ever."""
     root = instance.root_directory
     if root not in _storage_ids:
         _storage_ids[root] = cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
     return _storage_ids[root]
-
-
-def ignore_future_ticks() -> None:
-    """Let the daemon of this process take a sensor for due whose last tick lies in the future; that tick resets it.
-
-    Dagster asks whether the last tick is long enough ago. When the clock is set back by an hour, the answer is no for an hour.
-    """
-    stock, named = sensor_daemon.get_elapsed, False
-
-    def get_elapsed(state: InstigatorState) -> float | None:
-        nonlocal named
-        elapsed = stock(state)
-        if elapsed is None or elapsed >= 0:
-            named = named and elapsed is not None and elapsed < AHEAD_SEC  # all sensors are reset within some seconds
-            return elapsed
-        if elapsed < -AHEAD_SEC and not named:
-            named = True
-            log.warning("the clock was set back: the last tick lies %.0f s ahead; sensors go on from now", -elapsed)
-        return None
-
-    sensor_daemon.get_elapsed = get_elapsed
-    _bound_pauses()
-
-
-class _BoundedWait:
-    """The event that ends the daemon's loop; a pause that was reckoned across a step of the clock is not slept."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def wait(self, timeout: float) -> bool:
-        """Wait, no longer than the loop ever pauses."""
-        return self.event.wait(min(timeout, sensor_daemon.MIN_INTERVAL_LOOP_TIME))
-
-
-def _bound_pauses() -> None:
-    """Keep the daemons from sleeping for an hour because the clock was set back while they were at work.
-
-    The loop over sensors pauses for five seconds less what it took by the clock; the others wait by the clock.
-    """
-    stock = sensor_daemon.execute_sensor_iteration_loop
-
-    def loop(context: Any, logger: Any, shutdown_event: threading.Event, *arguments: Any, **named: Any) -> Any:
-        return stock(context, logger, _BoundedWait(shutdown_event), *arguments, **named)  # type: ignore[arg-type]
-
-    vars(daemons)["execute_sensor_iteration_loop"] = loop
-    vars(daemons)["time"] = SimpleNamespace(time=time.monotonic, sleep=time.sleep)
 
 
 def ticks_ahead(instance: dg.DagsterInstance, now: float) -> dict[str, float]:
@@ -158,6 +118,22 @@ def dismiss_welcome() -> None:
         set_nux_seen()  # type: ignore[no-untyped-call]
 
 
+def _leave_out_versions(cache: DataVersionCache, asset_keys: Sequence[dg.AssetKey]) -> None:
+    """Look for the versions of a step's inputs only where Dagster records materializations that carry them: not in our runs.
+
+    It reads the newest event of every input, and of each of its partitions: a quarter of the time of a decision.
+    """
+    if DEFER_ASSET_EVENTS_TAG in cache._context.dagster_run.tags:  # noqa: SLF001 - private API has its place here
+        cache.input_asset_version_info |= dict.fromkeys(asset_keys)
+    else:
+        _stock_versions(cache, asset_keys)
+
+
+_VERSIONS = "_fetch_input_asset_version_info"
+_stock_versions = getattr(DataVersionCache, _VERSIONS)
+setattr(DataVersionCache, _VERSIONS, _leave_out_versions)
+
+
 def take_over_asset_events(context: OutputContext) -> None:
     """Leave the asset events of this run's steps to us, also when whoever launched it did not set the tag.
 
@@ -178,7 +154,7 @@ def materialize(context: OutputContext, made: Sequence[Made], *, shown: bool) ->
     made
         Symbols and what is said of them.
     shown
-        Whether somebody may watch the run's log on a console; the loop's runs are read from the event log only.
+        Whether somebody may watch the run's log on a console; the cycle's runs are read from the event log only.
 
     Yields
     ------
@@ -197,7 +173,7 @@ def materialize(context: OutputContext, made: Sequence[Made], *, shown: bool) ->
 
 
 def check_evaluation(
-    asset: str,
+    asset: Sequence[str],
     name: str,
     *,
     passed: bool,
@@ -239,7 +215,7 @@ def fail_partitions(context: OutputContext, failures: Mapping[str | None, str], 
         Id of the recorded run.
     """
     step, instance = context.step_context, context.step_context.instance
-    asset = context.asset_key.to_user_string()
+    asset = name_of(context.asset_key)
     run_id = str(uuid.uuid5(uuid.UUID(step.run_id), FAILED_SYMBOLS_JOB))
     named = "; ".join(f"{partition or asset}: {why}" for partition, why in failures.items())
     run, first = instance.get_run_by_id(run_id), False
@@ -297,7 +273,7 @@ def record_checks(context: OutputContext, evaluations: Sequence[AssetCheckEvalua
     """Record results of checks that the step has judged beside its own work."""
     kind = DagsterEventType.ASSET_CHECK_EVALUATION
     context.step_context.instance.event_log_storage.store_event_batch(
-        [_step_entry(context, kind, one, f"Asset check {one.check_name} of {one.asset_key.path[-1]}.") for one in evaluations]
+        [_step_entry(context, kind, one, f"Asset check {one.check_name} of {name_of(one.asset_key)}.") for one in evaluations]
     )
 
 
@@ -308,7 +284,7 @@ def _materialization(context: OutputContext, one: Made) -> dg.AssetMaterializati
 def _entry(context: OutputContext, one: Made) -> EventLogEntry:
     """Build the entry that Dagster's logging would have made of the event."""
     data = StepMaterializationData(_materialization(context, one))
-    message = f"Materialized value {context.asset_key.path[-1]}."
+    message = f"Materialized value {name_of(context.asset_key)}."
     return _step_entry(context, DagsterEventType.ASSET_MATERIALIZATION, data, message)
 
 

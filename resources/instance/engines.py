@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ POSTGRES_LIFELINE = {  # a host that was cut off gives up after 11 s; by itself 
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+IDLE_IN_TRANSACTION_MS = 5_000  # a host that was cut off or paused within a transaction gives its locks back after this
 OPEN_DATABASES = 16  # engines kept per process: a worker has three, a test session hundreds over time
 
 
@@ -43,17 +45,40 @@ class Database:
     ----------
     engine
         Its engine.
-    tables, columns, migrations
+    tables, columns
         Those that were found to exist.
     checked
         Storages that have made sure, in this process, that their tables exist.
+    answered
+        Other questions about the schema whose answer was yes.
     """
 
     engine: Engine
     tables: set[str] = field(default_factory=set)
     columns: set[str] = field(default_factory=set)
-    migrations: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
+    answered: set[tuple[str, ...]] = field(default_factory=set)
+
+
+def remembered(stock: Callable[..., bool]) -> Callable[..., bool]:
+    """Ask whether the schema has something until it has it: tables, columns and migrations come, they never go.
+
+    Stock storages ask the database for the names of all its tables or columns, some ten times per tick of a sensor.
+
+    Parameters
+    ----------
+    stock
+        Method of a stock storage; the storage that gets the result in its place has a method ``database``.
+    """
+
+    @wraps(stock)
+    def ask(storage: Any, *of: Any) -> bool:
+        known, question = storage.database().answered, (stock.__qualname__, *(word for word in of if isinstance(word, str)))
+        if question not in known and stock(storage, *of):
+            known.add(question)
+        return question in known
+
+    return ask
 
 
 class Databases:
@@ -164,7 +189,7 @@ def postgres_database(url: str, token_provider: Any = None) -> Database:
     """Give the PostgreSQL database of an address."""
 
     def build() -> Engine:
-        return create_pg_engine(
+        engine = create_pg_engine(
             url,
             token_provider,
             isolation_level="AUTOCOMMIT",
@@ -174,5 +199,15 @@ def postgres_database(url: str, token_provider: Any = None) -> Database:
             pool_pre_ping=True,  # the server may have been restarted since
             connect_args=POSTGRES_LIFELINE,
         )
+
+        @db.event.listens_for(engine, "connect")
+        def bound(connection: Any, _: object) -> None:
+            # The server hears nothing of a client that was cut off: its transaction, and the lock in which all hosts queue to
+            # store events, would last until TCP gives up, two hours by default, and no cycle of any host would end.
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
+            connection.commit()
+
+        return engine
 
     return DATABASES.get(("postgresql", url), build)

@@ -22,12 +22,19 @@ from dagster_postgres import PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config, retry_pg_connection_fn
 from sqlalchemy.engine import Connection, Engine
 
-from resources.instance.engines import postgres_address, postgres_database, sqlite_connection, sqlite_database
+from resources.instance.engines import (
+    Database,
+    postgres_address,
+    postgres_database,
+    remembered,
+    sqlite_connection,
+    sqlite_database,
+)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait for the processes that are creating a database in the same folder: a stack starts all of them at once."""
+    """Wait for the processes that are creating a database in the same folder: a deployment starts all of them at once."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".creating").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -71,21 +78,30 @@ class _PooledSqlite:
             sqlite_database(path).checked.add(self._file)
         self._conn_string = create_db_conn_string(str(path.parent), self._file)
 
+    def database(self) -> Database:
+        """Give what this process knows of it."""
+        return sqlite_database(Path(self._conn_string.removeprefix("sqlite:///")))
+
     def connect(self) -> AbstractContextManager[Connection]:
         """Give a connection in a transaction."""
-        return sqlite_connection(sqlite_database(Path(self._conn_string.removeprefix("sqlite:///"))))
+        return sqlite_connection(self.database())
 
 
 class PooledSqliteRunStorage(_PooledSqlite, SqliteRunStorage):  # type: ignore[misc]
     """Dagster's SQLite run storage with connections kept open."""
 
     _stock, _folder, _file = SqliteRunStorage, "history", "runs"
+    has_run_stats_index_cols = remembered(SqliteRunStorage.has_run_stats_index_cols)
+    has_backfill_id_column = remembered(SqliteRunStorage.has_backfill_id_column)
 
 
 class PooledSqliteScheduleStorage(_PooledSqlite, SqliteScheduleStorage):  # type: ignore[misc]
     """Dagster's SQLite schedule storage with connections kept open."""
 
     _stock, _folder, _file = SqliteScheduleStorage, "schedules", "schedules"
+    has_built_index = remembered(SqliteScheduleStorage.has_built_index)
+    has_instigators_table = remembered(SqliteScheduleStorage.has_instigators_table)
+    _has_instigators_table = remembered(SqliteScheduleStorage._has_instigators_table)  # noqa: SLF001
 
 
 class PooledPostgres:
@@ -108,6 +124,10 @@ class PooledPostgres:
         checked.add(cls.__name__)
         return storage
 
+    def database(self) -> Database:
+        """Give what this process knows of it."""
+        return postgres_database(self.postgres_url, self._token_provider)
+
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         """Use the engine with time limits that stock storage builds for the webserver."""
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)  # type: ignore[misc]
@@ -115,13 +135,20 @@ class PooledPostgres:
 
     def connect(self, run_id: str | None = None) -> AbstractContextManager[Connection]:  # noqa: ARG002 - Dagster's API
         """Give a connection; each statement is a transaction of its own unless one is begun."""
-        engine = self._webserver_engine or postgres_database(self.postgres_url, self._token_provider).engine
+        engine = self._webserver_engine or self.database().engine
         return retry_pg_connection_fn(engine.connect)
 
 
 class PooledPostgresRunStorage(PooledPostgres, PostgresRunStorage):
     """Dagster's PostgreSQL run storage with connections kept open."""
 
+    has_run_stats_index_cols = remembered(PostgresRunStorage.has_run_stats_index_cols)
+    has_backfill_id_column = remembered(PostgresRunStorage.has_backfill_id_column)
+
 
 class PooledPostgresScheduleStorage(PooledPostgres, PostgresScheduleStorage):
     """Dagster's PostgreSQL schedule storage with connections kept open."""
+
+    has_built_index = remembered(PostgresScheduleStorage.has_built_index)
+    has_instigators_table = remembered(PostgresScheduleStorage.has_instigators_table)
+    _has_instigators_table = remembered(PostgresScheduleStorage._has_instigators_table)  # noqa: SLF001

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any, Self
 
 import dagster as dg
 import dagster_celery.launcher
 from celery import Celery
 from celery.exceptions import DuplicateTaskNameWarning
-from dagster._serdes import ConfigurableClassData
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import ConfigurableClassData, unpack_value
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG, DAGSTER_CELERY_TASK_ID_TAG
 from dagster_celery.tasks import create_execute_job_task
@@ -20,7 +23,7 @@ from quantum_core.settings import Settings, load_settings
 from resources.instance.broker import broker_arguments
 from resources.instance.dagster_internals import storage_id
 
-QUEUE = "quantum"  # for the loop with one shard, and for everything else
+QUEUE = "quantum"  # for the cycle with one shard, and for everything else
 QUEUE_TAG = DAGSTER_CELERY_QUEUE_TAG
 KEY_PREFIX = "quantum:celery:"  # the broker's own keys stay apart from the published ones, and those of each Dagster instance
 SPARE_WORKERS = 2  # beside one for each shard's loop: one for proofs, plans and retention, one for the user interface
@@ -32,12 +35,12 @@ def queue_of(shard: int, shards: int) -> str | None:
 
 
 def shard_queues(shards: int) -> list[str]:
-    """Name the queues of the loop's shards; none when there is only one."""
+    """Name the queues of the cycle's shards; none when there is only one."""
     return [name for shard in range(shards) if (name := queue_of(shard, shards)) is not None]
 
 
 def heartbeat_parts(shards: int) -> list[str]:
-    """Name every part that leaves a sign of life; with several shards the workers of each queue, too."""
+    """Name every part that writes a heartbeat; with several shards also the workers of each queue."""
     return [*PARTS, "watch", *shard_queues(shards)]
 
 
@@ -75,7 +78,7 @@ vars(dagster_celery.launcher)["create_execute_job_task"] = cache(create_execute_
 def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
     """Use queues of this instance only: a worker of another one would take its runs and not find them.
 
-    Two stacks started on one Redis, each with its own storage, otherwise lose half of their runs to each other.
+    Otherwise two deployments on one Redis, each with its own storage, lose half of their runs to each other.
     """
     options = app.conf.broker_transport_options
     app.conf.broker_transport_options = {**options, "global_keyprefix": f"{KEY_PREFIX}{storage_id(instance)[:8]}:"}
@@ -83,7 +86,24 @@ def keep_apart(app: Celery, instance: dg.DagsterInstance) -> None:
 
 def has_warm_workers(instance: dg.DagsterInstance) -> bool:
     """Whether runs go to warm workers; with another launcher, as plain ``dagster dev`` has, each run starts an interpreter."""
-    return isinstance(instance.run_launcher, WarmRunLauncher)
+    if not instance.is_persistent:
+        return isinstance(instance.run_launcher, WarmRunLauncher)
+    return _is_warm(instance.get_ref().run_launcher_data)
+
+
+@cache
+def _is_warm(configured: ConfigurableClassData | None) -> bool:
+    """Answer for a persistent instance without building its launcher: each tick of a sensor has an instance of its own."""
+    if configured is None:
+        return False
+    launcher = getattr(import_module(configured.module_name), configured.class_name)
+    return issubclass(launcher, WarmRunLauncher)
+
+
+def run_id_of(task_arguments: Mapping[str, Any]) -> str:
+    """Give the id of the run that a task of Dagster's executes or resumes, from the task's arguments."""
+    (packed,) = task_arguments.values()
+    return str(unpack_value(packed, as_type=(ExecuteRunArgs, ResumeRunArgs)).run_id)
 
 
 class WarmRunLauncher(CeleryRunLauncher):

@@ -34,7 +34,7 @@ from resources.instance.event_log import (
 )
 
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-ROWS_PER_TRANSACTION = 500  # a writer of the loop waits for one such delete, about 10 ms
+ROWS_PER_TRANSACTION = 500  # a writer of the cycle waits for one such delete, about 10 ms
 PAUSE_SEC = 0.02  # between transactions, so that a waiting writer gets its turn
 PAGES_PER_STEP = 125  # of 16 KiB, given back in one step
 SPACE_STEPS = 200  # at most so many steps in one call
@@ -90,7 +90,7 @@ def prune(
 ) -> PruneResult:
     """Delete what is older than a time and is not the latest of its kind, in short transactions.
 
-    Safe to repeat, to interrupt at any moment and to run beside the loop. Runs that have not finished are never touched.
+    Safe to repeat, to interrupt at any moment and to run beside the cycle. Runs that have not finished are never touched.
 
     Parameters
     ----------
@@ -121,13 +121,13 @@ def prune(
         pruning = _Pruning(instance, log, older_than, pause_sec, job_name)
     else:
         pruning = _WholeRuns(instance, log, older_than, pause_sec, job_name)
-    seen = 0
+    pruned_count = 0
     complete = True
     for run_ids in pruning.old_runs(batch_runs):
         for run_id in run_ids:
             pruning.prune_run(run_id)
-        seen += len(run_ids)
-        if max_runs is not None and seen >= max_runs:
+        pruned_count += len(run_ids)
+        if max_runs is not None and pruned_count >= max_runs:
             complete = False
             break
     if isinstance(pruning, _Pruning):

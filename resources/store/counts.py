@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantum_core.contracts.tables import ALLOCATION_TARGET
-from resources.store.redis_store import Publication, RedisStore
+from resources.store.publication import Publication
+from resources.store.redis_store import RedisStore
 
 
 def count_publications(

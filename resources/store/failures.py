@@ -47,16 +47,16 @@ def record_failures(
     """
     key = store.keys.of("failures", asset)
     (reply,) = store.run("reading failures", [("HGETALL", key)])
-    known = {} if isinstance(reply, Exception) else _decoded(pairs(reply))
+    recorded = {} if isinstance(reply, Exception) else _decoded(pairs(reply))
     now = store.clock().timestamp()
     current: dict[str, Failure] = {}
     for symbol, reason in failures.items():
         failure = Failure(symbol, reason[:REASON_CHARS_MAX], now, now, cycle_id)
-        before = known.get(symbol)
+        before = recorded.get(symbol)
         if before is not None and before.code == failure.code:
             failure = replace(failure, since=before.since, cycle_id=before.cycle_id)
         current[symbol] = failure
-    recovered = [symbol for symbol in evaluated if symbol in known and symbol not in failures]
+    recovered = [symbol for symbol in evaluated if symbol in recorded and symbol not in failures]
     commands: list[tuple[object, ...]] = []
     if isinstance(reply, Exception):  # not a hash of ours: nobody else writes here
         commands.append(("DEL", key))
@@ -68,8 +68,8 @@ def record_failures(
     if commands:
         store.run("recording failures", commands)
     for symbol in recovered:
-        del known[symbol]
-    return {**known, **current}
+        del recorded[symbol]
+    return {**recorded, **current}
 
 
 def read_failures(store: RedisStore, assets: Sequence[str]) -> dict[str, dict[str, Failure]]:

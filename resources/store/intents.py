@@ -1,7 +1,7 @@
 """Trade intents in Redis: the pending hash, what was last intended, and in plan mode the entry that asks the governor.
 
 The three of one symbol are one script, so that a crash leaves all of them or none, and of two runs that saw the same proposals
-one makes the intent. Whether an intent is due, and whether it is a new one, is decided before; nothing here computes.
+one makes the intent. Whether an intent is actionable, and whether it is a new one, is decided before; nothing here computes.
 """
 
 from __future__ import annotations
@@ -10,56 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
+
 from quantum_core.contracts.codecs import EPOCH, FLAG, FLOAT, TIME
 from quantum_core.contracts.labels import PLANNER
 from quantum_core.contracts.legs import leg_of
 from quantum_core.contracts.schema import ContractError, Table, stamps
 from quantum_core.contracts.tables import INTENT_TTL_SEC, LAST_INTENT, PENDING_INTENT, PLAN_STREAM_MAXLEN
-from quantum_core.kernels.intent import CLOSED_SHARE
-from resources.store.redis_store import Publication, RedisStore, flat
+from quantum_core.kernels.proposals.intent import CLOSED_SHARE
+from resources.store.publication import Publication
+from resources.store.redis_store import RedisStore, flat
+from resources.store.scripts import Script
 
 PLAN_MODE = "plan"
 CLOSING_SIDE = {"LONG": "SELL", "SHORT": "BUY"}
 WHICHEVER = "*"  # stands for any intent id
 
-# KEYS[1] what was last intended of the symbol (hash), KEYS[2] the pending intent (hash), KEYS[3] the stream of plans; the second
-#         only when something is intended, the third only when that becomes a plan
-# ARGV[1] intent_id in KEYS[1] as the caller read it ('' for none); then for each key: its lifetime in s (the cap of the stream),
-#         the count of its fields and values, those
-# returns 1, or 0 when another intent has been made meanwhile; raises, having written nothing, when a key is of another type
-INTEND_LUA = """
-local wanted = {'hash', 'hash', 'stream'}
-for i = 1, #KEYS do
-  local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= wanted[i] and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. kind) end
-end
-if (redis.call('HGET', KEYS[1], 'intent_id') or '') ~= ARGV[1] then return 0 end
-local at = 2
-for i = 1, #KEYS do
-  local first, last = at + 2, at + 1 + tonumber(ARGV[at + 1])
-  if wanted[i] == 'hash' then
-    redis.call('HSET', KEYS[i], unpack(ARGV, first, last))
-    redis.call('EXPIRE', KEYS[i], ARGV[at])
-  else
-    redis.call('XADD', KEYS[i], 'MAXLEN', '~', ARGV[at], '*', unpack(ARGV, first, last))
-  end
-  at = last + 1
-end
-return 1
-"""
-
-# KEYS[1] what was last intended of the symbol
-# ARGV[1] lifetime in s, ARGV[2] intent_id as the caller read it ('*' for whichever), then fields and values to renew
-# returns 1, or 0 when the hash is gone or another intent has been made meanwhile; raises, having written nothing, on another type
-KEEP_LUA = """
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then return 0 end
-if kind ~= 'hash' then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind) end
-if ARGV[2] ~= '*' and redis.call('HGET', KEYS[1], 'intent_id') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
-"""
+INTEND = Script(__file__, "intend")
+KEEP_INTENT = Script(__file__, "keep_intent")
 
 
 def record_intents(store: RedisStore, rows: Sequence[Mapping[str, Any]], *, cycle_id: str) -> list[Publication]:
@@ -122,8 +90,11 @@ def _command(store: RedisStore, row: Mapping[str, Any], cycle_id: str, now: date
     if row["cause"] is None and row["replaces"] is not None:
         return _keep_command(store, row["symbol"], row["replaces"], due=row["due"], now=now)
     parts = list(_parts(store, row, cycle_id, now))
-    arguments = [part for _, number, fields in parts for part in (number, 2 * len(fields), *flat(fields))]
-    return ("EVAL", INTEND_LUA, len(parts), *(key for key, _, _ in parts), row["replaces"] or "", *arguments)
+    intent = {
+        "expected": row["replaces"] or "",
+        "parts": [{"lifetime_or_cap": number, "fields": flat(fields)} for _, number, fields in parts],
+    }
+    return INTEND([key for key, _, _ in parts], orjson.dumps(intent))
 
 
 def _parts(
@@ -131,7 +102,8 @@ def _parts(
 ) -> Iterator[tuple[str, int, Mapping[str, str]]]:
     """Give each key of a script with its lifetime (or cap) and what is written there."""
     symbol, keys, mode = row["symbol"], store.keys, store.settings.intent_mode
-    yield keys.of(LAST_INTENT.key, symbol), store.ttl_sec(LAST_INTENT), _stamped(LAST_INTENT, row, cycle_id, now)
+    profile = store.profile.stamp_of(symbol)
+    yield keys.of(LAST_INTENT.key, symbol), store.ttl_sec(LAST_INTENT), _stamped(LAST_INTENT, row, cycle_id, now, profile)
     if row["cause"] is None:
         return
     pending = {
@@ -145,21 +117,28 @@ def _parts(
     yield (
         keys.of(PENDING_INTENT.key, row["intent_id"], symbol),
         store.ttl_sec(PENDING_INTENT),
-        _stamped(PENDING_INTENT, pending, cycle_id, now),
+        _stamped(PENDING_INTENT, pending, cycle_id, now, profile),
     )
     if mode == PLAN_MODE and not keys.cluster:
         yield keys.of("stream_plans"), PLAN_STREAM_MAXLEN, plan_entry(row, now)
 
 
-def _stamped(table: Table, row: Mapping[str, Any], cycle_id: str, now: datetime) -> Mapping[str, str]:
+def _stamped(table: Table, row: Mapping[str, Any], cycle_id: str, now: datetime, profile: tuple[str, str]) -> Mapping[str, str]:
     encoded = table.encode(row)
-    return {**encoded, **stamps(table, row["symbol"], encoded, cycle_id, now)}
+    return {**encoded, **stamps(table, row["symbol"], encoded, cycle_id, now, profile)}
 
 
 def _keep_command(store: RedisStore, symbol: str, expected: str, *, due: bool, now: datetime) -> tuple[Any, ...]:
-    renewed = {"due": FLAG.encode(due), "computed_at_utc": TIME.encode(now), "last_update_epoch": EPOCH.encode(now.timestamp())}
+    fingerprint, name = store.profile.stamp_of(symbol)
+    renewed = {
+        "due": FLAG.encode(due),
+        "computed_at_utc": TIME.encode(now),
+        "last_update_epoch": EPOCH.encode(now.timestamp()),
+        "profile": fingerprint,
+        "profile_name": name,
+    }
     key = store.keys.of(LAST_INTENT.key, symbol)
-    return ("EVAL", KEEP_LUA, 1, key, store.ttl_sec(LAST_INTENT), expected, *flat(renewed))
+    return KEEP_INTENT([key], store.ttl_sec(LAST_INTENT), expected, *flat(renewed))
 
 
 def _append_plans(store: RedisStore, rows: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, str]:

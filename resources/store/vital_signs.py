@@ -24,7 +24,8 @@ from quantum_core.contracts.tables import (
 )
 from quantum_core.failure import Failure
 from quantum_core.freshness import CANDLES, EPOCH_MAX, PARTS, Limits, Sign, Stop, StoredProof, SymbolSigns, VitalSigns
-from resources.inputs.candles import CandleReader, Candles
+from resources.inputs.candle_series import Candles
+from resources.inputs.candles import CandleReader
 from resources.inputs.foreign import number_or_none
 from resources.store.failures import read_failures
 from resources.store.redis_store import RedisStore, pairs
@@ -35,8 +36,8 @@ CLOCKED = (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL, CAPITAL_EFFICIENCY, AL
 STOP_FIELDS = ("position_side", "proposed_sl", "position_current_price", "position_entry_price", "sl_breached")
 POSITION_FIELDS = ("mark_price", "conflict_until_epoch", "trouble")
 FAILING = (MARKET_STATE.asset, POSITION.asset, RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset)  # whose failures are causes of alerts
-PROOF_RUN = b"_run"  # field of the proofs that tells of the last run, not of a proof
-ANY_AGE_SEC = 10**12  # the candle reader is to tell the age of old candles, not to refuse them
+PROOF_RUN = b"_run"  # field of the proofs that describes the last run, not a proof
+ANY_AGE_SEC = 10**12  # the candle reader must report the age of old candles, not refuse them
 
 Reply = Any  # what the server answers to one command, or its exception
 
@@ -112,21 +113,21 @@ class VitalSignsReader:
         return (*self.shown.get(table.asset, ()), *(STOP_FIELDS if table is RISK_PROPOSAL else ()))
 
     def _add_candles(self, signs: Sequence[SymbolSigns]) -> None:
-        """Tell when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
+        """Add when the newest candle of each symbol closed; symbols whose candles carry no time are left out."""
         if self.store.settings.marketstate_source == "synthetic":
             return
         limits, now = Limits.of(self.store.settings), self.store.clock().timestamp()
         unread = []
-        for one in signs:
-            newest = one.numbers.get(MARKET_STATE.asset, {}).get(NEWEST_CANDLE, 0.0)
+        for symbol_signs in signs:
+            newest = symbol_signs.numbers.get(MARKET_STATE.asset, {}).get(NEWEST_CANDLE, 0.0)
             if self.by_state and -limits.candle_ahead_sec <= now - newest <= limits.candles_sec:
-                one.clocks[CANDLES] = Sign(newest)
+                symbol_signs.clocks[CANDLES] = Sign(newest)
             else:
-                unread.append(one)
-        readings = self.candles.read([one.symbol for one in unread], window=1) if unread else []
-        for one, reading in zip(unread, readings, strict=True):
+                unread.append(symbol_signs)
+        readings = self.candles.read([symbol_signs.symbol for symbol_signs in unread], window=1) if unread else []
+        for symbol_signs, reading in zip(unread, readings, strict=True):
             if (sign := _candle_sign(reading)) is not None:
-                one.clocks[CANDLES] = sign
+                symbol_signs.clocks[CANDLES] = sign
 
 
 def _symbol_signs(symbol: str, replies: Sequence[Reply], shown: Mapping[str, Sequence[str]], now: float) -> SymbolSigns:

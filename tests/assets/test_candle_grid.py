@@ -9,6 +9,7 @@ import pytest
 from quantum_assets.market_state import grid_theta_of, market_state_frame
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import MARKET_STATE
+from quantum_core.profiles.profile import LOCKED
 from resources.inputs.candles import CandleReader
 from tests.world import random_closes, write_candles
 
@@ -18,7 +19,7 @@ MINUTE_MS = 60_000
 
 def state_of(store, **settings):
     settings_now = store.settings.model_copy(update=settings)
-    frame = market_state_frame(CandleReader(store).read([SYMBOL]), grid_theta_of(settings_now), settings_now.ticks)
+    frame = market_state_frame(CandleReader(store).read([SYMBOL]), grid_theta_of(settings_now, LOCKED), settings_now.ticks)
     (row,) = frame.iter_rows(named=True)
     return row
 

@@ -1,16 +1,23 @@
 """What Dagster's catalog shows of each asset follows its contract."""
 
+import json
+
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
 from definitions import ASSETS, assemble
-from quantum_assets.catalog import INPUTS, KERNELS, version_of
+from quantum_assets.catalog import INPUTS, KERNELS, SECTIONS, version_of
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import PUBLISHED_TABLES
-from quantum_core.kernels import stops, theil_sen
+from quantum_core.kernels.market import theil_sen
+from quantum_core.kernels.proposals import stops
+from quantum_core.settings import load_settings
+from quantum_core.settings_shown import in_force
+from resources.store.redis_store import RedisStore
 from tests.world import run_cycle, write_world
 
 
@@ -36,6 +43,21 @@ def test_every_asset_has_its_columns_its_key_and_its_source(catalog) -> None:
         "(quote)"
         in {c.name: c for c in catalog["risk_proposal"].metadata["dagster/column_schema"].columns}["proposed_sl"].description
     )
+
+
+def test_every_asset_shows_the_parameters_it_is_computed_with(make_store, tmp_path) -> None:
+    """Those of PROFILE, beside those of the specification, and what one symbol has for itself."""
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\n[stops]\ntp_min_pct = 0.02\n[symbols.ETHUSDT.stops]\nsl_min_pct = 0.002\n')
+    graph = assemble(make_store(symbols="BTCUSDT,ETHUSDT", profile=str(own))).resolve_asset_graph()
+    nodes = {node.key.to_user_string(): node.metadata.get("parameters") for node in graph.asset_nodes}
+    assert {name for name, shown in nodes.items() if shown is not None} == set(SECTIONS)
+    shown = [one.data for one in nodes["risk_proposal"].records]
+    of = {(one["parameter"], one["symbols"]): (one["value"], one["locked-v1"]) for one in shown}
+    assert of["stops.tp_min_pct", "all"] == ("0.02", "0.01")
+    assert of["stops.sl_min_pct", "all"] == ("0.005", "0.005")
+    assert of["stops.sl_min_pct", "ETHUSDT"] == ("0.002", "0.005")
+    assert ("stops.tp_min_pct", "ETHUSDT") not in of
 
 
 def test_a_renamed_key_is_shown_by_its_name(catalog) -> None:
@@ -68,3 +90,19 @@ def test_a_version_does_not_mark_assets_as_outdated(make_store, instance) -> Non
     for name in ("market_state", "risk_proposal", "harvest_proposal"):
         assert resolver.get_status(dg.AssetKey(name), "BTCUSDT") is StaleStatus.FRESH
     assert resolver.get_status(dg.AssetKey("symbol_chart"), "BTCUSDT") is StaleStatus.MISSING  # it can tell
+
+
+def test_resources_show_the_settings_in_force_and_no_secret() -> None:
+    """On Dagster's page of resources: which server, every setting, what an IO manager writes; a password nowhere."""
+    address = "redis://desk:pa55word@127.0.0.1:1/3"
+    store = RedisStore(load_settings(redis_url=address, max_publish_age_sec=42, alert_urls="json://user:t0ken@127.0.0.1/x"))
+    shown = {one.name: one for one in RepositorySnap.from_def(assemble(store).get_repository_def()).resources}
+    values = {name: json.loads(text) for name, text in shown["settings"].configured_values.items()}
+    assert values == in_force(store.settings)
+    assert values["MAX_PUBLISH_AGE_SEC"] == "42"
+    assert json.loads(shown["store"].configured_values["server"]).endswith("127.0.0.1:1/3")
+    assert values["ALERT_URLS"] == "(hidden)"
+    assert json.loads(shown["efficiency_io"].configured_values["writes"]) == "nothing"
+    everything = "".join(text for one in shown.values() for text in one.configured_values.values())
+    assert "pa55word" not in everything
+    assert "t0ken" not in everything

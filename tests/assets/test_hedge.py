@@ -3,22 +3,23 @@
 import polars as pl
 import pytest
 
-from definitions import PUBLISHED_TABLES
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.pack import PROOFS, run
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import position_frame
-from quantum_assets.risk_proposal import risk_proposal
+from quantum_assets.risk_proposal import risk_frame
 from quantum_assets.rows import shared_by_legs
 from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import Table
-from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, OF_UNDERLYING, POSITION, RISK_PROPOSAL
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, OF_UNDERLYING, POSITION, PUBLISHED_TABLES, RISK_PROPOSAL
 from quantum_core.freshness import WELL, Limits, evaluate
+from quantum_core.profiles.profile import LOCKED
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
 from resources.io_manager import fresh_frame
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from resources.store.vital_signs import VitalSignsReader
 from tests.world import (
@@ -89,14 +90,14 @@ def evaluate_once(store: RedisStore) -> dict[str, dict[str, object]]:
 
     def published(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
         rows = [row for row in frame.to_dicts() if row["state"] == State.PRESENT]
-        assert not [one.error for one in store.publish(table, rows, cycle_id="t") if one.error]
+        assert not [one.error for one in publish(store, table, rows, cycle_id="t") if one.error]
         return frame
 
     market = published(MARKET_STATE, shared_by_legs(LEGS, lambda symbols: market_state_frame(candles.read(symbols))))
     tracked = published(POSITION, position_frame(LEGS, store=store, candle_reader=candles, position_reader=positions))
-    risk = published(RISK_PROPOSAL, risk_proposal(market_state=market, position=tracked))
+    risk = published(RISK_PROPOSAL, risk_frame(market, tracked, LOCKED))
     stopped = fresh_frame(store, RISK_PROPOSAL, LEGS)  # with the stamps, as the next step reads it
-    harvest = published(HARVEST_PROPOSAL, harvest_frame(market, tracked, stopped, fallback_stop_pct=0.02))
+    harvest = published(HARVEST_PROPOSAL, harvest_frame(market, tracked, stopped, LOCKED))
     both = risk.join(harvest.select("symbol", "harvest_action", "fallback_stop"), on="symbol")
     return {row["symbol"]: row for row in both.to_dicts() if row["state"] == State.PRESENT}
 

@@ -8,11 +8,12 @@ import pytest
 
 from definitions import assemble
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.inputs import CANDLES, INPUTS, USABLE, InputReading
 from quantum_assets.checks.pack import judge
+from quantum_assets.checks.proof import RENEWED_AFTER_SEC
+from quantum_assets.checks.proofs.inputs import CANDLES, INPUTS, USABLE, InputReading
 from quantum_assets.checks.results import severity_of
 from quantum_assets.external import EXTERNAL_ASSETS
-from quantum_assets.shown_states import RENEWED_AFTER_SEC, decide_input
+from quantum_assets.shown_states import decide_input
 from quantum_core.contracts.schema import ACCOUNT
 from resources.shown import Shown, decoded
 from resources.store.redis_store import RedisStore

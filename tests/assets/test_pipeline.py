@@ -6,8 +6,9 @@ import math
 import dagster as dg
 import pytest
 
-from definitions import PUBLISHED_TABLES, assemble
+from definitions import assemble
 from quantum_core.contracts.schema import COMMON
+from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.display import price_text
 from resources.store.redis_store import RedisStore
 from tests.world import (

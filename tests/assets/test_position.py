@@ -7,6 +7,7 @@ from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from tests.world import hash_of, write_candles, write_position
 
@@ -23,13 +24,13 @@ PROPOSAL = {
 def evaluate(store: RedisStore) -> dict[str, object]:
     """Evaluate the asset once and keep its rows, as the IO manager does."""
     frame = position_frame([SYMBOL], store=store, candle_reader=CandleReader(store), position_reader=PositionReader(store))
-    store.publish(POSITION, [row for row in frame.to_dicts() if row["state"] == State.PRESENT], cycle_id="t")
+    publish(store, POSITION, [row for row in frame.to_dicts() if row["state"] == State.PRESENT], cycle_id="t")
     return frame.to_dicts()[0]
 
 
 def propose(store: RedisStore, stop: float, **more: object) -> None:
     """Publish a proposal as the asset ``risk_proposal`` does."""
-    (outcome,) = store.publish(RISK_PROPOSAL, [{"symbol": SYMBOL, **PROPOSAL, "proposed_sl": stop, **more}], cycle_id="t")
+    (outcome,) = publish(store, RISK_PROPOSAL, [{"symbol": SYMBOL, **PROPOSAL, "proposed_sl": stop, **more}], cycle_id="t")
     assert outcome.published, outcome
 
 

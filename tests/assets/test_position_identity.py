@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from quantum_assets import position as asset
 from quantum_core.contracts.tables import POSITION
 from quantum_core.kernels.columns import Market, Position
-from quantum_core.kernels.identity import Memory
-from quantum_core.kernels.stops import stops
-from quantum_core.kernels.tracking import Tracked
+from quantum_core.kernels.position.identity import Memory
+from quantum_core.kernels.position.tracking import Tracked
+from quantum_core.kernels.proposals.stops import stops
+from quantum_core.profiles.profile import LOCKED
 from quantum_core.settings import load_settings
-from resources.inputs.positions import Flat, parse_position
+from resources.inputs.position_parsing import parse_position
+from resources.inputs.position_snapshots import Flat
+from tests.world import FIELD_PASSES
 
 SYMBOL, NOW, CYCLE_SEC, MINUTE_MS = "BTCUSDT", 1_769_083_200.0, 10.0, 60_000
 MARKET = Market(*(np.array([value]) for value in (0.001, 0.2, 0.3, 0.2, 0.5)))
@@ -63,7 +66,7 @@ class Book:
         else:
             own, leftover = asset._own_words(told, self.state, self.memory)
             case = asset._case(own, leftover, self.state, self.memory, self.proposal, self.now)
-            state, self.note = asset._judged(case, candles, SETTINGS, "", self.now)
+            state, self.note = asset._judged(case, candles, SETTINGS, LOCKED, "", self.now)
             encoded = POSITION.encode({**state.row(), "held": True})
             self.state = Tracked.from_row({field.name: field.codec.decode(encoded[field.name]) for field in POSITION.fields})
             self.memory = case.memory
@@ -298,7 +301,7 @@ def happen(book: Book, what: str, value: Any) -> None:  # noqa: C901 - one branc
         book.write(side=other, quantity=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * FIELD_PASSES, deadline=None)
 @given(steps=st.lists(STEP, min_size=2, max_size=25))
 def test_no_order_of_updates_loosens_a_stop(steps: list[tuple[str, Any]]) -> None:
     """The promise: the proposed stop of a side never loosens, but after a flat or a change of side."""

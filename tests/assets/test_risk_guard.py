@@ -10,9 +10,10 @@ import pytest
 from definitions import assemble
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import RISK_GUARD
-from quantum_core.kernels.risk_guard import assess
+from quantum_core.kernels.governor.risk_guard import assess
 from quantum_core.settings import load_settings
-from resources.governor.guards import enforce, read_account
+from resources.governor.account import read_account
+from resources.governor.guards import enforce
 from resources.instance.home import open_instance
 from resources.store.redis_store import RedisStore
 from tests.world import QUIET, hash_of, materialized, real_closes, recorded, run_cycle, write_candles, write_equity

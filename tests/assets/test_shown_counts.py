@@ -61,7 +61,7 @@ def counted(make_store, instance) -> Counted:
     return Counted(make_store(symbols=",".join(SYMBOLS)), instance)
 
 
-ASSETS_OF_CANDLES = ("market_state", "risk_proposal", "harvest_proposal", "trade_intent")
+ASSETS_OF_CANDLES = ("market_state", "risk_proposal", "harvest_proposal", "trade_intent", "position_size")
 
 
 def beyond(healthy: Counter[str], got: Counter[str]) -> dict[str, int]:
@@ -82,11 +82,11 @@ def test_what_is_recorded_of_symbols_that_die_at_once_and_nothing_of_those_that_
         **{f'ASSET_MATERIALIZATION_PLANNED ["{asset}"]': count for asset in ASSETS_OF_CANDLES},
         'ASSET_OBSERVATION ["candles"]': count,
         "ASSET_CHECK_EVALUATION": 2,  # `usable` of the candles, `fresh` of the market state
-        "STEP_FAILURE": 4,
+        "STEP_FAILURE": len(ASSETS_OF_CANDLES),
         "PIPELINE_FAILURE": 1,
-        "line of the log": 4,
+        "line of the log": len(ASSETS_OF_CANDLES),
     }
-    assert sum(died.values()) == 5 * count + 11
+    assert sum(died.values()) == 6 * count + 13
     assert counted.records() == 1
     assert [beyond(healthy, counted.cycle()) for _ in range(2)] == [{}, {}]
     assert beyond(healthy, counted.cycle()) == {"ASSET_CHECK_EVALUATION": 3}  # proposals and intents are 40 s old: a warning
@@ -111,8 +111,8 @@ def test_what_is_recorded_of_twenty_symbols_that_flap(counted) -> None:
         **{f'ASSET_MATERIALIZATION_PLANNED ["{asset}"]': 2 * 20 for asset in ASSETS_OF_CANDLES},
         'ASSET_OBSERVATION ["candles"]': 2 * 20,
         "ASSET_CHECK_EVALUATION": 4 + 3,
-        "STEP_FAILURE": 2 * 4,
+        "STEP_FAILURE": 2 * len(ASSETS_OF_CANDLES),
         "PIPELINE_FAILURE": 2,
-        "line of the log": 2 * 4,
+        "line of the log": 2 * len(ASSETS_OF_CANDLES),
     }
     assert counted.records() == 2

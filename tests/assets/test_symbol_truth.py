@@ -9,13 +9,15 @@ import pytest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from definitions import assemble
+from quantum_assets.checks.proof import RENEWED_AFTER_SEC
 from quantum_assets.partitions import desk_link, symbol_partitions
-from quantum_assets.shown_states import RENEWED_AFTER_SEC, Due, Shown, decide
+from quantum_assets.shown_states import Due, decide
 from quantum_core.settings import load_settings
 from resources.instance.dagster_internals import FAILED_SYMBOLS_JOB
 from resources.instance.home import prepare_home
 from resources.instance.retention import prune
 from resources.io_manager import ONCE_TAG, remedy_of
+from resources.shown import Shown
 from resources.store.failures import read_failures
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, cycle_tags

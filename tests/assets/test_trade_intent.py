@@ -19,10 +19,12 @@ from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, PENDING_INTENT, POSITION, RISK_PROPOSAL
 from quantum_core.settings import load_settings
-from resources.governor.plans import parse_plan
+from resources.governor.plan import parse_plan
 from resources.io_manager import fresh_frame
 from resources.store.intents import _append_plans, record_intents
-from resources.store.redis_store import Publication, RedisStore, RedisUnavailableError
+from resources.store.publication import Publication, publish
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 from tests.proxy import CuttingProxy
 from tests.world import QUIET, hash_of, real_closes, run_cycle, write_candles, write_position
 
@@ -58,9 +60,9 @@ NOTHING = {"harvest_action": "NONE", "reason_codes": []}
 
 def propose(store: RedisStore, symbol: str = SYMBOL, *, risk: dict[str, Any] | None = None, **harvest: Any) -> None:
     """Publish position and proposals of one symbol as the assets do, under the rate limit."""
-    store.publish(POSITION, [{**TRACKED, "symbol": symbol}], cycle_id="c1")
-    store.publish(RISK_PROPOSAL, [{**RISK, "symbol": symbol, **(risk or {})}], cycle_id="c1")
-    store.publish(HARVEST_PROPOSAL, [{**HARVEST, "symbol": symbol, **harvest}], cycle_id="c1")
+    publish(store, POSITION, [{**TRACKED, "symbol": symbol}], cycle_id="c1")
+    publish(store, RISK_PROPOSAL, [{**RISK, "symbol": symbol, **(risk or {})}], cycle_id="c1")
+    publish(store, HARVEST_PROPOSAL, [{**HARVEST, "symbol": symbol, **harvest}], cycle_id="c1")
 
 
 def look(store: RedisStore, *symbols: str) -> pl.DataFrame:
@@ -260,7 +262,7 @@ def test_a_position_nobody_shows_for_a_while_is_not_intended_again_on_its_return
     """A position writer that restarts must not double a close."""
     propose(store)
     evaluate(store)
-    store.publish(POSITION, [{**TRACKED, "symbol": SYMBOL, "held": False}], cycle_id="c1")
+    publish(store, POSITION, [{**TRACKED, "symbol": SYMBOL, "held": False}], cycle_id="c1")
     assert failures(look(store)) == {}
     store.clock.advance(61)
     propose(store)
@@ -323,8 +325,8 @@ def test_a_stale_harvest_proposal_makes_no_intent(store) -> None:
     """It may long be out of date."""
     propose(store)
     store.clock.advance(61)
-    store.publish(POSITION, [{**TRACKED, "symbol": SYMBOL}], cycle_id="c1")
-    store.publish(RISK_PROPOSAL, [{**RISK, "symbol": SYMBOL}], cycle_id="c1")
+    publish(store, POSITION, [{**TRACKED, "symbol": SYMBOL}], cycle_id="c1")
+    publish(store, RISK_PROPOSAL, [{**RISK, "symbol": SYMBOL}], cycle_id="c1")
     frame = look(store)
     assert failures(frame) == {SYMBOL: "harvest_proposal_stale: 61 s > 60 s"}
     assert record(store, frame) == []
@@ -425,7 +427,7 @@ def test_a_plan_says_what_the_governor_needs(make_store, risk, harvest, action, 
     """And how much of the position, where that is known; else the governor takes it from the position."""
     store = make_store(intent_mode="plan")
     propose(store, risk=risk, **harvest)
-    store.publish(POSITION, [{**TRACKED, "symbol": SYMBOL, "qty": qty}], cycle_id="c1")
+    publish(store, POSITION, [{**TRACKED, "symbol": SYMBOL, "qty": qty}], cycle_id="c1")
     evaluate(store)
     (intent_id,) = pending(store)
     ((entry_id, fields),) = store.client.xrange(PLANS)

@@ -11,7 +11,7 @@ from quantum_core.settings import load_settings
 from resources.store.redis_store import RedisStore
 from tests.browser.test_ui import Desk, desk
 from tests.checks.test_execute_all import CHECKED
-from tests.stack.test_up import wait_for
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DEAD, ALIVE = "BTCUSDT", "ETHUSDT"

@@ -16,8 +16,9 @@ from quantum_core.contracts.tables import RISK_PROPOSAL
 from quantum_core.settings import load_settings
 from resources.store.redis_store import RedisStore
 from tests.servers import free_port
-from tests.stack.test_up import all_materialized, stack, wait_for
+from tests.stack.test_up import all_materialized, stack
 from tests.stack.test_up import page as page_of
+from tests.waiting import wait_for
 from tests.world import materialized
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

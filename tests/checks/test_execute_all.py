@@ -11,6 +11,7 @@ from quantum_assets.checks import asset_checks, pack
 from quantum_assets.checks.pack import PROOFS
 from quantum_assets.checks.proof import SOUND, Finding, Proof, Verdict
 from quantum_assets.checks.results import description_of, severity_of, sound_of_asset, sound_of_symbol
+from quantum_core.settings import load_settings
 from resources.store.redis_store import RedisStore
 from tests.world import QUIET, run_cycle, write_world
 
@@ -90,7 +91,9 @@ def test_what_could_not_be_evaluated_is_no_failure_and_says_why() -> None:
 def test_the_summary_links_to_each_failing_proof_failures_before_warnings() -> None:
     """The list of checks is sorted by name; who fails is found in one click."""
     found = sound_of_asset(
-        "risk_proposal", [verdict("distances"), verdict("a", evaluated=False), verdict("tightens", BTCUSDT="looser")]
+        "risk_proposal",
+        [verdict("distances"), verdict("a", evaluated=False), verdict("tightens", BTCUSDT="looser")],
+        load_settings(),
     )
     assert not found.passed
     assert found.description == "1 of 3 proofs hold; not: tightens; not evaluated: RedisUnavailableError: away (a)"
@@ -104,7 +107,10 @@ def test_the_summary_links_to_each_failing_proof_failures_before_warnings() -> N
 def test_what_could_not_be_evaluated_at_all_is_a_warning_that_says_why_for_each_symbol_and_for_all() -> None:
     """Redis away: nothing is known to be wrong with any number."""
     away = verdict("fresh", evaluated=False)
-    for one in (sound_of_asset("risk_proposal", [away]), sound_of_symbol("risk_proposal", "BTCUSDT", {"t": away})):
+    for one in (
+        sound_of_asset("risk_proposal", [away], load_settings()),
+        sound_of_symbol("risk_proposal", "BTCUSDT", {"t": away}, load_settings()),
+    ):
         assert not one.passed
         assert one.severity is dg.AssetCheckSeverity.WARN
         assert "not evaluated: RedisUnavailableError: away" in one.description

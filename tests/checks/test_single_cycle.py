@@ -8,7 +8,7 @@ import pytest
 
 from quantum_assets.checks import evidence as module
 from quantum_assets.checks.evidence import TIMED_OUT, Evidence
-from quantum_assets.checks.risk_proposal import one_cycle
+from quantum_assets.checks.proofs.risk_proposal import one_cycle
 from resources.store.failures import record_failures
 from resources.store.redis_store import RedisStore
 

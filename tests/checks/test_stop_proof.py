@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from quantum_assets.checks.risk_proposal import tightens
+from quantum_assets.checks.proofs.risk_proposal import tightens
 from quantum_core.contracts.schema import Table
 from quantum_core.contracts.tables import POSITION, RISK_PROPOSAL
+from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings, load_settings
 
 T0 = 1_769_083_200.0
@@ -34,6 +35,10 @@ class Look:
     def rows(self, table: Table) -> dict[str, dict[str, Any]]:
         assert table in (POSITION, RISK_PROPOSAL)
         return {"BTCUSDT": self.kept if table is POSITION else self.proposed}
+
+    def profile_of(self, row: dict[str, Any], symbol: str) -> Profile:
+        assert (row, symbol) == (self.kept, "BTCUSDT")
+        return self.settings.own_profile
 
 
 def judged(**changes: Any) -> Any:

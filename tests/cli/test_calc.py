@@ -5,12 +5,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from quantum_ops.cli.calc import CASES, calc
+from quantum_ops.cli.history.calc import CASES, calc
 from tests.kernels.golden import COMMANDS, RTOL, cases, largest_relative_error, without_ours
 
 MARKET = {"sigma": 0.01, "ts": 0.2, "p_trend": 0.4, "p_mr": 0.1, "p_chop": 0.5}
 POSITION = {"side": "LONG", "entry_price": 100.0, "current_price": 105.0, "peak_price": 107.0, "trough_price": 98.0}
 STOPS = {"name": "s", "market": MARKET, "position": POSITION}
+SIZING = {"name": "z", "market": MARKET, "equity_usd": 1000.0, "price": 105.0}
 HINT = {"name": "h", "efficiency": None, "now": 1.0}
 
 
@@ -59,6 +60,16 @@ def test_a_flat_position_has_no_proposal_and_says_why():
 
 
 @pytest.mark.parametrize(
+    ("equity", "reason"), [(None, "equity_missing"), (0, "equity_not_positive"), (-1.5, "equity_not_positive")]
+)
+def test_without_an_equity_there_is_no_size_and_a_reason(equity, reason):
+    """An account that nobody knows, or that is empty, is no error in the case."""
+    answers = json.loads(run("sizing", [SIZING, SIZING | {"equity_usd": equity}]).stdout)
+    assert [answer["reason"] for answer in answers] == [None, reason]
+    assert answers[1]["result"] is None
+
+
+@pytest.mark.parametrize(
     ("kernel", "case", "field"),
     [
         ("stops", STOPS | {"position": POSITION | {"side": "long"}}, "position.side"),
@@ -71,6 +82,12 @@ def test_a_flat_position_has_no_proposal_and_says_why():
         ("stops", {"name": "s", "market": MARKET}, "position"),
         ("harvest", STOPS | {"stop_dist_pct": -0.01}, "stop_dist_pct"),
         ("harvest", STOPS | {"stop_dist_pct": float("inf")}, "stop_dist_pct"),
+        ("sizing", {"name": "z", "market": MARKET, "price": 105.0}, "equity_usd"),
+        ("sizing", SIZING | {"equity_usd": 1e31}, "equity_usd"),
+        ("sizing", SIZING | {"price": 0.0}, "price"),
+        ("sizing", SIZING | {"multiplier": -1.0}, "multiplier"),
+        ("sizing", SIZING | {"candles_per_day": 0.0}, "candles_per_day"),
+        ("sizing", SIZING | {"theta_override": {"leverage_cap": 0.5}}, "leverage_cap"),
         ("market-state", {"name": "m", "close_prices": "100"}, "close_prices"),
         ("market-state", {"name": "m", "close_prices": [1.0, "2"]}, "close_prices.1"),
         ("market-state", {"close_prices": [1.0]}, "name"),

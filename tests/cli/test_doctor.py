@@ -11,6 +11,7 @@ from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_core.settings import SettingsError
 from quantum_ops.cli import cli
 from quantum_ops.doctor import diagnosis, server_needs
+from quantum_ops.doctor.env_files import examine_files
 from resources.store.lease import other_holder
 from resources.store.redis_store import RedisStore
 from tests.servers import valkey
@@ -27,6 +28,7 @@ def examine(make_store, monkeypatch: pytest.MonkeyPatch):
     for symbol in store.settings.symbols:
         write_candles(store, symbol, real_closes(symbol))
     write_equity(store)
+    store.client.set(store.keys.of("heartbeat", "bell"), store.clock().timestamp())
     store.settings.quantum_home.mkdir(mode=0o700)
 
     def run(expected: int = 0, **variables: object) -> dict[str, dict[str, str]]:
@@ -69,6 +71,8 @@ TROUBLES = [
     ("candles", lambda store: store.client.delete(store.keys.of("candles_history", "SOLUSDT")), "SOLUSDT: candles_missing", 0),
     ("positions", lambda store: store.client.set(store.keys.of("raw_position", "SOLUSDT"), "x"), "SOLUSDT", 0),
     ("positions", lambda store: write_position(store, "SOLUSDT", entry_price="-1"), "entry_price=-1", 0),
+    ("bell", lambda store: store.client.delete(store.keys.of("heartbeat", "bell")), "never heard of", 0),
+    ("bell", lambda store: store.client.set(store.keys.of("heartbeat", "bell"), "1700000000"), "silent for", 0),
     ("account", lambda store: store.client.delete(store.keys.of("equity")), "no equity", 0),
     ("account", lambda store: store.client.hset(store.keys.of("equity"), "equity", "nan"), "equity is 'nan'", 0),
     ("account", lambda store: store.client.hset(store.keys.of("equity"), "last_update_ts", "1700000000"), "age=", 0),
@@ -168,6 +172,62 @@ def test_old_environment_files_that_conflict_are_refused(tmp_path: Path) -> None
     with pytest.raises(SettingsError, match="cannot be read"):
         CliRunner().invoke(cli, ["doctor", "--env", str(tmp_path)], catch_exceptions=False)
     assert CliRunner().invoke(cli, ["doctor", str(tmp_path / "a.env")]).exit_code == 2
+
+
+ENV_LINES: dict[bytes, list[str]] = {
+    b"\xef\xbb\xbfexport\tSYMBOLS='BTCUSDT,ETHUSDT' # two\r\n\r\n  LOG_LEVEL = INFO\r\n": ["1 ok SYMBOLS=BTCUSDT,ETHUSDT", "3 ok LOG_LEVEL=INFO"],
+    "# Größe\nSYMBOLS=A1\n".encode("latin-1"): ["2 ok SYMBOLS=A1"],
+    "SYMBOLS=A1\n".encode("utf-16"): ["1 ok SYMBOLS=A1"],
+    b"; of systemd\nSYMBOLS=A1,\\\n  B1\nREDIS_PORT=1\n": ["2 ok SYMBOLS=A1,B1", "4 ok REDIS_PORT=1"],
+    b"services:\n  one:\n    environment:\n      - SYMBOLS=A1\n      - 'REDIS_PORT=1'\n": ["4 ok SYMBOLS=A1", "5 ok REDIS_PORT=1"],
+    b'    environment:\n      SYMBOLS: "A1"\n      "REDIS_PORT": 1 # x\n': ["2 ok SYMBOLS=A1", "3 ok REDIS_PORT=1"],
+    b'[Service]\nEnvironment=SYMBOLS=A1\nEnvironment="REDIS_PORT=1"\n': ["2 ok SYMBOLS=A1", "3 ok REDIS_PORT=1"],
+    b"ENV SYMBOLS=A1\nset REDIS_PORT=1\n-e LOG_LEVEL=INFO": ["1 ok SYMBOLS=A1", "2 ok REDIS_PORT=1", "3 ok LOG_LEVEL=INFO"],
+    b"symbols=A1\nredis_port=1\n": ["1 ok symbols=A1", "2 ok redis_port=1"],
+    b"metrics_port=x\nLOOP_INTERVAL_SEC=\n": ["1 warn metrics_port is obsolete", "2 warn LOOP_INTERVAL_SEC is obsolete"],
+    b"SYMBOLS=${SYMBOLS:-A1}\nREDIS_PORT=$PORT\n": ["1 fail SYMBOLS refers", "2 fail REDIS_PORT refers"],
+    b"STREAM_NAME=quantum:stream:trade.execution\n": ["1 warn STREAM_NAME=quantum:stream:trade.execution"],
+    b"STREAM_NAME=quantum:stream:governor.events\n": ["1 ok STREAM_NAME=quantum:stream:governor.events names another"],
+    b'Environment="SYMBOLS=A1" "REDIS_PORT=1"\nSYMBOLS="A1\nREDIS_PORT=1': ["1 warn is no NAME", "2 warn is no NAME", "3 ok REDIS_PORT=1"],
+    b"": ["warn has no variable"],
+    b"# nothing\n": ["warn has no variable"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ENV_LINES)
+def test_an_environment_file_of_any_program_is_read(tmp_path: Path, content: bytes) -> None:
+    """Shells, systemd, compose, Docker and editors of Windows have them in their own ways; names count in any case, as in the environment."""
+    (tmp_path / "a.env").write_bytes(content)
+    told = [f"{what} {level} {seen}" for what, level, seen, _ in examine_files([tmp_path / "a.env"])]
+    others = ("services:", "environment:", "one:", "[Service]")  # lines that hold no variable
+    lines = [line for line in told if not any(one in content.decode("latin-1") for one in others) or "is no NAME" not in line]
+    wanted = ENV_LINES[content]
+    assert len(lines) == len(wanted)
+    for line, start in zip(lines, wanted, strict=True):
+        assert line.removeprefix("a.env ").removeprefix("line ").startswith(start)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{0}", "export {0}", "A {0}", "REDIS_HOST=redis://:{0}@h", "REDIS_PORT=redis://u:{0}@h", "{0}abCD/+==", "{0}aB==", "REDIS_URL=\"{0}",
+     "ALERT_URLS=slack://{0}", "REDIS_URL=${{{0}}}", "redis_url=redis//{0}", "REDIS_SENTINEL_PASSWORD={0}", "BINANCE_API_SECRET={0}",
+     "- REDIS_URL=redis://:{0}@h/x", "REDIS_PASSWORD: {0}", "REDIS_URL=redis://:{0}@h/0\nREDIS_URL=redis://:b{0}@h/0"],
+)  # fmt: skip
+def test_nothing_of_a_secret_in_an_environment_file_is_shown(tmp_path: Path, line: str) -> None:
+    """Its output is pasted into chats and tickets."""
+    (tmp_path / "a.env").write_text(line.format(SECRET))
+    told = list(examine_files([tmp_path / "a.env"]))
+    assert told
+    assert SECRET not in str(told)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"A" * (2 << 20), b"\0"])
+def test_what_is_no_environment_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    """One line, whatever its size."""
+    (tmp_path / "a.env").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"give a file of lines NAME=value") as caught:
+        list(examine_files([tmp_path / "a.env"]))
+    assert len(str(caught.value)) < 200 + len(str(tmp_path))
 
 
 def test_a_setting_of_an_older_service_is_named(examine) -> None:

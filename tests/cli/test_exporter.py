@@ -32,7 +32,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from definitions import assemble
 from quantum_core.contracts.tables import ALLOCATION_TARGET
 from quantum_core.settings import load_settings
-from quantum_ops.cli.exporter import CACHED_SEC, Looks, MetricsServer
+from quantum_ops.cli.run.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_ops.exporter.exposition import families, text_of
 from quantum_ops.exporter.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
 from resources.instance.home import EVENT_BATCH_SIZE, open_instance
@@ -300,7 +300,7 @@ def test_counts_that_cannot_be_read_are_not_shown_as_none(world) -> None:
 
 
 def test_a_look_that_hangs_is_answered_and_holds_nobody(monkeypatch) -> None:
-    monkeypatch.setattr("quantum_ops.cli.exporter.PATIENCE_SEC", 0.1)
+    monkeypatch.setattr("quantum_ops.cli.run.exporter.PATIENCE_SEC", 0.1)
     let_go = threading.Event()
     looks = Looks(lambda: let_go.wait() and Look(0.0, 0.0, redis_up=False, dagster_up=True))
     server = MetricsServer("127.0.0.1", 0, "governor", looks)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantum_ops.cli import COMMANDS, cli
-from quantum_ops.cli.example import OTHER_SHELL
+from quantum_ops.cli.run.example import OTHER_SHELL
 from resources.store.redis_store import RedisStore
 
 HEAVY = frozenset({"dagster", "polars", "scipy", "matplotlib", "celery", "sqlalchemy", "circus"})
@@ -35,8 +35,11 @@ PROGRAM = (
         (("arm", "--name", "n", "--reason", "r"), HEAVY | OURS),
         (("guard", "list"), HEAVY | OURS),
         (("guard", "release", "DRAWDOWN", "--name", "n", "--reason", "r"), HEAVY | OURS),
-        (("settings",), HEAVY | OURS | {"redis", "numpy"}),
-        (("keys",), HEAVY | OURS | {"redis", "numpy"}),
+        (("profile", "show", "crypto-1m"), HEAVY | OURS | {"redis"}),
+        (("profile", "use", "crypto-1m", "--name", "n", "--reason", "r"), HEAVY | OURS),
+        (("profile", "history"), HEAVY | OURS),
+        (("settings",), HEAVY | OURS | {"redis"}),
+        (("keys",), HEAVY | OURS | {"redis"}),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

@@ -64,7 +64,7 @@ def test_one_cycle_exits_with_0_and_leaves_a_real_run(live: RedisStore) -> None:
     intended = outcome["assets"]["trade_intent"].pop("published")  # only what is due is intended
     assert intended == len(list(live.client.scan_iter("quantum:trade_intent:pending:*")))
     assert {counts.get("published", 3) for counts in outcome["assets"].values()} == {3}
-    assert len(outcome["assets"]) == 8
+    assert len(outcome["assets"]) == 9
     with dg.DagsterInstance.from_config(str(live.settings.quantum_home)) as instance:
         assert instance.get_run_by_id(outcome["run_id"]).is_success
         assert materialized(instance, "risk_proposal") == set(SYMBOLS)
@@ -111,8 +111,8 @@ def test_an_unreachable_server_exits_with_3_and_is_named(live: RedisStore) -> No
 @pytest.mark.parametrize("cut_after", [9_000, 20_000, 30_000])
 def test_a_server_lost_in_mid_cycle_exits_with_3_and_leaves_no_half_hash(live: RedisStore, cut_after: int) -> None:
     """Whatever was published is whole; the rest is missing."""
-    from definitions import PUBLISHED_TABLES
     from quantum_core.contracts.reading import State
+    from quantum_core.contracts.tables import PUBLISHED_TABLES
 
     with CuttingProxy(live.settings.url, cut_after) as proxy:
         done = quantum(live, "once", REDIS_URL=proxy.url)

@@ -15,6 +15,7 @@ from rich.console import Console
 from quantum_assets.governor_permit import decide_plans
 from quantum_core.settings import load_settings
 from quantum_ops.cli.layout import PIPE_WIDTH, Column, paragraph, records
+from quantum_ops.exporter.metrics import counts_in, fold_decisions
 from resources.governor.switches import disarm
 from resources.store.redis_store import RedisStore
 from tests.commands import run_command
@@ -166,6 +167,31 @@ def test_nothing_of_a_decision_is_cut_whatever_the_width(live, width: str) -> No
     assert all(word in shown for word in ("ETHUSDT", "2026-01-22 12:00:00 UTC", plan_id, "daily_limit_exceeded"))
     assert all(len(one) <= int(width) for one in shown.splitlines())
     assert ("│" in shown) is (width == "200")
+
+
+@pytest.mark.parametrize(("written", "read"), [("json", "hash"), ("hash", "json")])
+def test_either_form_of_a_permit_is_read_by_every_command(live, written: str, read: str) -> None:
+    """A setting that changes while permits live, or differs between two hosts, hides none."""
+    store = RedisStore(load_settings(redis_url=live.settings.url, permit_format=written), live.clock)
+    Desk(store).ready("BTCUSDT")
+    write_plan(store, "p", "BTCUSDT", "CLOSE", qty=0.5, price=100.0, kill_score="None")
+    decide_plans(store, cycle_id="c1")
+    assert live.client.type("quantum:permit:p") == {"json": b"string", "hash": b"hash"}[written]
+    environment = {"REDIS_URL": live.settings.url, "PERMIT_FORMAT": read}
+    explained = run_command("explain", "p", "--json", environment=environment)
+    assert explained.returncode == 0, explained.stdout
+    permit = json.loads(explained.stdout)["permit"]
+    shown = {
+        name: permit[name] for name in ("granted", "consumed", "computed_qty", "computed_notional", "eff_score", "eff_stale")
+    }
+    assert shown == {
+        "granted": "true", "consumed": "false", "computed_qty": "0.5", "computed_notional": "50.0", "eff_score": "", "eff_stale": "1"
+    }  # fmt: skip
+    (decision,) = json.loads(run_command("permits", "--json", environment=environment).stdout)["decisions"]
+    assert (decision["plan_id"], decision["outcome"]) == ("p", "permit")
+    exporter = RedisStore(load_settings(redis_url=live.settings.url, permit_format=read), live.clock)
+    fold_decisions(exporter)
+    assert counts_in(exporter, "counts_decided") == {"allow:BTCUSDT": 1, "eff:NONE:missing_eff": 1}
 
 
 def test_permits_shows_on_top_what_stands_against_openings(live) -> None:

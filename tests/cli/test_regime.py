@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from quantum_core.kernels.synthetic import chop
-from quantum_ops.cli.regime import regime
-from quantum_ops.recordings.ohlcv_files import OhlcvFileError, read_ohlcv
+from quantum_core.kernels.market.synthetic import chop
+from quantum_ops.cli.history.regime import regime
+from quantum_ops.recordings.file_rows import OhlcvFileError
+from quantum_ops.recordings.ohlcv_files import read_ohlcv
 
 MINUTE_MS = 60_000
 START_MS = 1_754_427_000_000

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from quantum_ops.cli import main
-from quantum_ops.cli import replay as replay_command
+from quantum_ops.cli.history import replay as replay_command
 from resources.inputs.candles import CandleReader
 from resources.store.redis_store import RedisStore
 from tests.world import SAMPLE, write_candles

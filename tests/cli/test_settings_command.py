@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantum_core.settings import Settings
-from quantum_ops.cli.settings import reference, settings
+from quantum_ops.cli.audit.settings import reference, settings
 
 
 def test_the_page_of_settings_is_the_one_generated_from_them_and_explains_each() -> None:

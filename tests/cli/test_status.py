@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
 from quantum_core.settings import load_settings
-from quantum_ops.cli.status import read_report, status, verdict
+from quantum_ops.cli.desk.status import read_report, status, verdict
 from quantum_ops.desk.overview import DeskReader
 from resources.governor.switches import disarm, kill
 from resources.store.failures import record_failures

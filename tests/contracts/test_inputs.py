@@ -19,10 +19,10 @@ from quantum_core.contracts.inputs import (
     Input,
 )
 from quantum_core.contracts.tables import CANDLE_KEYS
-from quantum_core.kernels.efficiency_hint import CLOCK_FIELDS
-from resources.governor import plans
-from resources.governor.guards import read_account, utc_date
-from resources.inputs import candle_layouts, foreign, positions
+from quantum_core.kernels.capital.efficiency_hint import CLOCK_FIELDS
+from resources.governor import plan
+from resources.governor.account import read_account, utc_date
+from resources.inputs import candle_layouts, foreign, position_parsing, position_snapshots
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
 from resources.store.redis_store import RedisStore
@@ -47,7 +47,7 @@ def takes(store: RedisStore, one: Input, fields: dict[str, str]) -> bool:
     if one is FILL:
         return bool(foreign.read_executions(store, {one.keys[0]: (0, 0)})[one.keys[0]].by_symbol)
     if one is PLAN:
-        return not plans.parse_plan(ENTRY, client.xrange(key)[0][1]).invalid and fields.get("decision") == "EXECUTE"
+        return not plan.parse_plan(ENTRY, client.xrange(key)[0][1]).invalid and fields.get("decision") == "EXECUTE"
     if one in (ATTRIBUTION, TARGET):
         return foreign.read_scored(store, one.keys[0], one.fields[0].names[0], [SYMBOL])[0].status == "ok"
     account = read_account(store).account
@@ -109,9 +109,14 @@ def test_every_name_a_reader_knows_is_documented() -> None:
     for documented in names["candles_zset"]:  # the table of layouts has more spellings of each
         shape = candle_layouts.names_of(tuple(dict.fromkeys(("close", *documented))))
         assert documented[0] in ("source", *vars_of(shape)), documented
-    known = (positions.AMOUNT_NAMES, positions.MARK_NAMES, positions.CLOCK_NAMES, positions.OPENED_NAMES, positions.LABEL_NAMES)
-    assert set(known) <= names["raw_position"]
+    parsed = (
+        position_parsing.AMOUNT_NAMES,
+        position_parsing.MARK_NAMES,
+        position_parsing.CLOCK_NAMES,
+        position_parsing.LABEL_NAMES,
+    )
+    assert {*parsed, position_snapshots.OPENED_NAMES} <= names["raw_position"]
     assert {foreign.PNL_FIELDS, foreign.TRADE_ID_FIELDS, foreign.FILL_TIME_FIELDS} <= names["stream_execution"]
     assert tuple(CLOCK_FIELDS) in names["attribution"] & names["base_target"]
-    assert {field.names[0] for field in PLAN.fields if field.required} == set(plans.REQUIRED)
-    assert {name for field in PLAN.fields for name in field.names} >= set(plans.NUMBERS)
+    assert {field.names[0] for field in PLAN.fields if field.required} == set(plan.REQUIRED)
+    assert {name for field in PLAN.fields for name in field.names} >= set(plan.NUMBERS)

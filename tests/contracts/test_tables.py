@@ -21,7 +21,7 @@ from quantum_core.contracts.tables import (
     TABLES,
     Keys,
 )
-from quantum_ops.cli.keys import reference
+from quantum_ops.cli.audit.keys import reference
 
 NOW = datetime(2026, 1, 22, 12, 0, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def rows_of(table: Table) -> st.SearchStrategy[dict[str, Any]]:
 
 def reads_back(table: Table, row: dict[str, Any]) -> None:
     """Write a row and read it."""
-    raw = {**table.encode(row), **stamps(table, "BTCUSDT", table.encode(row), "c1", NOW)}
+    raw = {**table.encode(row), **stamps(table, "BTCUSDT", table.encode(row), "c1", NOW, ("", ""))}
     decoded = table.decode({name.encode(): text.encode("utf-8", "surrogatepass") for name, text in raw.items()})
     assert {name: decoded[name] for name in row} == row
     assert decoded["computed_at_utc"] == NOW
@@ -99,12 +99,12 @@ def reads_back(table: Table, row: dict[str, Any]) -> None:
 def test_what_has_changed_reads_as_if_all_of_it_were_decoded() -> None:
     """A hash is mostly the one of the last cycle; an edited value must be found all the same."""
     encoded = MARKET_STATE.encode(STATE)
-    first = raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW)})
+    first = raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW, ("", ""))})
     row = MARKET_STATE.decode(first)
     moved = MARKET_STATE.encode({**STATE, "sigma": 0.002})
     for later in (
-        raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW + timedelta(seconds=10))}),
-        raw_of({**moved, **stamps(MARKET_STATE, "BTCUSDT", moved, "c2", NOW + timedelta(seconds=20))}),
+        raw_of({**encoded, **stamps(MARKET_STATE, "BTCUSDT", encoded, "c1", NOW + timedelta(seconds=10), ("", ""))}),
+        raw_of({**moved, **stamps(MARKET_STATE, "BTCUSDT", moved, "c2", NOW + timedelta(seconds=20), ("", ""))}),
     ):
         assert MARKET_STATE.redecode(later, first, row) == MARKET_STATE.decode(later) != row
     edits = {"sigma": b"0.00300000", "p_chop": b"7", "mu": b"\xff", "digest": b"0"}
@@ -309,7 +309,7 @@ def test_the_key_reference_in_docs_is_the_one_generated_from_the_contracts() -> 
 def test_stamps_are_on_every_hash() -> None:
     """Freshness is judged by them."""
     encoded = dict.fromkeys((field.name for field in MARKET_STATE.fields), "1")
-    assert set(stamps(MARKET_STATE, "S", encoded, "c", NOW)) == {field.name for field in COMMON}
+    assert set(stamps(MARKET_STATE, "S", encoded, "c", NOW, ("", ""))) == {field.name for field in COMMON}
     assert Change.IGNORED in {field.change for field in COMMON}
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from resources.inputs.candles import CandleReader
 from resources.store.redis_store import RedisStore
 from tests.feeds.binance import MINUTE_MS, FakeExchange, exchange, prices
 from tests.servers import valkey
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-feed" / "bin" / "python"
@@ -73,13 +74,6 @@ def once(server: FakeExchange, store: RedisStore, *options: str, url: str = "") 
 def written(store: RedisStore, symbol: str) -> dict[int, dict]:
     members = store.client.zrange(store.keys.of("candles_history", symbol), 0, -1)
     return {json.loads(member)["open_time"]: json.loads(member) for member in members}
-
-
-def wait_for(what: Callable[[], bool], within_sec: float = 30) -> None:
-    deadline = time.monotonic() + within_sec
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def holes(store: RedisStore, symbol: str) -> list[int]:
@@ -152,10 +146,10 @@ def test_rows_out_of_order_doubled_malformed_or_unclosed_harm_nobody(server, sto
 def test_candles_that_somebody_deletes_are_fetched_again(server, store) -> None:
     """A flushed server, or one that came back with an older copy: what the feed remembers of it is no proof."""
     with feeding(server, store) as process:
-        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT)
+        wait_for("all candles", lambda: len(written(store, "BTCUSDT")) >= COUNT)
         asked = server.asked["/fapi/v1/klines"]
         store.client.flushall()
-        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT and len(written(store, "ETHUSDT")) >= COUNT, 90)
+        wait_for("all candles of both", lambda: all(len(written(store, one)) >= COUNT for one in ("BTCUSDT", "ETHUSDT")), 90)
         assert server.asked["/fapi/v1/klines"] <= asked + 8
         process.terminate()
         _, err = process.communicate(timeout=20)
@@ -175,7 +169,7 @@ def test_a_market_that_fails_costs_the_others_no_requests(server, store) -> None
 
     server.trouble = trouble
     with feeding(server, store) as process:
-        wait_for(lambda: failed["ETHUSDT"] >= 4, 60)
+        wait_for("four failures", lambda: failed["ETHUSDT"] >= 4, 60)
         process.terminate()
         process.communicate(timeout=20)
     assert server.asked["/fapi/v1/klines"] - failed["ETHUSDT"] <= 3  # the fill, and a candle that closed meanwhile
@@ -251,7 +245,7 @@ def test_markets_that_come_back_from_maintenance_or_are_listed_are_fed(server, s
         assert process.poll() is None
         for symbol in SYMBOLS:
             server.symbols[symbol] = "TRADING"
-            wait_for(lambda symbol=symbol: written(store, symbol) != {}, 90)
+            wait_for(f"a candle of {symbol}", lambda symbol=symbol: written(store, symbol) != {}, 90)
             assert holes(store, symbol) == []
 
 
@@ -263,10 +257,10 @@ def test_a_market_that_is_delisted_while_it_is_fed_is_named_and_the_others_go_on
         "import quantum_feed.__main__ as feed; feed.LISTING_SEC = 2.0; feed._until_next_close = lambda *_: 1.0; feed.feed()",
     )
     with feeding(server, store, program=program) as process:
-        wait_for(lambda: len(written(store, "BTCUSDT")) >= COUNT and len(written(store, "ETHUSDT")) >= COUNT)
+        wait_for("all candles of both", lambda: all(len(written(store, one)) >= COUNT for one in ("BTCUSDT", "ETHUSDT")))
         server.symbols["ETHUSDT"] = "SETTLING"
         before = server.asked["/fapi/v1/exchangeInfo"]
-        wait_for(lambda: server.asked["/fapi/v1/exchangeInfo"] > before)
+        wait_for("a look at the listing", lambda: server.asked["/fapi/v1/exchangeInfo"] > before)
         time.sleep(3)
         process.terminate()
         _, err = process.communicate(timeout=20)

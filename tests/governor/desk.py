@@ -7,7 +7,8 @@ from typing import Any
 from quantum_assets.governor_permit import decide_plans
 from quantum_core.contracts.schema import ACCOUNT, Table, stamps
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
-from resources.governor.plans import GROUP, permit_fields
+from resources.governor.permit import permit_fields
+from resources.governor.queue import GROUP
 from resources.store.redis_store import RedisStore, pairs
 from tests.world import hash_of, write_plan
 
@@ -68,7 +69,7 @@ class Desk:
         key = self.store.keys.of(table.key, symbol)
         both = self.store.client.pipeline(transaction=False)
         both.delete(key)
-        both.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then)})
+        both.hset(key, mapping={**encoded, **stamps(table, symbol, encoded, "c0", then, ("", ""))})
         both.execute()
 
     def ready(self, *symbols: str) -> None:

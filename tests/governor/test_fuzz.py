@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantum_assets.governor_permit import decide_plans, hint_rows
+from quantum_assets.governor_permit import decide_plans
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import RISK_GUARD
-from quantum_core.kernels.risk_guard import RiskGuardTheta, assess
-from resources.governor.guards import enforce, guard_state, read_account
+from quantum_core.kernels.governor.risk_guard import RiskGuardTheta, assess
+from resources.governor.account import read_account
+from resources.governor.guards import enforce, guard_state
+from resources.governor.permit import hint_rows
 from resources.inputs.positions import PositionReader
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 
@@ -143,7 +146,7 @@ def test_malformed_efficiency_only_makes_hints_neutral(make_store: Callable[...,
         else:
             row = spoilt(rng, EFFICIENCY, ("efficiency_score",))
             store.client.hset(key, mapping=row)  # type: ignore[arg-type]
-    rows = hint_rows(store, symbols)
+    rows = hint_rows(store, symbols, store.clock())
     assert {row["eff_action"] for row in rows} == {"NONE"}
     assert {row["eff_factor"] for row in rows} == {1.0}
     assert {row["eff_reason"] for row in rows} <= {"redis_error", "missing_eff"}
@@ -170,7 +173,7 @@ def test_malformed_equity_opens_nothing(make_store: Callable[..., RedisStore]) -
         account = read_account(store)
         assessment = assess(account.account, RiskGuardTheta())
         row = guard_state(account, assessment, enforce(store, account, assessment, cycle_id="c"))
-        store.publish(RISK_GUARD, [row], cycle_id="c")
+        publish(store, RISK_GUARD, [row], cycle_id="c")
         if number % 25 == 0:
             store.client.delete("quantum:governor:disarmed", *store.client.keys("quantum:governor:errors:*"), "x")
             desk.plan(f"p{number}", "BTCUSDT")

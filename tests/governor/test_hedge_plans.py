@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.governor_permit import judge
 from quantum_core.contracts.legs import LEGS as SIDES
 from resources.governor.decisions import decided_again, look_up
-from resources.governor.plans import PlanQueue, parse_plan, waiting_plans
+from resources.governor.judge import judge
+from resources.governor.plan import parse_plan
+from resources.governor.queue import PlanQueue, waiting_plans
 from tests.governor.desk import Desk
-from tests.world import hash_of, write_position
+from tests.world import FIELD_PASSES, hash_of, write_position
 
 LONG, SHORT = LEGS = ("BTCUSDT.LONG", "BTCUSDT.SHORT")
 
@@ -78,6 +79,15 @@ def test_a_plan_of_which_nobody_can_know_the_leg_is_refused_by_name(desk, symbol
     desk.decide()
     assert desk.outcome("p") == f"invalid_plan:{reason}"
     assert not any(desk.store.client.exists(f"quantum:governor:exec:{one}") for one in (*LEGS, "BTCUSDT"))
+
+
+@pytest.mark.parametrize("word", ["None", "null", "NaN"])
+def test_a_close_whose_symbol_names_its_leg_needs_no_position_side(desk, word) -> None:
+    """None is no side of a position; an opening that says so is refused."""
+    desk.plan("close", LONG, "CLOSE", positionSide=word)
+    desk.plan("open", LONG, positionSide=word)
+    desk.decide()
+    assert (desk.outcome("close"), desk.outcome("open")) == ("", "invalid_plan:positionSide")
 
 
 def test_limits_are_counted_per_leg(desk) -> None:
@@ -158,7 +168,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300 * FIELD_PASSES)
 @given(FIELDS)
 def test_no_plan_for_a_hedged_symbol_is_valid_without_exactly_one_leg(fields: dict[str, str]) -> None:
     """And none whose order would do the opposite of what it is judged by; other symbols are parsed as ever."""
@@ -182,4 +192,4 @@ def test_both_legs_can_be_judged_in_one_batch(desk) -> None:
     for turn, leg in enumerate((SHORT, LONG, SHORT)):
         desk.plan(f"p{turn}", leg)
     plans = PlanQueue(desk.store).take()
-    assert [one.plan.symbol for one in judge(desk.store, plans)] == [SHORT, LONG, SHORT]
+    assert [one.plan.symbol for one in judge(desk.store, plans, desk.store.clock())] == [SHORT, LONG, SHORT]

@@ -9,16 +9,19 @@ import pytest
 from click.testing import CliRunner
 
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.governor_permit import every_plan_decided, limits_hold, permit_as_decided
+from quantum_assets.checks.proofs.governor_permit import every_plan_decided, limits_hold, permit_as_decided
 from quantum_assets.governor_permit import decide_plans
-from quantum_core.settings import load_settings
-from quantum_ops.cli.permits import permits, standing_lines
-from quantum_ops.cli.switches import arm as arm_command
-from quantum_ops.desk.overview import Openings
+from quantum_core.kernels.governor.limits import GovernorLimits, GovernorTheta
+from quantum_core.settings import Settings, load_settings
+from quantum_ops.cli.desk.permits import permits, standing_lines
+from quantum_ops.cli.desk.switches import arm as arm_command
+from quantum_ops.desk.standing import Openings
 from quantum_ops.exporter.metrics import fold_decisions
-from resources.governor import plans
+from resources.governor import queue, record
 from resources.governor.decisions import decided_again, limits_met, look_up
-from resources.governor.plans import booked_id, parse_plan, read_permit, theta_of
+from resources.governor.limits import theta_of
+from resources.governor.permit import read_permit
+from resources.governor.plan import booked_id, parse_plan
 from resources.governor.switches import arm, disarm_scope, read_switches
 from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
@@ -40,7 +43,7 @@ def ask(desk: Desk, *actions: str, symbol: str = SYMBOL, **more: object) -> list
     names = [f"p{first + number}" for number in range(len(actions))]
     for name, action in zip(names, actions, strict=True):
         desk.plan(name, symbol, action, **more)
-    while plans.waiting_plans(desk.store).symbols:
+    while queue.waiting_plans(desk.store).symbols:
         desk.decide()
     for event in [one for one in desk.events() if one.get("plan_id") in names]:
         assert decided_again(event) == event["reason"]
@@ -75,13 +78,18 @@ def test_closes_may_be_given_limits_of_their_own(make_store: Make) -> None:
     assert ask(desk, "CLOSE", symbol=OTHER, qty=1, price=100) == ["daily_limit_exceeded"]
 
 
+def limits_under(settings: Settings) -> GovernorTheta:
+    """Give the limits these settings stand for."""
+    return theta_of(settings, settings.own_profile.theta(GovernorLimits))
+
+
 def test_a_limit_of_closes_is_that_of_openings_unless_it_is_set() -> None:
     """Who had raised a limit for the sake of closes still has it; who opens nothing still closes."""
-    raised = theta_of(load_settings(gov_max_exec_per_hour=20, gov_max_reduce_notional_per_day_usd=9e5)).of_closes()
+    raised = limits_under(load_settings(gov_max_exec_per_hour=20, gov_max_reduce_notional_per_day_usd=9e5)).of_closes()
     assert (raised.max_exec_per_hour, raised.max_notional_per_day_usd) == (20, 9e5)
-    none = theta_of(load_settings(gov_max_exec_per_hour=0, gov_max_exec_per_5min=0)).of_closes()
+    none = limits_under(load_settings(gov_max_exec_per_hour=0, gov_max_exec_per_5min=0)).of_closes()
     assert (none.max_exec_per_hour, none.max_exec_per_5min) == (3, 2)
-    assert theta_of(load_settings(gov_max_closes_per_hour=0)).of_closes().max_exec_per_hour == 0
+    assert limits_under(load_settings(gov_max_closes_per_hour=0)).of_closes().max_exec_per_hour == 0
 
 
 def test_a_burst_of_closes_disarms_nobody(make_store: Make) -> None:
@@ -139,6 +147,90 @@ def test_the_proofs_read_a_json_permit_and_leave_other_gates_permits_alone(make_
     evidence = Evidence(desk.store, None)
     assert list(evidence.permits) == ["p0"]
     assert every_plan_decided(evidence).failing == permit_as_decided(evidence).failing == {}
+
+
+def test_a_hash_that_its_executor_has_marked_is_no_fault(make_store: Make) -> None:
+    """It was called edited; any other edit is one."""
+    desk = desk_of(make_store)
+    assert ask(desk, "CLOSE") == [""]
+    desk.store.client.hset("quantum:permit:p0", "consumed", "true")
+    assert permit_as_decided(Evidence(desk.store, None)).failing == {}
+    desk.store.client.hset("quantum:permit:p0", "computed_qty", "9")
+    assert "edited" in permit_as_decided(Evidence(desk.store, None)).failing["p0"]
+
+
+@pytest.mark.parametrize("consume", ["DEL", "GETDEL"])
+def test_a_permit_that_its_executor_has_deleted_is_no_fault(make_store: Make, consume: str) -> None:
+    """Each one it used made the proof red: with GET, the older system takes a permit away."""
+    desk = desk_of(make_store, permit_format="json")
+    assert ask(desk, "CLOSE", "CLOSE") == ["", ""]
+    desk.store.client.execute_command(consume, "quantum:permit:p0")
+    desk.store.client.set(
+        "quantum:permit:p1", json.dumps({**orjson.loads(desk.store.client.get("quantum:permit:p1")), "consumed": True})
+    )
+    evidence = Evidence(desk.store, None)
+    evidence.now = max(entry.time for entry in evidence.decisions) + 1  # the server's clock dates them
+    assert every_plan_decided(evidence).failing == permit_as_decided(evidence).failing == {}
+
+
+def test_a_decision_in_small_letters_is_among_the_plans_that_must_be_decided(make_store: Make) -> None:
+    desk = desk_of(make_store)
+    desk.plan("p", SYMBOL, "CLOSE", decision=" execute")
+    assert every_plan_decided(Evidence(desk.store, None)).observed == "1 plans, 0 permits"
+
+
+@pytest.mark.parametrize("permit_format", ["hash", "json"])
+@pytest.mark.parametrize("stands", ["string", "hash", "list", "used"])
+def test_what_stands_in_the_place_of_a_permit_is_replaced(make_store: Make, stands: str, permit_format: str) -> None:
+    """Somebody who got there first grants nothing, and hinders nothing."""
+    desk = desk_of(make_store, permit_format=permit_format)
+    client, key = desk.store.client, "quantum:permit:p0"
+    put = {
+        "string": lambda: client.setnx(key, '{"granted":true}'),
+        "hash": lambda: client.hset(key, "granted", "true"),
+        "list": lambda: client.rpush(key, "x"),
+        "used": lambda: client.hset(key, mapping={"granted": "true", "consumed": "true", "symbol": SYMBOL}),
+    }
+    put[stands]()
+    assert read_permit(desk.store, SYMBOL, "p0") is None
+    assert ask(desk, "CLOSE") == [""]
+    assert client.type(key) == (b"hash" if permit_format == "hash" else b"string")
+    assert 0 < client.ttl(key) <= 60
+    permit = read_permit(desk.store, SYMBOL, "p0")
+    assert permit is not None
+    assert permit["consumed"] == "false"
+
+
+def test_permits_of_both_formats_are_read_while_the_setting_changes(make_store: Make) -> None:
+    """Those of before live on for a minute, by either setting."""
+    first = desk_of(make_store, permit_format="hash")
+    assert ask(first, "CLOSE") == [""]
+    second = Desk(make_store(permit_format="json"))
+    assert ask(second, "CLOSE") == [""]
+    for desk in (first, second):
+        evidence = Evidence(desk.store, None)
+        assert sorted(evidence.permits) == ["p0", "p1"]
+        assert every_plan_decided(evidence).failing == permit_as_decided(evidence).failing == {}
+        assert all(read_permit(desk.store, SYMBOL, plan_id) for plan_id in ("p0", "p1"))
+
+
+@pytest.mark.parametrize(
+    ("plan_id", "booked"),
+    [
+        ('q"uote', "q%22uote"),
+        ("a\\b", "a%5Cb"),
+        ("a%20b", "a%2520b"),
+        ("x:{y}", "x:%7By%7D"),
+        ("..", ".."),
+        ("p\u0301", "p%CC%81"),
+    ],
+)
+def test_a_json_permit_of_an_unusual_plan_is_found_under_its_escaped_id(make_store: Make, plan_id: str, booked: str) -> None:
+    desk = desk_of(make_store, permit_format="json")
+    desk.plan(plan_id, SYMBOL, "CLOSE")
+    desk.decide()
+    assert orjson.loads(desk.store.client.get(f"quantum:permit:{booked}"))["plan_id"] == booked
+    assert read_permit(desk.store, SYMBOL, plan_id) is not None
 
 
 # --- disarming by planner and symbol ---------------------------------------------------------------------------------------------
@@ -217,13 +309,13 @@ def test_errors_to_disarm_are_a_setting(make_store: Make) -> None:
 def test_a_planner_disarmed_while_its_plan_is_judged_opens_nothing(make_store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script that records the decision looks again, as it does at the kill switch."""
     desk = desk_of(make_store)
-    true = plans.PlanQueue.record
+    true = record.Recorder.record
 
-    def late(queue: plans.PlanQueue, *arguments: object, **named: object) -> object:
+    def late(recorder: record.Recorder, *arguments: object, **named: object) -> object:
         desk.store.client.hset("quantum:governor:disarm:scopes", "source:a", "{}")
-        return true(queue, *arguments, **named)  # type: ignore[arg-type]
+        return true(recorder, *arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(plans.PlanQueue, "record", late)
+    monkeypatch.setattr(record.Recorder, "record", late)
     desk.plan("mine", SYMBOL, source="a")
     desk.plan("close", SYMBOL, "CLOSE", source="a")
     desk.plan("another", SYMBOL, source="b")

@@ -20,8 +20,8 @@ from quantum_assets.governor_permit import decide_plans
 from quantum_core.contracts.schema import Table
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
 from quantum_core.settings import load_settings
-from resources.governor import plans
-from resources.governor.plans import GROUP, PlanQueue
+from resources.governor import queue
+from resources.governor.queue import GROUP, PlanQueue
 from resources.governor.switches import arm
 from resources.store.redis_store import RedisStore
 from tests.conftest import Clock
@@ -219,7 +219,7 @@ class GovernorMachine(RuleBasedStateMachine):
                 self.settle(one.plan.plan_id, one.reason, one.permit)
 
     def desk_waits(self) -> bool:
-        waiting = plans.waiting_plans(self.store)
+        waiting = queue.waiting_plans(self.store)
         return bool(waiting.count)
 
     # --- the model's answer ---
@@ -350,7 +350,7 @@ def play(examples: int, steps: int) -> None:
 @pytest.fixture(autouse=True)
 def _reclaimed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a dead governor held is taken over without a wait on the server's own clock."""
-    monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
+    monkeypatch.setattr(queue, "RECLAIM_IDLE_MS", 0)
 
 
 @pytest.mark.slow

@@ -4,10 +4,13 @@ import pytest
 
 from quantum_core.contracts.labels import label_of
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION, RISK_GUARD
-from quantum_core.kernels.risk_guard import assess
+from quantum_core.kernels.governor.risk_guard import assess
 from quantum_core.settings import load_settings
+from resources.governor.account import read_account
 from resources.governor.decisions import decided_again, gates_judged
-from resources.governor.guards import enforce, guard_state, look_for_more, read_account
+from resources.governor.guard_search import look_for_more
+from resources.governor.guards import enforce, guard_state
+from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
 from tests.world import write_equity
@@ -249,7 +252,7 @@ def test_the_accounts_label_counts_for_openings_alone(desk: Desk, label: str, re
     account = read_account(desk.store)
     assessment = assess(account.account)
     enforced = enforce(desk.store, account, assessment, cycle_id="c0")
-    desk.store.publish(RISK_GUARD, [guard_state(account, assessment, enforced)], cycle_id="c0")
+    publish(desk.store, RISK_GUARD, [guard_state(account, assessment, enforced)], cycle_id="c0")
     assert asked(desk) == reason
     held(desk)
     desk.plan("c", SYMBOL, "CLOSE")

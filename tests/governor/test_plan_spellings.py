@@ -4,7 +4,7 @@ import pytest
 
 from quantum_core.contracts.tables import MARKET_STATE, POSITION
 from resources.governor.decisions import decided_again
-from resources.governor.plans import parse_plan
+from resources.governor.plan import parse_plan
 from tests.governor.desk import Desk
 from tests.world import write_position
 
@@ -42,7 +42,9 @@ def asked(desk: Desk, action: str, **more: object) -> str | None:
 @pytest.mark.parametrize(
     "spelling",
     [{"decision": "execute"}, {"decision": " EXECUTE\n"}, {"action": "close "}, {"symbol": f" {SYMBOL} "}, {"qty": " 0.001"},
-     {"action": "", "reduceOnly": " True "}, {"action": "", "reduce_only": "true"}, {"action": "", "closePosition": "TRUE"}],
+     {"action": "", "reduceOnly": " True "}, {"action": "", "reduce_only": "true"}, {"action": "", "closePosition": "TRUE"},
+     {"action": "", "reduceOnly": "yes"}, {"action": "", "ReduceOnly": "1.0"}, {"action": "", "is_reduce_only": "on"},
+     {"action": "", "reduce-only": '"true"'}],
 )  # fmt: skip
 def test_a_close_in_another_spelling_is_decided(desk: Desk, spelling: dict[str, str]) -> None:
     """A decision in small letters was dropped without a word, a close with a space behind it was an opening."""
@@ -59,6 +61,56 @@ def asked_of_others(desk: Desk, **more: str) -> tuple[str | None, list[object]]:
     desk.plan("p", SYMBOL, "CLOSE", **more)
     desk.decide()
     return desk.outcome("p"), list(desk.events())
+
+
+@pytest.mark.parametrize(
+    ("fields", "invalid"), [({"reduceOnly": "yes"}, "reduceOnly"), ({"ReduceOnly": "yes"}, ""), ({"REDUCE_ONLY": "1"}, "")]
+)
+def test_in_other_spellings_reduce_only_makes_no_close_of_an_opening(fields: dict[str, str], invalid: str) -> None:
+    """Only the one that every executor knows does."""
+    read = plan(**fields)
+    assert (read.action, read.reduce_only, read.invalid) == ("OPEN", False, invalid)
+
+
+NO_VALUE = ("None", "null", "NULL", " nil ", "undefined", "<NA>", "")
+
+
+@pytest.mark.parametrize("word", NO_VALUE)
+@pytest.mark.parametrize(
+    "name", ["qty", "close_qty", "quantity", "price", "kill_score", "confidence", "reduceOnly", "positionSide", "side", "ts"]
+)
+def test_a_close_that_has_a_word_where_it_has_no_value_is_decided(desk: Desk, name: str, word: str) -> None:
+    """Python writes None into fields of a market order: the position stayed open for `invalid_plan:price`."""
+    desk.store.client.set("quantum:kill", "1")
+    assert asked(desk, "CLOSE", **{name: word}) == ""
+
+
+@pytest.mark.parametrize("name", ["price", "kill_score", "confidence", "reduceOnly"])
+def test_a_close_may_leave_out_what_pandas_spells_nan(desk: Desk, name: str) -> None:
+    assert asked(desk, "CLOSE", **{name: "NaN"}) == ""
+
+
+@pytest.mark.parametrize("name", ["qty", "close_qty"])
+def test_a_size_that_was_computed_and_is_no_number_is_a_fault(name: str) -> None:
+    assert plan(action="CLOSE", **{name: "nan"}).invalid == name
+
+
+@pytest.mark.parametrize("word", [*NO_VALUE[:-1], "NaN"])
+@pytest.mark.parametrize("name", ["qty", "close_qty", "price", "kill_score", "reduceOnly", "action", "symbol"])
+def test_an_opening_that_has_a_word_where_it_has_no_value_is_refused(desk: Desk, name: str, word: str) -> None:
+    """An action of None is none: it was an opening; a score of None is not one of 0."""
+    assert asked(desk, **{"action": "OPEN", name: word}) in (f"invalid_plan:{name}", "unknown_symbol")
+
+
+@pytest.mark.parametrize("word", NO_VALUE)
+def test_an_action_that_is_none_beside_reduce_only_is_a_close(desk: Desk, word: str) -> None:
+    assert asked(desk, word, reduceOnly="true") == ""
+    assert plan(action=word, reduce_only="yes").action == "CLOSE"
+
+
+@pytest.mark.parametrize("said", ["no", "false", "0", "off", "", "null", "perhaps"])
+def test_a_plan_without_an_action_that_does_not_say_so_is_none(said: str) -> None:
+    assert plan(action="", ReduceOnly=said).invalid == "action"
 
 
 def test_an_opening_is_none_for_a_reduce_only_of_another_spelling(desk: Desk) -> None:
@@ -105,6 +157,9 @@ def test_an_opening_cannot_talk_its_size_down(desk: Desk, sizes: dict[str, str])
     [
         ({"timestamp": NOW_MS // 1000 - 13 * 3600}, "timestamp"), ({"ts": NOW_MS - 86_400_000}, "ts"),
         ({"created_at": "2026-01-20T12:00:00Z"}, "created_at"), ({"timestamp": "2026-01-20 12:00:00"}, "timestamp"),
+        ({"timestamp": (NOW_MS - 13 * 3_600_000) * 1000}, "timestamp"), ({"timestamp": (NOW_MS - 13 * 3_600_000) * 10**6}, "timestamp"),
+        ({"timestamp": "20260121T100000Z"}, "timestamp"), ({"timestamp": "2026-01-21"}, "timestamp"),
+        ({"timestamp": "2026-01-22T23:30:00+14:00"}, ""), ({"timestamp": "2026-01-21T22:00:00-02:00"}, ""),
         ({"timestamp": NOW_MS // 1000 - 11 * 3600}, ""), ({"timestamp": NOW_MS}, ""), ({"timestamp": "soon"}, ""), ({"timestamp": "7"}, ""),
         ({"timestamp": "nan"}, ""), ({"timestamp": "-inf"}, ""), ({"ts": "1e400"}, ""),
         ({"timestamp": NOW_MS // 1000 - 86_400, "action": "CLOSE"}, ""),  # what is held is known now

@@ -3,8 +3,9 @@
 import pytest
 
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, POSITION
-from resources.governor.plans import parse_plan
-from resources.inputs.positions import InvalidPositionError, parse_position
+from resources.governor.plan import parse_plan
+from resources.inputs.position_parsing import parse_position
+from resources.inputs.position_snapshots import InvalidPositionError
 from tests.governor.desk import Desk
 from tests.world import hash_of
 

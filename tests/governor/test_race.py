@@ -10,7 +10,7 @@ import pytest
 
 from quantum_assets.governor_permit import decide_plans
 from quantum_core.settings import load_settings
-from resources.governor.plans import GROUP, waiting_plans
+from resources.governor.queue import GROUP, waiting_plans
 from resources.store.redis_store import RedisStore, pairs
 from tests.governor.desk import Desk
 from tests.servers import valkey

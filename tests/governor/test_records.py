@@ -13,9 +13,10 @@ from click.testing import CliRunner
 
 from quantum_assets import governor_permit
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, POSITION
-from quantum_ops.cli.explain import explain, fact_text, facts_of, limit_line
-from resources.governor import plans
+from quantum_ops.cli.desk.explain import explain, fact_text, facts_of, limit_line
+from resources.governor import judge, queue, record
 from resources.governor.decisions import IncompleteRecordError, decided_again, limits_met, look_up
+from resources.governor.plan import Plan
 from resources.governor.switches import arm, disarm, kill
 from resources.store.redis_store import RedisStore
 from tests.governor.desk import Desk
@@ -142,14 +143,14 @@ def test_a_changed_record_does_not_lead_to_its_outcome(desk: Desk) -> None:
 
 def test_an_exception_anywhere_blocks_that_plan_and_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other systems of this kind failed open on an exception."""
-    true = governor_permit._kill_score
+    true = judge._kill_score
 
-    def faulty(plan: plans.Plan, reading: object) -> float:
+    def faulty(plan: Plan, reading: object) -> float:
         if plan.plan_id == "poison":
             raise ZeroDivisionError
         return true(plan, reading)
 
-    monkeypatch.setattr(governor_permit, "_kill_score", faulty)
+    monkeypatch.setattr(judge, "_kill_score", faulty)
     for plan_id in ("before", "poison", "after"):
         desk.plan(plan_id, SYMBOL, "CLOSE")
     desk.decide()
@@ -330,13 +331,13 @@ THROWN: dict[str, Callable[[Desk], object]] = {
 @pytest.mark.parametrize("reason", THROWN)
 def test_what_is_thrown_while_a_plan_is_judged_still_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     """No opening is permitted after a switch is thrown, not even one that was judged before; closes go on."""
-    true = plans.PlanQueue.record
+    true = record.Recorder.record
 
-    def late(queue: plans.PlanQueue, *arguments: object, **named: object) -> object:
+    def late(recorder: record.Recorder, *arguments: object, **named: object) -> object:
         THROWN[reason](desk)
-        return true(queue, *arguments, **named)  # type: ignore[arg-type]
+        return true(recorder, *arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(plans.PlanQueue, "record", late)
+    monkeypatch.setattr(record.Recorder, "record", late)
     desk.plan("open", SYMBOL)
     desk.plan("close", SYMBOL, "CLOSE")
     desk.decide()
@@ -357,12 +358,12 @@ def test_nothing_is_granted_by_evidence_that_grew_old_while_its_host_hung(
         return decisions
 
     monkeypatch.setattr(governor_permit, "judge", hung)
-    monkeypatch.setattr(plans, "DECIDED_WITHIN_SEC", 0.5)
-    monkeypatch.setattr(plans, "RECLAIM_IDLE_MS", 0)
+    monkeypatch.setattr(record, "DECIDED_WITHIN_SEC", 0.5)
+    monkeypatch.setattr(queue, "RECLAIM_IDLE_MS", 0)
     desk.plan("p1", SYMBOL, action)
     desk.decide()
     assert look_up(desk.store, "p1").events == ()
-    assert plans.waiting_plans(desk.store).count == 1
+    assert queue.waiting_plans(desk.store).count == 1
     desk.decide()
     assert only(desk, "p1")["granted"] == "1"
 
@@ -371,7 +372,7 @@ def test_a_group_of_any_name_beside_ours_hides_no_plan(desk: Desk) -> None:
     """Names in Redis are bytes; whoever may write plans may also name a group."""
     desk.plan("p1", SYMBOL)
     desk.store.client.xgroup_create(desk.store.keys.of("stream_plans"), b"\xff", "0")
-    assert plans.waiting_plans(desk.store).count == 1
+    assert queue.waiting_plans(desk.store).count == 1
 
 
 def test_a_guard_that_lapsed_still_stands_while_its_condition_was_last_found_to_hold(desk: Desk) -> None:

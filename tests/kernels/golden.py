@@ -11,6 +11,7 @@ COMMANDS = {
     "market_state": "market-state",
     "stops": "stops",
     "harvest": "harvest",
+    "sizing": "sizing",
     "efficiency": "efficiency",
     "allocation": "allocation",
     "permit_hint": "permit-hint",
@@ -49,7 +50,7 @@ def without_ours(result: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def golden_errors() -> dict[str, float]:
     """Compute every golden case with its kernel; return the largest relative error per file."""
-    from quantum_ops.cli.calc import CASES
+    from quantum_ops.cli.history.calc import CASES
 
     by_command = {case.kernel: case for case in CASES}
     errors = {}

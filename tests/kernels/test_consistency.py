@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from quantum_assets.position import _Scaled
-from quantum_core.kernels.consistency import contradictions, in_other_units, newest_close
-from quantum_core.kernels.contract import BASE_UNITS, Contract
-from resources.inputs.positions import RawPosition, parse_position, profit_of
+from quantum_core.kernels.position.consistency import contradictions, in_other_units, newest_close
+from quantum_core.kernels.position.contract import BASE_UNITS, Contract
+from resources.inputs.position_parsing import parse_position
+from resources.inputs.position_snapshots import RawPosition, profit_of
 
 COLLAR = 0.10
 FIELDS = {"side": "LONG", "quantity": "0.02", "entry_price": "43000", "mark_price": "43250", "unrealized_pnl": "5"}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from quantum_core.kernels.capital.efficiency_hint import parse_efficiency
 from quantum_core.kernels.columns import Market, Position
-from quantum_core.kernels.efficiency_hint import parse_efficiency
-from quantum_core.kernels.harvest import harvest
-from quantum_core.kernels.permit_hint import permit_hint
-from quantum_core.kernels.stops import stops
+from quantum_core.kernels.governor.permit_hint import permit_hint
+from quantum_core.kernels.proposals.harvest import harvest
+from quantum_core.kernels.proposals.stops import stops
 from tests.kernels.golden import COMMANDS, RTOL, cases, golden_errors
 
 

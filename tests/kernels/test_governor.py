@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from quantum_core.kernels import governor
-from quantum_core.kernels.governor import Evidence, GovernorTheta, decide
+from quantum_core.kernels.governor import gates
+from quantum_core.kernels.governor.gates import Evidence, decide
+from quantum_core.kernels.governor.limits import GovernorTheta
 
 OPEN: dict[str, Any] = {  # an opening plan that passes every gate
     "closing": False,
@@ -132,7 +133,7 @@ BOUNDARIES = (  # what is exactly at a limit, and just beyond it
 )
 
 
-def outcome(changes: dict[str, Any], *, closing: bool = False, kernel: Any = governor, **theta: Any) -> str:
+def outcome(changes: dict[str, Any], *, closing: bool = False, kernel: Any = gates, **theta: Any) -> str:
     """Judge one plan that differs so from one that passes; give the reason of its block, empty for a permit."""
     values = {**OPEN, "closing": closing, **changes}
     columns = {name: np.array([value], dtype=object if name == "risk_guard" else None) for name, value in values.items()}
@@ -141,10 +142,10 @@ def outcome(changes: dict[str, Any], *, closing: bool = False, kernel: Any = gov
 
 def test_the_table_is_the_specifications() -> None:
     """Other programs match these reasons, and which one is told when several apply is part of the contract."""
-    told = [("risk_guard_MANUAL_HALT" if gate.reason == governor.GUARDED else gate.reason) for gate in governor.GATES]
+    told = [("risk_guard_MANUAL_HALT" if gate.reason == gates.GUARDED else gate.reason) for gate in gates.GATES]
     assert told == [row.reason for row in SPECIFIED]
-    assert [gate.shuts_closings for gate in governor.GATES] == [row.closings for row in SPECIFIED]
-    assert [gate.number for gate in governor.GATES] == [
+    assert [gate.shuts_closings for gate in gates.GATES] == [row.closings for row in SPECIFIED]
+    assert [gate.number for gate in gates.GATES] == [
         1,
         2,
         2,
@@ -171,7 +172,7 @@ def test_the_table_is_the_specifications() -> None:
         9,
         10,
     ]
-    assert governor.BEFORE_COUNTING + governor.COUNTED + governor.AFTER_COUNTING == governor.GATES
+    assert gates.BEFORE_COUNTING + gates.COUNTED + gates.AFTER_COUNTING == gates.GATES
 
 
 @pytest.mark.parametrize("closing", [False, True])
@@ -265,7 +266,7 @@ def as_specified(kernel: Any) -> bool:
 def load(source: str) -> types.ModuleType:
     """Execute a changed source of the kernel as a module of its own."""
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("mutant", loader=None))  # type: ignore[arg-type]
-    module.__dict__["__name__"] = "quantum_core.kernels.governor"
+    module.__dict__["__name__"] = "quantum_core.kernels.gates.gates"
     exec(compile(source, "mutant", "exec"), module.__dict__)  # noqa: S102 - our own source with one operator changed
     return module
 
@@ -276,7 +277,7 @@ SWAPPED = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Add: ast.Sub}
 
 def mutants() -> Iterator[tuple[str, str]]:
     """Change one comparison, logical operator or negation of the gates at a time."""
-    source = inspect.getsource(governor)
+    source = inspect.getsource(gates)
     inside = {"_too_old", "_beyond_day", "_guard", "decide"}
     tree = ast.parse(source)
     nodes = [
@@ -306,22 +307,22 @@ def mutants() -> Iterator[tuple[str, str]]:
             node.value.value = not node.value.value
 
 
-@pytest.mark.parametrize("gate", governor.GATES, ids=lambda gate: gate.reason)
-def test_a_kernel_without_a_gate_is_noticed(gate: governor.Gate) -> None:
+@pytest.mark.parametrize("gate", gates.GATES, ids=lambda gate: gate.reason)
+def test_a_kernel_without_a_gate_is_noticed(gate: gates.Gate) -> None:
     """Whoever deletes a gate must not get past the tests."""
-    mutant = load(inspect.getsource(governor))
-    mutant.decide = lambda evidence, theta: decide(evidence, theta, [one for one in governor.GATES if one is not gate])
+    mutant = load(inspect.getsource(gates))
+    mutant.decide = lambda evidence, theta: decide(evidence, theta, [one for one in gates.GATES if one is not gate])
     assert not as_specified(mutant)
 
 
-@pytest.mark.parametrize("first", range(len(governor.GATES) - 1))
+@pytest.mark.parametrize("first", range(len(gates.GATES) - 1))
 def test_a_kernel_with_two_gates_swapped_is_noticed(first: int) -> None:
     """The order is part of the contract."""
-    order = list(governor.GATES)
+    order = list(gates.GATES)
     order[first], order[first + 1] = order[first + 1], order[first]
     if "risk_guard" in order[first].reason and "risk_guard" in order[first + 1].reason:
         return  # they read one column, which names one guard
-    mutant = load(inspect.getsource(governor))
+    mutant = load(inspect.getsource(gates))
     mutant.decide = lambda evidence, theta: decide(evidence, theta, order)
     assert not as_specified(mutant)
 
@@ -334,4 +335,4 @@ def test_a_kernel_with_one_operator_changed_is_noticed(title: str, source: str) 
 
 def test_the_unchanged_source_passes() -> None:
     """Else the mutants would be noticed for nothing."""
-    assert as_specified(load(inspect.getsource(governor)))
+    assert as_specified(load(inspect.getsource(gates)))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantum_assets.checks import reference
-from quantum_core.kernels.grid import DEFAULTS, Grid, GridTheta, Series, grids
+from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
 
 MINUTE_MS = 60_000
 START_MS = 1_769_083_200_000

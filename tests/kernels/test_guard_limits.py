@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_assets.checks import reference
-from quantum_core.kernels.risk_guard import GUARDS, MISSING_AGE_SEC, Account, RiskGuardTheta, assess
+from quantum_core.kernels.governor.risk_guard import GUARDS, MISSING_AGE_SEC, Account, RiskGuardTheta, assess
 from quantum_core.kernels.theta import ThetaError
 
 HEALTHY = Account(equity=10_000.0, peak=10_000.0, age_sec=1.0, daily_pnl=0.0, consecutive_losses=0.0)

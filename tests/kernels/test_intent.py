@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_assets.checks import reference
-from quantum_core.kernels.intent import Proposals, intent_id, intents
+from quantum_core.kernels.proposals.intent import Proposals, intent_id, intents
 from tests.conftest import START
 
 ACTIONS = ("NONE", "PARTIAL_25", "PARTIAL_50", "PARTIAL_75", "FULL_CLOSE_PROPOSED")

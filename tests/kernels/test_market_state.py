@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from quantum_core.kernels import synthetic
-from quantum_core.kernels.market_state import (
+from quantum_core.kernels.market import synthetic
+from quantum_core.kernels.market.market_state import (
     NO_STATE_REASONS,
     STATE_COLUMNS,
     MarketStateTheta,

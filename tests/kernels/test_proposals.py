@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from quantum_core.kernels.allocation import AllocationTheta, allocation
+from quantum_core.kernels.capital.allocation import AllocationTheta, allocation
+from quantum_core.kernels.capital.efficiency import EfficiencyInputs, EfficiencyState, efficiency
+from quantum_core.kernels.capital.efficiency_hint import Unreadable, parse_efficiency
 from quantum_core.kernels.columns import Market, Position
-from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
-from quantum_core.kernels.efficiency_hint import Unreadable, parse_efficiency
-from quantum_core.kernels.harvest import HarvestTheta, harvest
-from quantum_core.kernels.permit_hint import permit_hint
-from quantum_core.kernels.stops import StopsTheta, stops
+from quantum_core.kernels.governor.permit_hint import permit_hint
+from quantum_core.kernels.proposals.harvest import HarvestTheta, harvest
+from quantum_core.kernels.proposals.stops import StopsTheta, stops
 
 ACTIONS = ["NONE", "PARTIAL_25", "PARTIAL_50", "PARTIAL_75"]
 prices = st.floats(0.01, 1e5)

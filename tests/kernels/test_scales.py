@@ -16,14 +16,14 @@ from quantum_core.contracts.schema import logged_price
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, POSITION, RISK_PROPOSAL
 from quantum_core.display import price_text, prices_text
 from quantum_core.kernels import NUMBER_MAX, NUMBER_MIN
+from quantum_core.kernels.capital.efficiency import EfficiencyInputs, EfficiencyState, efficiency
 from quantum_core.kernels.columns import Market, Position
-from quantum_core.kernels.efficiency import EfficiencyInputs, EfficiencyState, efficiency
-from quantum_core.kernels.harvest import HarvestProposal, HarvestTheta, harvest
-from quantum_core.kernels.intent import Proposals, intents
-from quantum_core.kernels.market_state import STATE_COLUMNS, market_state
-from quantum_core.kernels.risk_guard import Account, assess
-from quantum_core.kernels.stops import StopProposal, stops
-from quantum_core.kernels.tracking import Tracked, TrackingTheta, track
+from quantum_core.kernels.governor.risk_guard import Account, assess
+from quantum_core.kernels.market.market_state import STATE_COLUMNS, market_state
+from quantum_core.kernels.position.tracking import Tracked, TrackingTheta, track
+from quantum_core.kernels.proposals.harvest import HarvestProposal, HarvestTheta, harvest
+from quantum_core.kernels.proposals.intent import Proposals, intents
+from quantum_core.kernels.proposals.stops import StopProposal, stops
 from tests.kernels.test_tracking import NOW, Snapshot, bars
 
 EXAMPLES = int(os.environ.get("SCALE_EXAMPLES", "0"))  # more than the fast suite has time for
@@ -240,7 +240,7 @@ def test_r_and_action_do_not_depend_on_the_unit_of_price(market, position, dista
     harvests_are(one, other, factor)
     if mode == "be_plus":
         row = wire_row(market, scaled(position, factor), stop_dist_pct=None if math.isnan(distance) else distance)
-        again = reference.harvest(row, fallback_stop_pct=0.02)
+        again = reference.harvest(row, {"lock_mode": mode})
         seen = row_of(other) | {"reason_codes": list(other.reason_codes[0])}
         seen = {name: value.item() if isinstance(value, np.generic) else value for name, value in seen.items()}
         seen["new_sl_proposed"] = None if math.isnan(seen["new_sl_proposed"]) else seen["new_sl_proposed"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from quantum_core.kernels import theil_sen as kernel
-from quantum_core.kernels.theil_sen import theil_sen
+from quantum_core.kernels.market import theil_sen as kernel
+from quantum_core.kernels.market.theil_sen import theil_sen
 
 # Rows as short and as few as hypothesis makes them go through the search too.
 always_search = patch.multiple(kernel, FEW_POINTS=7, FEW_ROWS=1)

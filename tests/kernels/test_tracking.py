@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_core.contracts.tables import POSITION
-from quantum_core.kernels.tracking import FIELDS, Tracked, TrackingTheta, implausible, track
+from quantum_core.kernels.position.tracking import FIELDS, Tracked, TrackingTheta, implausible, track
 
 NOW = 1_769_083_200.0
 MINUTE = 60_000

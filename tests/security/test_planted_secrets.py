@@ -20,11 +20,11 @@ import sqlalchemy as db
 from quantum_core.contracts.roles import ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH
 from quantum_core.settings import load_settings
 from resources.store.redis_store import RedisStore
-from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import ACL_FILE, PASSWORD, certificates, free_port, server_of, shipped_config, url_of, with_passwords
 from tests.stack.test_units import UNITS
 from tests.stack.test_units import unit as read_unit
-from tests.stack.test_up import command_of, family, wait_for
+from tests.stack.test_up import command_of, family
+from tests.waiting import wait_for
 from tests.world import (
     SAMPLE,
     write_plan,
@@ -67,7 +67,7 @@ class Stack(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Stack]:  # noqa: F811
+def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Stack]:
     """Start everything once."""
     folder, home = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("home")
     ca = certificates(folder)

@@ -13,11 +13,16 @@ from redis.retry import Retry
 
 from quantum_core.contracts.roles import ADDERS, ADMIN, BROKER, FEED, GOVERNOR, OPERATOR, PROPOSALS, READER, WATCH, WRITERS, acl
 from quantum_core.contracts.tables import Keys
+from quantum_core.profiles.files import load as load_profile
 from quantum_core.settings import load_settings
 from quantum_ops.alerts.trading_signs import TradingSignsReader
 from quantum_ops.doctor.diagnosis import diagnose
 from resources.governor.switches import arm, kill
-from resources.store.redis_store import RedisStore, RedisUnavailableError
+from resources.store.profiles import history as profile_history
+from resources.store.profiles import profile_now
+from resources.store.profiles import use as use_profile
+from resources.store.redis_store import RedisStore
+from resources.store.unavailable import RedisUnavailableError
 from tests.servers import ACL_FILE, as_user, need, server_of, url_of, with_passwords
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 
@@ -156,6 +161,24 @@ def test_the_watcher_may_read_what_was_decided(server: Server) -> None:
     assert signs.killed
     assert signs.entries[-1].fields["reason"] == "wrong prices"
     watch.client.close()
+
+
+def test_only_an_operator_puts_a_profile_in_force_and_all_of_ours_see_it(server: Server) -> None:
+    """Who proposes or decides must not choose the limits it is held to."""
+    server.admin.flushall()
+    roles = (PROPOSALS, GOVERNOR, WATCH, READER, OPERATOR)
+    for role in roles[:-1]:
+        refused_one = RedisStore(load_settings(redis_url=url_of(role, server.port)))
+        with pytest.raises(RedisUnavailableError, match="may not do this"):
+            use_profile(refused_one, load_profile("crypto-1m"), by="mallory", reason="more room")
+        refused_one.client.close()
+    stores = {role: RedisStore(load_settings(redis_url=url_of(role, server.port))) for role in roles}
+    assert server.admin.exists("quantum:profile:history") == 0
+    use_profile(stores[OPERATOR], load_profile("crypto-1m"), by="ada", reason="minutes")
+    for store in stores.values():
+        assert [one.by for one in profile_history(store)] == ["ada"]
+        assert profile_now(store, requesting=store is stores[PROPOSALS]).profile.name == "crypto-1m"
+        store.client.close()
 
 
 @pytest.mark.parametrize("program", ["redis", "valkey"])

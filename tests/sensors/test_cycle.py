@@ -8,6 +8,7 @@ import pytest
 
 from definitions import assemble
 from resources.io_manager import CYCLE_ID_TAG
+from resources.store.profiles import profile_now
 from sensors.cycle import (
     CYCLE_JOB_NAME,
     FAST_FAMILY,
@@ -139,7 +140,7 @@ def test_the_sensor_is_on_from_the_start_and_covers_all_symbols(store, instance)
     (request,) = tick(store, instance).run_requests
     cycle_id = request.tags[CYCLE_ID_TAG]
     assert cycle_id.startswith(f"c{int(store.clock().timestamp())}-")
-    assert request.tags == cycle_tags(SYMBOLS, cycle_id)
+    assert request.tags == {**cycle_tags(SYMBOLS, cycle_id), **profile_now(store).tags()}
     assert {key.to_user_string() for key in request.asset_selection} == set(ALL)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from definitions import assemble
 from quantum_assets.checks.evidence import Evidence
-from quantum_assets.checks.product import process_alive
-from quantum_assets.checks.risk_proposal import cadence
+from quantum_assets.checks.proofs.product import process_alive
+from quantum_assets.checks.proofs.risk_proposal import cadence
 from resources.instance.launcher import has_warm_workers
 from resources.store.redis_store import UnreadableKeyError
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags

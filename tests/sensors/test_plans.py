@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from definitions import assemble
-from resources.governor.plans import PlanQueue, Waiting, waiting_plans
+from resources.governor.queue import PlanQueue, Waiting, waiting_plans
 from resources.store.redis_store import UnreadableKeyError
 from sensors.plans import Decide, decide_plans_due
 from tests.world import write_plan

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from quantum_ops.alerts.incidents import Message
-from quantum_ops.cli.watch import Watcher
+from quantum_ops.alerts.watcher import Watcher
+from quantum_ops.alerts.words import Message
 from resources.store.redis_store import RedisStore
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_position, write_world
 
@@ -30,7 +30,7 @@ class World:
         self.working = True
         write_world(store)
         self.watcher = Watcher(store, say=self.said.append)
-        self.watcher.state_file.parent.mkdir(parents=True, exist_ok=True)
+        self.watcher.state_file.path.parent.mkdir(parents=True, exist_ok=True)
 
     def run(self, seconds: int) -> list[tuple[str, str]]:
         """Let time pass; give what was raised and cleared."""

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import redis
 
-from tests.resources.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.servers import valkey
-from tests.stack.test_up import command_of, family, wait_for
+from tests.stack.test_up import command_of, family
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ class Host:
 
 def test_a_stand_by_takes_over_and_the_first_host_stands_by_when_it_returns(
     tmp_path: Path,
-    postgres_url: Callable[[], str],  # noqa: F811 - fixture
+    postgres_url: Callable[[], str],
 ) -> None:
     """Two daemons on one storage would take each other's ticks until somebody notices."""
     postgres = postgres_url().replace("+psycopg2", "")

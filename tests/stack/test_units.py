@@ -12,7 +12,7 @@ import yaml
 
 from quantum_core.settings import Settings
 from quantum_ops.cli import cli
-from quantum_ops.cli.serve import PARTS
+from quantum_ops.cli.run.serve import PARTS
 from resources.instance.launcher import queues as all_queues
 from tests.servers import ACL_FILE
 

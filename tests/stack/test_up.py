@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,22 +15,15 @@ import dagster as dg
 import psutil
 import pytest
 
-from definitions import PUBLISHED_TABLES
+from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_ops.processes.console import LOG_FILE
 from tests.servers import free_port
+from tests.waiting import wait_for
 from tests.world import SAMPLE, materialized
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SYMBOLS = {"BTCUSDT", "ETHUSDT", "SOLUSDT"}
 RESIDENT_MAX_MB = 1_200  # of all processes but the feed of examples, pages shared by several counted once
-
-
-def wait_for(what: str, check: Callable[[], bool], within_sec: float = 120) -> None:
-    deadline = time.monotonic() + within_sec
-    while not check():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {within_sec} s for: {what}")
-        time.sleep(0.5)
 
 
 @contextmanager

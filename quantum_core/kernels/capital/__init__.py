@@ -1,0 +1,1 @@
+"""Capital: how well it works in each symbol, and the target scaled by that."""

@@ -1,0 +1,1 @@
+"""The open position: which one it is, what is remembered of it, and whether its numbers belong together."""

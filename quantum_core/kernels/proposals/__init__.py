@@ -1,0 +1,1 @@
+"""What is proposed for an open position: stops, harvest, and whether both ask for a trade."""

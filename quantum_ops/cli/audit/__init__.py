@@ -1,0 +1,1 @@
+"""Commands of the auditor: settings, keys, the installation, the proofs."""

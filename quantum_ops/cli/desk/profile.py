@@ -1,0 +1,473 @@
+"""``quantum profile``: parameters of all kernels under one name; what there is, what differs, what is in force and since when."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from quantum_core.contracts.reading import printable
+from quantum_core.exit_codes import EXIT_FAILED, EXIT_USAGE
+from quantum_core.settings import LOCKED, Settings, load_settings
+from quantum_ops.cli.history.profile_trial import try_profiles
+
+if TYPE_CHECKING:
+    from quantum_core.profiles.profile import Profile
+    from quantum_core.profiles.safety import Difference
+    from resources.store.profiles import InForce, Use
+    from resources.store.redis_store import RedisStore
+
+IN_FORCE = "in-force"
+UNSET = "not set"
+
+
+@click.group()
+def profile() -> None:
+    """List, show, compare and check profiles; put one in force; list who did so before.
+
+    NAME is a shipped profile, the path of a file, or `in-force`: what is in force now, with what the environment sets.
+
+    \b
+    quantum profile show in-force
+    quantum profile check desk.toml
+    quantum profile diff in-force desk.toml
+    quantum profile use desk.toml --name "Ada Lovelace" --reason "stops for minutes"
+    """
+
+
+@profile.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
+def list_profiles(*, as_json: bool) -> None:
+    """List the shipped profiles, and the one PROFILE names.
+
+    Exit codes: 0 listed; 2 wrong usage or settings.
+    """
+    from quantum_core.profiles.files import load, shipped
+
+    settings = load_settings()
+    names = list(dict.fromkeys((*shipped(), settings.profile or LOCKED)))
+    listed = [(name, load(name, settings.symbols)) for name in names]
+    if as_json:
+        rows = [{"given_as": name, "of_settings": name == (settings.profile or LOCKED), **_head(one)} for name, one in listed]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from quantum_ops.cli.layout import Column, console, records
+
+    out = console()
+    columns = (
+        Column("name"),
+        Column("version", labelled=True),
+        Column("fingerprint"),
+        Column("candles"),
+        Column(""),
+        Column("note"),
+    )
+    shown = [
+        (
+            name,
+            one.version,
+            one.fingerprint,
+            f"{one.candle_interval_sec} s" if one.candle_interval_sec else "any",
+            "PROFILE" if name == (settings.profile or LOCKED) else "",
+            one.note,
+        )
+        for name, one in listed
+    ]
+    out.print(records(out, columns, shown))
+
+
+@profile.command()
+@click.argument("name", metavar="NAME")
+@click.option("--symbol", default="", help="With the parameters of this symbol.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole profile as JSON on stdout.")
+def show(name: str, symbol: str, *, as_json: bool) -> None:
+    """Show every parameter: its value, that of locked-v1 where it differs, what is accepted, and what it means.
+
+    \b
+    quantum profile show crypto-1m
+    quantum profile show in-force --symbol BTCUSDT
+    quantum profile show crypto-1m --json | jq .parameters.stops
+
+    In JSON each section has the shape that `quantum calc` takes as theta_override.
+
+    Exit codes: 0 shown; 1 what is in force is unknown; 2 no such profile, or wrong settings; 3 Redis away (`in-force` only).
+    """
+    from quantum_core.contracts.schema import ACCOUNT
+
+    settings = _settings_for(name)
+    found = _named(name, settings)
+    symbol = symbol.strip() or ACCOUNT
+    if symbol not in (ACCOUNT, *settings.symbols, *settings.markets):
+        msg = f"--symbol {symbol}: not one of SYMBOLS"
+        raise click.UsageError(msg)
+    if as_json:
+        body = {**_head(found), "parameters": found.parameters(symbol), "symbols": found.body()["symbols"]}
+        click.echo(json.dumps(body, indent=2))
+        return
+    _print_parameters(found, symbol)
+
+
+@profile.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
+def diff(before: str, after: str, *, as_json: bool) -> None:
+    """Show what differs between two profiles, for all symbols and for single ones, and which safety limits B loosens.
+
+    \b
+    quantum profile diff locked-v1 crypto-1m
+    quantum profile diff in-force desk.toml
+
+    Exit codes: 0 compared; 1 what is in force is unknown; 2 no such profile, or wrong settings; 3 Redis away (`in-force` only).
+    """
+    from quantum_core.profiles.safety import differences
+
+    settings = _settings_for(before, after)
+    one, another = _named(before, settings), _named(after, settings)
+    found = differences(one, another)
+    if as_json:
+        report = {"a": _head(one), "b": _head(another), "differences": [_as_json(each) for each in found]}
+        click.echo(json.dumps(report, indent=2))
+        return
+    _print_differences(found, f"{one.name} {one.fingerprint}", f"{another.name} {another.fingerprint}")
+
+
+@profile.command()
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
+def check(file: str, *, as_json: bool) -> None:
+    """Say whether a file can be used under the settings of this shell, and name every mistake in it by line.
+
+    \b
+    quantum profile check desk.toml
+
+    Exit codes: 0 it can be used (warnings are named); 2 it cannot, or wrong settings.
+    """
+    from quantum_core.profiles.files import ProfileFileError, load
+    from quantum_core.profiles.in_force import DoesNotFitError, in_force, warnings_of
+
+    settings = load_settings(profile="locked-v1")  # PROFILE may be the file that is checked
+    mistakes: list[tuple[int, str]] = []
+    warnings: list[str] = []
+    found = None
+    try:
+        found = load(file, settings.symbols)
+        warnings = warnings_of(found, settings)
+        in_force(found, settings)
+    except ProfileFileError as error:
+        mistakes = list(error.mistakes)
+    except DoesNotFitError as error:
+        mistakes = [(0, str(error))]
+    if as_json:
+        report = {
+            "file": file,
+            "usable": not mistakes,
+            **({} if found is None else {"profile": _head(found)}),
+            "mistakes": [{"line": line or None, "text": text} for line, text in mistakes],
+            "warnings": warnings,
+        }
+        click.echo(json.dumps(report, indent=2))
+    else:
+        for line, text in mistakes:
+            click.echo(printable(f"{file}:{line}: {text}" if line else text))
+        for text in warnings:
+            click.echo(printable(f"warning: {text}"))
+        if not mistakes and found is not None:
+            click.echo(printable(f"{file} can be used: profile {found.name}, version {found.version}, {found.fingerprint}"))
+    if mistakes:
+        sys.exit(EXIT_USAGE)
+
+
+@profile.command()
+@click.argument("name", metavar="NAME")
+@click.option("--name", "by", required=True, help="Who answers for it; recorded.")
+@click.option("--reason", required=True, help="Why; recorded.")
+@click.option("--at-start", is_flag=True, help="Take effect when the daemon is started anew, not with the next cycle.")
+@click.option("--loosen", is_flag=True, help="Accept that it loosens the safety limits that are named.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
+def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_json: bool) -> None:
+    """Put a profile in force: show what changes, record it whole with who and why, and let the next cycle take it.
+
+    \b
+    quantum profile use desk.toml --name "Ada Lovelace" --reason "own loss limits"
+    quantum profile use locked-v1 --name "Ada Lovelace" --reason "back"
+
+    Refused without --loosen: a profile that loosens a safety limit of what is in force. NAME `in-force` records anew what is
+    in force, when the record has lost it. Needs Redis under the operator's user.
+
+    Exit codes: 0 recorded; 1 refused, nothing was changed; 2 it cannot be used, no name or reason, or wrong settings; 3 Redis
+    away: `quantum profile history` shows whether it was recorded.
+    """
+    from quantum_core.profiles.files import ProfileFileError, load
+    from quantum_core.profiles.in_force import DoesNotFitError, in_force, warnings_of
+    from quantum_core.profiles.safety import differences
+    from quantum_ops.cli.desk.switches import in_words
+    from resources.store.profiles import NotRecordedError, OvertakenUseError, newest_entry, profile_now
+    from resources.store.profiles import use as put_in_force
+    from resources.store.redis_store import RedisStore
+
+    store = RedisStore(load_settings())
+    settings, newest = store.settings, newest_entry(store)
+    before = profile_now(store)
+    try:
+        chosen = _again(before, settings) if name == IN_FORCE else load(name, settings.symbols)
+        after = in_force(chosen, settings)
+    except (ProfileFileError, DoesNotFitError) as error:
+        _stop(str(error), EXIT_USAGE)
+    changes = differences(before.profile, after)
+    loosened = [one for one in changes if one.loosened]
+    if not as_json:
+        _print_differences(
+            changes, f"in force: {before.profile.name} {before.profile.fingerprint}", f"{after.name} {after.fingerprint}"
+        )
+    for text in warnings_of(after, settings):
+        click.echo(printable(f"warning: {text}"), err=True)
+    if loosened and not loosen:
+        if as_json:
+            click.echo(json.dumps({"used": None, "loosens": [_as_json(one) for one in loosened]}, indent=2))
+        limits = ", ".join(_path(one) for one in loosened)
+        _stop(f"Nothing was changed: it loosens {limits}. If that is meant, add --loosen.", EXIT_FAILED)
+    try:
+        used = in_words(lambda: put_in_force(store, chosen, by=by, reason=reason, at_start=at_start, compared=newest))
+    except (NotRecordedError, OvertakenUseError) as error:
+        _stop(printable(str(error)), EXIT_FAILED)
+    waits = at_start or settings.profile_changes == "restart"
+    if as_json:
+        report = {
+            "used": {"name": after.name, "fingerprint": after.fingerprint, "entry": used.entry, "at_start": waits},
+            "differences": [_as_json(one) for one in changes],
+        }
+        click.echo(json.dumps(report, indent=2))
+        return
+    when = (
+        "when the daemon is started anew"
+        if waits
+        else f"with the next cycle of every shard, within {settings.publish_interval_sec} s"
+    )
+    click.echo(printable(f"Recorded: {after.name} {after.fingerprint}, by {used.by}. It takes effect {when}."))
+    click.echo("See: quantum profile history, quantum status")
+
+
+@profile.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON on stdout.")
+def history(*, as_json: bool) -> None:
+    """List who put which profile in force, when and why, newest first; which can be used, and which is in force.
+
+    Exit codes: 0 listed; 1 a profile on record cannot be used or the record is broken, and why; 2 wrong settings; 3 Redis away.
+    """
+    from resources.store.profiles import history as uses_of
+    from resources.store.profiles import profile_now
+    from resources.store.redis_store import RedisStore
+
+    store = RedisStore(load_settings())
+    now, uses = profile_now(store), [] if _is_unreadable(store) else uses_of(store)
+    rows = [(one, _why_not(one, store.settings), _state(one, now)) for one in uses]
+    if as_json:
+        listed = [
+            {
+                **{field: getattr(one, field) for field in ("entry", "at", "name", "fingerprint", "by", "reason", "at_start")},
+                "usable": not why,
+                "why": why,
+                "in_force": state == IN_FORCE,
+                "waiting": state == "waits",
+            }
+            for one, why, state in rows
+        ]
+        in_force = {**_head(now.profile), "entry": now.use.entry if now.use else None}
+        click.echo(json.dumps({"in_force": in_force, "trouble": now.trouble, "uses": listed}, indent=2))
+    else:
+        _print_history(rows, now, store.settings)
+    if now.trouble:
+        sys.exit(EXIT_FAILED)
+
+
+# --- what is named --------------------------------------------------------------------------------------------------------------
+
+
+def _settings_for(*names: str) -> Settings:
+    """Read the settings; PROFILE may be broken where it does not count."""
+    return load_settings() if IN_FORCE in names else load_settings(profile="locked-v1")
+
+
+def _named(name: str, settings: Settings) -> Profile:
+    from quantum_core.profiles.files import ProfileFileError, load
+
+    if name == IN_FORCE:
+        from resources.store.profiles import profile_now
+        from resources.store.redis_store import RedisStore
+
+        now = profile_now(RedisStore(settings))
+        if now.trouble:
+            click.echo(printable(now.trouble), err=True)
+        return now.profile
+    try:
+        return load(name, settings.symbols)
+    except ProfileFileError as error:
+        _stop(str(error), EXIT_USAGE)
+
+
+def _again(now: InForce, settings: Settings) -> Profile:
+    """Give what is in force as it was put in force: without what the environment sets."""
+    from quantum_core.profiles.files import load
+
+    return now.use.profile() if now.use is not None else load(settings.profile or LOCKED, settings.symbols)
+
+
+def _is_unreadable(store: RedisStore) -> bool:
+    (kind,) = store.run("looking at the record of profiles", [("TYPE", store.keys.of("profiles"))])
+    return kind not in (b"stream", b"none")
+
+
+def _why_not(one: Use, settings: Settings) -> str:
+    """Say why a use cannot take effect; empty when it can."""
+    from quantum_core.profiles.in_force import in_force
+
+    try:
+        in_force(one.profile(), settings)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _state(one: Use, now: InForce) -> str:
+    if now.use is not None and one.entry == now.use.entry:
+        return IN_FORCE
+    return "waits" if now.waiting is not None and one.entry == now.waiting.entry else ""
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------------------
+
+
+def _head(one: Profile) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "version": one.version,
+        "fingerprint": one.fingerprint,
+        "note": one.note,
+        "candle_interval_sec": one.candle_interval_sec,
+    }
+
+
+def _as_json(one: Difference) -> dict[str, Any]:
+    return {"symbol": one.symbol or None, "parameter": one.path, "a": one.before, "b": one.after, "loosened": one.loosened}
+
+
+def _path(one: Difference) -> str:
+    return f"{one.path} of {one.symbol}" if one.symbol else one.path
+
+
+def value_text(value: Any) -> str:
+    """Write a parameter's value as a file has it."""
+    if value is None:
+        return UNSET
+    return json.dumps(value) if isinstance(value, bool | str | list) else f"{value:.10g}"
+
+
+def range_text(metadata: Mapping[str, Any]) -> str:
+    """Say which values of a parameter are accepted, from its declaration."""
+    from quantum_core.kernels.governor.limits import LEAST
+
+    if metadata["choices"]:
+        return " or ".join(json.dumps(choice) for choice in metadata["choices"])
+    if metadata["kind"] is bool:
+        return "true or false"
+    low, high = metadata["low"], metadata["high"]
+    bounds = [
+        "" if low < -1e300 else "> 0" if low == LEAST else f">= {low:g}",
+        "" if high > 1e300 else f"<= {high:g}",
+    ]
+    return ", ".join(filter(None, bounds)) or "any"
+
+
+def _print_parameters(one: Profile, symbol: str) -> None:
+    from quantum_core.contracts.schema import ACCOUNT
+    from quantum_core.profiles.profile import LOCKED, flat_parameters, leaves
+    from quantum_ops.cli.layout import Column, console, paragraph, records
+
+    out = console()
+    of = "" if symbol == ACCOUNT else f" for {symbol}: {one.fingerprint_of(symbol)}"
+    out.print(paragraph(out, f"{one.name}, version {one.version}, fingerprint {one.fingerprint}{of}", "bold"))
+    meant = f"Candles of {one.candle_interval_sec} s. " if one.candle_interval_sec else ""
+    if text := f"{meant}{one.note}".strip():
+        out.print(paragraph(out, text))
+    own, locked = flat_parameters(one, symbol), flat_parameters(LOCKED)
+    columns = (
+        Column("parameter"),
+        Column("value", right=True),
+        Column("locked-v1", right=True, labelled=True),
+        Column("accepted"),
+        Column("meaning"),
+    )
+    for section, theta in one.sections.items():
+        rows = []
+        for leaf, field in leaves(theta).items():
+            value, other = own.get(f"{section}.{leaf}"), locked.get(f"{section}.{leaf}")
+            differs = value_text(other) if other != value else ""
+            rows.append((leaf, value_text(value), differs, range_text(field.metadata), field.metadata["meaning"]))
+        out.print(records(out, columns, rows, title=section))
+    if symbol == ACCOUNT and one.symbols:
+        out.print(paragraph(out, f"Symbols with parameters of their own: {', '.join(sorted(one.symbols))}. See: --symbol"))
+
+
+def _print_differences(found: Sequence[Difference], before: str, after: str) -> None:
+    from quantum_ops.cli.layout import Column, console, paragraph, records
+
+    out = console()
+    if not found:
+        out.print(paragraph(out, f"No parameter differs: {before}; {after}"))
+        return
+    columns = (
+        Column("symbol"),
+        Column("parameter"),
+        Column("A", right=True, labelled=True),
+        Column("B", right=True, labelled=True),
+        Column("", colours={"LOOSENED": "bold red"}),
+    )
+    rows = [
+        (one.symbol or "all", one.path, value_text(one.before), value_text(one.after), "LOOSENED" if one.loosened else "")
+        for one in found
+    ]
+    out.print(paragraph(out, f"A {before}"))
+    out.print(paragraph(out, f"B {after}"))
+    out.print(records(out, columns, rows))
+    if loosened := [_path(one) for one in found if one.loosened]:
+        out.print(paragraph(out, f"B loosens safety limits: {', '.join(loosened)}", "bold red"))
+
+
+def _print_history(rows: Sequence[tuple[Use, str, str]], now: InForce, settings: Settings) -> None:
+    from quantum_core.display import moment_text
+    from quantum_ops.cli.layout import Column, console, paragraph, records
+
+    out = console()
+    by = f"by {now.use.by}" if now.use is not None else f"PROFILE={settings.profile} of the settings"
+    out.print(paragraph(out, f"In force: {now.profile.name} {now.profile.fingerprint}, {by}", "bold"))
+    if now.trouble:
+        out.print(paragraph(out, now.trouble, "bold red"))
+    if not rows:
+        out.print(paragraph(out, "No use is on record."))
+        return
+    columns = (
+        Column("when"),
+        Column("profile"),
+        Column("fingerprint"),
+        Column("", colours={IN_FORCE: "green", "cannot be used": "red"}),
+        Column("by", labelled=True),
+        Column("reason"),
+        Column("why", labelled=True),
+    )
+    shown = [
+        (moment_text(one.at), one.name, one.fingerprint, "cannot be used" if why else state, one.by, one.reason, why)
+        for one, why, state in rows
+    ]
+    out.print(records(out, columns, shown))
+
+
+def _stop(text: str, code: int) -> NoReturn:
+    click.echo(text, err=True)
+    sys.exit(code)
+
+
+profile.add_command(try_profiles)

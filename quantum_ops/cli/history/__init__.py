@@ -1,0 +1,1 @@
+"""Commands on recorded candles and on cases: replay, regime, kernels."""

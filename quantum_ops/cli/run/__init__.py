@@ -1,0 +1,1 @@
+"""Commands that start something: the deployment, one of its processes, one cycle."""

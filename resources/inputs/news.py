@@ -1,0 +1,186 @@
+"""What is new of candles and positions, read so often that it must cost next to nothing.
+
+One round trip brings, for every symbol, the newest members of its candles and the few fields of its position that are not a mark.
+Only where those bytes differ from the last time are candles and positions read and judged as the cycle reads them. What was read
+last is kept by this process alone: a new process reads everything once. When something is worth a cycle is decided in
+:mod:`sensors.events`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from quantum_core.contracts.legs import WORDS, leg_of, underlying
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import ContractError
+from quantum_core.contracts.tables import MARKET_STATE, POSITION
+from quantum_core.kernels import CLOCK_SKEW_SEC
+from resources.inputs.candles import CandleReader
+from resources.inputs.foreign import number_or_none
+from resources.inputs.position_parsing import AMOUNT_NAMES
+from resources.inputs.position_snapshots import Flat, RawPosition
+from resources.inputs.positions import PositionReader
+from resources.store.redis_store import RedisStore
+
+NOT_MARKS = ("symbol", "side", *WORDS, *AMOUNT_NAMES, "entry_price")  # fields of a snapshot that make another position of it
+TRACKED = ("side", "entry_price", "qty", "held")  # the same of a tracked position
+NEWEST_MEMBERS = 2  # the candle that runs, and the one before it
+TEXT_BYTES = 256  # looked at of a string, at either end
+PROBES = {"zset": 1, "list": 2, "string": 2}  # commands for a key of candles
+NOT_HELD = ""  # of a symbol without a position
+
+
+class Inputs(NamedTuple):
+    """What a cycle computes from; ``None`` where it cannot be read.
+
+    Attributes
+    ----------
+    candle
+        When the newest closed candle closed, epoch s.
+    position
+        Side, entry and size, see :func:`held_as`.
+    """
+
+    candle: int | None = None
+    position: str | None = None
+
+
+@dataclass
+class _Known:
+    """What was last read of one symbol."""
+
+    candle_bytes: Any = None
+    candle_key: str = ""  # where the candles are; empty as long as they have to be looked for
+    kind: str = "zset"  # type of that key
+    position_bytes: Any = None
+    inputs: Inputs = field(default_factory=Inputs)
+
+
+_KNOWN: WeakKeyDictionary[RedisStore, dict[str, _Known]] = WeakKeyDictionary()
+
+
+def held_as(side: str, entry_price: str, qty: str) -> str:
+    """Name a position by what makes it another one, in the texts of its table."""
+    return f"{side} {entry_price} {qty}"
+
+
+def read_inputs(store: RedisStore, symbols: Sequence[str]) -> dict[str, Inputs]:
+    """Read the newest candle and the position of every symbol.
+
+    Parameters
+    ----------
+    store
+        Server, key names, settings and clock. What it last read is kept beside it.
+    symbols
+        Symbols and legs.
+
+    Returns
+    -------
+    dict
+        By symbol. One round trip where nothing has changed since the last call, but for candles in one JSON string.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    every = _KNOWN.setdefault(store, {})
+    known = {symbol: every.setdefault(symbol, _Known()) for symbol in symbols}
+    replies = iter(store.run("looking for news", [one for symbol in symbols for one in _probes(store, symbol, known[symbol])]))
+    now, interval_sec = store.clock().timestamp(), store.settings.candle_interval_sec
+    candles, positions = [], []
+    for symbol, one in known.items():
+        members = [next(replies) for _ in range(PROBES[one.kind] if one.candle_key else 0)]
+        fields = [next(replies) for _ in _position_keys(store, symbol)]
+        if _may_be_new(one, members, now, interval_sec):
+            candles.append(symbol)
+        if one.position_bytes != fields:
+            one.position_bytes = fields
+            positions.append(symbol)
+    for candle in CandleReader(store).read(candles, window=1) if candles else ():
+        one = known[candle.symbol]
+        key = candle.value.key if candle.value is not None else one.candle_key if any(one.candle_bytes or ()) else ""
+        if key != one.candle_key:
+            text = key == store.keys.of("candles_json", store.settings.candles_of(candle.symbol))
+            one.candle_key, one.kind, one.candle_bytes = key, "string" if text else "zset", None
+        newest = int(candle.value.newest_epoch_sec) if candle.value is not None else None
+        one.inputs = one.inputs._replace(candle=newest)
+    for snapshot in PositionReader(store).snapshots(positions) if positions else ():
+        known[snapshot.symbol].inputs = known[snapshot.symbol].inputs._replace(position=_shown(snapshot))
+    return {symbol: one.inputs for symbol, one in known.items()}
+
+
+def read_answered(store: RedisStore, symbols: Sequence[str]) -> dict[str, Inputs]:
+    """Read what the published market states and the tracked positions were computed from.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    of = store.keys.of
+    states = [("HGET", of(MARKET_STATE.key, symbol), "ts_timestamp") for symbol in symbols]
+    tracked = [("HMGET", of(POSITION.key, symbol), *TRACKED) for symbol in symbols]
+    replies = store.run("looking for what is known", [*states, *tracked])
+    answered = {}
+    for symbol, used, row in zip(symbols, replies[: len(symbols)], replies[len(symbols) :], strict=True):
+        candle = number_or_none(used.decode(errors="replace")) if isinstance(used, bytes) else None
+        position = None
+        if not isinstance(row, Exception):
+            side, entry, qty, held = ((part or b"").decode(errors="replace") for part in row)
+            position = held_as(side, entry, qty) if held == "1" else NOT_HELD
+        answered[symbol] = Inputs(int(candle) if candle is not None and math.isfinite(candle) else None, position)
+    return answered
+
+
+def _probes(store: RedisStore, symbol: str, known: _Known) -> Iterator[tuple[Any, ...]]:
+    """Give the commands that bring a symbol's newest members, by the type of its key, and what its position says."""
+    key = known.candle_key
+    if known.kind == "zset" and key:
+        yield "ZRANGE", key, -NEWEST_MEMBERS, -1
+    elif known.kind == "list" and key:  # nobody knows which end of it is the newest
+        yield "LRANGE", key, -NEWEST_MEMBERS, -1
+        yield "LRANGE", key, 0, NEWEST_MEMBERS - 1
+    elif key:
+        yield "GETRANGE", key, 0, TEXT_BYTES
+        yield "GETRANGE", key, -TEXT_BYTES, -1
+    for name in _position_keys(store, symbol):
+        yield "HMGET", name, *NOT_MARKS
+
+
+def _position_keys(store: RedisStore, symbol: str) -> tuple[str, ...]:
+    """Name the hashes that show a symbol; a leg may be shown under its own key, or under its symbol's."""
+    own = store.keys.of("raw_position", symbol)
+    return (own, store.keys.of("raw_position", underlying(symbol))) if leg_of(symbol) else (own,)
+
+
+def _may_be_new(known: _Known, replies: list[Any], now: float, interval_sec: float) -> bool:
+    """Return whether there may be another closed candle: as long as one runs, only its own member changes."""
+    before, known.candle_bytes = known.candle_bytes, replies
+    if not replies or replies == before:
+        return not replies
+    if any(isinstance(one, Exception) for one in replies):
+        known.kind, known.candle_bytes = "list" if known.kind == "zset" else "zset", None
+        return True
+    runs = known.inputs.candle is not None and now < known.inputs.candle + interval_sec - CLOCK_SKEW_SEC
+    return not runs or known.kind == "string" or before is None or _older(before) != _older(replies)
+
+
+def _older(replies: list[Any]) -> list[Any]:
+    """Leave out the newest member: the last at one end, the first at the other."""
+    return [reply[:-1] if row == 0 else reply[1:] for row, reply in enumerate(replies)]
+
+
+def _shown(snapshot: Reading[RawPosition | Flat]) -> str | None:
+    one = snapshot.value
+    if isinstance(one, RawPosition):
+        try:
+            entry, qty = (POSITION.by_name[name].codec.encode(getattr(one, name)) for name in ("entry_price", "qty"))
+        except ContractError:  # the cycle says so of it
+            return None
+        return held_as(one.side, entry, qty)
+    return None if snapshot.state is State.FAILED else NOT_HELD

@@ -1,0 +1,176 @@
+"""What starts a cycle between two turns of the cadence: a new closed candle, or a position of another side, entry or size.
+
+Here is decided for which symbols, see :func:`decide_event`. What is new is read in :mod:`resources.inputs.news`; that somebody is
+woken to ask is the bell's. What was asked for is remembered by this process: after a restart, something that no cycle can publish
+is asked for once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from resources.inputs.news import Inputs, read_answered, read_inputs
+from resources.store.redis_store import RedisStore
+
+EVENT_GAP_SEC = 2.0  # between two event cycles of one shard
+GAP_SLACK_SEC = 0.1  # a tick that comes so much too soon is not made to come again
+OF_CANDLE = ("market_state", "position", "risk_proposal", "harvest_proposal", "position_size", "trade_intent", "governor_permit")
+OF_POSITION = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "governor_permit")  # what depends on a position
+
+
+@dataclass(frozen=True)
+class Event:
+    """Start a cycle for these symbols.
+
+    Attributes
+    ----------
+    candles, positions
+        Symbols with a new candle, and with another position, in the order of their shard.
+    """
+
+    candles: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset((*self.candles, *self.positions))
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """What is computed: what depends on candles or positions, never what is counted or smoothed by cycle."""
+        return OF_CANDLE if self.candles else OF_POSITION
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something has changed, and its cycle must wait: for a run, or for the gap between two events to pass (``None``)."""
+
+    event: Event
+    run_id: str | None = None
+
+
+def decide_event(
+    symbols: Sequence[str],
+    inputs: Mapping[str, Inputs],
+    *,
+    answered: Mapping[str, Inputs],
+    asked: Mapping[str, Inputs],
+    unfinished: str | None,
+    since_last_sec: float,
+) -> Event | Wait | None:
+    """Decide for which symbols of one shard a cycle starts between two turns of the cadence; ``None`` for none.
+
+    Parameters
+    ----------
+    symbols
+        Of the shard.
+    inputs
+        What there is, by symbol.
+    answered
+        What was published from, of those whose inputs differ from what was asked for; others need none.
+    asked
+        What a cycle was last asked for, whether it could publish anything or not.
+    unfinished
+        Id of a run of this shard that has not finished.
+    since_last_sec
+        Seconds since the last event cycle of this shard; negative when the clock was set back.
+    """
+    nothing = Inputs()
+    candles, positions = [], []
+    for symbol in symbols:
+        one, known, last = inputs.get(symbol, nothing), answered.get(symbol), asked.get(symbol, nothing)
+        if known is None:
+            continue
+        if one.candle is not None and all(other.candle is None or one.candle > other.candle for other in (known, last)):
+            candles.append(symbol)
+        if one.position is not None and known.position is not None and one.position not in (known.position, last.position):
+            positions.append(symbol)
+    event = Event(tuple(candles), tuple(positions))
+    if not event.symbols:
+        return None
+    if unfinished is not None:
+        return Wait(event, unfinished)
+    if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC:
+        return Wait(event)
+    return event
+
+
+@dataclass
+class Asked:
+    """What cycles were asked for by this process.
+
+    Attributes
+    ----------
+    inputs
+        By symbol, as they were then: the newest candle, and the position that no cycle has answered yet.
+    settled
+        By symbol, what was last found to be answered: saves looking again as long as nothing has changed.
+    events
+        When the last event cycle of each shard was requested, epoch s, by its first symbol.
+    open
+        Shards of which no cycle of the cadence was requested since.
+    """
+
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    settled: dict[str, Inputs] = field(default_factory=dict)
+    events: dict[str, float] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+
+    def is_settled(self, symbol: str, inputs: Inputs) -> bool:
+        """Return whether inputs are known to be answered; a candle that was asked for needs no other answer."""
+        last, found = self.inputs.get(symbol, Inputs()), self.settled.get(symbol)
+        return found is not None and inputs.position == found.position and inputs.candle in (found.candle, last.candle)
+
+    def compare(self, symbol: str, inputs: Inputs, answered: Inputs) -> None:
+        """Note what was found: a position that was asked for and is tracked now may be asked for again when it comes back."""
+        last = self.inputs.get(symbol, Inputs())
+        if inputs.position == answered.position and inputs.candle in (answered.candle, last.candle):
+            self.settled[symbol] = inputs
+        else:
+            self.settled.pop(symbol, None)
+        if last.position is not None and last.position == answered.position:
+            self.inputs[symbol] = last._replace(position=None)
+
+    def of_event(self, shard: Sequence[str], event: Event, inputs: Mapping[str, Inputs], now: float) -> None:
+        """Note that an event cycle was requested."""
+        self.events[shard[0]] = now
+        self.open.add(shard[0])
+        for symbol in event.symbols:
+            last = self.inputs.get(symbol, Inputs())
+            candle = inputs[symbol].candle if symbol in event.candles else last.candle
+            position = inputs[symbol].position if symbol in event.positions else last.position
+            self.inputs[symbol] = Inputs(candle, position)
+
+    def of_cadence(self, shard: Sequence[str], candles: Mapping[str, float | None]) -> None:
+        """Note that a cycle of the cadence was requested, with the newest candle of each of its symbols."""
+        self.open.discard(shard[0])
+        for symbol, candle in candles.items():
+            if candle is not None:
+                self.inputs[symbol] = self.inputs.get(symbol, Inputs())._replace(candle=int(candle))
+
+
+_ASKED: WeakKeyDictionary[RedisStore, Asked] = WeakKeyDictionary()
+
+
+def asked_by(store: RedisStore) -> Asked:
+    """Give what this process has asked for on a server."""
+    return _ASKED.setdefault(store, Asked())
+
+
+def look_for_events(store: RedisStore, symbols: Sequence[str], asked: Asked) -> tuple[dict[str, Inputs], dict[str, Inputs]]:
+    """Read what there is, and what was answered of the symbols of which that is not known.
+
+    Raises
+    ------
+    RedisUnavailableError
+        The server is away.
+    """
+    inputs = read_inputs(store, symbols)
+    changed = [symbol for symbol in symbols if not asked.is_settled(symbol, inputs[symbol])]
+    answered = read_answered(store, changed) if changed else {}
+    for symbol, known in answered.items():
+        asked.compare(symbol, inputs[symbol], known)
+    return inputs, answered
