@@ -42,7 +42,7 @@ from resources.instance.launcher import SPARE_WORKERS
 from resources.io_manager import CYCLE_ID_TAG
 from resources.store.redis_store import RedisStore, pairs
 from resources.store.unavailable import RedisUnavailableError
-from sensors.cycle import CYCLE_JOB_NAME
+from sensors.cycle import CYCLE_JOB_NAME, EVENT_JOB_NAME
 from sensors.overdue import UNFINISHED
 from tests.servers import free_port
 
@@ -301,11 +301,17 @@ class Stack:
             log.seek(position)
             return log.read()
 
-    def cycles(self, *statuses: dg.DagsterRunStatus, after: float | None = None, limit: int | None = 20) -> list[dg.RunRecord]:
-        """List runs of the loop, newest first."""
+    def cycles(
+        self, *statuses: dg.DagsterRunStatus, after: float | None = None, limit: int | None = 20, job: str = CYCLE_JOB_NAME
+    ) -> list[dg.RunRecord]:
+        """List cycles of all symbols, newest first; event cycles where their job is named."""
         created = datetime.fromtimestamp(after, UTC) if after is not None else None
-        wanted = dg.RunsFilter(job_name=CYCLE_JOB_NAME, statuses=list(statuses) or None, created_after=created)
+        wanted = dg.RunsFilter(job_name=job, statuses=list(statuses) or None, created_after=created)
         return list(self.instance.get_run_records(wanted, limit=limit))
+
+    def publishers(self, after: float | None = None) -> list[dg.RunRecord]:
+        """List every run that publishes, of all symbols or of those of an event."""
+        return [record for job in (CYCLE_JOB_NAME, EVENT_JOB_NAME) for record in self.cycles(after=after, limit=None, job=job)]
 
     def resumed(self, killed: float, back: float) -> float | None:
         """Give the time at which the loop had resumed, ``None`` while it has not."""
@@ -380,7 +386,8 @@ def stuck(stack: Stack, older_than_sec: float = STUCK_SEC) -> list[str]:
 def doubled(entries: Sequence[Entry], records: Sequence[dg.RunRecord]) -> list[str]:
     """Name what a stream holds twice for one symbol and cycle, entries of no cycle, and cycles that overlap or share an id.
 
-    The entries of the proposal streams carry no cycle id: each belongs to the run of the loop that had started last.
+    The entries of the proposal streams carry no cycle id: each belongs to the run that had started last, of whichever job that
+    publishes.
     """
     runs = sorted((one for one in records if one.start_time), key=lambda one: one.start_time or 0)
     ids = Counter(one.dagster_run.tags.get(CYCLE_ID_TAG) for one in runs)
@@ -610,13 +617,14 @@ class Trial:
 
     def tell_runs(self, stack: Stack, kill: Kill) -> None:
         """Add the gap between successes, and the runs that failed meanwhile."""
-        records = stack.cycles(after=kill.at - GIVE_UP_SEC, limit=None)
-        ends = sorted(one.end_time for one in records if one.dagster_run.is_success and one.end_time)
+        records = sorted(stack.publishers(kill.at - GIVE_UP_SEC), key=lambda one: one.create_timestamp)
+        cycles = [one for one in records if one.dagster_run.job_name == CYCLE_JOB_NAME]
+        ends = sorted(one.end_time for one in cycles if one.dagster_run.is_success and one.end_time)
         before = [end for end in ends if end <= kill.at]
         after = [end for end in ends if end > kill.at]
         kill.load = round(os.getloadavg()[0], 1)
         kill.gap = after[0] - before[-1] if before else math.nan
-        for one in reversed(records):
+        for one in records:
             run, ended = one.dagster_run, (one.end_time or 0) - kill.at
             if run.status is dg.DagsterRunStatus.FAILURE and ended > 0:
                 logs = stack.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
@@ -626,7 +634,7 @@ class Trial:
 
     def conclude(self, stack: Stack) -> None:
         """Check what can only be told at the end: streams and plans."""
-        self.violations += doubled(list(self.listener.entries), stack.cycles(limit=None))
+        self.violations += doubled(list(self.listener.entries), stack.publishers())
         self.violations += settled(self.undecided)
         self.violations += [f"the harness's own {one.name} has died" for one in self.threads if not one.is_alive()]
 
