@@ -38,7 +38,7 @@ def test_execute_all_runs_every_check_of_an_asset_without_an_error(front: Desk, 
     front.open(f"/assets/{asset}?view=checks")
     picture(front, f"checks_{asset}")
     front.page.get_by_role("button", name=re.compile("Execute all")).click()
-    front.page.get_by_text("View", exact=True).click()
+    front.follow_message()
     expect(front.page.get_by_text("Success", exact=True).first).to_be_visible()
     picture(front, f"execute_all_{asset}")
     front.open(f"/assets/{asset}?view=checks")

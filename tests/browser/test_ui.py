@@ -59,8 +59,12 @@ class Desk:
         self.page.get_by_title(symbol, exact=True).last.click()
         self.page.get_by_text("Launch runs to materialize").click()  # anywhere else closes the list
         self.page.get_by_role("button", name="Launch 1 run").click()
-        self.page.get_by_text("View", exact=True).click()  # of the message that it was launched
+        self.follow_message()
         expect(self.page.get_by_text("Success", exact=True).first).to_be_visible()
+
+    def follow_message(self) -> None:
+        """Follow the message that something was launched; on a busy machine it goes before it has stopped moving, which a click awaits."""
+        self.page.get_by_text("View", exact=True).evaluate("link => link.click()")
 
     def open_chart(self, symbol: str) -> None:
         """Open the picture in the metadata of one symbol."""

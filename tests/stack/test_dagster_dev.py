@@ -86,7 +86,7 @@ class Page(Desk):
         """Execute one check from its own page, and wait on the run's page until it has succeeded."""
         self.open(f"/assets/{asset}?view=checks&checkDetail={check}")
         self.page.get_by_role("button").filter(has_text=re.compile("^Execute$")).click()  # its name has the icon in it, too
-        self.page.get_by_text("View", exact=True).click()
+        self.follow_message()
         expect(self.page.get_by_text("Success", exact=True).first).to_be_visible()
 
     def run_job(self, name: str) -> str:
