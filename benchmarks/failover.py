@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from quantum_assets.governor_permit import decide_plans
 from quantum_core.contracts.tables import PERMIT_TTL_SEC
 from quantum_core.kernels.governor.limits import BURST_SEC, HOUR_SEC
 from quantum_core.settings import Settings, load_settings
+from quantum_ops.processes.console import LOG_FILE
 from resources.governor.queue import GROUP
 from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
 from resources.store.unavailable import RedisUnavailableError
@@ -51,6 +53,7 @@ PLAN_EVERY_SEC = 0.5
 GOVERN_EVERY_SEC = 0.1
 FIRST_CYCLE_SEC = 600
 DECIDED_WITHIN_SEC = 150  # a plan that a governor took and could not record is taken over after 15 s, as often as need be
+LAST_LINES = 60
 LIMITS = {"GOV_MAX_EXEC_PER_HOUR": "40", "GOV_MAX_EXEC_PER_5MIN": "8", "GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD": "1000000000"}
 
 
@@ -371,6 +374,13 @@ class Trial:
         return violations, figures
 
 
+def deaths(shown: Path, every_line: Path) -> list[str]:
+    """Name each process of ours that died, with the last it said."""
+    dead = re.findall(r"(\S+) died \(.*", shown.read_text(errors="replace"))
+    lines = every_line.read_text(errors="replace").splitlines() if dead else []
+    return [f"{name} died:\n" + "\n".join([one for one in lines if f" {name} | " in one][-LAST_LINES:]) for name in dead]
+
+
 def measure(kills: int, symbols: int = 8, seed: int = 1, *, whole: bool = True) -> dict[str, Any]:
     """Run the trial; ``violations`` and ``slow`` (empty is good), and the figures."""
     with tempfile.TemporaryDirectory(prefix="failover-") as folder:
@@ -382,7 +392,7 @@ def measure(kills: int, symbols: int = 8, seed: int = 1, *, whole: bool = True) 
             with suppress(DidNotHappenError):
                 wait_until("the last plans", lambda: not trial.judge()[0], DECIDED_WITHIN_SEC, 1)
             violations, figures = trial.judge()
-        log = trial.log.read_text(errors="replace")
+        died = deaths(trial.log, trial.folder / "home" / LOG_FILE)
     resumed = [one["resumed"] for one in trial.kills]
     return {
         "violations": violations,
@@ -390,7 +400,7 @@ def measure(kills: int, symbols: int = 8, seed: int = 1, *, whole: bool = True) 
         "promoted, s": spread([one["promoted"] for one in trial.kills]),
         "next cycle requested after promotion, s": spread([one["requested"] for one in trial.kills]),
         "next cycle ended after promotion, s": spread(resumed),
-        "deaths of our processes": log.count(" died ("),
+        "deaths of our processes": died,
         **figures,
     }
 
