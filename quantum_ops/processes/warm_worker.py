@@ -47,7 +47,7 @@ from resources.instance.awaited import ring_if_awaited
 from resources.instance.engines import DATABASES
 from resources.instance.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues, run_id_of
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.unavailable import RedisUnavailableError, said_by
 
 RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, about every 6 hours: what leaks is bounded
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566
@@ -66,7 +66,7 @@ class EagerConsumer(Consumer):  # type: ignore[misc]
         """Connect, however long it takes."""
 
         def said(error: Exception, pause_sec: float) -> None:
-            log.warning("broker does not answer (%s), next try in %s s", error, pause_sec)
+            log.warning("broker does not answer (%s), next try in %s s", said_by(error), pause_sec)
 
         return conn.ensure_connection(said, interval_start=RECONNECT_SEC, interval_step=0, interval_max=RECONNECT_SEC)
 

@@ -222,7 +222,7 @@ def test_sentinels_name_the_master_to_store_broker_and_doctor(one, tmp_path) -> 
             store.client.close()
         assert redis.Redis(port=one.connection_pool.connection_kwargs["port"], db=3).llen("quantum:celery:quantum") == 2
         wrong = RedisStore(load_settings(**{**named, "redis_url": named["redis_url"].replace("/main/", "/other/")}))
-        with pytest.raises(RedisUnavailableError, match=r"No master found for 'other'.*know the service by that name"):
+        with pytest.raises(RedisUnavailableError, match=r"No master found for 'other'\)\. .*know the service by that name"):
             wrong.run("writing", SET)
 
 
