@@ -7,6 +7,7 @@ Reading the signs is the work of ``resources.store.vital_signs``; when an old va
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -273,6 +274,27 @@ def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
         for symbol, by_asset in signs.failures.items()
     }
     return Evaluation(vitals, heartbeats, signs.proofs, signs.proofs_finished, failures)
+
+
+def next_crossing(evaluation: Evaluation, now: float, failing_sec: float) -> float:
+    """Give when the next thing that is within its limit crosses it if nothing renews it, epoch s; infinity where nothing can.
+
+    Parameters
+    ----------
+    evaluation
+        As :func:`evaluate` gave it.
+    now
+        The time it was made for, epoch s.
+    failing_sec
+        A symbol that could not be computed for so long counts like one that is too old.
+    """
+    ages = (
+        one.limit_sec - one.age_sec
+        for one in (*evaluation.heartbeats, *evaluation.vitals)
+        if one.condition in WELL and one.age_sec is not None
+    )
+    failing = (failing_sec - (now - one.since) for by_asset in evaluation.failures.values() for one in by_asset.values())
+    return now + min((sec for sec in (*ages, *failing) if sec >= 0), default=math.inf)
 
 
 def judge(

@@ -1,7 +1,11 @@
 """Freshness: what is due, and from which second on it is too old."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from quantum_core.failure import Failure
 from quantum_core.freshness import (
     ASSETS,
     CANDLES,
@@ -12,6 +16,7 @@ from quantum_core.freshness import (
     SymbolSigns,
     VitalSigns,
     evaluate,
+    next_crossing,
 )
 from quantum_core.settings import load_settings
 
@@ -127,3 +132,33 @@ def test_the_limits_are_those_of_the_settings():
 def test_a_part_never_heard_of_is_missing():
     """Whether that is an alert depends on how long one has waited, which is not decided here."""
     assert conditions(VitalSigns([], {})) == dict.fromkeys(PARTS, Condition.MISSING)
+
+
+@pytest.mark.parametrize(
+    ("clocks", "crosses_in"),
+    [
+        ({}, 20.0),  # the worker is silent for 20 s at most
+        ({"worker": Sign(NOW - 17)}, 3.0),
+        ({"worker": Sign(NOW - 20)}, 0.0),  # exactly at its limit, so a moment from now
+        ({"worker": Sign(NOW - 21)}, 30.0),  # what has crossed does not cross again: the daemon is next
+        ({"worker": Sign(NOW), "risk_proposal": Sign(NOW - 58.5)}, 1.5),
+        ({"worker": Sign(NOW + 6), CANDLES: Sign(NOW - 419)}, 1.0),  # what is ahead of the clock is wrong already
+    ],
+)
+def test_it_is_known_when_the_next_thing_crosses_its_limit(clocks, crosses_in):
+    """A watcher that looks every 5 s says so up to 5 s late."""
+    evaluation = evaluate(signs(**clocks), LIMITS, NOW)
+    at = next_crossing(evaluation, NOW, failing_sec=60)
+    assert at - NOW == pytest.approx(crosses_in)
+    later = evaluate(signs(**clocks), LIMITS, at + 0.001)
+    before = {(one.thing, one.condition) for one in (*evaluation.vitals, *evaluation.heartbeats)}
+    after = {(one.thing, one.condition) for one in (*later.vitals, *later.heartbeats)}
+    assert [thing for thing, condition in sorted(after - before) if condition is Condition.STALE] != []
+
+
+def test_a_symbol_that_cannot_be_computed_crosses_its_limit_too():
+    """Nothing of it need be old."""
+    failure = Failure("BTCUSDT", "no_candles", since=NOW - 58, at=NOW - 1, cycle_id="c1")
+    evaluation = evaluate(replace(signs(), failures={"BTCUSDT": {"market_state": failure}}), LIMITS, NOW)
+    assert next_crossing(evaluation, NOW, failing_sec=60) == NOW + 2
+    assert next_crossing(evaluate(VitalSigns([], {}), LIMITS, NOW), NOW, failing_sec=60) == math.inf

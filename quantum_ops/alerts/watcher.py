@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from quantum_core.alert_catalogue import KINDS
-from quantum_core.freshness import Evaluation, Limits, SymbolSigns, VitalSigns, evaluate
+from quantum_core.freshness import Evaluation, Limits, SymbolSigns, VitalSigns, evaluate, next_crossing
 from quantum_ops.alerts.decided import NOTHING_DECIDED, Decided
 from quantum_ops.alerts.host_signs import HostSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
@@ -32,7 +33,8 @@ from resources.store.unavailable import RedisUnavailableError
 from resources.store.vital_signs import VitalSignsReader
 
 EVERY_SEC = 5.0
-LOOK_SEC = 1.0  # as soon after a cycle or a decision it evaluates before its time
+LOOK_SEC = 1.0  # as soon after a cycle or a decision it evaluates before its time, and no sooner after the last time
+CROSSED_SEC = 0.1  # so long after the next thing crosses its limit, too: what is exactly as old as its limit is fresh
 ALIVE_SEC = 15.0  # an evaluation older than three intervals means that the watcher hangs
 ACTIVE_TTL_SEC = 30  # what a dead watcher left behind must not pass for the present
 HEARTBEAT_TTL_SEC = 86400
@@ -73,6 +75,7 @@ class Watcher:
         self._saving = threading.Lock()
         self._remembered = self._state()
         self._newest: list[str] = []
+        self._crosses_at = math.inf  # when the next thing crosses its limit if nothing renews it, epoch s
         self._host = HostSigns(store.settings.quantum_home)
         self._condition = ""  # what Redis is, since it answered that it cannot be used
         self._round: dict[str, Any] = {"status": "blind", "evaluated_at": None, "incidents": []}
@@ -86,7 +89,8 @@ class Watcher:
         while not stop.is_set():
             self._host.look(self.store.clock().timestamp(), time.monotonic())
             self._guarded.call("what this round has read", None, self.round)  # the next one tries again; healthz shows it
-            due = max(due + EVERY_SEC, time.monotonic())
+            now = time.monotonic()
+            due = max(min(due + EVERY_SEC, now + max(self.crossing_in_sec(), LOOK_SEC)), now)
             while not stop.wait(min(LOOK_SEC, max(due - time.monotonic(), 0))) and time.monotonic() < due:
                 if self._something_new():
                     due = time.monotonic()
@@ -119,6 +123,10 @@ class Watcher:
             self._leave_word(now, incidents)
         self._round = {"status": status, "evaluated_at": now, "incidents": incidents}
 
+    def crossing_in_sec(self) -> float:
+        """Give the seconds until something will be too old that was not when it evaluated; infinity where nothing will."""
+        return max(self._crosses_at + CROSSED_SEC - self.store.clock().timestamp(), 0.0)
+
     def _something_new(self) -> bool:
         """Return whether a cycle has ended, or something was decided or switched, since the last poll."""
         of = self.store.keys.of
@@ -137,6 +145,7 @@ class Watcher:
 
     def _poll(self, now: float) -> tuple[Evaluation | None, Decided]:
         """Read and judge; what cannot be used of one half leaves the other half as it is."""
+        self._crosses_at = math.inf
         try:
             signs = self._guarded.call("what freshness is judged by", None, self._vital_signs)
             symbols = signs.symbols if signs else ()
@@ -153,7 +162,9 @@ class Watcher:
         decided = replace(decided, troubles={**decided.troubles, **(profile or {})})
         if signs is None:
             return Evaluation((), ()), replace(decided, unsure=decided.unsure | self.ledger.active.keys())
-        return evaluate(signs, self.limits, now), decided
+        evaluation = evaluate(signs, self.limits, now)
+        self._crosses_at = next_crossing(evaluation, now, self.ledger.policy.failing_sec)
+        return evaluation, decided
 
     def _vital_signs(self) -> VitalSigns | None:
         return self.reader.read()

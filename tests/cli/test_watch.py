@@ -1,6 +1,7 @@
 """``quantum watch`` and ``quantum alerts`` as operators run them: processes of their own, real servers that really die."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from quantum_core.freshness import PARTS
 from quantum_core.kernels.governor.risk_guard import assess
 from quantum_core.settings import load_settings
 from quantum_ops.alerts.sinks import AppriseSink
-from quantum_ops.alerts.watcher import Watcher
+from quantum_ops.alerts.watcher import CROSSED_SEC, Watcher
 from quantum_ops.cli import main
 from resources.governor.account import read_account
 from resources.governor.guards import enforce, guard_state
@@ -287,6 +288,19 @@ def test_a_decision_is_noticed_before_the_next_poll_is_due(live):
         change()
         assert watcher._something_new()
         assert not watcher._something_new()
+
+
+def test_it_looks_again_when_the_next_thing_crosses_its_limit(live):
+    """Not a whole round later; and what has crossed makes it look no more often."""
+    watcher = Watcher(live)
+    watcher.state_file.path.parent.mkdir(parents=True, exist_ok=True)
+    assert watcher.crossing_in_sec() == math.inf
+    live.client.set(live.keys.of("heartbeat", "worker"), time.time() - live.settings.worker_max_silence_sec + 3)
+    watcher.round()
+    assert 0 < watcher.crossing_in_sec() <= 3 + CROSSED_SEC
+    live.client.set(live.keys.of("heartbeat", "worker"), time.time() - live.settings.worker_max_silence_sec - 1)
+    watcher.round()
+    assert watcher.crossing_in_sec() > 3 + CROSSED_SEC
 
 
 def test_active_alerts_have_what_the_banner_shows(live):
