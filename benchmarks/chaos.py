@@ -100,7 +100,7 @@ def settled(look: Callable[[], list[str]], within_sec: float = 5.0) -> list[str]
 
 
 class Market(World):
-    """Raw data of many symbols for as long as the server answers: prices drift, entries stay, and plans come in."""
+    """Raw data of many symbols for as long as the server answers: prices drift, sizes change, entries stay, and plans come in."""
 
     def __init__(self, store: RedisStore) -> None:
         super().__init__(store)
@@ -112,8 +112,9 @@ class Market(World):
         return [float(price) for price in self.base * self.drift]
 
     def move(self) -> None:
-        """Move every mark by about .2 %, and add a plan."""
+        """Move every mark by about .2 %, change the size of one position, which starts an event cycle, and add a plan."""
         self.drift *= np.exp(self.rng.normal(0, 0.002, len(self.drift)))
+        self.quantities[str(self.rng.choice(self.symbols))] = round(self.rng.uniform(0.5, 2), 3)
         super().move()
         # The pack's own try of `quantum once` is a cycle beside the loop by design; here cycles must not overlap.
         tried = json.dumps({"at": time.time() - MOVE_EVERY_SEC, "exit_code": 0, "last_line": "kept out by the trial"})
@@ -537,6 +538,7 @@ class Trial:
         self.kills: list[Kill] = []
         self.violations: list[str] = []
         self.first_cycle_sec: list[float] = []
+        self.event_cycles = 0
 
     @contextmanager
     def running(self) -> Iterator[Stack]:
@@ -635,6 +637,7 @@ class Trial:
     def conclude(self, stack: Stack) -> None:
         """Check what can only be told at the end: streams and plans."""
         self.violations += doubled(list(self.listener.entries), stack.publishers())
+        self.event_cycles = len(stack.cycles(dg.DagsterRunStatus.SUCCESS, limit=None, job=EVENT_JOB_NAME))
         self.violations += settled(self.undecided)
         self.violations += [f"the harness's own {one.name} has died" for one in self.threads if not one.is_alive()]
 
@@ -710,6 +713,7 @@ def measure(
         "lost_runs": sum(len(kill.lost_runs) for kill in done),
         "start_to_first_cycle_sec": trial.first_cycle_sec,
         **figures,
+        "event_cycles": trial.event_cycles,
         "stream_entries": dict(Counter(one.stream for one in trial.listener.entries)),
         "plans": len(trial.market.plans),
         "values_lost_with_valkey": sum(mark.forgiven for mark in trial.judge.marks.values()),

@@ -48,6 +48,7 @@ class World:
         self.rng = np.random.default_rng(7)
         self.base = np.exp(self.rng.uniform(0, 8, len(self.symbols)))
         self.entry = self.base.copy()
+        self.quantities: dict[str, float] = {}  # of positions, where it is not 1
         self.moves = 0
         self.renewed = 0.0
         self.muted: set[str] = set()  # symbols whose position is not written
@@ -92,7 +93,7 @@ class World:
         for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):
             if symbol in self.muted:
                 continue
-            fields = ("symbol", symbol, "side", self.side(row), "quantity", 1)
+            fields = ("symbol", symbol, "side", self.side(row), "quantity", self.quantities.get(symbol, 1))
             prices = ("entry_price", float(self.entry[row]), "mark_price", mark, "ts_epoch", now)
             commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
         self.send(commands)

@@ -33,6 +33,7 @@ def test_every_part_may_be_killed_and_the_loop_resumes(tmp_path: Path) -> None:
             trial.kill(stack, part, "in a cycle" if part in HIT_IN_A_CYCLE else "any time")
         trial.conclude(stack)
         assert trial.violations == []
+        assert trial.event_cycles > 0
         with loop_stopped(stack):
             faults_are_found(stack, trial)
     trial.close()
