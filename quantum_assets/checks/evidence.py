@@ -88,6 +88,21 @@ class Record(NamedTuple):
     ttl_ms: int
 
 
+class Module(NamedTuple):
+    """What the source of a module names.
+
+    Attributes
+    ----------
+    imports
+        What it imports, dotted, wherever in the file it does so.
+    attributes
+        What it takes of a name, as ``sys.path``, and of anything else, as ``.path``.
+    """
+
+    imports: frozenset[str]
+    attributes: frozenset[str]
+
+
 class SingleCycle(NamedTuple):
     """What ``quantum once`` did when it was last tried, epoch s."""
 
@@ -487,28 +502,28 @@ class Evidence:
     # --- the product's own modules ---------------------------------------------------------------------------------------
 
     @cached_property
-    def modules(self) -> Mapping[str, ast.Module]:
-        """Every module of the code location, parsed, by dotted name."""
+    def modules(self) -> Mapping[str, Module]:
+        """What every module of the code location names, by dotted name."""
         files = [path for package in PACKAGES for path in sorted((self.source_root / package).rglob("*.py"))]
         files.append(self.source_root / "definitions.py")
-        return {_dotted(path.relative_to(self.source_root)): _parsed(path, path.stat().st_mtime_ns) for path in files}
-
-    def imports(self, module: str) -> set[str]:
-        """List what a module imports, dotted, wherever in the file it does so."""
-        found: set[str] = set()
-        for node in ast.walk(self.modules[module]):
-            if isinstance(node, ast.Import):
-                found.update(name.name for name in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.update({node.module, *(f"{node.module}.{name.name}" for name in node.names)})
-            elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
-                found.add(str(getattr(node.args[0], "value", "")))
-        return found
+        return {_dotted(path.relative_to(self.source_root)): _module(path.read_text()) for path in files}
 
 
 @lru_cache(maxsize=512)
-def _parsed(path: Path, modified_ns: int) -> ast.Module:  # noqa: ARG001 - a file that has changed is another one
-    return ast.parse(path.read_text())
+def _module(source: str) -> Module:
+    """Parse a module once for all runs of this process; the trees of all modules would be 70 MB."""
+    imports: set[str] = set()
+    attributes: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imports.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports.update({node.module, *(f"{node.module}.{name.name}" for name in node.names)})
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
+            imports.add(str(getattr(node.args[0], "value", "")))
+        elif isinstance(node, ast.Attribute):
+            attributes.add(f"{node.value.id}.{node.attr}" if isinstance(node.value, ast.Name) else f".{node.attr}")
+    return Module(frozenset(imports), frozenset(attributes))
 
 
 def _called(node: ast.Call) -> str:

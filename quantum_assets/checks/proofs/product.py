@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -31,9 +30,9 @@ proof = Prover(GOVERNOR_STATE.asset, group="all", per_symbol=False)
 def no_trading_libraries(evidence: Evidence) -> Finding:
     """Nothing of the product imports, and nothing in this process has loaded, what could place an order."""
     failing = {}
-    for module in evidence.modules:
-        if odd := sorted({name.split(".")[0] for name in evidence.imports(module)} & {*TRADING_LIBRARIES, FEED}):
-            failing[module] = f"imports {', '.join(odd)}"
+    for name, module in evidence.modules.items():
+        if odd := sorted({imported.split(".")[0] for imported in module.imports} & {*TRADING_LIBRARIES, FEED}):
+            failing[name] = f"imports {', '.join(odd)}"
     failing |= dict.fromkeys(loaded_trading_libraries(), "is loaded in this process")
     judged = len(evidence.modules)
     return Finding(f"{judged} modules, {len(sys.modules)} loaded", f"none of {len(TRADING_LIBRARIES)} libraries", judged, failing)
@@ -113,7 +112,7 @@ def _began_after(row: Mapping[str, Any], epoch: float, longest_sec: float) -> bo
 
 def imports_anywhere(evidence: Evidence) -> Finding:
     """The product is found from any working directory, and no module bends the path to be found."""
-    failing = {name: "changes sys.path" for name, tree in evidence.modules.items() if _bends_the_path(tree)}
+    failing = {name: "changes sys.path" for name, module in evidence.modules.items() if "sys.path" in module.attributes}
     names = [name for name in evidence.modules if not name.endswith("__main__")]
     code = (
         "import importlib.util as u, sys; print('\\n'.join(n for n in sys.argv[1:] if u.find_spec(n.partition('.')[0]) is None))"
@@ -130,18 +129,6 @@ def imports_anywhere(evidence: Evidence) -> Finding:
     if done.returncode:
         failing["interpreter"] = done.stderr[-200:]
     return Finding(f"{len(names)} modules", "found from / without path tricks", len(names), failing)
-
-
-def _bends_the_path(tree: ast.Module) -> bool:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Attribute)
-            and node.attr == "path"
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "sys"
-        ):
-            return True
-    return False
 
 
 PROOFS = (
