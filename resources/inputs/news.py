@@ -9,7 +9,8 @@ last is kept by this process alone: a new process reads everything once. When so
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 from quantum_core.contracts.legs import WORDS, leg_of, underlying
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ContractError
-from quantum_core.contracts.tables import MARKET_STATE, POSITION
+from quantum_core.contracts.tables import CANDLE_KEYS, MARKET_STATE, POSITION
 from quantum_core.kernels import CLOCK_SKEW_SEC
 from resources.inputs.candles import CandleReader
 from resources.inputs.foreign import number_or_none
@@ -135,6 +136,41 @@ def read_answered(store: RedisStore, symbols: Sequence[str]) -> dict[str, Inputs
             position = held_as(side, entry, qty) if held == "1" else NOT_HELD
         answered[symbol] = Inputs(int(candle) if candle is not None and math.isfinite(candle) else None, position)
     return answered
+
+
+class NewsFilter:
+    """Which writes to raw data are news to a cycle: a mark that moves or a candle that still runs is none.
+
+    Parameters
+    ----------
+    store
+        Server, key names and symbols.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._symbols: defaultdict[bytes, list[str]] = defaultdict(list)
+        self._last: dict[str, Inputs] = {}
+        for symbol in store.settings.symbols:
+            candles = [store.keys.of(name, store.settings.candles_of(symbol)) for name in CANDLE_KEYS]
+            for key in (*_position_keys(store, symbol), *candles):
+                self._symbols[key.encode()].append(symbol)
+
+    def is_news(self, keys: Collection[bytes]) -> bool:
+        """Return whether the symbols of these keys have other inputs than when they were last asked for; at first they have.
+
+        Raises
+        ------
+        RedisUnavailableError
+            The server is away.
+        """
+        symbols = list(dict.fromkeys(symbol for key in keys for symbol in self._symbols.get(key, ())))
+        if not symbols:
+            return False
+        found = read_inputs(self._store, symbols)
+        before = {symbol: self._last.get(symbol) for symbol in symbols}
+        self._last |= found
+        return before != found
 
 
 def _probes(store: RedisStore, symbol: str, known: _Known) -> Iterator[tuple[Any, ...]]:

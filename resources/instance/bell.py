@@ -2,8 +2,9 @@
 
 One connection asks the server to name every write to these keys (``CLIENT TRACKING ON BCAST``: streams, sorted sets, lists and
 strings alike; Redis 6 and later, Valkey). What a ring may start is decided by the sensor that it wakes, which reads for itself;
-a lost ring costs at most the 5 s of the daemon's own grid. Here is who is woken, and when; how the daemon is made to listen is in
-``resources/instance/sensor_daemon.py``.
+a lost ring costs at most the 5 s of the daemon's own grid. Marks move every second: writes to raw data that bring nothing a
+cycle is started for wake nobody, see :class:`resources.inputs.news.NewsFilter`. Here is who is woken, and when; how the daemon is
+made to listen is in ``resources/instance/sensor_daemon.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +27,7 @@ from quantum_core.settings import Settings
 from resources.governor.queue import GROUP
 from resources.inputs.foreign import parse_entry_id
 from resources.store.connection import connect
+from resources.store.unavailable import RedisUnavailableError
 
 GRID_SEC = 5.0  # between two turns of the daemon's own grid
 PROBE_SEC = 5.0  # how often it writes its heartbeat: the time when it last heard of a write to that very key
@@ -50,11 +52,12 @@ class Wake(NamedTuple):
 
 
 WAKES: Mapping[str, Wake] = {"plans": Wake(0.003, 0.05), "cycle": Wake(0.15, 0.25)}
-GAP_SEC_PER_SYMBOL = 0.001  # more between two ticks of the cycle: each reads what is new of all symbols, and marks ring, too
+GAP_SEC_PER_SYMBOL = 0.001  # more between two ticks of the cycle: each reads what is new of all symbols
+RAW = (*CANDLE_KEYS, "raw_position")
 RINGS: Mapping[str, str] = {  # key template to the sensor it wakes
     "stream_plans": "plans",
     **dict.fromkeys(("kill", "disarmed", "disarm", "disarmed_scopes", "guard_active"), "plans"),
-    **dict.fromkeys((*CANDLE_KEYS, "raw_position", "events_waiting"), "cycle"),
+    **dict.fromkeys((*RAW, "events_waiting"), "cycle"),
 }
 
 log = logging.getLogger("quantum.bell")
@@ -81,16 +84,23 @@ class Bell:
     ----------
     settings
         Address of the server, and key names.
+    is_news
+        Asked with the keys of raw data that were written whether somebody is to be woken for them; without it, always.
     monotonic, now
         Clocks: of waiting, and of the heartbeat in epoch s.
     """
 
     def __init__(
-        self, settings: Settings, monotonic: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        is_news: Callable[[Collection[bytes]], bool] = bool,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._monotonic, self._now = monotonic, now
+        self._is_news, self._monotonic, self._now = is_news, monotonic, now
         self._keys = settings.keys
         self._prefixes = prefixes(settings.keys)
+        self._raw = tuple(_prefix(settings.keys, name).encode() for name in RAW)
         self._heartbeat = settings.keys.of("heartbeat", BELL).encode()
         self._ended = settings.keys.of("events_waiting").encode()  # what a cycle has waited for: neither debounce nor pause
         self._client = connect(settings, protocol=3)
@@ -101,6 +111,8 @@ class Bell:
         self._due: dict[str, float] = {}  # sensor to when it is to be woken
         self._rung: dict[str, float] = {}  # since when it is to be
         self._woken: dict[str, float] = {}
+        self._written: set[bytes] = set()  # keys of raw data, since somebody was last asked about them
+        self._doubted: set[str] = set()  # sensors that are to be woken for those alone
         self._heard_epoch, self._hears = 0.0, False  # when it last heard of a write of its own; whether on this connection
         self._probed: float | None = None  # since when it waits to hear of one
         self._probe_at = self._connect_at = -math.inf
@@ -109,10 +121,15 @@ class Bell:
 
     # --- who is to be woken
 
-    def ring(self, sensor: str, *, at_once: bool = False) -> None:
-        """Have a sensor woken."""
+    def ring(self, sensor: str, *, at_once: bool = False, written: bytes = b"") -> None:
+        """Have a sensor woken; for a key of raw data only if that brings news."""
         wake = WAKES.get(sensor, Wake(0, 0))
         with self._lock:
+            if not written:
+                self._doubted.discard(sensor)
+            elif sensor not in self._due:
+                self._doubted.add(sensor)
+            self._written |= {written} - {b""}
             now = self._monotonic()
             again = self._woken.get(sensor, -math.inf) + self._gap_sec.get(sensor, 0.0)
             when = now if at_once else max(now + wake.debounce_sec, again)
@@ -126,12 +143,13 @@ class Bell:
             for sensor in [sensor for sensor, when in self._due.items() if when <= now]:
                 if now - self._rung[sensor] > FORGOTTEN_SEC:
                     del self._due[sensor], self._rung[sensor]
+                    self._doubted.discard(sensor)
                 else:
                     self._due[sensor] = now + sec
 
     def is_due(self, sensor: str) -> bool:
         """Return whether it is time to wake a sensor."""
-        return self._due.get(sensor, math.inf) <= self._monotonic()
+        return sensor not in self._doubted and self._due.get(sensor, math.inf) <= self._monotonic()
 
     def take(self, sensor: str) -> bool:
         """Note that a sensor is asked, and return whether it was to be woken."""
@@ -139,6 +157,7 @@ class Bell:
             if self._due.pop(sensor, None) is None:
                 return False
             del self._rung[sensor]
+            self._doubted.discard(sensor)
             self._woken[sensor] = now = self._monotonic()
             if sensor == "plans":
                 self._look_at = now + WAITING_SEC
@@ -148,10 +167,35 @@ class Bell:
         with self._lock:
             return min(self._due.values(), default=math.inf)
 
+    def _dismiss(self) -> bool:
+        """Let go of a ring that has brought no news, and return whether now nobody is to be woken."""
+        with self._lock:
+            now = self._monotonic()
+            doubted = [sensor for sensor in self._doubted if self._due[sensor] <= now]
+            if doubted:
+                written, self._written = self._written, set()
+        if doubted:
+            try:
+                news = self._is_news(written)
+            except (RedisUnavailableError, redis.RedisError, OSError):
+                news = True  # the sensor says what is wrong
+            with self._lock:
+                for sensor in doubted:
+                    if sensor in self._doubted and not news:
+                        del self._due[sensor], self._rung[sensor]
+                    self._doubted.discard(sensor)
+        return self._next() > self._monotonic()
+
     # --- listening
 
     def listen(self, until: float) -> bool:
         """Listen until a sensor is to be woken, and no longer than until then by the monotonic clock; return whether one is."""
+        while not self._listen(until):
+            if self._monotonic() >= until:
+                return False
+        return True
+
+    def _listen(self, until: float) -> bool:
         while (now := self._monotonic()) < min(until, self._next()):
             try:
                 self._serve(now)
@@ -159,7 +203,7 @@ class Bell:
             except (redis.RedisError, OSError) as error:
                 self._give_up(str(error))
                 time.sleep(max(0.0, min(until, self._next(), self._connect_at) - self._monotonic()))
-        return self._next() <= self._monotonic()
+        return not self._dismiss()
 
     def _serve(self, now: float) -> None:
         if self._connection is None:
@@ -193,9 +237,8 @@ class Bell:
 
     def _told(self, push: Any) -> None:
         names: Iterable[bytes] | None = push[1]
-        if names is None:  # the whole database was emptied
-            names = [self._heartbeat, *self._prefixes]
-        for name in names:
+        emptied = names is None  # the whole database
+        for name in (self._heartbeat, *self._prefixes) if names is None else names:
             if name == self._heartbeat:
                 if not self._hears:
                     self._probe_at = -math.inf  # so that the key says so at once
@@ -204,7 +247,8 @@ class Bell:
                 continue
             sensor = next((sensor for prefix, sensor in self._prefixes.items() if name.startswith(prefix)), None)
             if sensor is not None:
-                self.ring(sensor, at_once=name == self._ended)
+                raw = name.startswith(self._raw) and not emptied
+                self.ring(sensor, at_once=name == self._ended, written=name if raw else b"")
 
     def _hear(self, sec: float) -> None:
         connection = cast("Connection", self._connection)

@@ -23,8 +23,10 @@ from dagster._daemon import sensor as stock_daemon
 from dagster._daemon.cli import main
 
 from quantum_core.settings import load_settings
+from resources.inputs.news import NewsFilter
 from resources.instance.bell import GRID_SEC, Bell
 from resources.instance.dagster_internals import AHEAD_SEC
+from resources.store.redis_store import RedisStore
 
 NAMED_AGAIN_SEC = 60.0  # a clock that was set back is named once, although every sensor meets it
 TICKS_AT_ONCE = 4  # so that no long tick keeps a plan waiting
@@ -121,5 +123,5 @@ def wake_by_the_bell(bell: Bell | None) -> None:
 if __name__ == "__main__":
     ignore_future_ticks()
     settings = load_settings()
-    wake_by_the_bell(Bell(settings) if settings.events else None)
+    wake_by_the_bell(Bell(settings, NewsFilter(RedisStore(settings)).is_news) if settings.events else None)
     main()

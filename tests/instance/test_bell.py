@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from quantum_core.contracts.tables import Keys
 from quantum_core.settings import Settings, load_settings
 from resources.instance.bell import AGAIN_SEC, FORGOTTEN_SEC, GRID_SEC, WAITING_SEC, WAKES, Bell, prefixes
 from resources.instance.sensor_daemon import Turns, wake_by_the_bell
+from resources.store.unavailable import RedisUnavailableError
 from tests.waiting import wait_for
 
 
@@ -88,6 +89,42 @@ def test_a_write_wakes_the_sensor_that_reads_it_and_no_other(bell: Bell, server:
     bell._woken.clear()
     make(server)
     assert taken_by(bell) == woken
+
+
+CERTAIN = ("a plan", "the end of an event cycle", "everything deleted")
+
+
+@pytest.mark.parametrize("write", ["candles in a string", "a position", "a leg", *CERTAIN])
+def test_raw_data_without_news_wakes_nobody_and_everything_else_does(bell: Bell, server: redis.Redis, write: str) -> None:
+    """A mark that moves must not cost a tick; what is no raw data has its tick whatever the filter says."""
+    asked: list[bytes] = []
+
+    def nothing_new(keys: Collection[bytes]) -> bool:
+        asked.extend(keys)
+        return False
+
+    bell._is_news = nothing_new
+    bell._woken.clear()
+    make, woken = WRITES[write]
+    make(server)
+    assert taken_by(bell) == (woken if write in CERTAIN else set())
+    assert bool(asked) is (write not in CERTAIN)
+    asked.clear()
+    make(server)  # what was dismissed is heard of again
+    taken_by(bell)
+    assert bool(asked) is (write not in CERTAIN)
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), RedisUnavailableError("redis://x", "looking", OSError("gone"))])
+def test_who_cannot_tell_whether_there_is_news_wakes_the_sensor(bell: Bell, server: redis.Redis, error: Exception) -> None:
+    """Which then says what is wrong."""
+
+    def fails(_: Collection[bytes]) -> bool:
+        raise error
+
+    bell._is_news = fails
+    server.hset("quantum:state:positions:A", "side", "LONG")
+    assert taken_by(bell) == {"cycle"}
 
 
 @pytest.mark.parametrize("cluster", [False, True])
@@ -182,6 +219,29 @@ def test_a_ring_that_nobody_takes_is_forgotten(silent: Bell, clock: Clock) -> No
     silent.postpone(0.1)
     clock.now += 10
     assert not silent.is_due("plans")
+
+
+def test_a_ring_of_raw_data_is_not_let_go_once_something_certain_has_rung(silent: Bell, clock: Clock) -> None:
+    """Neither in the order of the rings, nor when the sensor has been asked meanwhile."""
+    silent._is_news = lambda _: False
+    for rings in ((b"key", b""), (b"", b"key")):
+        for written in rings:
+            silent.ring("cycle", written=written)
+        clock.now += 1
+        assert silent.listen(clock.now)
+        assert silent.take("cycle")
+    silent.ring("cycle", written=b"key")
+    assert silent.take("cycle")
+    silent.ring("cycle", written=b"key")
+    clock.now += 1
+    assert not silent.is_due("cycle")
+    assert not silent.listen(clock.now)
+    assert not silent.take("cycle")
+    silent.ring("cycle", written=b"key")
+    silent.ring("plans")
+    clock.now += 1
+    assert silent.listen(clock.now)
+    assert (silent.take("plans"), silent.take("cycle")) == (True, False)
 
 
 class Sensor:

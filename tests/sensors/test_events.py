@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from definitions import assemble
-from resources.inputs.news import Inputs, held_as, read_answered, read_inputs
+from resources.inputs.news import Inputs, NewsFilter, held_as, read_answered, read_inputs
 from resources.instance.awaited import ring_if_awaited
 from resources.instance.dagster_internals import RANGE_TAGS
 from resources.instance.range_tags import EVENT_TAG, TAG_CHARS_MAX, covered, event_tags, symbols_of
@@ -462,7 +462,7 @@ def test_each_shard_answers_its_own_symbols_on_its_own_queue(make_store, instanc
 
 def test_of_a_hedged_symbol_only_the_leg_that_has_changed_is_computed(make_store, instance) -> None:
     """Candles are of both, a position is of one."""
-    store = make_store(symbols="BTCUSDT,ETHUSDT", hedge_symbols="BTCUSDT")
+    store = make_store(symbols=("BTCUSDT", "ETHUSDT"), hedge_symbols="BTCUSDT")
     long, short, other = store.settings.symbols
     write_candles(store, long, real_closes("BTCUSDT"))
     write_candles(store, other, real_closes("ETHUSDT"))
@@ -531,6 +531,40 @@ def test_a_new_candle_is_found_however_candles_are_stored(store, kind) -> None:
     store.clock.advance(52)
     write(*history, candle(0, 102), candle(1, 103))
     assert read_inputs(store, [FIRST])[FIRST].candle == closed + 60
+
+
+def test_of_what_is_written_only_what_a_cycle_is_started_for_is_news(store) -> None:
+    """Marks move every second, of hundreds of symbols: each would cost a tick."""
+    write_world(store)
+    news, of = NewsFilter(store), store.keys.of
+    position, candles = of("raw_position", FIRST).encode(), of("candles_history", FIRST).encode()
+    assert news.is_news([position, candles])  # nothing is known yet
+    assert news.is_news([of("raw_position", SECOND).encode()])
+    assert not news.is_news([position, candles])
+    store.client.hset(position, mapping={"mark_price": "1.5", "unrealized_pnl": "2", "ts_epoch": "3"})
+    assert not news.is_news([position])
+    store.client.hset(position, "quantity", "7")
+    assert not news.is_news([of("raw_position", "OTHERUSDT").encode(), of("raw_position", SECOND).encode(), candles[:-1]])
+    assert news.is_news([position])
+    store.clock.advance(60)
+    write_candles(store, FIRST, real_closes(FIRST))
+    assert news.is_news([candles])
+    assert not news.is_news([candles])
+    store.client.delete(position)
+    assert news.is_news([position])
+
+
+def test_a_leg_and_who_is_judged_by_anothers_candles_have_news_by_the_keys_that_show_them(make_store) -> None:
+    store = make_store(symbols=("BTCUSDT", "ETHUSDT"), hedge_symbols=("BTCUSDT",), candles_from=("ETHUSDT=XBTUSD",))
+    news, of = NewsFilter(store), store.keys.of
+    long = "BTCUSDT.LONG"
+    for key, symbol in (("raw_position", long), ("raw_position", "BTCUSDT"), ("candles_history", "XBTUSD")):
+        assert news.is_news([of(key, symbol).encode()])
+        assert not news.is_news([of(key, symbol).encode()])
+    write_position(store, long, side="LONG")
+    assert news.is_news([of("raw_position", long).encode()])
+    write_candles(store, "XBTUSD", real_closes("BTCUSDT"))
+    assert news.is_news([of("candles_history", "XBTUSD").encode()])
 
 
 def test_a_failed_read_is_no_change(store) -> None:
