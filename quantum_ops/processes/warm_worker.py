@@ -60,7 +60,22 @@ log = logging.getLogger("quantum.worker")
 
 
 class EagerConsumer(Consumer):  # type: ignore[misc]
-    """Looks for a lost broker every second."""
+    """Looks for a lost broker every second, and takes every error of its link for a lost one.
+
+    Celery ends the worker for an error that it does not know, and the runs of all its children with it. Whatever fails between
+    the broker and the pool, a new link costs a second; a worker that consumes nothing is alerted as a loop that stands still.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.connection_errors = (*self.conninfo.connection_errors, Exception)
+
+    def on_close(self) -> None:
+        """Forget what the lost link had brought; called where an error is handled, one of its own would end the worker."""
+        try:
+            super().on_close()
+        except Exception:
+            log.exception("what a lost link to the broker had brought was not given back whole")
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""

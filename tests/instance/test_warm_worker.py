@@ -18,7 +18,16 @@ from quantum_core.settings import load_settings
 from resources.instance.launcher import celery_arguments, keep_apart
 
 WORKER_ALL_TOO_SMALL = """
+from pathlib import Path
+from kombu.transport.redis import MultiChannelPoller
 from quantum_ops.processes import warm_worker
+stock, stumble = MultiChannelPoller.on_readable, Path(warm_worker.load_settings().quantum_home) / "stumble"
+def on_readable(self, fileno):
+    if stumble.exists():
+        stumble.unlink()
+        raise ValueError("a fault of the link")
+    return stock(self, fileno)
+MultiChannelPoller.on_readable = on_readable
 assert warm_worker.app.conf.worker_max_memory_per_child == warm_worker.MEMORY_PER_CHILD_KB
 warm_worker.app.conf.worker_max_memory_per_child = 1
 warm_worker.app.conf.update(result_backend=warm_worker.load_settings().url, task_ignore_result=False)  # for what pings return
@@ -109,6 +118,18 @@ def test_a_pickled_task_is_refused_so_that_root_needs_no_warning(worker: Worker)
     assert worker.says("Refusing to deserialize"), worker.said
     assert worker.ping().get(timeout=20) == "pong"
     assert "SecurityWarning" not in "".join(worker.said)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_link_that_celery_does_not_know_ends_no_worker(worker: Worker) -> None:
+    """In a failover it ended one, which cost ten seconds and the runs under way."""
+    stumble = Path(worker.home) / "stumble"
+    stumble.touch()
+    worker.ping()
+    assert worker.says("a fault of the link"), worker.said
+    assert not stumble.exists()
+    assert worker.ping().get(timeout=20) == "pong"
+    assert worker.process.poll() is None
 
 
 def test_a_run_that_is_being_handed_to_a_worker_is_no_fault(instance: dg.DagsterInstance) -> None:
