@@ -102,6 +102,8 @@ def settled(look: Callable[[], list[str]], within_sec: float = 5.0) -> list[str]
 class Market(World):
     """Raw data of many symbols for as long as the server answers: prices drift, sizes change, entries stay, and plans come in."""
 
+    restless = True
+
     def __init__(self, store: RedisStore) -> None:
         super().__init__(store)
         self.drift = np.ones(len(self.symbols))
@@ -114,7 +116,6 @@ class Market(World):
     def move(self) -> None:
         """Move every mark by about .2 %, change the size of one position, which starts an event cycle, and add a plan."""
         self.drift *= np.exp(self.rng.normal(0, 0.002, len(self.drift)))
-        self.quantities[str(self.rng.choice(self.symbols))] = round(self.rng.uniform(0.5, 2), 3)
         super().move()
         # The pack's own try of `quantum once` is a cycle beside the loop by design; here cycles must not overlap.
         tried = json.dumps({"at": time.time() - MOVE_EVERY_SEC, "exit_code": 0, "last_line": "kept out by the trial"})

@@ -42,6 +42,7 @@ class World:
     """Candles, positions, targets and efficiency of all symbols of a store, and the account, kept fresh."""
 
     calm = False  # marks stay where they are: no stop is crossed, and nothing but what a trial does raises an alert
+    restless = False  # with each move one position changes its size, which starts an event cycle
 
     def __init__(self, store: RedisStore) -> None:
         self.store, self.symbols = store, store.settings.symbols
@@ -88,6 +89,8 @@ class World:
     def move(self) -> None:
         """Move every mark; once a minute write a candle and renew the rest."""
         self.moves += 1
+        if self.restless:
+            self.quantities[str(self.rng.choice(self.symbols))] = round(self.rng.uniform(0.5, 2), 3)
         of, now = self.store.keys.of, int(time.time())
         commands = []
         for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):

@@ -308,9 +308,10 @@ def scale_out(figures: Figures) -> str:
 def split_brain(figures: Figures) -> str:
     """Render what two stacks on one Redis did."""
     return "## Two stacks on one Redis (`benchmarks.split_brain`)\n" + paragraph(f"""
-        {figures["cycles"]} cycles, {figures["entries"]} entries of streams, {figures["doubled"]} doubled; gaps
-        {of(figures["gap_sec"], "p50", "p99", "max")} s (p50 / p99 / max); {figures["runs_of_the_second_stack"]} runs of the
-        second stack. It published {figures["taken_over_sec"]} s after the first one was killed.""")
+        {figures["cycles"]} cycles and {figures.get("event_cycles", 0)} event cycles, {figures["entries"]} entries of streams,
+        {figures["doubled"]} doubled; gaps {of(figures["gap_sec"], "p50", "p99", "max")} s (p50 / p99 / max);
+        {figures["runs_of_the_second_stack"]} runs of the second stack. It published {figures["taken_over_sec"]} s after the first
+        one was killed.""")
 
 
 def dead_symbols(figures: Figures) -> str:

@@ -14,4 +14,5 @@ def test_of_two_stacks_on_one_redis_one_publishes_and_the_other_takes_over() -> 
     assert result["runs_of_the_second_stack"] == 0
     assert result["first_holds"]
     assert result["cycles"] >= SHORT_CYCLES
+    assert result["event_cycles"] > 0
     assert result["gap_sec"]["min"] >= 8  # as one stack alone: a cycle requested by a second one would fall in between
