@@ -3,7 +3,7 @@
 Workers, sensor daemon and Redis are stopped with SIGSTOP, so that the supervisor does not mend what is to be detected; one symbol
 is stopped by a position nobody can read; candles are frozen by writing none. Each fault lasts until it is alerted, and is then
 undone. An HTTP and an SMTP sink on loopback receive the alerts through Apprise. ``late`` is the time from the limit of the thing,
-counted from its last sign of life, to the alert's arrival: at most 10 s are promised.
+counted from its last sign of life, to the alert's arrival: at most 2 s are promised.
 """
 
 import json
@@ -27,7 +27,7 @@ SYMBOLS, REPEATS, REPEATS_IF_SHORT = 3, 5, 1
 STALE_MARGIN_SEC = 1  # instead of 300: five frozen feeds would take three quarters of an hour
 SETTLED_SEC = 15.0  # after a clear nothing more may come
 WITHIN_SEC = 240.0
-PROMISED_SEC = 10.0
+PROMISED_SEC = 2.0
 
 
 class Received(NamedTuple):

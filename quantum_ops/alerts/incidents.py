@@ -161,6 +161,11 @@ class Ledger:
         self._observed = self._redis_answered = now
         self.observer.begin(now)
 
+    @property
+    def redis_limit_at(self) -> float:
+        """When the silence of Redis becomes an alert, epoch s."""
+        return self._redis_answered + self.policy.redis_sec
+
     def to_json(self) -> list[dict[str, Any]]:
         """Give the active incidents as plain values."""
         return [asdict(incident) for incident in self.active.values()]

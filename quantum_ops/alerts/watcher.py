@@ -154,6 +154,7 @@ class Watcher:
         except RedisUnavailableError as error:
             log.debug("%s", error)
             self._condition = error.condition
+            self._crosses_at = self.ledger.redis_limit_at if self.ledger.redis_limit_at >= now else math.inf
             return None, NOTHING_DECIDED
         if decided is None:  # nothing is known of it, so that nothing of it is over
             decided = Decided(unsure=frozenset(self.ledger.active))

@@ -301,6 +301,10 @@ def test_it_looks_again_when_the_next_thing_crosses_its_limit(live):
     live.client.set(live.keys.of("heartbeat", "worker"), time.time() - live.settings.worker_max_silence_sec - 1)
     watcher.round()
     assert watcher.crossing_in_sec() > 3 + CROSSED_SEC
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    silent = Watcher(RedisStore(load_settings(redis_url=nowhere, quantum_home=live.settings.quantum_home)))
+    silent.round()
+    assert 0 < silent.crossing_in_sec() <= live.settings.redis_max_silence_sec + CROSSED_SEC
 
 
 def test_active_alerts_have_what_the_banner_shows(live):
