@@ -7,6 +7,7 @@ is decided in ``quantum_ops.alerts.incidents``.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -391,7 +392,7 @@ def event_log_trouble(path: str, since: float, now: float) -> Trouble:
         since=since,
         limit="a writer waits for some milliseconds",
         likely="a copy, a scan or a shell of sqlite3 holds it",
-        look=KINDS["event_log"].look,
+        look=f"fuser -v {shlex.quote(path)}",
         kind="event_log",
         seen=f"locked for {now - since:.0f} s",
     )
@@ -439,7 +440,7 @@ def part_trouble(alert: str, beat: Vital, now: float) -> Trouble:
     return Trouble(
         alert=alert,
         level="failure",
-        what=f"{what}{while_alive}{f' ({beat.detail})' if beat.detail else ''}; {KINDS[alert].trading}",
+        what=f"{what}{while_alive}{f' ({beat.detail})' if beat.detail else ''}; {KINDS[alert].trading.partition('; ')[0]}",
         since=since,
         limit=f"{beat.limit_sec:g} s",
         likely=likely,

@@ -71,6 +71,7 @@ def test_a_locked_event_log_is_one_alert_and_explains_the_silence(tmp_path) -> N
             told += ledger.observe(Evaluation((), ()), wall, Decided(troubles=signs.troubles(wall)))
     assert [(message.event, message.alert) for message in told] == [("raised", "event_log"), ("cleared", "event_log")]
     assert told[0].text.startswith(f"Event log {path} is locked by another program since")
+    assert f"Look: fuser -v {path}" in told[0].text
 
 
 def state_of(sensor: dg.SensorDefinition, last_tick: float, instance: dg.DagsterInstance) -> InstigatorState:

@@ -232,6 +232,16 @@ def test_a_dead_worker_survives_the_restart_of_the_watcher(product):
     assert events(product.told) == [("raised", "worker"), ("cleared", "worker")]
 
 
+@pytest.mark.parametrize("part", ["worker", "daemon", "loop"])
+def test_a_title_is_short_and_the_text_says_what_it_means_for_open_positions(product, part):
+    """A lock screen shows the title; the text has room for what becomes of stops and closing plans."""
+    product.dead |= {part}
+    (raised,) = product.run(120)
+    assert raised.title.endswith("; no new numbers and no permits for any symbol")
+    (trading,) = [line for line in raised.text.splitlines() if line.startswith("For trading: ")]
+    assert trading.startswith("For trading: no new numbers and no permits for any symbol; open positions get no new stop")
+
+
 def test_a_fresh_stack_is_given_a_minute():
     """Nothing has been published yet, and that is not an alert."""
     product = Product()
