@@ -64,14 +64,14 @@ def facts_of(
     states = champion["market_state"], challenger["market_state"]
     if states[0] is None or states[1] is None:
         return {}
-    found = {"n": 1, "regime": int(regime_of(states[0]) != regime_of(states[1]))}
+    facts = {"n": 1, "regime": int(regime_of(states[0]) != regime_of(states[1]))}
     risks = champion["risk_proposal"], challenger["risk_proposal"]
     takes = champion["harvest_proposal"], challenger["harvest_proposal"]
     if risks[0] is None or risks[1] is None or takes[0] is None or takes[1] is None:
-        return found
+        return facts
     farther = (risks[1]["stop_dist_pct"] - risks[0]["stop_dist_pct"]) / UNIT
     return {
-        **found,
+        **facts,
         "held": 1,
         "action": int(takes[0]["harvest_action"] != takes[1]["harvest_action"]),
         "farther": round(farther),

@@ -175,25 +175,25 @@ def says_nothing(hours: Hours, asset: str) -> list[Nothing]:
     if evaluations < EVALUATIONS_MIN:
         return []
     span = max(hours) - min(hours) + 1
-    found = []
+    uninformative = []
     for fact, count in total.items():
         name, _, value = fact.partition(":")
         share = count / evaluations
         if fact == N or share <= SHARE_MAX or (name == "regime" and (count < evaluations or span < REGIME_HOURS)):
             continue
-        told = FACTS[name]
-        found.append(
+        wording = FACTS[name]
+        uninformative.append(
             Nothing(
                 asset=asset,
-                fact=told.words.format(value=value),
+                fact=wording.words.format(value=value),
                 share=share,
                 evaluations=evaluations,
                 since_hour=_since(hours, asset, fact),
-                parameter=told.parameter.format(value=value),
-                remedy=told.remedy,
+                parameter=wording.parameter.format(value=value),
+                remedy=wording.remedy,
             )
         )
-    return sorted(found, key=lambda one: -one.share)
+    return sorted(uninformative, key=lambda one: -one.share)
 
 
 def _since(hours: Hours, asset: str, fact: str) -> int:

@@ -207,15 +207,15 @@ class Keys:
                 symbol = underlying(symbol)
             elif name == "raw_position":
                 return f"{self.of(name, underlying(symbol))}:{leg}"
-        before, hole, after = self._around[name]
+        prefix, placeholder, suffix = self._around[name]
         if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
-            return f"{before}{symbol if hole else ''}{after}:{{{KILL}}}"
-        tagged = f"{{{symbol}}}" if self.cluster and hole not in _UNTAGGED else symbol
+            return f"{prefix}{symbol if placeholder else ''}{suffix}:{{{KILL}}}"
+        tagged = f"{{{symbol}}}" if self.cluster and placeholder not in _UNTAGGED else symbol
         if self.cluster and slot:
             tagged = f"{{{slot}}}:{symbol}"
         if self.cluster and symbol and name.startswith("stream_"):
-            return f"{before}:{tagged}"
-        return f"{before}{tagged}{after}" if hole else before
+            return f"{prefix}:{tagged}"
+        return f"{prefix}{tagged}{suffix}" if placeholder else prefix
 
     @cached_property
     def _around(self) -> dict[str, tuple[str, str, str]]:

@@ -70,8 +70,8 @@ def load(name_or_path: str, symbols: Sequence[str] | None = None) -> Profile:
     """
     if name_or_path == LOCKED.name:
         return LOCKED
-    own = FOLDER / f"{name_or_path}.toml"
-    path = own if _NAME.fullmatch(name_or_path) and own.is_file() else Path(name_or_path).expanduser()
+    shipped_path = FOLDER / f"{name_or_path}.toml"
+    path = shipped_path if _NAME.fullmatch(name_or_path) and shipped_path.is_file() else Path(name_or_path).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin with a mark
     except (OSError, UnicodeDecodeError) as error:
@@ -80,13 +80,13 @@ def load(name_or_path: str, symbols: Sequence[str] | None = None) -> Profile:
         why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         msg = f"profile {name_or_path}: {why}, and none of the shipped profiles {', '.join(shipped())}{meant}"
         raise ProfileFileError(name_or_path, [(0, msg)]) from None
-    if path is own:
+    if path is shipped_path:
         return parse(text, path.name, symbols)
-    found = parse(text, str(path), symbols)
-    if found.name in shipped() and found.fingerprint != load(found.name).fingerprint:
-        msg = f"{found.name} is a shipped profile with other parameters: give yours a name of its own"
+    profile = parse(text, str(path), symbols)
+    if profile.name in shipped() and profile.fingerprint != load(profile.name).fingerprint:
+        msg = f"{profile.name} is a shipped profile with other parameters: give yours a name of its own"
         raise ProfileFileError(str(path), [(line_of(text, "name"), msg)])
-    return found
+    return profile
 
 
 @lru_cache
@@ -114,8 +114,8 @@ def parse(text: str, source: str, symbols: Sequence[str] | None = None) -> Profi
     except RecursionError:
         raise ProfileFileError(source, [(1, "nested too deeply")]) from None
     except ValueError as error:  # of the syntax, or a number of thousands of digits
-        found = _AT_LINE.search(str(error))
-        line = int(found.group(1)) if found else len(text.splitlines()) or 1  # a file that ends too early
+        line_match = _AT_LINE.search(str(error))
+        line = int(line_match.group(1)) if line_match else len(text.splitlines()) or 1  # a file that ends too early
         raise ProfileFileError(source, [(line, str(error))]) from None
     mistakes = list(_mistakes(body, symbols))
     if not mistakes:
@@ -173,30 +173,30 @@ def _mistakes_of_sections(sections: Mapping[str, Any], prefix: str) -> Iterator[
 
 
 def _mistakes_of_theta(theta: Theta, given: Mapping[str, Any], section: str, prefix: str) -> Iterator[Mistake]:
-    known = leaves(theta)
-    found = False
+    parameters = leaves(theta)
+    mistaken = False
     for leaf, value in _flat(given):
         path = f"{prefix}{section}.{leaf}"
         if prefix and f"{section}.{leaf}" in OF_ACCOUNT:
             yield Mistake(path, f"{section}.{leaf} is of the account as a whole, not of a symbol")
-        elif leaf not in known:
-            inner = any(one.startswith(f"{leaf}.") for one in known)
-            what = f"{path} is {value!r}: accepted is a table" if inner else f"there is no parameter {section}.{leaf}"
-            yield Mistake(path, what if inner else f"{what}{_nearest(leaf, list(known))}")
-            found = True
+        elif leaf not in parameters:
+            inner = any(one.startswith(f"{leaf}.") for one in parameters)
+            message = f"{path} is {value!r}: accepted is a table" if inner else f"there is no parameter {section}.{leaf}"
+            yield Mistake(path, message if inner else f"{message}{_nearest(leaf, list(parameters))}")
+            mistaken = True
         else:
             try:
-                accepted_value(known[leaf], value)
+                accepted_value(parameters[leaf], value)
             except ThetaError as error:
-                told = str(error).replace(f"theta {known[leaf].name}", path, 1)
-                yield Mistake(path, told)
-                found = True
-    if not found:
+                text = str(error).replace(f"theta {parameters[leaf].name}", path, 1)
+                yield Mistake(path, text)
+                mistaken = True
+    if not mistaken:
         try:
             theta.override(given)
         except ThetaError as error:
-            told = str(error).replace("theta ", f"{prefix}{section}.", 1)
-            yield Mistake(f"{prefix}{section}.{error.path}", told)
+            text = str(error).replace("theta ", f"{prefix}{section}.", 1)
+            yield Mistake(f"{prefix}{section}.{error.path}", text)
 
 
 def _flat(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -164,11 +164,11 @@ def from_body(body: Mapping[str, Any]) -> Profile:
     if not isinstance(body, Mapping) or not isinstance(body.get("name"), str) or not body["name"]:
         msg = "a profile needs a name"
         raise ProfileError(msg)
-    given = dict(body)
-    heads = {name: given.pop(name, default) for name, default in HEADS.items()}
-    own = given.pop("symbols", {})
-    sections = _sections(given, SECTIONS, "")
-    of_symbols = own.items() if isinstance(own, Mapping) else ()
+    remaining = dict(body)
+    heads = {name: remaining.pop(name, default) for name, default in HEADS.items()}
+    by_symbol = remaining.pop("symbols", {})
+    sections = _sections(remaining, SECTIONS, "")
+    of_symbols = by_symbol.items() if isinstance(by_symbol, Mapping) else ()
     symbols = {symbol: _sections(changes, sections, f"symbols.{symbol}.") for symbol, changes in of_symbols}
     own_only = {
         symbol: {name: theta for name, theta in mine.items() if theta is not sections[name]} for symbol, mine in symbols.items()

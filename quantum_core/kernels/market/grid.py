@@ -150,19 +150,19 @@ def _ticks(closes: Floats) -> Floats:
     return np.where(np.isfinite(smallest), smallest / closes[:, -1], np.nan) if len(closes) else smallest
 
 
-def _judge(one: Series, theta: GridTheta) -> Grid:
+def _judge(series: Series, theta: GridTheta) -> Grid:
     """Judge one symbol whose grid is not even."""
-    if not len(one.close):
-        return Grid(one.close, None, None, 0, inactive=False, tick_pct=np.nan, reason="")
-    if not (one.open_time_ms > 0).all():
-        return _grid(one.close, one.volume, None, theta)
-    steps, off_grid = _steps(one.open_time_ms, theta.interval_sec)
-    if reason := _spacing_fault(one.open_time_ms, steps, off_grid, theta):
-        return _grid(one.close, one.volume, steps, theta, reason)._replace(lost=int((steps - 1).sum()))
+    if not len(series.close):
+        return Grid(series.close, None, None, 0, inactive=False, tick_pct=np.nan, reason="")
+    if not (series.open_time_ms > 0).all():
+        return _grid(series.close, series.volume, None, theta)
+    steps, off_grid = _steps(series.open_time_ms, theta.interval_sec)
+    if reason := _spacing_fault(series.open_time_ms, steps, off_grid, theta):
+        return _grid(series.close, series.volume, steps, theta, reason)._replace(lost=int((steps - 1).sum()))
     missing = steps - 1
     splits = np.flatnonzero(missing > theta.gap_max_intervals)
     start = int(splits[-1]) + 1 if len(splits) else 0
-    close, volume, steps, off_grid = one.close[start:], one.volume[start:], steps[start:], off_grid[start:]
+    close, volume, steps, off_grid = series.close[start:], series.volume[start:], steps[start:], off_grid[start:]
     minutes = len(close) + int((steps - 1).sum()) if theta.fill else len(close)
     if minutes < theta.required and start:
         hole = int(missing[start - 1])

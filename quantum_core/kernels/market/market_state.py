@@ -224,9 +224,9 @@ def market_state(
         reason[rows] = _no_state_reasons(closes[rows], counts[rows], required)
         well = np.array([why is None for why in reason[rows]], dtype=bool)
         if well.any():
-            used, own = closes[rows[well], -required:], of_rows.take(well)
+            used, theta_used = closes[rows[well], -required:], of_rows.take(well)
             # Below a price of 1 eps is a share of it: log returns must not depend on the unit of price.
-            columns[:, rows[well]] = _states(np.log(used + own.eps * np.minimum(1.0, used)), own)
+            columns[:, rows[well]] = _states(np.log(used + theta_used.eps * np.minimum(1.0, used)), theta_used)
     return MarketState(**dict(zip(STATE_COLUMNS, columns, strict=True)), reason=tuple(reason))
 
 

@@ -167,19 +167,19 @@ def _inversions(order: Integers) -> Integers:
 
     keys *= 2
     places = np.zeros_like(keys)
-    for half, both in pairwise(RUN << level for level in range((size // RUN).bit_length())):
-        pairs = keys.reshape(n_symbols, -1, both)
+    for half, width in pairwise(RUN << level for level in range((size // RUN).bit_length())):
+        pairs = keys.reshape(n_symbols, -1, width)
         pairs[:, :, :half] += 1
         pairs.sort(axis=2)
         marks = pairs & 1
         pairs -= marks
-        places += (marks * np.arange(both, dtype=keys.dtype)).reshape(keys.shape)
-        count -= size // both * (half * (half - 1) // 2)
+        places += (marks * np.arange(width, dtype=keys.dtype)).reshape(keys.shape)
+        count -= size // width * (half * (half - 1) // 2)
     count += places.sum(axis=1, dtype=np.int64)
     return count
 
 
-def _swapped(order: Integers, other: Integers, at_most: int) -> tuple[Integers, Integers, Integers]:
+def _swapped(order: Integers, other_order: Integers, at_most: int) -> tuple[Integers, Integers, Integers]:
     """Row, earlier and later point of all pairs that stand differently in two orders, row by row.
 
     If the orders are close, only near neighbours can have changed places. Rows in which the points moved by more than
@@ -187,13 +187,13 @@ def _swapped(order: Integers, other: Integers, at_most: int) -> tuple[Integers, 
     """
     n_symbols, n = order.shape
     dtype = np.int16 if n <= 1 << 13 else np.int64
-    here = np.arange(n, dtype=dtype)
+    index = np.arange(n, dtype=dtype)
     place = np.empty(order.shape, dtype)
-    np.put_along_axis(place, other, here[None], axis=1)
+    np.put_along_axis(place, other_order, index[None], axis=1)
     place = np.take_along_axis(place, order, axis=1)
-    moved = place - here
+    moved = place - index
     many = np.abs(moved).sum(axis=1, dtype=np.int64) > 2 * at_most
-    place[many] = here
+    place[many] = index
     moved[many] = 0
     lags = max(1, int((moved.max(axis=1) - moved.min(axis=1)).max()) - 1)
     following = np.full((n_symbols, n + lags), n, dtype)

@@ -85,8 +85,8 @@ def empty(memory: Memory, kept: Tracked | None, side: str, carried: Mapping[str,
     memory, waits
         ``waits``: what is tracked must be kept yet, because only the other side is known to be empty, or the key is in conflict.
     """
-    other = kept is not None and side != "" and side != kept.side
-    label = EMPTY if other else FLAT
+    other_side = kept is not None and side != "" and side != kept.side
+    label = EMPTY if other_side else FLAT
     if memory.label == EMPTY and label == EMPTY and now - memory.since >= EMPTY_SEC:
         label = FLAT
     since = memory.since if label == memory.label else now
@@ -117,18 +117,18 @@ def recognized(memory: Memory, kept: Tracked | None, side: str, entry_price: flo
     turned = memory.label not in ("", side)
     said_flat = memory.label == FLAT
     if kept is not None and kept.side == side:
-        back, same, previous = turned, True, kept
+        came_back, same, previous = turned, True, kept
     else:
         row = memory.kept.get(side)
         if row is not None and now - row["left_at"] > RETURN_SEC:
             row = None
         same = row is not None and math.isclose(entry_price, row["entry_price"], rel_tol=SAME_ENTRY_REL)
-        back = row is not None and (same or (not said_flat and now - row["left_at"] <= ALTERNATE_SEC))
+        came_back = row is not None and (same or (not said_flat and now - row["left_at"] <= ALTERNATE_SEC))
         previous = Tracked.from_row(row) if row is not None else None
     returns = tuple(at for at in memory.returns if now - at <= ALTERNATE_SEC)
-    if back and turned:
+    if came_back and turned:
         returns = (*returns, now)[-RETURNS:]
-    conflict = back and ((same and not said_flat) or len(returns) >= RETURNS)
+    conflict = came_back and ((same and not said_flat) or len(returns) >= RETURNS)
     memory = dataclasses.replace(
         memory,
         label=side,

@@ -164,8 +164,8 @@ def stops(
     # Comparisons with NaN are False: without a stop in force nothing tightens and nothing is kept.
     noise = np.maximum(theta.eps * np.minimum(1.0, current), ROUNDING * current)
     tightening = theta.monotonic_sl & (d * (sl - position.current_sl) > noise)
-    kept = theta.monotonic_sl & (d * (position.current_sl - sl) > noise)
-    sl = np.where(kept, position.current_sl, sl)
+    stop_kept = theta.monotonic_sl & (d * (position.current_sl - sl) > noise)
+    sl = np.where(stop_kept, position.current_sl, sl)
     breached = d * (sl - current) >= 0
     if mark_price is not None:
         breached |= d * (sl - mark_price) >= 0
@@ -180,7 +180,7 @@ def stops(
         sl_breached=breached,
         reason_codes=reason_codes(
             (d * (trail_sl - raw_sl) > noise, "trail_active"),
-            (kept, "sl_tightened_monotonic"),  # on the wire so: the stop in force was kept
+            (stop_kept, "sl_tightened_monotonic"),  # on the wire so: the stop in force was kept
             (tightening, "sl_tightening"),
             (np.ones(len(market), dtype=bool), "regime_" + most_probable(market.p_trend, market.p_mr, market.p_chop)),
             (ext > 1 + theta.eps, "tp_extended"),
