@@ -71,9 +71,9 @@ def read_account(store: RedisStore) -> AccountReading:
         The server is away.
     """
     now, of = store.clock(), store.keys.of
-    names = (of("equity"), of("daily_pnl", utc_date(now)), of("consecutive_losses"), of("guard_readings"))
-    commands = [("HGETALL", names[0]), ("HGETALL", names[1]), ("GET", names[2]), ("HGET", names[3], CURRENT_PEAK)]
-    equity, pnl, losses, kept = store.run("reading the account", commands)
+    keys = (of("equity"), of("daily_pnl", utc_date(now)), of("consecutive_losses"), of("guard_readings"))
+    commands = [("HGETALL", keys[0]), ("HGETALL", keys[1]), ("GET", keys[2]), ("HGET", keys[3], CURRENT_PEAK)]
+    equity, pnl, losses, stored_peak = store.run("reading the account", commands)
     worth, profit = _fields(equity), _fields(pnl)
     epoch = _epoch(worth.get(CLOCK))
     missing = not isinstance(equity, Exception) and not worth
@@ -84,15 +84,15 @@ def read_account(store: RedisStore) -> AccountReading:
         daily_pnl=_usd(profit.get("pnl")) if profit or isinstance(pnl, Exception) or store.settings.daily_pnl_required else 0.0,
         consecutive_losses=0.0 if losses is None else _usd(_text(losses)),
         net_transfers=_usd(worth[NET_TRANSFERS]) if NET_TRANSFERS in worth else 0.0,
-        peak_known=_usd((_text(kept) or "").partition(" ")[0]),
+        peak_known=_usd((_text(stored_peak) or "").partition(" ")[0]),
     )
-    note = "" if profit or isinstance(pnl, Exception) else f"{names[1]} is missing: the profit of today counts as 0"
+    note = "" if profit or isinstance(pnl, Exception) else f"{keys[1]} is missing: the profit of today counts as 0"
     shown = {
-        EQUITY: f"{names[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
-        PEAK: f"{names[0]}: {_peak_shown(equity, worth, account)}",
-        NET_TRANSFERS: f"{names[0]}: {_shown(equity, worth, NET_TRANSFERS, 'peak')}",
-        DAILY_PNL: f"{names[1]}: {_shown(pnl, profit, 'pnl')}",
-        CONSECUTIVE_LOSSES: f"{names[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
+        EQUITY: f"{keys[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
+        PEAK: f"{keys[0]}: {_peak_shown(equity, worth, account)}",
+        NET_TRANSFERS: f"{keys[0]}: {_shown(equity, worth, NET_TRANSFERS, 'peak')}",
+        DAILY_PNL: f"{keys[1]}: {_shown(pnl, profit, 'pnl')}",
+        CONSECUTIVE_LOSSES: f"{keys[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
     absent = frozenset(
         name for name, reply in ((DAILY_PNL, profit or pnl), (CONSECUTIVE_LOSSES, losses)) if not reply and reply != b""

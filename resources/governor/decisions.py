@@ -98,18 +98,19 @@ def look_up(store: RedisStore, plan_id: str) -> Case:
     streams = {store.keys.of("stream_plans"), store.keys.of("stream_governor_events")}
     if store.keys.cluster:
         streams |= {store.keys.of("stream_governor_events", symbol) for symbol in (*store.settings.symbols, NO_SYMBOL)}
-    names = sorted(streams)
+    stream_keys = sorted(streams)
     replies = store.run(
-        "looking up a plan", [("XREVRANGE", name, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for name in names]
+        "looking up a plan",
+        [("XREVRANGE", stream_key, "+", "-", "COUNT", EVENTS_STREAM_MAXLEN + 1000) for stream_key in stream_keys],
     )
     plan_ids = (booked_id(plan_id), plan_id)
     plan, events = None, []
-    for name, reply in zip(names, replies, strict=True):
+    for stream_key, reply in zip(stream_keys, replies, strict=True):
         if isinstance(reply, Exception):
-            raise UnreadableKeyError(name, "a stream", reply)
+            raise UnreadableKeyError(stream_key, "a stream", reply)
         for entry_id, raw in reversed(reply):
             fields = texts(raw)
-            if name == store.keys.of("stream_plans"):
+            if stream_key == store.keys.of("stream_plans"):
                 plan = fields if parse_plan(entry_id.decode(), raw).plan_id in plan_ids else plan
             elif fields.get("plan_id") in plan_ids:
                 events.append(fields)

@@ -63,15 +63,15 @@ def look_for_more(store: RedisStore) -> Searched:
     (reply,) = store.run("reading what was found", [("HGETALL", key)])
     if isinstance(reply, Exception):
         return Searched((), {SEARCH: f"{key}: {reply}"})
-    kept: dict[bytes, bytes] = pairs(reply)
-    cursor, completed = kept.pop(b"cursor", b"0"), kept.pop(b"completed", b"")
-    key_names = set(kept)
+    found_before: dict[bytes, bytes] = pairs(reply)
+    cursor, completed = found_before.pop(b"cursor", b"0"), found_before.pop(b"completed", b"")
+    key_names = set(found_before)
     for _ in range(SCANS if completed else SCANS_FIRST):
         (reply,) = store.run("searching guards", [("SCAN", cursor, "MATCH", SEARCHED, "COUNT", SCAN_COUNT)])
         if isinstance(reply, Exception):
             return Searched((), {SEARCH: f"SCAN: {reply}"})
-        cursor, names = reply
-        key_names |= set(names)
+        cursor, scanned = reply
+        key_names |= set(scanned)
         if cursor == b"0":
             completed = str(int(today.timestamp())).encode()
             break
@@ -90,10 +90,10 @@ def look_for_more(store: RedisStore) -> Searched:
     if isinstance(outcome, Exception):
         errors[SEARCH] = f"{key}: {outcome}"
     if wrong := [_shown_name(name) for name in standing if name in days]:
-        more = f" and {len(wrong) - SHOWN_NAMES} more" if len(wrong) > SHOWN_NAMES else ""
+        further = f" and {len(wrong) - SHOWN_NAMES} more" if len(wrong) > SHOWN_NAMES else ""
         right = store.keys.of("daily_pnl", utc_date(today))
         errors[DAILY_PNL_NAMES] = (
-            f"{', '.join(wrong[:SHOWN_NAMES])}{more}: neither today's nor a day past (UTC, YYYY-MM-DD); today's is {right}"
+            f"{', '.join(wrong[:SHOWN_NAMES])}{further}: neither today's nor a day past (UTC, YYYY-MM-DD); today's is {right}"
         )
     return Searched(tuple(guards[name] for name in standing if name in guards), errors)
 

@@ -128,17 +128,17 @@ def read_guards(store: RedisStore, now: datetime | None = None) -> GuardReading:
     """
     now = now or store.clock()
     guard_types = (*GUARDS, *store.settings.risk_guards_extra)
-    names = [store.keys.of("guard_active", guard) for guard in guard_types]
+    keys = [store.keys.of("guard_active", guard) for guard in guard_types]
     state, search = store.keys.of(RISK_GUARD.key), store.keys.of("guards_found")
-    commands = [*(("GET", name) for name in names), ("HKEYS", search), ("HGETALL", state)]
-    *guards, kept, reply = store.run("reading guards", commands)
+    commands = [*(("GET", key) for key in keys), ("HKEYS", search), ("HGETALL", state)]
+    *guards, found_names, reply = store.run("reading guards", commands)
     reply_by_guard = dict(zip(guard_types, guards, strict=True))
-    if isinstance(kept, Exception):
-        names, guards = [*names, search], [*guards, kept]
-    elif others := unread(store, kept, now)[0]:
-        replies = store.run("reading guards that were found", [("GET", name) for name in others])
-        reply_by_guard |= {guard: reply for guard, reply in zip(others.values(), replies, strict=True) if reply is not None}
-    broken = [f"guard_unreadable: {name}: {one}" for name, one in zip(names, guards, strict=True) if isinstance(one, Exception)]
+    if isinstance(found_names, Exception):
+        keys, guards = [*keys, search], [*guards, found_names]
+    elif found_guards := unread(store, found_names, now)[0]:
+        replies = store.run("reading guards that were found", [("GET", key) for key in found_guards])
+        reply_by_guard |= {guard: reply for guard, reply in zip(found_guards.values(), replies, strict=True) if reply is not None}
+    broken = [f"guard_unreadable: {key}: {one}" for key, one in zip(keys, guards, strict=True) if isinstance(one, Exception)]
     triggered, trouble, account = _last_state(store, state, reply, now)
     live = tuple(guard for guard, standing in reply_by_guard.items() if standing is not None or guard in triggered)
     troubles = "; ".join([*broken, *filter(None, [trouble])])
@@ -230,12 +230,12 @@ def enforce(store: RedisStore, account: AccountReading, assessment: Assessment, 
         commands.append(RENEW.with_text([of("guard_active", EQUITY_STALE)], guard, lifetime, OURS))
     commands += _peak_kept(store, account, assessment, now)
     guard_types = (*GUARDS, *store.settings.risk_guards_extra)
-    names = [of("guard_active", guard) for guard in guard_types]
-    replies = store.run("setting guards", [*commands, *(("GET", name) for name in names)])
+    keys = [of("guard_active", guard) for guard in guard_types]
+    replies = store.run("setting guards", [*commands, *(("GET", key) for key in keys)])
     written, guard_replies = replies[: len(commands)], replies[len(commands) :]
     errors = {
-        f"guard:{guard}": f"{name}: {reply}"
-        for guard, name, reply in zip(guard_types, names, guard_replies, strict=True)
+        f"guard:{guard}": f"{key}: {reply}"
+        for guard, key, reply in zip(guard_types, keys, guard_replies, strict=True)
         if isinstance(reply, Exception)
     }
     if unwritten := next((reply for reply in written if isinstance(reply, Exception)), None):

@@ -66,7 +66,11 @@ def judge(store: RedisStore, plans: Sequence[Plan], now: datetime, *, recorded: 
     except Exception as error:
         if len(plans) > 1:
             half = len(plans) // 2
-            return [part for some in (plans[:half], plans[half:]) for part in judge(store, some, now, recorded=recorded)]
+            return [
+                part
+                for half_of_plans in (plans[:half], plans[half:])
+                for part in judge(store, half_of_plans, now, recorded=recorded)
+            ]
         log.exception("plan %s cannot be evaluated", plans[0].plan_id)
         closing = is_closing(plans[0].action, reduce_only=plans[0].reduce_only)
         return [Decision(plans[0], ERROR, facts={"closing": str(int(closing)), "error": type(error).__name__})]
@@ -91,9 +95,12 @@ def _judge(store: RedisStore, plans: Sequence[Plan], now: datetime, *, recorded:
     evidence = _evidence(store, plans, findings, shut, now.timestamp())
     by_plan = [limits_of(store, plan.symbol) for plan in plans]
     theta = GovernorTheta.by_row(by_plan)
-    before, beyond = decide(evidence, theta, BEFORE_COUNTING), decide(evidence, theta, AFTER_COUNTING)
+    reasons, reasons_beyond = decide(evidence, theta, BEFORE_COUNTING), decide(evidence, theta, AFTER_COUNTING)
     if not recorded:
-        return [Decision(plan, reason, reason_beyond=later) for plan, reason, later in zip(plans, before, beyond, strict=True)]
+        return [
+            Decision(plan, reason, reason_beyond=reason_beyond)
+            for plan, reason, reason_beyond in zip(plans, reasons, reasons_beyond, strict=True)
+        ]
     hints = dict(zip(symbols, hint_rows(store, symbols, now), strict=True))
     tracked = rows_by_asset[POSITION.asset]
     sizes = _sizes(store, symbols, now.timestamp())
@@ -101,8 +108,8 @@ def _judge(store: RedisStore, plans: Sequence[Plan], now: datetime, *, recorded:
         permit_row(store, plan, tracked[plan.symbol].value, hints[plan.symbol], now, sizes.get(plan.symbol)) for plan in plans
     ]
     return [
-        Decision(plan, reason, permit, _facts(evidence, row, plan, findings[row], shut, by_plan[row]), later)
-        for row, (plan, reason, permit, later) in enumerate(zip(plans, before, permits, beyond, strict=True))
+        Decision(plan, reason, permit, _facts(evidence, row, plan, findings[row], shut, by_plan[row]), reason_beyond)
+        for row, (plan, reason, permit, reason_beyond) in enumerate(zip(plans, reasons, permits, reasons_beyond, strict=True))
     ]
 
 
@@ -194,23 +201,26 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else repr(float(value))
 
 
-def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], shut: Shut, now: float) -> Evidence:
+def _evidence(store: RedisStore, plans: Sequence[Plan], findings: Sequence[Found], shut: Shut, now: float) -> Evidence:
     """Gather what each plan is judged by before permits are counted; the counts are left unknown."""
     closing = np.array([is_closing(plan.action, reduce_only=plan.reduce_only) for plan in plans], dtype=bool)
-    both = list(zip(found, closing.tolist(), strict=True))
+    with_closing = list(zip(findings, closing.tolist(), strict=True))
     failed = np.array(
-        [any(row.state is State.FAILED for row in one.needed(closing=closes).values()) for one, closes in both], dtype=bool
+        [any(row.state is State.FAILED for row in finding.needed(closing=closes).values()) for finding, closes in with_closing],
+        dtype=bool,
     )
-    of_openings = np.array([one.snapshot.state is State.FAILED or one.target.status == "error" for one in found], dtype=bool)
-    flat = np.array([one.flat is not None for one in found], dtype=bool)
+    of_openings = np.array(
+        [finding.snapshot.state is State.FAILED or finding.target.status == "error" for finding in findings], dtype=bool
+    )
+    flat = np.array([finding.flat is not None for finding in findings], dtype=bool)
 
     def ages(asset: str, clock: str = "last_update_epoch") -> Any:
-        return np.array([_age_sec(one.rows[asset], clock, now) for one in found])
+        return np.array([_age_sec(finding.rows[asset], clock, now) for finding in findings])
 
-    def age_of_position(one: Found) -> float:  # of the snapshot: a dead writer makes no new ones
-        if one.flat is None:
-            return _age_sec(one.rows["position"], "position_ts_epoch", now)
-        return math.nan if one.flat.ts_epoch is None else now - one.flat.ts_epoch
+    def age_of_position(finding: Found) -> float:  # of the snapshot: a dead writer makes no new ones
+        if finding.flat is None:
+            return _age_sec(finding.rows["position"], "position_ts_epoch", now)
+        return math.nan if finding.flat.ts_epoch is None else now - finding.flat.ts_epoch
 
     def max_age_sec(plan: Plan) -> float:
         return store.profile.theta(GovernorLimits, plan.symbol).max_data_age_sec
@@ -218,9 +228,9 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
     def everywhere(value: object, dtype: Any = bool) -> Any:
         return np.full(len(plans), value, dtype=dtype)
 
-    position_age_sec = np.array([age_of_position(one) for one in found])
-    absent = np.array([one.snapshot.state is State.ABSENT for one in found], dtype=bool)
-    conflict = [one.tracked("conflict_until_epoch", 0.0) > now for one in found]
+    position_age_sec = np.array([age_of_position(finding) for finding in findings])
+    absent = np.array([finding.snapshot.state is State.ABSENT for finding in findings], dtype=bool)
+    conflict = [finding.tracked("conflict_until_epoch", 0.0) > now for finding in findings]
     unknown = everywhere(math.nan, float)
     return Evidence(
         closing=closing,
@@ -230,32 +240,36 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         risk_guard=everywhere(shut.guard, object),
         market_state_age_sec=ages("market_state"),
         market_close_age_sec=ages("market_state", clock="ts_timestamp"),  # an evaluation of old candles is no news
-        market_inactive=np.array([_is_inactive(one.rows["market_state"]) for one in found], dtype=bool),
+        market_inactive=np.array([_is_inactive(finding.rows["market_state"]) for finding in findings], dtype=bool),
         harvest_proposal_age_sec=ages("harvest_proposal"),
         position_age_sec=position_age_sec,
         flat=flat,
         position_unknown=absent & np.isnan(position_age_sec),
         position_conflict=np.array(conflict, dtype=bool),
-        price_collar=np.array([one.flat is None and one.tracked("collared", default=False) for one in found], dtype=bool),
+        price_collar=np.array(
+            [finding.flat is None and finding.tracked("collared", default=False) for finding in findings], dtype=bool
+        ),
         position_inconsistent=np.array(
-            [one.flat is None and one.tracked("inconsistent", default=False) for one in found], dtype=bool
+            [finding.flat is None and finding.tracked("inconsistent", default=False) for finding in findings], dtype=bool
         ),
         close_exceeds_position=np.array(
             [
-                closes and not doubtful and _exceeds(plan, one, now, max_age_sec(plan))
-                for plan, (one, closes), doubtful in zip(plans, both, conflict, strict=True)
+                closes and not doubtful and _exceeds(plan, finding, now, max_age_sec(plan))
+                for plan, (finding, closes), doubtful in zip(plans, with_closing, conflict, strict=True)
             ],
             dtype=bool,
         ),
         unknown_symbol=np.array([plan.symbol not in store.settings.symbols for plan in plans], dtype=bool),
         non_live=np.array(
             [
-                not all(map(is_live, (plan.source, plan.data_source, *one.labels(closing=closes), *shut.labels(closing=closes))))
-                for plan, (one, closes) in zip(plans, both, strict=True)
+                not all(
+                    map(is_live, (plan.source, plan.data_source, *finding.labels(closing=closes), *shut.labels(closing=closes)))
+                )
+                for plan, (finding, closes) in zip(plans, with_closing, strict=True)
             ],
             dtype=bool,
         ),
-        kill_score=np.array([_kill_score(plan, one) for plan, one in zip(plans, found, strict=True)]),
+        kill_score=np.array([_kill_score(plan, finding) for plan, finding in zip(plans, findings, strict=True)]),
         permits_hour=unknown,
         permits_5min=unknown,
         day_total=unknown,
@@ -263,11 +277,11 @@ def _evidence(store: RedisStore, plans: Sequence[Plan], found: Sequence[Found], 
         in_usd=everywhere(value=False),
         position_notional_usd=np.array(
             [
-                _gross_usd(one, now, max_age_sec(plan), inverse=store.settings.contract_of(plan.symbol).inverse)
-                for plan, one in zip(plans, found, strict=True)
+                _gross_usd(finding, now, max_age_sec(plan), inverse=store.settings.contract_of(plan.symbol).inverse)
+                for plan, finding in zip(plans, findings, strict=True)
             ]
         ),
-        target_usd=np.array([one.target.cap for one in found]),
+        target_usd=np.array([finding.target.cap for finding in findings]),
     )
 
 

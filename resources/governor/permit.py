@@ -40,8 +40,8 @@ def read_permit(store: RedisStore, symbol: str, plan_id: str) -> dict[str, Any] 
     except ContractError:
         return None
     age = (store.clock() - row["created_at"]).total_seconds()
-    own = row["plan_id"] == plan_id and row["symbol"] == symbol
-    return row if own and row["consumed"] == "false" and -CLOCK_SKEW_SEC <= age < PERMIT_TTL_SEC else None
+    is_of_plan = row["plan_id"] == plan_id and row["symbol"] == symbol
+    return row if is_of_plan and row["consumed"] == "false" and -CLOCK_SKEW_SEC <= age < PERMIT_TTL_SEC else None
 
 
 def permit_text(fields: Mapping[str, str]) -> str:

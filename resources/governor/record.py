@@ -99,13 +99,13 @@ class Recorder:
         late = [decision for decision, reply in zip(decisions, replies, strict=True) if reply == [LATE]]
         for decision in late:
             log.warning("plan %s was judged more than %g s ago and is judged again", decision.plan.plan_id, DECIDED_WITHIN_SEC)
-        both = [
+        decided = [
             (decision, reply)
             for decision, reply in zip(decisions, replies, strict=True)
             if isinstance(reply, list) and reply != [LATE]
         ]
-        self._disarm_if_due([(decision.plan, reply[1].decode()) for decision, reply in both], now)
-        self.queue.acknowledge_decided([decision.plan for decision, _ in both])
+        self._disarm_if_due([(decision.plan, reply[1].decode()) for decision, reply in decided], now)
+        self.queue.acknowledge_decided([decision.plan for decision, _ in decided])
         if broken:
             raise UnreadableKeyError(self.store.keys.of("stream_governor_events"), "the record of decisions", broken[0])
         return [
@@ -160,7 +160,7 @@ class Recorder:
         unit, amount = amount_of(decision)
         slot = plan.symbol or NO_SYMBOL
         seen_key, permit_key, block_key = (keys.of(name, plan.plan_id, slot) for name in ("seen_plan", "permit", "block"))
-        names = [
+        redis_keys = [
             seen_key,
             permit_key,
             block_key,
@@ -168,11 +168,11 @@ class Recorder:
             f"{keys.of(today, slot)}:{utc_date(now)}:{unit}" if counted else f"{seen_key}|uncounted",
             keys.of("stream_governor_events", slot),
         ]
-        extra = self.store.settings.risk_guards_extra
-        guards, switches = (*GUARDS, *extra), (*SHUTTING, *(f"{GUARDED}{guard}" for guard in extra))
+        extra_guards = self.store.settings.risk_guards_extra
+        guards, switches = (*GUARDS, *extra_guards), (*SHUTTING, *(f"{GUARDED}{guard}" for guard in extra_guards))
         if counted and not keys.cluster and kind == OPENING:
-            names += [keys.of(one) for one in ("kill", "disarmed", "disarmed_scopes")]
-            names += [keys.of("guard_active", guard) for guard in guards]
+            redis_keys += [keys.of(one) for one in ("kill", "disarmed", "disarmed_scopes")]
+            redis_keys += [keys.of("guard_active", guard) for guard in guards]
         reasons = {decision.reason, decision.reason_beyond, *switches, *LIMITS} - {""}
         blocks = {reason: _encoded_block(reason, int(now.timestamp())) for reason in reasons}
         block = {**blocks[KILLED], **stamps(BLOCK, plan.symbol, blocks[KILLED], cycle_id, now, made_with)}
@@ -209,7 +209,7 @@ class Recorder:
             "block_ttl_sec": BLOCK.ttl_sec,
             "events_maxlen": EVENTS_STREAM_MAXLEN,
         }
-        return DECIDE(names, orjson.dumps(arguments))
+        return DECIDE(redis_keys, orjson.dumps(arguments))
 
     @staticmethod
     def _event(decision: Decision, cycle_id: str, now: datetime, unit: str, amount: float | None) -> dict[str, str]:

@@ -149,9 +149,9 @@ def disarm(store: RedisStore, cause: str, *, now: datetime | None = None) -> Swi
     """
     now, cause = now or store.clock(), _said("cause", cause)
     keys = (store.keys.of("disarm", utc_date(now)), store.keys.of("disarmed"), store.keys.of("stream_governor_events"))
-    said = orjson.dumps({"cause": cause, "at": now.isoformat()})
+    cause_json = orjson.dumps({"cause": cause, "at": now.isoformat()})
     event = {"event": "AUTO_DISARM", "reason": cause, **_moment(now)}
-    command = DISARM(keys, said, DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN, *flat(event))
+    command = DISARM(keys, cause_json, DISARM_TTL_SEC, EVENTS_STREAM_MAXLEN, *flat(event))
     return _switched(store.run("disarming the governor", [command])[0])
 
 

@@ -168,12 +168,12 @@ def columns_of(members: list[Any], scores: bytes, interval_ms: int, *, ranked: b
         rows.append(row)
         if row is not None:
             labels |= _labels(sources)
-    kept = [place for place, row in enumerate(rows) if row is not None]
+    valid = [place for place, row in enumerate(rows) if row is not None]
     table = np.array([row for row in rows if row is not None], dtype=np.float64).reshape(-1, 8)
     opened, closed, (high, low, close, volume, version, flagged) = table[:, 0], table[:, 1], table[:, 2:].T
     rank = None
     if ranked:
-        written = np.array([float(one) for one in scores.split(b",")] if scores else range(len(members)), dtype=np.float64)[kept]
+        written = np.array([float(one) for one in scores.split(b",")] if scores else range(len(members)), dtype=np.float64)[valid]
         rank = np.column_stack([flagged, version, -written if not scores and falls(opened) else written])
     return Columns(
         opened.astype(np.int64),
@@ -207,33 +207,33 @@ def uniform_columns(members: list[Any], scores: bytes, interval_ms: int) -> Colu
 def _uniform_objects(members: list[Any], first: Any, scores: bytes, interval_ms: int) -> Columns:
     if type(first) is not dict or len(set(map(tuple, members))) > 1:  # the fields of one are looked for in all
         raise TypeError
-    names = names_of(tuple(first))
-    if names.says_running or names.state or len(names.says_closed) > 1 or label_fields(tuple(first)):
+    field_names = names_of(tuple(first))
+    if field_names.says_running or field_names.state or len(field_names.says_closed) > 1 or label_fields(tuple(first)):
         raise TypeError
-    if names.interval:
-        for length in {member[names.interval] for member in members}:
+    if field_names.interval:
+        for length in {member[field_names.interval] for member in members}:
             check_length(length, interval_ms)
 
     def numbers(name: str) -> Floats:
         return np.array(_plain(members, name), dtype=np.float64)
 
-    prices = numbers(names.close)
+    prices = numbers(field_names.close)
     count = len(members)
     columns = Columns(
-        _plain_times(members, names.opened) if names.opened else score_times(scores, count),
-        _plain_times(members, names.closed_at) if names.closed_at else np.zeros(count, dtype=np.int64),
-        numbers(names.high) if names.high else prices,
-        numbers(names.low) if names.low else prices,
+        _plain_times(members, field_names.opened) if field_names.opened else score_times(scores, count),
+        _plain_times(members, field_names.closed_at) if field_names.closed_at else np.zeros(count, dtype=np.int64),
+        numbers(field_names.high) if field_names.high else prices,
+        numbers(field_names.low) if field_names.low else prices,
         prices,
-        numbers(names.volume) if names.volume else np.full(count, np.nan),
-        flagged=bool(names.says_closed),
+        numbers(field_names.volume) if field_names.volume else np.full(count, np.nan),
+        flagged=bool(field_names.says_closed),
         labels=_labels({member["source"] for member in members}) if "source" in first else frozenset(),
     )
-    if names.opened and not (columns.open_time_ms > 0).all():
+    if field_names.opened and not (columns.open_time_ms > 0).all():
         raise ValueError
-    if names.closed_at and not _belongs(columns.open_time_ms, columns.close_time_ms, interval_ms):
+    if field_names.closed_at and not _belongs(columns.open_time_ms, columns.close_time_ms, interval_ms):
         raise ValueError
-    return _without_running(columns, members, names.says_closed[0]) if names.says_closed else columns
+    return _without_running(columns, members, field_names.says_closed[0]) if field_names.says_closed else columns
 
 
 def _without_running(columns: Columns, members: list[Any], flag: str) -> Columns:

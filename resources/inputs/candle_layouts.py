@@ -151,8 +151,8 @@ def unwrapped(member: Any) -> tuple[Any, list[Any], bool]:
         if not isinstance(member, dict):
             break
         labels.append(member.get("source"))
-        if said := label_fields(tuple(member)):
-            labels.append(not_live_by_field({name: str(member[name]) for name in said}))
+        if label_names := label_fields(tuple(member)):
+            labels.append(not_live_by_field({name: str(member[name]) for name in label_names}))
         wrapped = (
             [] if CLOSE_NAMES & member.keys() else [member[one] for one in ENVELOPES if isinstance(member.get(one), dict | list)]
         )
@@ -306,30 +306,32 @@ def row_of(member: Any, score_ms: int, interval_ms: int) -> Row | None:
 
 
 def _of_object(member: dict[str, Any], score_ms: int, interval_ms: int) -> Row | None:
-    names = names_of(tuple(member))
-    closed_flags = [says_closed(name, member[name]) for name in names.says_closed]
-    closed_flags += [None if (running := says_closed(name, member[name])) is None else not running for name in names.says_running]
-    closed_flags += [_state(member[name]) for name in names.state]
+    field_names = names_of(tuple(member))
+    closed_flags = [says_closed(name, member[name]) for name in field_names.says_closed]
+    closed_flags += [
+        None if (running := says_closed(name, member[name])) is None else not running for name in field_names.says_running
+    ]
+    closed_flags += [_state(member[name]) for name in field_names.state]
     if False in closed_flags:
         return None
-    if names.interval:
-        check_length(member[names.interval], interval_ms)
-    opened_ms = one_epoch_ms(member[names.opened]) if names.opened else score_ms
-    closed_at = member[names.closed_at] if names.closed_at else None
+    if field_names.interval:
+        check_length(member[field_names.interval], interval_ms)
+    opened_ms = one_epoch_ms(member[field_names.opened]) if field_names.opened else score_ms
+    closed_at = member[field_names.closed_at] if field_names.closed_at else None
     closed_ms = one_epoch_ms(closed_at) if closed_at is not None else 0
     if closed_ms and not opened_ms:
         opened_ms = closed_ms - interval_ms
     if closed_ms and not 0 <= closed_ms - opened_ms <= OPEN_INTERVALS_MAX * interval_ms:
         raise ValueError
-    close = price(member[names.close])
+    close = price(member[field_names.close])
     return Row(
         opened_ms,
         closed_ms,
-        price(member[names.high]) if names.high else close,
-        price(member[names.low]) if names.low else close,
+        price(member[field_names.high]) if field_names.high else close,
+        price(member[field_names.low]) if field_names.low else close,
         close,
-        volume(member[names.volume]) if names.volume else math.nan,
-        _version(member[names.version]) if names.version else 0.0,
+        volume(member[field_names.volume]) if field_names.volume else math.nan,
+        _version(member[field_names.version]) if field_names.version else 0.0,
         flagged=True in closed_flags,
     )
 
@@ -435,13 +437,13 @@ def uniform_arrays(members: Sequence[list[Any]], interval_ms: int) -> npt.NDArra
     table = np.array(members, dtype=np.float64)
     opened = epoch_ms(table[:, 0]).astype(np.float64)
     closed = epoch_ms(table[:, places.closed_at]) if places.closed_at >= 0 else opened + interval_ms
-    high, close, others = table[:, places.high], table[:, places.close], table[:, places.others]
-    low, after = others.min(axis=1), closed - opened
-    third = others[:, 1]
-    other_order = (third > close) & (third >= np.maximum(others[:, 0], high)) & (close <= low)
+    high, close, other_prices = table[:, places.high], table[:, places.close], table[:, places.others]
+    low, length_ms = other_prices.min(axis=1), closed - opened
+    third = other_prices[:, 1]
+    other_order = (third > close) & (third >= np.maximum(other_prices[:, 0], high)) & (close <= low)
     if ((high < low) | other_order).any() or not np.isfinite(close).all():
         raise ValueError
-    if not ((after >= 0) & (after <= OPEN_INTERVALS_MAX * interval_ms)).all():
+    if not ((length_ms >= 0) & (length_ms <= OPEN_INTERVALS_MAX * interval_ms)).all():
         raise ValueError
     size = table[:, places.volume] if places.volume >= 0 else np.full(len(table), np.nan)
     return np.column_stack([opened, closed, high, low, close, size, np.zeros(len(table))])

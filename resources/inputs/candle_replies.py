@@ -52,17 +52,17 @@ class ParsedReply:
         if text == self.text and scores == self.scores:
             return self.columns
         begin = self.text.find(text[: text.find(SEPARATOR) + len(SEPARATOR)])
-        kept, rest = self.text[begin:], text[len(self.text) - begin :]
+        overlap, appended = self.text[begin:], text[len(self.text) - begin :]
         dropped = self.text.count(SEPARATOR, 0, begin)
-        kept_count = len(self.columns.close) - dropped
-        new = int(reply[3]) - kept_count
+        overlap_count = len(self.columns.close) - dropped
+        new = int(reply[3]) - overlap_count
         after_a_separator = begin == 0 or self.text.endswith(SEPARATOR, 0, begin)
-        if begin < 0 or new < 1 or not after_a_separator or not text.startswith(kept) or not rest.startswith(SEPARATOR):
+        if begin < 0 or new < 1 or not after_a_separator or not text.startswith(overlap) or not appended.startswith(SEPARATOR):
             return None
-        tail = rest[len(SEPARATOR) :]
-        if self.scores[dropped:] != scores[:kept_count] or tail.count(SEPARATOR) != new - 1:
+        tail = appended[len(SEPARATOR) :]
+        if self.scores[dropped:] != scores[:overlap_count] or tail.count(SEPARATOR) != new - 1:
             return None
-        added, malformed = columns_of(decoded_members(key.decode(), tail, new), b",".join(scores[kept_count:]), interval_ms)
+        added, malformed = columns_of(decoded_members(key.decode(), tail, new), b",".join(scores[overlap_count:]), interval_ms)
         if malformed or len(added.close) != new or added.labels != self.columns.labels or len(added.labels) > 1:
             return None  # a label of a member that has left must not stay behind
         return self.columns.take(slice(dropped, None)).followed_by(added)

@@ -142,15 +142,15 @@ class CandleReader:
         self._now_ms = 1000 * now
         decoded = self._read_members(symbols, window, window + min(window, SLACK_MEMBERS))
         self._turn_lists(symbols, decoded, window)
-        more = max(REREAD_FACTOR * window, window + SLACK_MEMBERS)
+        reread_count = max(REREAD_FACTOR * window, window + SLACK_MEMBERS)
         for _ in range(REREADS_MAX):
             short = [row for row, one in enumerate(decoded) if one.is_short(window)]
             if not short:
                 break
-            again = self._read_members([symbols[row] for row in short], window, more)
-            for row, reread in zip(short, again, strict=True):  # what is too large to be read whole is judged by what was read
+            rereads = self._read_members([symbols[row] for row in short], window, reread_count)
+            for row, reread in zip(short, rereads, strict=True):  # what is too large to be read whole is judged by what was read
                 decoded[row] = reread if not reread.trouble else decoded[row]._replace(in_key=0)
-            more = max((one.members_needed(window) for one in again), default=more)
+            reread_count = max((one.members_needed(window) for one in rereads), default=reread_count)
         return [self._judge(symbol, one, now) for symbol, one in zip(symbols, decoded, strict=True)]
 
     def _turn_lists(self, symbols: Sequence[str], decoded: list[_Decoded], window: int) -> None:

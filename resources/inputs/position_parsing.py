@@ -66,7 +66,7 @@ def leg_fields(leg: str, fields: Fields, *, keyed: bool = False) -> Fields | Non
     ----------
     docs/spec.md#5-sources
     """
-    own, market = legs.leg_of(leg), legs.underlying(leg)
+    leg_side, market = legs.leg_of(leg), legs.underlying(leg)
     side, symbol = fields.get("side", "").strip().upper(), fields.get("symbol", "")
     if symbol not in ("", market, *legs.legs_of(market)):
         raise InvalidPositionError(field="symbol", value=symbol)
@@ -76,12 +76,14 @@ def leg_fields(leg: str, fields: Fields, *, keyed: bool = False) -> Fields | Non
         raise InvalidPositionError(field=error.field, value=error.value) from None
     if named == legs.ONE_WAY and not keyed and (side == FLAT or _size(fields) == 0):
         return None
-    named_legs = {one for one in (named, side if side in legs.LEGS else "", legs.leg_of(symbol), own if keyed else "") if one}
+    named_legs = {
+        one for one in (named, side if side in legs.LEGS else "", legs.leg_of(symbol), leg_side if keyed else "") if one
+    }
     if len(named_legs) != 1 or not named_legs <= {*legs.LEGS}:
         raise InvalidPositionError(field="positionSide", value=f"{named or '(missing)'} side={side or '(missing)'}")
-    if own not in named_legs:
+    if leg_side not in named_legs:
         return None
-    return {**fields, "symbol": leg, "side": own if side in ONE_WAY else side}
+    return {**fields, "symbol": leg, "side": leg_side if side in ONE_WAY else side}
 
 
 def _size(fields: Fields) -> float | None:

@@ -77,16 +77,16 @@ class PositionReader:
         """
         source, at = self.store.settings.position_source, (now or self.store.clock()).timestamp()
         readings: dict[str, Reading[RawPosition | Flat]] = {}
-        others: dict[str, Fields] = {}
+        showing_other_leg: dict[str, Fields] = {}
         if source in ("auto", "redis_hash"):
             readings |= self._from_hashes(symbols)
             if hedged := [symbol for symbol in symbols if legs.leg_of(symbol) and symbol not in readings]:
-                shared, others = self._from_shared_hashes(hedged)
+                shared, showing_other_leg = self._from_shared_hashes(hedged)
                 readings |= shared
-        rest = [symbol for symbol in symbols if symbol not in readings]
-        if source in ("auto", "redis_stream") and rest:
-            readings |= self._from_streams(rest)
-        for leg, remembered in self._from_memory(others, at).items():
+        unread = [symbol for symbol in symbols if symbol not in readings]
+        if source in ("auto", "redis_stream") and unread:
+            readings |= self._from_streams(unread)
+        for leg, remembered in self._from_memory(showing_other_leg, at).items():
             reading = readings.get(leg)
             if reading is None or (reading.value is not None and _is_older(reading.value, remembered)):
                 readings[leg] = remembered
@@ -120,11 +120,11 @@ class PositionReader:
 
         Returns
         -------
-        readings, others
+        readings, showing_other_leg
             The legs that are shown, or of which nobody can know whether they are; and the hashes that show the other leg.
         """
         readings: dict[str, Reading[RawPosition | Flat]] = {}
-        others: dict[str, Fields] = {}
+        showing_other_leg: dict[str, Fields] = {}
         markets = legs.underlyings(hedged)
         raw_of = dict(zip(markets, self.store.read_raw("raw_position", markets), strict=True))
         for leg in hedged:
@@ -140,12 +140,12 @@ class PositionReader:
                     readings[leg] = Reading[RawPosition | Flat].failed(leg, f"position_invalid: {error}")
                     continue
                 if shown is None:
-                    others[leg] = fields
+                    showing_other_leg[leg] = fields
                 else:
                     readings[leg] = _parsed(leg, raw.value, "redis_hash", contract=self.store.settings.contract_of(leg))
-        return readings, others
+        return readings, showing_other_leg
 
-    def _from_memory(self, others: Mapping[str, Fields], now: float) -> dict[str, Reading[RawPosition | Flat]]:
+    def _from_memory(self, showing_other_leg: Mapping[str, Fields], now: float) -> dict[str, Reading[RawPosition | Flat]]:
         """Give legs as they were last shown, where the one hash of the symbol shows the other leg now.
 
         A writer that puts both legs under one key in turn has not closed the one it does not show at the moment. The mark is the
@@ -154,26 +154,28 @@ class PositionReader:
         # Not from quantum:position:memory:<leg>: that remembers the key, not the position. It outlives a flat, which deletes
         # the tracked row, and keeps a state only of a side that was left, which no leg ever does. The row has what a position
         # is now, once, for the gates and the proofs, too.
-        if not others:
+        if not showing_other_leg:
             return {}
         limit_sec = self.store.settings.position_max_age_sec
         readings = {}
-        for kept in self.store.read(POSITION, list(others)):
-            if kept.state is State.FAILED:
-                readings[kept.symbol] = Reading[RawPosition | Flat].failed(kept.symbol, f"position_unreadable: {kept.reason}")
-            elif kept.value is not None and now - kept.value["position_ts_epoch"] <= limit_sec:
-                actual = self.store.profile.theta(TrackingTheta, kept.symbol).sl_ratchet == "actual"
-                position = _remembered(kept.value, others[kept.symbol], leg=kept.symbol, with_stop=actual)
-                readings[kept.symbol] = Reading[RawPosition | Flat].present(kept.symbol, position)
+        for tracked in self.store.read(POSITION, list(showing_other_leg)):
+            if tracked.state is State.FAILED:
+                readings[tracked.symbol] = Reading[RawPosition | Flat].failed(
+                    tracked.symbol, f"position_unreadable: {tracked.reason}"
+                )
+            elif tracked.value is not None and now - tracked.value["position_ts_epoch"] <= limit_sec:
+                actual = self.store.profile.theta(TrackingTheta, tracked.symbol).sl_ratchet == "actual"
+                position = _remembered(tracked.value, showing_other_leg[tracked.symbol], leg=tracked.symbol, with_stop=actual)
+                readings[tracked.symbol] = Reading[RawPosition | Flat].present(tracked.symbol, position)
         return readings
 
     def _from_streams(self, symbols: Sequence[str]) -> dict[str, Reading[RawPosition | Flat]]:
-        names = [self.store.keys.of(name) for name in STREAMS]
+        stream_keys = [self.store.keys.of(name) for name in STREAMS]
         replies = self.store.run(
             "reading positions from streams",
-            [("XREVRANGE", name, "+", "-", "COUNT", STREAM_ENTRIES_READ) for name in names],
+            [("XREVRANGE", name, "+", "-", "COUNT", STREAM_ENTRIES_READ) for name in stream_keys],
         )
-        for name, reply in zip(names, replies, strict=True):
+        for name, reply in zip(stream_keys, replies, strict=True):
             if isinstance(reply, Exception):  # the newest snapshot of any symbol may be the one that cannot be read
                 reason = f"position_unreadable: {name}: {reply}"
                 return {symbol: Reading[RawPosition | Flat].failed(symbol, reason) for symbol in symbols}
@@ -182,7 +184,7 @@ class PositionReader:
         newest: dict[str, tuple[tuple[int, int], dict[bytes, bytes], str]] = {}
         of_nobody = ""
         for stream, entry_id, raw_fields in (
-            (name, *entry) for name, reply in zip(names, replies, strict=True) for entry in reply
+            (name, *entry) for name, reply in zip(stream_keys, replies, strict=True) for entry in reply
         ):
             fields, trouble = _unpacked(raw_fields)
             if trouble:

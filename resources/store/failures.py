@@ -52,9 +52,9 @@ def record_failures(
     current: dict[str, Failure] = {}
     for symbol, reason in failures.items():
         failure = Failure(symbol, reason[:REASON_CHARS_MAX], now, now, cycle_id)
-        before = recorded.get(symbol)
-        if before is not None and before.code == failure.code:
-            failure = replace(failure, since=before.since, cycle_id=before.cycle_id)
+        previous = recorded.get(symbol)
+        if previous is not None and previous.code == failure.code:
+            failure = replace(failure, since=previous.since, cycle_id=previous.cycle_id)
         current[symbol] = failure
     recovered = [symbol for symbol in evaluated if symbol in recorded and symbol not in failures]
     commands: list[tuple[object, ...]] = []

@@ -39,38 +39,38 @@ def count_evaluations(
     dict
         Counters by symbol; of one whose key cannot be read none.
     """
-    names = [store.keys.of(KEY, symbol) for symbol in symbols]
-    replies = store.run("reading counters of evaluations", [("HGETALL", name) for name in names])
-    found: dict[str, Hours] = {}
+    keys = [store.keys.of(KEY, symbol) for symbol in symbols]
+    replies = store.run("reading counters of evaluations", [("HGETALL", key) for key in keys])
+    hours_by_symbol: dict[str, Hours] = {}
     commands: list[tuple[Any, ...]] = []
-    for symbol, name, reply in zip(symbols, names, replies, strict=True):
+    for symbol, key, reply in zip(symbols, keys, replies, strict=True):
         if isinstance(reply, Exception):
-            found[symbol] = {}
+            hours_by_symbol[symbol] = {}
             continue
         fields, fingerprint = texts(reply), profile.fingerprint_of(symbol)
-        gone_by = fields.get(PROFILE) not in (None, fingerprint)  # what another profile gave says nothing of this one
-        fields = {} if gone_by else fields
-        hours, seen = _hours(fields), {one: text for one, text in fields.items() if one.startswith(SEEN)}
+        by_other_profile = fields.get(PROFILE) not in (None, fingerprint)  # what another profile gave says nothing of this one
+        fields = {} if by_other_profile else fields
+        hours, last_counted = _hours(fields), {one: text for one, text in fields.items() if one.startswith(SEEN)}
         changed: dict[str, str] = {}
         for asset, rows in rows_by_asset.items():
             row, mark = rows.get(symbol), f"{SEEN}{asset}"
-            if row is None or seen.get(mark) == str(row["last_update_epoch"]):
+            if row is None or last_counted.get(mark) == str(row["last_update_epoch"]):
                 continue
             changed[mark] = str(row["last_update_epoch"])
             if facts := facts_of(asset, row, profile):
                 add(hours, asset, facts, row["last_update_epoch"])
-        found[symbol] = hours
+        hours_by_symbol[symbol] = hours
         if changed:
-            gone = [one for one in fields if one.isdigit() and int(one) not in hours]
+            expired = [one for one in fields if one.isdigit() and int(one) not in hours]
             newest = max(hours, default=None)
             if newest is not None:
                 changed[str(newest)] = orjson.dumps(hours[newest]).decode()
-            commands += [("DEL", name)] if gone_by else []
-            commands += [("HSET", name, PROFILE, fingerprint, *flat(changed)), ("EXPIRE", name, TTL_SEC)]
-            commands += [("HDEL", name, *gone)] if gone else []
+            commands += [("DEL", key)] if by_other_profile else []
+            commands += [("HSET", key, PROFILE, fingerprint, *flat(changed)), ("EXPIRE", key, TTL_SEC)]
+            commands += [("HDEL", key, *expired)] if expired else []
     if commands:
         store.run("counting evaluations", commands)
-    return found
+    return hours_by_symbol
 
 
 def _hours(fields: Mapping[str, str]) -> Hours:

@@ -81,24 +81,24 @@ def other_holder(store: RedisStore, storage: str, cycles: Mapping[str, str] | No
     redis.ResponseError
         Something else stands where the lease should.
     """
-    of, ours = store.keys.of, owner(store.settings, storage)
-    names = [of("lease"), of("lease_rival"), of("newest_cycles")]
+    of, this_owner = store.keys.of, owner(store.settings, storage)
+    keys = [of("lease"), of("lease_rival"), of("newest_cycles")]
     arguments = {
-        "owner": ours,
+        "owner": this_owner,
         "renew": renew,
         "lease_ms": LEASE_SEC * 1000,
         "most_ms": NO_LEASE_SEC * 1000,
         "rival_sec": RIVAL_SEC,
         "cycles": flat(cycles or {}),
     }
-    (reply,) = store.run("taking the lease", [HOLD(names, orjson.dumps(arguments))])
+    (reply,) = store.run("taking the lease", [HOLD(keys, orjson.dumps(arguments))])
     if isinstance(reply, Exception):
         raise reply
     holder: str = reply.decode(errors="replace")
     if holder.count(":") < OWNER_PARTS - 1:
-        what = f"({printable(holder)[:40]!r}); delete it, or it lapses within a minute"
-        return f"{NO_LEASE}{names[0]} holds something that is no lease {what}"
-    return "" if holder == ours else holder
+        remedy = f"({printable(holder)[:40]!r}); delete it, or it lapses within a minute"
+        return f"{NO_LEASE}{keys[0]} holds something that is no lease {remedy}"
+    return "" if holder == this_owner else holder
 
 
 def standing_by_for(other: str, does: str) -> str:

@@ -195,8 +195,8 @@ def use(store: RedisStore, profile: Profile, *, by: str, reason: str, at_start: 
         "at_start": str(int(at_start)),
     }
     newest = newest_entry(store) if compared is None else compared
-    kept = _remembered(store)
-    above = kept.use.entry if kept is not None and kept.use is not None else ""
+    remembered = _remembered(store)
+    above = remembered.use.entry if remembered is not None and remembered.use is not None else ""
     (reply,) = store.run("recording the profile", [USE_PROFILE([store.keys.of(KEY)], newest, above, KEPT, *flat(fields))])
     if reply is None:
         raise OvertakenUseError
@@ -258,32 +258,32 @@ def profile_now(store: RedisStore, *, requesting: bool = False) -> InForce:
     ProfileError
         The record cannot be read, and nobody remembers what it said.
     """
-    known = _KNOWN.setdefault(store, _Known())
+    memo = _KNOWN.setdefault(store, _Known())
     settings = store.settings
     try:
         uses, started = _record(store, requesting=requesting)
     except ProfileError as error:
-        last = known.last or _remembered(store)
+        last = memo.last or _remembered(store)
         if last is None:
             raise
         return InForce(last.profile, last.use, f"profile_unreadable: {error}")
-    last = known.last if known.last is not None and known.last.use is not None else _remembered(store)
+    last = memo.last if memo.last is not None and memo.last.use is not None else _remembered(store)
     newest, trouble, waiting = None, "", None
-    for one in uses:
-        if (one.at_start or settings.profile_changes == "restart") and one.at > started:
-            waiting = waiting or one
+    for recorded in uses:
+        if (recorded.at_start or settings.profile_changes == "restart") and recorded.at > started:
+            waiting = waiting or recorded
             continue
         try:
-            newest = InForce(in_force(_parsed(known, one), settings), one, trouble, waiting)
+            newest = InForce(in_force(_parsed(memo, recorded), settings), recorded, trouble, waiting)
         except (ProfileError, DoesNotFitError) as error:
-            trouble = trouble or f"profile_unusable: entry {one.entry} by {one.by}: {error}"
+            trouble = trouble or f"profile_unusable: entry {recorded.entry} by {recorded.by}: {error}"
             continue
         break
     if last is not None and last.use is not None and (newest is None or _later(last.use, newest.use)):
-        if all(one.entry != last.use.entry for one in uses):
+        if all(recorded.entry != last.use.entry for recorded in uses):
             trouble = f"profile_lost: {store.keys.of(KEY)} no longer has entry {last.use.entry}, which is in force"
         return InForce(last.profile, last.use, trouble, None if waiting == last.use else waiting)
-    return _keep(store, known, newest or InForce(settings.own_profile, None, trouble, waiting), remember=requesting)
+    return _keep(store, memo, newest or InForce(settings.own_profile, None, trouble, waiting), remember=requesting)
 
 
 def bring_up_to_date(store: RedisStore) -> tuple[str, str]:

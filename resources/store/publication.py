@@ -94,8 +94,8 @@ def publish(
     if table.key in OF_UNDERLYING and any(SEPARATOR in row["symbol"] and leg_of(row["symbol"]) for row in rows):
         once = {underlying(row["symbol"]): row for row in rows}  # both legs computed the same, under one key
         named = [{**row, "symbol": symbol} for symbol, row in once.items()]
-        theirs = publish(store, table, named, cycle_id=cycle_id, stream_only=stream_only)
-        shared = dict(zip(once, theirs, strict=True))
+        publications = publish(store, table, named, cycle_id=cycle_id, stream_only=stream_only)
+        shared = dict(zip(once, publications, strict=True))
         return [replace(shared[underlying(row["symbol"])], symbol=row["symbol"]) for row in rows]
     outcomes: list[Publication] = []
     now = store.clock()
