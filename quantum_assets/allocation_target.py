@@ -60,12 +60,12 @@ def allocation_frame(
     """
     readable = np.array([target.status in ("ok", "stale") for target in targets], dtype=bool)
     base = np.array([target.value for target in targets], dtype=float)[readable]
-    names = [symbol for symbol, has in zip(symbols, readable, strict=True) if has]
-    result = allocation(hint.take(readable), base, now, profile.by_row(AllocationTheta, names))
+    with_target = [symbol for symbol, has in zip(symbols, readable, strict=True) if has]
+    result = allocation(hint.take(readable), base, now, profile.by_row(AllocationTheta, with_target))
     used = [target for target, has in zip(targets, readable, strict=True) if has]
     computed = {
-        "symbol": names,
-        "ts_epoch": [int(now)] * len(names),
+        "symbol": with_target,
+        "ts_epoch": [int(now)] * len(with_target),
         "base_target": base,
         "proposed_target": result.proposed_target,
         "base_target_shortest": [repr(float(value)) for value in base],
@@ -75,17 +75,17 @@ def allocation_frame(
         "eff_confidence": none_for_nan(result.eff_confidence),
         "eff_stale": result.eff_stale,
         "reason": list(result.reason),
-        "mode": ["shadow"] * len(names),
-        "last_update_ts_epoch": [int(now)] * len(names),
+        "mode": ["shadow"] * len(with_target),
+        "last_update_ts_epoch": [int(now)] * len(with_target),
         "base_target_epoch": [target.epoch for target in used],
         "base_target_source": [target.source or None for target in used],
     }
     missing, unreadable = (State.ABSENT, "base_target_missing"), (State.FAILED, "base_target_unreadable")
-    rest = without_result(
+    without_target = without_result(
         [
             (symbol, *(missing if target.status == "missing" else unreadable))
             for symbol, target, has in zip(symbols, targets, readable, strict=True)
             if not has
         ]
     )
-    return assemble(symbols, computed, rest)
+    return assemble(symbols, computed, without_target)

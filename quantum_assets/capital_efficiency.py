@@ -81,27 +81,27 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     A symbol whose kept averages cannot be read is left alone: starting them anew would forget its losses.
     """
     now = store.clock().timestamp()
-    kept = store.read(EFFICIENCY_STATE, symbols)
-    broken = {reading.symbol: reading.reason for reading in kept if reading.state is State.FAILED}
+    stored = store.read(EFFICIENCY_STATE, symbols)
+    broken = {reading.symbol: reading.reason for reading in stored if reading.state is State.FAILED}
     broken |= fills_unreadable(store, symbols)  # nor is a symbol whose counted fills are not known: it would count some twice
-    usable = [reading for reading in kept if reading.symbol not in broken]
-    rest = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
-    names = [reading.symbol for reading in usable]
-    if not names:
-        return assemble(symbols, {"symbol": []}, rest)
+    usable = [reading for reading in stored if reading.symbol not in broken]
+    unusable = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
+    usable_symbols = [reading.symbol for reading in usable]
+    if not usable_symbols:
+        return assemble(symbols, {"symbol": []}, unusable)
     folded = [_folded(reading) for reading in usable]
     try:
         fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
     except UnreadableKeyError as error:
         failed = without_result([(symbol, State.FAILED, str(error)) for symbol in symbols])
         return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
-    news = {symbol: _news(fills, symbol, ids) for symbol, ids in zip(names, folded, strict=True)}
+    news = {symbol: _news(fills, symbol, ids) for symbol, ids in zip(usable_symbols, folded, strict=True)}
     counted = fills_counted(store, {symbol: sorted(_trades(row)) for symbol, row in news.items()})
-    executions = [_once(news[symbol], counted.get(symbol, frozenset())) for symbol in names]
+    executions = [_once(news[symbol], counted.get(symbol, frozenset())) for symbol in usable_symbols]
     last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
     read_to = max(fills[name].read_to for name in STREAMS)
-    attribution = read_scored(store, "attribution", "performance_factor", names)
-    target = read_scored(store, "base_target", "target_usd", names)
+    attribution = read_scored(store, "attribution", "performance_factor", usable_symbols)
+    target = read_scored(store, "base_target", "target_usd", usable_symbols)
     result = efficiency(
         EfficiencyInputs(
             attribution_status=_column(attribution, "status", object),
@@ -114,9 +114,9 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         ),
         [[execution.pnl_usd for execution in row] for row in executions],
         _previous(usable),
-        store.profile.by_row(EfficiencyTheta, names),
+        store.profile.by_row(EfficiencyTheta, usable_symbols),
     )
-    after = result.next_state
+    next_state = result.next_state
     for ids in folded:  # also of a symbol without fills: it must not hold back the reading for all
         for name in STREAMS:
             ids[name] = max(ids[name], fills[name].read_to)
@@ -126,22 +126,24 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         [
             {
                 "symbol": symbol,
-                "volatility_ewma": after.volatility_ewma[row],
-                "dd_proxy": after.dd_proxy[row],
-                "efficiency_ewma": after.efficiency_ewma[row],
-                "last_perf": after.last_performance_factor[row],
-                "last_target_usd": after.last_target_usd[row],
+                "volatility_ewma": next_state.volatility_ewma[row],
+                "dd_proxy": next_state.dd_proxy[row],
+                "efficiency_ewma": next_state.efficiency_ewma[row],
+                "last_perf": next_state.last_performance_factor[row],
+                "last_target_usd": next_state.last_target_usd[row],
                 "last_exec_epoch": last_exec[row],
                 "last_event_id": "|".join(f"{ms}-{seq}" for ms, seq in (folded[row][name] for name in STREAMS)),
             }
-            for row, symbol in enumerate(names)
+            for row, symbol in enumerate(usable_symbols)
         ],
         cycle_id=cycle_id,
     )
     # Afterwards: lost in between, a trade that is reported again counts twice; before, it would not count at all.
-    keep_fills(store, {symbol: [one.trade for one in row if one.trade] for symbol, row in zip(names, executions, strict=True)})
+    keep_fills(
+        store, {symbol: [one.trade for one in row if one.trade] for symbol, row in zip(usable_symbols, executions, strict=True)}
+    )
     computed: dict[str, Any] = {
-        "symbol": names,
+        "symbol": usable_symbols,
         "efficiency_score": result.efficiency_score,
         "efficiency_raw": result.efficiency_raw,
         "efficiency_ewma": result.efficiency_ewma,
@@ -156,17 +158,17 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         "volatility_ewma": result.volatility_ewma,
         "dd_proxy": result.dd_proxy,
         "hold_time_penalty": result.hold_time_penalty,
-        "ts": [int(now)] * len(names),
-        "mode": [store.settings.efficiency_mode] * len(names),
-        "version": [VERSION] * len(names),
+        "ts": [int(now)] * len(usable_symbols),
+        "mode": [store.settings.efficiency_mode] * len(usable_symbols),
+        "version": [VERSION] * len(usable_symbols),
         "attribution_status": [one.status for one in attribution],
         "attribution_epoch": pl.Series([one.epoch for one in attribution], dtype=pl.Float64),
         "attribution_source": [one.source for one in attribution],
-        "executions_why": [""] * len(names),
-        "executions_epoch": pl.Series([None if read_to == NEVER else read_to[0] / 1000] * len(names), dtype=pl.Float64),
-        "executions_count": [sum(map(len, executions))] * len(names),
+        "executions_why": [""] * len(usable_symbols),
+        "executions_epoch": pl.Series([None if read_to == NEVER else read_to[0] / 1000] * len(usable_symbols), dtype=pl.Float64),
+        "executions_count": [sum(map(len, executions))] * len(usable_symbols),
     }
-    return assemble(symbols, computed, rest)
+    return assemble(symbols, computed, unusable)
 
 
 def _folded(kept: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:

@@ -84,8 +84,8 @@ def challenger_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         require_calc_only()
         symbols = list(symbols_of(context.run.tags, store.settings.symbols))
         take_profile(store, context.run.tags)
-        for asset, said in challenge(store, symbols, profile, cycle_id_of(context.run)).items():
-            yield dg.Output(said, output_name=NAMES[asset])
+        for asset, notes in challenge(store, symbols, profile, cycle_id_of(context.run)).items():
+            yield dg.Output(notes, output_name=NAMES[asset])
 
     return [challenger]
 
@@ -100,13 +100,13 @@ def challenge(store: RedisStore, symbols: Sequence[str], profile: Profile, cycle
     dict
         Metadata by asset.
     """
-    known = _KNOWN.setdefault(store, _Known())
-    if known.fingerprint != profile.fingerprint:
+    memo = _KNOWN.setdefault(store, _Known())
+    if memo.fingerprint != profile.fingerprint:
         note_challenger(store, profile)
-        _KNOWN[store] = known = _Known(profile.fingerprint)
+        _KNOWN[store] = memo = _Known(profile.fingerprint)
     champion = {table.asset: fresh_frame(store, table, symbols) for table in (*COMPARED, POSITION, ALLOCATION_TARGET)}
-    renewed, market = _market_states(store, known, champion[MARKET_STATE.asset], symbols, profile)
-    position = _with_own_stops(store, known, champion[POSITION.asset], profile)
+    renewed, market = _market_states(store, memo, champion[MARKET_STATE.asset], symbols, profile)
+    position = _with_own_stops(store, memo, champion[POSITION.asset], profile)
     risk = risk_frame(market, position, profile)
     frames = {
         MARKET_STATE.asset: market,
@@ -114,16 +114,16 @@ def challenge(store: RedisStore, symbols: Sequence[str], profile: Profile, cycle
         HARVEST_PROPOSAL.asset: harvest_frame(market, position, risk, profile),
         POSITION_SIZE.asset: sized_frame(store, market, champion[ALLOCATION_TARGET.asset], profile),
     }
-    _keep_stops(known, risk, position)
-    told = {table.asset: _write(store, table, frames[table.asset], profile, cycle_id) for table in TABLES}
+    _keep_stops(memo, risk, position)
+    notes = {table.asset: _write(store, table, frames[table.asset], profile, cycle_id) for table in TABLES}
     facts = _compare(champion, frames, renewed)
     if facts:
         note_challenger(store, profile)
     add_comparisons(store, profile, facts)
     differs = {name: sum(one.get(name, 0) for one in facts.values()) for name in ("n", "regime", "held", "action")}
-    told[MARKET_STATE.asset] |= {"compared": differs["n"], "other_regime": differs["regime"]}
-    told[HARVEST_PROPOSAL.asset] |= {"compared": differs["held"], "other_action": differs["action"]}
-    return told
+    notes[MARKET_STATE.asset] |= {"compared": differs["n"], "other_regime": differs["regime"]}
+    notes[HARVEST_PROPOSAL.asset] |= {"compared": differs["held"], "other_action": differs["action"]}
+    return notes
 
 
 def _market_states(
@@ -190,17 +190,17 @@ def _compare(
         return {}
 
     def rows(frames: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, dict[str, Any]]]:
-        wanted = pl.col("symbol").is_in(list(renewed)) & (pl.col("state") == State.PRESENT)
-        return {table.asset: {row["symbol"]: row for row in frames[table.asset].filter(wanted).to_dicts()} for table in COMPARED}
+        is_new = pl.col("symbol").is_in(list(renewed)) & (pl.col("state") == State.PRESENT)
+        return {table.asset: {row["symbol"]: row for row in frames[table.asset].filter(is_new).to_dicts()} for table in COMPARED}
 
-    ours, theirs = rows(champion), rows(challenger)
+    champion_rows, challenger_rows = rows(champion), rows(challenger)
     return {
-        symbol: found
+        symbol: facts
         for symbol in sorted(renewed)
         if (
-            found := facts_of(
-                {asset: of_asset.get(symbol) for asset, of_asset in ours.items()},
-                {asset: of_asset.get(symbol) for asset, of_asset in theirs.items()},
+            facts := facts_of(
+                {asset: of_asset.get(symbol) for asset, of_asset in champion_rows.items()},
+                {asset: of_asset.get(symbol) for asset, of_asset in challenger_rows.items()},
             )
         )
     }

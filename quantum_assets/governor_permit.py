@@ -115,25 +115,25 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
 def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Decision], now: datetime) -> pl.DataFrame:
     """Build the governor's row of every symbol: hints now, and the latest decision, kept from the row before."""
     hints, granted = hint_rows(store, symbols, now), granted_in_windows(store, symbols, now.timestamp())
-    kept = store.read(GOVERNOR_STATE, symbols)
+    stored = store.read(GOVERNOR_STATE, symbols)
     rows = []
-    for reading, hint, counts in zip(kept, hints, granted, strict=True):
-        mine = [one for one in decided if one.plan.symbol == reading.symbol]
-        last: Mapping[str, Any] = reading.value or {}
+    for reading, hint, counts in zip(stored, hints, granted, strict=True):
+        decisions = [decision for decision in decided if decision.plan.symbol == reading.symbol]
+        previous: Mapping[str, Any] = reading.value or {}
         row = {
             "symbol": reading.symbol,
             **hint,
-            "last_plan_id": last.get("last_plan_id", ""),
-            "last_decision": last.get("last_decision", ""),
-            "last_reason": last.get("last_reason", ""),
-            "last_decision_epoch": last.get("last_decision_epoch"),
-            "last_gate": last.get("last_gate", ""),
-            "last_evidence": last.get("last_evidence", ""),
-            "plans_evaluated": len(mine),
+            "last_plan_id": previous.get("last_plan_id", ""),
+            "last_decision": previous.get("last_decision", ""),
+            "last_reason": previous.get("last_reason", ""),
+            "last_decision_epoch": previous.get("last_decision_epoch"),
+            "last_gate": previous.get("last_gate", ""),
+            "last_evidence": previous.get("last_evidence", ""),
+            "plans_evaluated": len(decisions),
             **counts,
         }
-        if mine:
-            newest = mine[-1]
+        if decisions:
+            newest = decisions[-1]
             row |= {
                 "last_plan_id": newest.plan.plan_id,
                 "last_decision": "PERMIT" if newest.granted else "BLOCK",

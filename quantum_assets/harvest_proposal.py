@@ -59,9 +59,9 @@ def harvest_frame(
     profile
         Parameters of the kernel.
     """
-    rows, rest = sort_out(position, market_state)
-    unreadable = risk_proposal.filter(pl.col("why").str.starts_with("risk_proposal_unreadable")).select(rest.columns)
-    rest = pl.concat([rest, unreadable.join(rows, on="symbol", how="semi")])
+    rows, uncomputed = sort_out(position, market_state)
+    unreadable = risk_proposal.filter(pl.col("why").str.starts_with("risk_proposal_unreadable")).select(uncomputed.columns)
+    uncomputed = pl.concat([uncomputed, unreadable.join(rows, on="symbol", how="semi")])
     rows = rows.join(unreadable, on="symbol", how="anti", maintain_order="left")
     distance = risk_proposal.filter(pl.col("state") == State.PRESENT).select("symbol", "stop_dist_pct")
     rows = rows.join(distance, on="symbol", how="left", maintain_order="left")
@@ -91,4 +91,4 @@ def harvest_frame(
         "fallback_stop": result.fallback_used,
         **inputs_used(rows),
     }
-    return assemble(position["symbol"].to_list(), computed, rest)
+    return assemble(position["symbol"].to_list(), computed, uncomputed)

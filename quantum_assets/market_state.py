@@ -86,47 +86,47 @@ def market_state_frame(
     polars.DataFrame
         One row per symbol with ``state``, ``why`` and the fields of the wire table.
     """
-    have = [(reading.symbol, reading.value) for reading in candles if reading.value is not None]
+    readable = [(reading.symbol, reading.value) for reading in candles if reading.value is not None]
     unread = [(reading.symbol, State.FAILED, reading.reason) for reading in candles if reading.value is None]
-    judged = grids([Series(value.open_time_ms, value.close, value.volume) for _, value in have], grid_theta)
-    on_grid = [(symbol, value, grid) for (symbol, value), grid in zip(have, judged, strict=True) if not grid.reason]
+    judged = grids([Series(value.open_time_ms, value.close, value.volume) for _, value in readable], grid_theta)
+    on_grid = [(symbol, value, grid) for (symbol, value), grid in zip(readable, judged, strict=True) if not grid.reason]
     off_grid = [
         (symbol, State.FAILED, _refused(grid.reason, value, grid, grid_theta.required))
-        for (symbol, value), grid in zip(have, judged, strict=True)
+        for (symbol, value), grid in zip(readable, judged, strict=True)
         if grid.reason
     ]
     theta = profile.by_row(MarketStateTheta, [symbol for symbol, _, _ in on_grid])
     result = market_state_kernel(*closes_matrix([grid.closes for _, _, grid in on_grid]), theta)
-    bad = [
+    without_state = [
         (symbol, State.FAILED, _refused(reason, value, grid, grid_theta.required))
         for (symbol, value, grid), reason in zip(on_grid, result.reason, strict=True)
         if reason is not None
     ]
     ok = np.flatnonzero(result.has_state)
-    good = [on_grid[row] for row in ok]
+    with_state = [on_grid[row] for row in ok]
     computed = {
-        "symbol": [symbol for symbol, _, _ in good],
+        "symbol": [symbol for symbol, _, _ in with_state],
         **{name: getattr(result, name)[ok] for name in COLUMNS},
         "regime": list(result.regime[ok]),
         # candles of a grid that nobody can judge have no age that could be trusted: nothing is opened on them
-        "ts_timestamp": [0 if grid.gap_count is None else int(value.newest_epoch_sec) for _, value, grid in good],
-        "close": [float(grid.closes[-1]) for _, _, grid in good],
-        "buffer_size": [len(grid.closes) for _, _, grid in good],
-        "source": [value.source for _, value, _ in good],
-        "candle_key": [value.key for _, value, _ in good],
-        "candles_digest": [candles_digest(grid.closes, grid_theta.required) for _, _, grid in good],
-        "gap_count": pl.Series([grid.gap_count for _, _, grid in good], dtype=pl.Int64),
-        "gap_max_sec": pl.Series([grid.gap_max_sec for _, _, grid in good], dtype=pl.Int64),
-        "filled": [grid.filled for _, _, grid in good],
-        "market_inactive": [grid.inactive for _, _, grid in good],
+        "ts_timestamp": [0 if grid.gap_count is None else int(value.newest_epoch_sec) for _, value, grid in with_state],
+        "close": [float(grid.closes[-1]) for _, _, grid in with_state],
+        "buffer_size": [len(grid.closes) for _, _, grid in with_state],
+        "source": [value.source for _, value, _ in with_state],
+        "candle_key": [value.key for _, value, _ in with_state],
+        "candles_digest": [candles_digest(grid.closes, grid_theta.required) for _, _, grid in with_state],
+        "gap_count": pl.Series([grid.gap_count for _, _, grid in with_state], dtype=pl.Int64),
+        "gap_max_sec": pl.Series([grid.gap_max_sec for _, _, grid in with_state], dtype=pl.Int64),
+        "filled": [grid.filled for _, _, grid in with_state],
+        "market_inactive": [grid.inactive for _, _, grid in with_state],
         "tick_pct": none_for_nan(
             np.array(
-                [(ticks or {})[one] / grid.closes[-1] if one in (ticks or {}) else grid.tick_pct for one, _, grid in good],
+                [(ticks or {})[one] / grid.closes[-1] if one in (ticks or {}) else grid.tick_pct for one, _, grid in with_state],
                 dtype=float,
             )
         ),
     }
-    return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *bad]))
+    return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *without_state]))
 
 
 def _refused(reason: str, candles: Candles, grid: Grid, required: int) -> str:

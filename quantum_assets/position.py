@@ -102,10 +102,10 @@ def position_frame(
     docs/spec.md#5-sources
     """
     now = store.clock().timestamp()
-    kept = dict(zip(symbols, store.read(POSITION, symbols), strict=True))
+    stored = dict(zip(symbols, store.read(POSITION, symbols), strict=True))
     memories, forgotten = _memories(store, symbols)
     raw = position_reader.snapshots(symbols)
-    states = {symbol: Tracked.from_row(one.value) for symbol, one in kept.items() if one.value is not None}
+    states = {symbol: Tracked.from_row(one.value) for symbol, one in stored.items() if one.value is not None}
     readable = [one.symbol for one in raw if one.value is not None]
     ratcheted = [one for one in readable if store.profile.theta(TrackingTheta, one).sl_ratchet == "proposed"]
     proposed, unread = _proposed(store, ratcheted) if ratcheted else ({}, {})
@@ -120,8 +120,8 @@ def position_frame(
             doubtful |= {symbol: doubt} if doubt is not None else {}
         elif reading.value is not None:
             position, leftover = _own_words(reading.value, state, memory)
-            reason = kept[symbol].reason if kept[symbol].state is State.FAILED else ""
-            reason = reason or _unfit(position, kept[symbol].value, now, store.settings.position_max_age_sec)
+            reason = stored[symbol].reason if stored[symbol].state is State.FAILED else ""
+            reason = reason or _unfit(position, stored[symbol].value, now, store.settings.position_max_age_sec)
             if state is not None and state.side == position.side:
                 reason = reason or unread.get(symbol, "")
             if reason:
@@ -129,15 +129,15 @@ def position_frame(
                 continue
             cases[symbol] = _case(position, leftover, state, memory, proposed.get(symbol), now)
             recalled[symbol] = cases[symbol].memory
-    failed |= _let_go(store, raw, kept, doubtful)
+    failed |= _let_go(store, raw, stored, doubtful)
     candles = _candles(candle_reader, cases, now)
     judged = {
         symbol: _judged(case, candles[symbol], store.settings, store.profile, forgotten.get(symbol, ""), now)
         for symbol, case in cases.items()
     }
     _remember(store, {symbol: one for symbol, one in recalled.items() if one != memories.get(symbol)})
-    rest = [_without(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
-    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in judged.items()}), without_result(rest))
+    untracked = [_without(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
+    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in judged.items()}), without_result(untracked))
     notes = {symbol: note for symbol, (_, note) in judged.items() if note}
     for symbol, note in notes.items():
         if _named.get(symbol) != note:  # a field that is never readable would fill the log
@@ -367,33 +367,33 @@ def _unfit(position: RawPosition, kept: dict[str, Any] | None, now: float, max_a
 def _let_go(
     store: RedisStore,
     raw: Sequence[Reading[RawPosition | Flat]],
-    kept: dict[str, Reading[dict[str, Any]]],
+    stored: dict[str, Reading[dict[str, Any]]],
     doubtful: Mapping[str, Tracked],
 ) -> dict[str, str]:
     """Delete the kept state of flat symbols, mark that of symbols nobody shows or that may be open yet; name what was refused."""
     now = store.clock()
     mark = {"held": "0", "computed_at_utc": TIME.encode(now), "last_update_epoch": EPOCH.encode(now.timestamp())}
     flat = {one.symbol: isinstance(one.value, Flat) and one.symbol not in doubtful for one in raw}
-    gone = [
+    released = [
         one.symbol
         for one in raw
         if (one.state is State.ABSENT or isinstance(one.value, Flat))
-        and (kept[one.symbol].state is State.PRESENT or (flat[one.symbol] and kept[one.symbol].state is State.FAILED))
+        and (stored[one.symbol].state is State.PRESENT or (flat[one.symbol] and stored[one.symbol].state is State.FAILED))
     ]
-    if not gone:
+    if not released:
         return {}
-    marks = {symbol: {**mark, **_stated(doubtful[symbol])} if symbol in doubtful else mark for symbol in gone}
-    keys = [store.keys.of(POSITION.key, symbol) for symbol in gone]
+    marks = {symbol: {**mark, **_stated(doubtful[symbol])} if symbol in doubtful else mark for symbol in released}
+    keys = [store.keys.of(POSITION.key, symbol) for symbol in released]
     replies = store.run(
         "letting go of closed positions",
         [
             LET_GO([key], int(flat[symbol]), *(part for pair in marks[symbol].items() for part in pair))
-            for symbol, key in zip(gone, keys, strict=True)
+            for symbol, key in zip(released, keys, strict=True)
         ],
     )
     return {
         symbol: f"position_not_let_go: {key}: {reply}"
-        for symbol, key, reply in zip(gone, keys, replies, strict=True)
+        for symbol, key, reply in zip(released, keys, replies, strict=True)
         if isinstance(reply, Exception)
     }
 

@@ -108,7 +108,7 @@ def size_frame(
     joined = capped.join(trusted, on="symbol", how="left", maintain_order="left")
     known = (pl.col("state") == State.PRESENT) & pl.col("close").is_not_null()
     rows = joined.filter(known)
-    rest = joined.filter(~known).select(
+    uncomputed = joined.filter(~known).select(
         "symbol",
         state=pl.lit(str(State.FAILED)),
         why=pl.when(pl.col("state") == State.PRESENT).then(pl.lit("market_state_close_missing")).otherwise(pl.col("why")),
@@ -144,4 +144,4 @@ def size_frame(
         "candles_per_day": np.full(count, per_day),
         "data_source": least_live(rows["source"], pl.Series([of_account] * count, dtype=pl.String)),
     }
-    return assemble(market_state["symbol"].to_list(), computed, rest)
+    return assemble(market_state["symbol"].to_list(), computed, uncomputed)

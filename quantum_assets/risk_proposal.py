@@ -39,7 +39,7 @@ def risk_frame(market_state: pl.DataFrame, position: pl.DataFrame, profile: Prof
     profile
         Parameters of the kernel.
     """
-    rows, rest = sort_out(position, market_state)
+    rows, uncomputed = sort_out(position, market_state)
     theta = profile.by_row(StopsTheta, rows["symbol"].to_list())
     proposal = stops(market_columns(rows), position_columns(rows), theta, mark_price=nan_for_none(rows["mark_price"]))
     computed = {
@@ -53,4 +53,4 @@ def risk_frame(market_state: pl.DataFrame, position: pl.DataFrame, profile: Prof
         "sl_breached": proposal.sl_breached,
         **inputs_used(rows),
     }
-    return assemble(position["symbol"].to_list(), computed, rest)
+    return assemble(position["symbol"].to_list(), computed, uncomputed)

@@ -26,19 +26,19 @@ def sort_out(position: pl.DataFrame, market_state: pl.DataFrame) -> tuple[pl.Dat
 
     Returns
     -------
-    computable, rest
-        ``computable`` joins both frames (market-state columns end in ``_market``); ``rest`` has ``symbol``, ``state`` and
+    computable, uncomputed
+        ``computable`` joins both frames (market-state columns end in ``_market``); ``uncomputed`` has ``symbol``, ``state`` and
         ``why``: absent where there is no position, failed where an input is missing, stale or unreadable.
     """
     joined = position.join(market_state, on="symbol", how="left", suffix="_market", maintain_order="left")
     held = pl.col("state") == State.PRESENT
     known = pl.col("state_market") == State.PRESENT
-    rest = joined.filter(~(held & known)).select(
+    uncomputed = joined.filter(~(held & known)).select(
         "symbol",
         pl.when(held).then(pl.lit(State.FAILED)).otherwise(pl.col("state")).alias("state"),
         pl.when(held).then(pl.col("why_market")).otherwise(pl.col("why")).alias("why"),
     )
-    return joined.filter(held & known), rest
+    return joined.filter(held & known), uncomputed
 
 
 def assemble(symbols: Sequence[str], computed: Mapping[str, Any], rest: pl.DataFrame) -> pl.DataFrame:

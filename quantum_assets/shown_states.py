@@ -184,9 +184,9 @@ class ShownStep:
         news |= {symbol: shown[symbol]._replace(failed=False) for symbol in due.recovered}
         changed = {symbol: json.dumps(entry) for symbol, entry in news.items()} | self._fresh()
         self._remember(self.table.asset, changed, due.forgotten)
-        for one in INPUTS:
-            if one.read_by == self.table.asset:
-                self._record_input(one, frame)
+        for source in INPUTS:
+            if source.read_by == self.table.asset:
+                self._record_input(source, frame)
 
     def _remember(self, asset: str, changed: Mapping[str, str], gone: Sequence[str] = ()) -> None:
         key = self.store.keys.of("shown", asset)

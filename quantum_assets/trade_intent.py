@@ -65,13 +65,15 @@ def current_intents(
     polars.DataFrame
         See :func:`intent_frame`.
     """
-    rows, rest = both_proposals(position, risk_proposal, harvest_proposal)
-    refused = let_go(store, rest.filter(pl.col("why").is_in(GONE))["symbol"].to_list())
+    rows, uncomputed = both_proposals(position, risk_proposal, harvest_proposal)
+    refused = let_go(store, uncomputed.filter(pl.col("why").is_in(GONE))["symbol"].to_list())
     if refused:
         unmarked = without_result([(symbol, State.FAILED, why) for symbol, why in refused.items()])
-        rest = rest.update(unmarked, on="symbol", how="left")
-    kept = store.read(LAST_INTENT, rows["symbol"].to_list())
-    return intent_frame(position["symbol"].to_list(), rows, rest, kept, change_eps_pct=store.settings.change_eps_pct)
+        uncomputed = uncomputed.update(unmarked, on="symbol", how="left")
+    last_intents = store.read(LAST_INTENT, rows["symbol"].to_list())
+    return intent_frame(
+        position["symbol"].to_list(), rows, uncomputed, last_intents, change_eps_pct=store.settings.change_eps_pct
+    )
 
 
 def both_proposals(
@@ -87,9 +89,9 @@ def both_proposals(
 
     Returns
     -------
-    computable, rest
+    computable, uncomputed
         ``computable`` has the columns of HARVEST_USED, those of RISK_USED (the same ones end in ``_risk``), ``price``, ``qty``;
-        ``rest`` has ``symbol``, ``state`` and ``why``: failed where a proposal is missing, stale or unreadable.
+        ``uncomputed`` has ``symbol``, ``state`` and ``why``: failed where a proposal is missing, stale or unreadable.
     """
     joined = (
         position.select("symbol", "state", "why", pl.col("current_price").alias("price"), "qty")
@@ -97,7 +99,7 @@ def both_proposals(
         .join(risk_proposal.select(RISK_USED), on="symbol", how="left", suffix="_risk", maintain_order="left")
     )
     held, harvested, stopped = (pl.col(name) == State.PRESENT for name in ("state", "state_harvest", "state_risk"))
-    rest = joined.filter(~(held & harvested & stopped)).select(
+    uncomputed = joined.filter(~(held & harvested & stopped)).select(
         "symbol",
         pl.when(held).then(pl.lit(State.FAILED)).otherwise(pl.col("state")).alias("state"),
         pl.when(~held)
@@ -105,7 +107,7 @@ def both_proposals(
         .otherwise(pl.when(~harvested).then(pl.col("why_harvest")).otherwise(pl.col("why_risk")))
         .alias("why"),
     )
-    return joined.filter(held & harvested & stopped), rest
+    return joined.filter(held & harvested & stopped), uncomputed
 
 
 def intent_frame(

@@ -585,16 +585,16 @@ def cycle_sensor(store: RedisStore, jobs: Sequence[AssetJob]) -> dg.SensorDefini
     )
     def cycle(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counts = {"late": 0, "failed_reads": 0, "ended": 0, "shards": {}, "candles": {}, **json.loads(context.cursor or "{}")}
-        tick, ours, waited = Tick(store, context.instance, counts), storage_id(context.instance), counts.get("waited", ())
+        tick, own_storage, waited = Tick(store, context.instance, counts), storage_id(context.instance), counts.get("waited", ())
         try:
-            if holder := other_holder(store, ours, renew=False):
+            if holder := other_holder(store, own_storage, renew=False):
                 return dg.SensorResult(skip_reason=standing_by_for(holder, "runs the loop"), cursor=context.cursor)
             tick.look_at_runs(context.log)
             alive = alive_parts(context.instance)
             store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), tick.now) for part in alive])
             tick.look_for_events()
             if reason := tick.held_back():
-                other_holder(store, ours)  # a tick that could not read leaves the lease to a standby
+                other_holder(store, own_storage)  # a tick that could not read leaves the lease to a standby
                 return dg.SensorResult(skip_reason=reason, cursor=json.dumps(counts))
             in_force = profile_now(store, requesting=True)
             seen = look(store, [symbol for one in tick.due for symbol in one.symbols])
@@ -607,7 +607,7 @@ def cycle_sensor(store: RedisStore, jobs: Sequence[AssetJob]) -> dg.SensorDefini
         try:
             holder = other_holder(
                 store,
-                ours,
+                own_storage,
                 {
                     symbol: request.tags[CYCLE_ID_TAG]
                     for request in requests

@@ -81,12 +81,18 @@ def decide_event(
     nothing = Inputs()
     candles, positions = [], []
     for symbol in symbols:
-        one, known, last = inputs.get(symbol, nothing), answered.get(symbol), asked.get(symbol, nothing)
-        if known is None:
+        current, last_answered, last_asked = inputs.get(symbol, nothing), answered.get(symbol), asked.get(symbol, nothing)
+        if last_answered is None:
             continue
-        if one.candle is not None and all(other.candle is None or one.candle > other.candle for other in (known, last)):
+        if current.candle is not None and all(
+            other.candle is None or current.candle > other.candle for other in (last_answered, last_asked)
+        ):
             candles.append(symbol)
-        if one.position is not None and known.position is not None and one.position not in (known.position, last.position):
+        if (
+            current.position is not None
+            and last_answered.position is not None
+            and current.position not in (last_answered.position, last_asked.position)
+        ):
             positions.append(symbol)
     event = Event(tuple(candles), tuple(positions))
     if not event.symbols:

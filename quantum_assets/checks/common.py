@@ -167,11 +167,11 @@ def freshness_finding(asset: str, vitals: Iterable[Vital], judged: int | None = 
         How many there are, where the vitals are only those of the symbols that may be old.
     """
     things = (asset, CANDLES) if asset == MARKET_STATE.asset else (asset,)
-    due = [one for one in vitals if one.thing in things]
-    old = {one.symbol: _told(one) for one in due if one.condition is not Condition.FRESH}
-    too_old = any(one.condition not in WELL for one in due)
-    oldest = max((one.age_sec for one in due if one.age_sec is not None and one.thing == asset), default=0.0)
-    limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(one.thing, one.limit_sec) for one in due}))
+    due = [vital for vital in vitals if vital.thing in things]
+    old = {vital.symbol: _told(vital) for vital in due if vital.condition is not Condition.FRESH}
+    too_old = any(vital.condition not in WELL for vital in due)
+    oldest = max((vital.age_sec for vital in due if vital.age_sec is not None and vital.thing == asset), default=0.0)
+    limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(vital.thing, vital.limit_sec) for vital in due}))
     return Finding(
         f"oldest {oldest:.0f} s" if due or judged is None else "none is old",
         f"<= {limits}" if limits else "its limit" if judged is not None else "<= nothing is due",

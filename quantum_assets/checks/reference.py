@@ -542,8 +542,8 @@ def governor(case: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
         return value is None or value >= limit
 
     def limit(name: str, of_closes: str) -> float:
-        own = limits.get(of_closes)
-        return float(limits[name] if opening or own is None else own)
+        close_limit = limits.get(of_closes)
+        return float(limits[name] if opening or close_limit is None else close_limit)
 
     opening, amount, day = not case["closing"], case["amount"], case["day_total"]
     cap, size = case["target_usd"], case["position_notional_usd"]

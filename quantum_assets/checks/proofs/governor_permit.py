@@ -165,8 +165,10 @@ def hints_recomputed(evidence: Evidence) -> Finding:
         p, trusted = parameters["permit_hint"], not row["eff_stale"]
         expected = reference.permit_hint(row["eff_score"] if trusted else None, p)
         off = abs(row["eff_factor"] - expected["eff_factor"]) > PRINTED_FACTOR / p["downsize_threshold"]
-        other = row["eff_action"] != expected["eff_action"] or abs(row["extra_cooldown_sec"] - expected["extra_cooldown_sec"]) > 1
-        if off or other or row["downsize_factor"] != row["eff_factor"] or trusted != (row["eff_reason"] == "ok"):
+        other_action = (
+            row["eff_action"] != expected["eff_action"] or abs(row["extra_cooldown_sec"] - expected["extra_cooldown_sec"]) > 1
+        )
+        if off or other_action or row["downsize_factor"] != row["eff_factor"] or trusted != (row["eff_reason"] == "ok"):
             failing[symbol] = f"{row['eff_action']} {row['eff_factor']} {row['extra_cooldown_sec']} s, recomputed {expected}"
             continue
         unchanged = now.state[position] == "present" and now.ts[position] < row["last_update_epoch"]

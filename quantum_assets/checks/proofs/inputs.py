@@ -106,7 +106,7 @@ class Input(NamedTuple):
         return Finding(f"{judged - len(failing)} of {judged} usable", "all", judged if shown else 0, failing)
 
 
-def last_finding(evidence: Evidence, one: Input) -> Finding:
+def last_finding(evidence: Evidence, source: Input) -> Finding:
     """Judge an input by what the last cycle has shown of it.
 
     Raises
@@ -117,22 +117,22 @@ def last_finding(evidence: Evidence, one: Input) -> Finding:
         The server is away.
     """
     store, settings = evidence.store, evidence.settings
-    if not one.is_read(settings):
+    if not source.is_read(settings):
         return Finding(f"no asset reads it (EFFICIENCY_MODE={settings.efficiency_mode})", "read by an asset", 0)
-    if one is PLANS:  # where they are no stream the governor's step fails, and shows nothing of its inputs
+    if source is PLANS:  # where they are no stream the governor's step fails, and shows nothing of its inputs
         try:
             waiting_plans(store)
         except UnreadableKeyError as error:
             return Finding("unreadable", "a stream", 1, {ACCOUNT: str(error)})
     beat, reply = store.run(
         "looking for the last cycle",
-        [("GET", store.keys.of("heartbeat", "cycle")), ("HGETALL", store.keys.of("shown", one.asset))],
+        [("GET", store.keys.of("heartbeat", "cycle")), ("HGETALL", store.keys.of("shown", source.asset))],
     )
     ended = number_or_none(beat) if isinstance(beat, bytes) else None
     silent_sec = math.inf if ended is None else evidence.now - ended
     if silent_sec > SILENT_AFTER_INTERVALS * settings.publish_interval_sec:
         raise NothingReadError("no cycle has ended yet" if ended is None else f"no cycle has ended for {silent_sec:.0f} s")
-    return one.finding(shown_of(reply), evidence.symbols)
+    return source.finding(shown_of(reply), evidence.symbols)
 
 
 def shown_of(reply: Any) -> dict[str, Shown]:

@@ -91,10 +91,10 @@ def profile_in_force(evidence: Evidence) -> Finding:
             judged += 1
             if table is not LAST_INTENT:  # an intent is kept over many cycles, and names the one it was made in
                 of_cycle[symbol, row["cycle_id"]].setdefault(row["profile"], table.asset)
-            wanted = now.profile.fingerprint_of(symbol)
+            expected = now.profile.fingerprint_of(symbol)
             # What waits for a restart is in force for whoever starts first.
-            if row["profile"] != wanted and not at_start and _began_after(row, used_at, settings.proposal_max_age_sec):
-                failing[symbol] = f"{table.asset} carries {row['profile_name']} {row['profile']}, in force is {wanted}"
+            if row["profile"] != expected and not at_start and _began_after(row, used_at, settings.proposal_max_age_sec):
+                failing[symbol] = f"{table.asset} carries {row['profile_name']} {row['profile']}, in force is {expected}"
     for (symbol, cycle_id), assets in of_cycle.items():
         if len(assets) > 1:
             mixed = ", ".join(f"{asset} {fingerprint}" for fingerprint, asset in sorted(assets.items()))

@@ -46,32 +46,32 @@ def recomputed(evidence: Evidence) -> Finding:
 
 def tightens(evidence: Evidence) -> Finding:
     """No stop is looser than the one last proposed for the same position: same side, never flat in between."""
-    positions, settings, judged, first = evidence.rows(POSITION), evidence.settings, 0, 0
+    positions, settings, judged, without_stop = evidence.rows(POSITION), evidence.settings, 0, 0
     failing: dict[str, str] = {}
     for symbol, row in evidence.rows(RISK_PROPOSAL).items():
-        kept = positions.get(symbol)
-        if kept is None or not kept["held"] or kept["side"] != row["position_side"]:
+        tracked = positions.get(symbol)
+        if tracked is None or not tracked["held"] or tracked["side"] != row["position_side"]:
             continue
-        profile = evidence.profile_of(kept, symbol) or evidence.in_force.profile
+        profile = evidence.profile_of(tracked, symbol) or evidence.in_force.profile
         ratchet, monotonic = profile.theta(TrackingTheta, symbol).sl_ratchet, profile.theta(StopsTheta, symbol).monotonic_sl
         if not monotonic:
             continue
         unpublished = settings.change_eps_pct if ratchet == "actual" else 0.0  # a smaller move of theirs is no news
-        in_force, published = kept["current_sl"], row["published_at_utc"].timestamp()
+        in_force, published = tracked["current_sl"], row["published_at_utc"].timestamp()
         if in_force is None:
-            since = kept["tracked_since_epoch"] or kept["opened_at_epoch"]
-            lost = ratchet == "proposed" and since <= published < kept["last_update_epoch"]  # whole s: not this cycle's
-            judged, first = judged + lost, first + (not lost)
+            since = tracked["tracked_since_epoch"] or tracked["opened_at_epoch"]
+            lost = ratchet == "proposed" and since <= published < tracked["last_update_epoch"]  # whole s: not this cycle's
+            judged, without_stop = judged + lost, without_stop + (not lost)
             failing |= {symbol: f"{row['proposed_sl']} was proposed, and no stop is kept to compare with"} if lost else {}
             continue
         judged += 1
         loosened = (in_force - row["proposed_sl"]) * (1 if row["position_side"] == "LONG" else -1)
-        none = max(PRICE_EPS * min(1.0, in_force), PRICE_ROUNDING * in_force)
-        if loosened > none + unpublished * in_force:
+        tolerance = max(PRICE_EPS * min(1.0, in_force), PRICE_ROUNDING * in_force)
+        if loosened > tolerance + unpublished * in_force:
             failing[symbol] = f"{row['position_side']} stop {row['proposed_sl']} is looser than {in_force}"
     observed = f"{judged - len(failing)} of {judged}" if judged else "nothing to judge"
     return Finding(
-        f"{observed}{f', {first} without a stop in force' if first else ''}",
+        f"{observed}{f', {without_stop} without a stop in force' if without_stop else ''}",
         "never looser than the stop in force",
         judged,
         failing,
