@@ -187,23 +187,24 @@ class Observer:
         active: Collection[str],
         now: float,
     ) -> None:
-        own = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
-        if proof.passed or own:
+        judged_by_watcher = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
+        if proof.passed or judged_by_watcher:
             return
         if _is_explained(proof.title, findings, active):
             findings.unsure.add(PROOF + proof.title)
             return
-        failing = {SYMBOL + symbol: what for symbol, what in proof.failing.items()}
+        failing = {SYMBOL + symbol: failure for symbol, failure in proof.failing.items()}
         named = proof.per_symbol and failing and failing.keys() <= symbols
         reported = failing if named else {PROOF + proof.title: proof_text(proof)}
-        first = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
-        once = proof.severity == "WARN" and first == proof.evaluated_at  # may be the first sign of a failure, or nothing
-        for alert, what in reported.items():
-            if once or proof.evaluated_at < self.trusted_from:
+        first_warned_at = warned[proof.title] = self._warned.get(proof.title, proof.evaluated_at)
+        # A first warning may be the first sign of a failure, or nothing.
+        warned_once = proof.severity == "WARN" and first_warned_at == proof.evaluated_at
+        for alert, failure in reported.items():
+            if warned_once or proof.evaluated_at < self.trusted_from:
                 findings.unsure.add(alert)
             else:
                 trouble = findings.unhealthy.get(alert) or _known_cause(alert, evaluation, now)
-                findings.unhealthy[alert] = proof_trouble(trouble, alert, proof, what)
+                findings.unhealthy[alert] = proof_trouble(trouble, alert, proof, failure)
 
     def _look_at_pack(self, finished: Sign, findings: Findings, now: float) -> None:
         limit = PACK_INTERVALS * self.proof_interval_sec

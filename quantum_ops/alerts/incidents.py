@@ -210,14 +210,14 @@ class Ledger:
         symbols = {vital.symbol for vital in evaluation.vitals}
         self._universe = len(symbols)
         findings = self.observer.look(evaluation, decided, self.active, now)
-        before = set(self.active)  # a cause that is cleared now has shaped what was found now
+        active_before = set(self.active)  # a cause that is cleared now has shaped what was found now
         messages = self._let_go(symbols, now) + self._apply(decided.changes, now) + self._settle_causes(findings, now)
-        frozen = not (before | self.active.keys() | findings.aging).isdisjoint(CAUSES)
+        frozen = not (active_before | self.active.keys() | findings.aging).isdisjoint(CAUSES)
         messages += self._settle_rest(findings, decided, now, frozen=frozen)
-        among = [
+        remindable = [
             alert for alert, incident in self.active.items() if alert in CAUSES or not frozen or _independent(incident.trouble)
         ]
-        return messages + self._reminders(now, among)
+        return messages + self._reminders(now, remindable)
 
     def standing(self, now: float) -> list[Message]:
         """Give what is not over, as it would be raised now, the worst first."""
@@ -422,9 +422,9 @@ class Ledger:
                 one.trouble for one in self.active.values() if one.identity == identity and one.trouble.alert not in over
             ]
             if remaining:
-                names = ", ".join(one.trouble.name or one.trouble.alert for one in ended[:NAMES_MAX])
+                ended_names = ", ".join(one.trouble.name or one.trouble.alert for one in ended[:NAMES_MAX])
                 reminders = self._messages("reminded", remaining, now)
-                messages += [replace(one, alert=identity, text=f"Over: {names}\n{one.text}") for one in reminders]
+                messages += [replace(one, alert=identity, text=f"Over: {ended_names}\n{one.text}") for one in reminders]
             else:
                 texts = {one.trouble.alert: _with_count(one, endings.get(one.trouble.alert, "")) for one in ended}
                 closings = self._messages("cleared", [one.trouble for one in ended], now, texts)

@@ -32,17 +32,17 @@ def profile_troubles(store: RedisStore, now: float) -> dict[str, Trouble]:
     except ProfileError as error:
         return {UNUSABLE: _trouble(UNUSABLE, "failure", f"No profile is known to be in force: {error}", now, "")}
     store.profile = in_force.profile
-    found = {}
+    troubles = {}
     if in_force.trouble:
         _, _, why = in_force.trouble.partition(": ")
-        what = f"Profile not in force: {why}; {_stays(in_force)}"
-        found[UNUSABLE] = _trouble(UNUSABLE, "failure", what, now, in_force.trouble)
+        title = f"Profile not in force: {why}; {_stays(in_force)}"
+        troubles[UNUSABLE] = _trouble(UNUSABLE, "failure", title, now, in_force.trouble)
     if (use := in_force.waiting) is not None:
-        what = (
+        title = (
             f"Profile {use.name} waits for a restart of the daemon, put on record by {use.by}: {use.reason}; {_stays(in_force)}"
         )
-        found[WAITING] = _trouble(WAITING, "warning", what, use.at, use.entry)
-    return found
+        troubles[WAITING] = _trouble(WAITING, "warning", title, use.at, use.entry)
+    return troubles
 
 
 def _stays(in_force: InForce) -> str:

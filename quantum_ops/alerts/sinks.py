@@ -155,7 +155,7 @@ class AppriseSink:
             The service refused it or did not answer.
         """
         self.prepare()
-        with self._apprise() as (apprise, said), _answers() as answers:
+        with self._apprise() as (apprise, logged), _answers() as answers:
             notifier = apprise.Apprise(asset=self._service.asset)
             notifier.add(self._service)
             taken = notifier.notify(
@@ -165,9 +165,9 @@ class AppriseSink:
                 body_format=apprise.NotifyFormat.TEXT,
             )
         if not taken:
-            last = answers[-1] if answers else _Answer()
-            text = hide(" ".join(said) or "not taken, no reason given", self._url)
-            raise DeliveryError(text, retry_after_sec=last.retry_after_sec, tries_max=last.tries_max)
+            last_answer = answers[-1] if answers else _Answer()
+            text = hide(" ".join(logged) or "not taken, no reason given", self._url)
+            raise DeliveryError(text, retry_after_sec=last_answer.retry_after_sec, tries_max=last_answer.tries_max)
 
     @contextmanager
     def _apprise(self) -> Iterator[tuple[Any, list[str]]]:
@@ -175,8 +175,8 @@ class AppriseSink:
         try:
             import apprise
 
-            with _Overheard() as said:
-                yield apprise, said
+            with _Overheard() as logged:
+                yield apprise, logged
         except Exception as error:  # noqa: BLE001 - a hundred plugins of others: whatever one raises must not end the thread
             raise DeliveryError(hide(f"{type(error).__name__}: {error}", self._url)) from None
 

@@ -141,9 +141,9 @@ class TradingWatch:
         unsure: set[str] = set()
         symbols = list(symbols)
 
-        def part(alert: str, judge: Callable[..., None], *what: Any) -> None:
+        def part(alert: str, judge: Callable[..., None], *arguments: Any) -> None:
             """Judge one thing; of one that cannot be judged nothing is known, so that its alert is not cleared."""
-            if not self._guarded.call(alert, None, _done, judge, *what):
+            if not self._guarded.call(alert, None, _done, judge, *arguments):
                 unsure.add(alert)
 
         part(KILL, self._kill_switch, signs, now, troubles)
@@ -155,9 +155,9 @@ class TradingWatch:
             part(GUARD + guard, _guard, guard, fields, now, troubles)
         part(GUARD, self._guard_endings, signs, now, endings)
         part(BLOCKED, partial(self._openings, patient=patient), signs, troubles, now, unsure)
-        before, self.memory.crossed = self.memory.crossed, {}
+        crossed_before, self.memory.crossed = self.memory.crossed, {}
         for position in symbols:
-            part(STOP + position.symbol, self._stop, position, before, now, stop_age_sec, troubles, unsure, endings)
+            part(STOP + position.symbol, self._stop, position, crossed_before, now, stop_age_sec, troubles, unsure, endings)
             if position.trouble or position.symbol in self.memory.doubts:
                 part(
                     DOUBT + position.symbol, partial(self._doubt, patient=patient), position, now, stop_age_sec, troubles, unsure
@@ -254,8 +254,8 @@ class TradingWatch:
             endings[SCOPE + scope] = "its entry is gone, without a record of who and why"
         self.memory.scopes = {scope: self.memory.scopes.get(scope, 0) for scope in signs.scopes}
 
-    def _scope(self, scope: str, said: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
-        troubles[SCOPE + scope] = scope_trouble(scope, said, now, self.memory.bursts, self.memory.scopes.get(scope, 0))
+    def _scope(self, scope: str, fields: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
+        troubles[SCOPE + scope] = scope_trouble(scope, fields, now, self.memory.bursts, self.memory.scopes.get(scope, 0))
 
     def _guard_endings(self, signs: TradingSigns, now: float, endings: dict[str, str]) -> None:
         for guard, until in self.memory.guards.items():
@@ -281,7 +281,7 @@ class TradingWatch:
     def _stop(
         self,
         signs: SymbolSigns,
-        before: Mapping[str, tuple[float, float]],
+        crossed_before: Mapping[str, tuple[float, float]],
         now: float,
         stop_age_sec: float,
         troubles: dict[str, Trouble],
@@ -294,17 +294,17 @@ class TradingWatch:
         current = stop is not None and now - stop.at <= stop_age_sec
         if signs.held is False and signs.clocks.get("position", NOTHING).epoch is not None:
             endings[alert] = "the position is closed"
-        elif signs.held is False and not (current and symbol in before):
+        elif signs.held is False and not (current and symbol in crossed_before):
             endings[alert] = "no position is tracked any more; whether it is closed is not known"
         elif signs.held is False or stop is None or now - stop.at > stop_age_sec:
             unsure.add(alert)
-            if symbol in before:
-                crossed[symbol] = before[symbol]
+            if symbol in crossed_before:
+                crossed[symbol] = crossed_before[symbol]
         elif stop.breached:
-            since, entry = before.get(symbol, (stop.at, stop.entry))
+            since, entry = crossed_before.get(symbol, (stop.at, stop.entry))
             crossed[symbol] = (since if entry == stop.entry else stop.at, stop.entry)
             troubles[alert] = stop_trouble(signs, crossed[symbol][0])
-        elif symbol in before and before[symbol][1] != stop.entry:
+        elif symbol in crossed_before and crossed_before[symbol][1] != stop.entry:
             endings[alert] = "the position was closed, another is open"
         else:
             endings[alert] = f"stop {price_text(stop.stop)}, price {price_text(stop.price)}"
@@ -379,8 +379,8 @@ def _done(judge: Callable[..., None], *what: Any) -> bool | None:
     return True
 
 
-def _guard(guard: str, said: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
-    troubles[GUARD + guard] = guard_trouble(guard, said, now)
+def _guard(guard: str, fields: Mapping[str, str], now: float, troubles: dict[str, Trouble]) -> None:
+    troubles[GUARD + guard] = guard_trouble(guard, fields, now)
 
 
 def _backlog(signs: TradingSigns, now: float, troubles: dict[str, Trouble]) -> None:

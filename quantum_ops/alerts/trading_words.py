@@ -55,12 +55,12 @@ def guard_changes(entry: Entry) -> list[Change]:
     """Say what an event of a guard began or ended."""
     fields, event = entry.fields, entry.fields.get("event", "")
     guard = fields.get("guard_type", "?")
-    said = {"reason": fields.get("reason", "")}
+    guard_fields = {"reason": fields.get("reason", "")}
     if event == "RISK_GUARD_ACTIVATED":
-        return [Change(GUARD + guard, guard_trouble(guard, said, entry.at))]
+        return [Change(GUARD + guard, guard_trouble(guard, guard_fields, entry.at))]
     if event == "RISK_GUARD_PENDING":
-        said |= {"pending": "True", "confirm_sec": fields.get("confirm_sec", "")}
-        return [Change(GUARD + guard, guard_trouble(guard, said, entry.at))]
+        guard_fields |= {"pending": "True", "confirm_sec": fields.get("confirm_sec", "")}
+        return [Change(GUARD + guard, guard_trouble(guard, guard_fields, entry.at))]
     if event == "RISK_GUARD_RECOVERED":
         return [Change(GUARD + guard, ended=fields.get("reason", "?"))]
     if event == "RISK_GUARD_RELEASED":
@@ -111,43 +111,43 @@ def _cause(disarm: Mapping[str, str], bursts: Mapping[str, str]) -> str:
     return disarm.get("cause", "?")
 
 
-def scope_trouble(scope: str, said: Mapping[str, str], now: float, bursts: Mapping[str, str], refused: int) -> Trouble:
+def scope_trouble(scope: str, fields: Mapping[str, str], now: float, bursts: Mapping[str, str], refused: int) -> Trouble:
     """Say which planner or symbol is disarmed, for how many plans, and how many were refused for it since."""
     source = scope.startswith("source:")
     whose = f"{'planner' if source else 'symbol'} {scope.partition(':')[2]}"
-    count, cause = _number(said.get("plans")), _cause(said, bursts)
+    count, cause = _number(fields.get("plans")), _cause(fields, bursts)
     plans = "" if not count or "plans of today" in cause else f", {count:,.0f} {'plan' if count == 1 else 'plans'} too many"
     since = f", {refused:,} refused since" if refused else ""
-    what = f"Disarmed for {whose}{plans}{since}: {cause}; no openings {'by' if source else 'of'} it, others pass"
+    title = f"Disarmed for {whose}{plans}{since}: {cause}; no openings {'by' if source else 'of'} it, others pass"
     look = "quantum permits" if source else f"quantum permits --symbol {scope.partition(':')[2]}"
-    return _trouble(SCOPE + scope, "scope_disarmed", what, epoch_of(said.get("at", "")) or now, look=look)
+    return _trouble(SCOPE + scope, "scope_disarmed", title, epoch_of(fields.get("at", "")) or now, look=look)
 
 
-def guard_trouble(guard: str, said: Mapping[str, str], now: float) -> Trouble:
+def guard_trouble(guard: str, fields: Mapping[str, str], now: float) -> Trouble:
     """Say which guard is active or pending, why, and until when."""
-    reason = said.get("reason", "").removeprefix(guard).strip()
-    words, until = GUARD_WORDS.get(guard, f"Guard {guard} is active"), epoch_of(said.get("expires_at", ""))
+    reason = fields.get("reason", "").removeprefix(guard).strip()
+    words, until = GUARD_WORDS.get(guard, f"Guard {guard} is active"), epoch_of(fields.get("expires_at", ""))
     ends = f" until {until_text(until, now)}" if until and guard != EQUITY_STALE else ""
     if guard == EQUITY_STALE and (age := re.fullmatch(r"age=(\d{1,9})s(?: > (\d{1,9})s)?", reason)) and until:
-        last = until - EQUITY_STALE_SEC - float(age[1])  # it is renewed for so long by each evaluation
+        last_written = until - EQUITY_STALE_SEC - float(age[1])  # it is renewed for so long by each evaluation
         words, reason = (
-            f"Equity is not written since {clock_text(last)}",
+            f"Equity is not written since {clock_text(last_written)}",
             f"limit {duration_text(float(age[2]))}" if age[2] else "",
         )
         ends = " until it is written again"
     level: Level = "failure"
-    if said.get("pending") == "True":
-        level, after = "warning", f"{said.get('confirm_sec') or '?'} s"  # so that its confirmation is news
-        ends = f": confirming in {after} unless it recovers"
+    if fields.get("pending") == "True":
+        level, confirmed_in = "warning", f"{fields.get('confirm_sec') or '?'} s"  # so that its confirmation is news
+        ends = f": confirming in {confirmed_in} unless it recovers"
         if guard == EMERGENCY_FLATTEN:
             share = re.match(r"drawdown=(\d+(?:\.\d+)?)%", reason)
             words, reason = f"Equity fell {float(share[1]):.3g} %" if share else "Equity is 0 or less", ""
-            ends = f": confirming, executor to flatten in {after} unless it recovers"
+            ends = f": confirming, executor to flatten in {confirmed_in} unless it recovers"
         words, reason, ends = f"{words}{f' ({reason})' if reason else ''}{ends}", "", ""
-    what = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
-    seen = f"set by {said['source']}" if said.get("source") else ""
-    since = epoch_of(said.get("activated_at", "")) or now
-    return replace(_trouble(GUARD + guard, "guard", what, since, seen=seen), level=level)
+    title = f"{words}{f' ({reason})' if reason else ''}; no openings for any symbol{ends} (guard {guard})"
+    set_by = f"set by {fields['source']}" if fields.get("source") else ""
+    since = epoch_of(fields.get("activated_at", "")) or now
+    return replace(_trouble(GUARD + guard, "guard", title, since, seen=set_by), level=level)
 
 
 def blocked_trouble(why: str, since: float) -> Trouble:
@@ -197,8 +197,8 @@ def refusal_of(entry: Entry, granted: Sequence[float]) -> tuple[str, str, float]
     """Say why a close was refused, against which limit, and when it would pass (0: nobody knows)."""
     fields, reason, at = entry.fields, entry.fields.get("reason", ""), entry.at
     limits = _limits(fields)
-    own = {name: limits[mine] for name, mine in CLOSE_LIMITS.items() if mine in limits}  # closes have limits of their own
-    limits = {**limits, **own}
+    # Closes have limits of their own.
+    limits = {**limits, **{name: limits[of_close] for name, of_close in CLOSE_LIMITS.items() if of_close in limits}}
     if reason == "hourly_limit_exceeded":
         return _count_refusal(fields.get("permits_hour"), limits.get("max_exec_per_hour"), "an hour", granted, HOUR_SEC)
     if reason == BURST:

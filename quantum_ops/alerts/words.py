@@ -235,15 +235,15 @@ def message_of(
         See :class:`Message`.
     """
     first, since, alone = group[0], min(trouble.since for trouble in group), len(group) == 1
-    names = [trouble.name for trouble in group]
+    fault_names = [trouble.name for trouble in group]
     limits = ", ".join(dict.fromkeys(limit for trouble in group for limit in trouble.limit.split(", ") if limit))
     headline = line_of(first) if alone else _headline(group, universe)
     if event == "cleared":
         headline = f"OVER: {_ended_subject(group)}, lasted {duration_text(now - since)}{f'; {ended}' if ended else ''}"
     elif event == "reminded":
         headline = f"still: {headline}"
-    beside = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
-    lines = [printable(_told(event, trouble) + beside.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
+    seen_by_alert = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
+    lines = [printable(_told(event, trouble) + seen_by_alert.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
     if len(group) > NAMES_MAX:
         lines.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
     lines.append(f"Since: {moment_text(since)}")
@@ -253,7 +253,7 @@ def message_of(
         kind = KINDS.get(first.kind)
         lines += [f"Over: {moment_text(now)}", printable(f"Ended: {ended or (kind.over if kind else '')}")]
     else:
-        lines += _advice(group, names, limits)
+        lines += _advice(group, fault_names, limits)
     severity = worst([severity_of(trouble, severities) for trouble in group])
     return Message(
         event=event,
@@ -261,7 +261,7 @@ def message_of(
         level="failure" if any(trouble.level == "failure" for trouble in group) else "warning",
         title=one_line(printable(headline)),
         text="\n".join(lines),
-        symbols=tuple(names) if first.family in OF_SYMBOLS else (),
+        symbols=tuple(fault_names) if first.family in OF_SYMBOLS else (),
         since=since,
         limit=limits,
         at=now,
@@ -428,19 +428,19 @@ PARTS = {
 
 def part_trouble(alert: str, beat: Vital, now: float) -> Trouble:
     """Report a silent process, or that no cycle ends."""
-    who, likely = PARTS[alert]
+    part_name, likely = PARTS[alert]
     since = _since([beat], now)
     if beat.condition is Condition.MISSING:
-        what = "No cycle has ever ended" if alert == "loop" else f"{who} has never sent a heartbeat"
+        title = "No cycle has ever ended" if alert == "loop" else f"{part_name} has never sent a heartbeat"
     elif beat.condition in (Condition.STALE, Condition.AGING):
-        what = f"{who} since {clock_text(since)}" if alert == "loop" else f"{who} silent since {clock_text(since)}"
+        title = f"{part_name} since {clock_text(since)}" if alert == "loop" else f"{part_name} silent since {clock_text(since)}"
     else:
-        what = f"Heartbeat of {'the cycle' if alert == 'loop' else who.lower()} is {beat.condition}"
+        title = f"Heartbeat of {'the cycle' if alert == 'loop' else part_name.lower()} is {beat.condition}"
     while_alive = " although worker and daemon are alive" if alert == "loop" else ""
     return Trouble(
         alert=alert,
         level="failure",
-        what=f"{what}{while_alive}{f' ({beat.detail})' if beat.detail else ''}; {KINDS[alert].trading.partition('; ')[0]}",
+        what=f"{title}{while_alive}{f' ({beat.detail})' if beat.detail else ''}; {KINDS[alert].trading.partition('; ')[0]}",
         since=since,
         limit=f"{beat.limit_sec:g} s",
         likely=likely,
@@ -538,10 +538,10 @@ def proof_text(proof: StoredProof) -> str:
     return "; ".join([*failing[:NAMES_MAX], f"observed {proof.observed}"])
 
 
-def proof_trouble(trouble: Trouble | None, alert: str, proof: StoredProof, what: str) -> Trouble:
+def proof_trouble(trouble: Trouble | None, alert: str, proof: StoredProof, failure: str) -> Trouble:
     """Report a failing proof, as more evidence of a trouble that is known or as one of its own."""
     level: Level = "failure" if proof.severity == "ERROR" else "warning"
-    evidence = f"proof {proof.title} fails: {what}"
+    evidence = f"proof {proof.title} fails: {failure}"
     if trouble is not None:
         worse: Level = "failure" if "failure" in (trouble.level, level) else "warning"
         return Trouble(**{**vars(trouble), "level": worse, "seen": "; ".join(filter(None, (trouble.seen, evidence)))})
@@ -563,7 +563,7 @@ def proof_trouble(trouble: Trouble | None, alert: str, proof: StoredProof, what:
     return Trouble(
         alert=alert,
         level=level,
-        what=f"{what} (proof {proof.title} fails)",
+        what=f"{failure} (proof {proof.title} fails)",
         since=proof.evaluated_at,
         limit=proof.threshold,
         likely=LIKELY_PROOF,

@@ -165,9 +165,9 @@ def read_faults(store: RedisStore, symbols: Sequence[str]) -> dict[str, Faults]:
                 if symbol in failed
                 and now - failed[symbol].at <= limits.market_state_sec  # of a cycle that stopped it says nothing
             },
-            tuple(found),
+            tuple(symbol_vitals),
         )
-        for symbol, found in vitals.items()
+        for symbol, symbol_vitals in vitals.items()
     }
 
 
@@ -237,7 +237,7 @@ def read_rows(store: RedisStore, symbols: Sequence[str], faults: Mapping[str, Fa
     rows = [
         symbol_row(
             symbol,
-            {asset: found[index] for asset, found in readings.items()},
+            {asset: asset_readings[index] for asset, asset_readings in readings.items()},
             faults[symbol],
             store.clock().timestamp(),
             blocks[symbol],

@@ -158,23 +158,23 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
     blocked = standing.openings.blocked
     details = standing.openings.details or ("No kill switch, no disarming, no risk guard.",)
     counts = {health: sum(row.health == health for row in rows) for health in HEALTHS}
-    told = ", ".join(f"{count} {health}" for health, count in counts.items() if count)
+    health_counts = ", ".join(f"{count} {health}" for health, count in counts.items() if count)
     held = f"{sum(row.side is not None for row in rows)} with a position"
     fresh = f"{standing.fresh} of {standing.symbols} fresh{banner.old_prices_text(standing)}"
     tone = "bad" if standing.unfresh else "so" if standing.old_prices else "good"
     cards = [
         _card("Openings", _blocked(blocked[0] if blocked else "", "armed"), map(esc, details), name="openings"),
-        _card("Symbols", fresh, [told, held], tone=tone),
+        _card("Symbols", fresh, [health_counts, held], tone=tone),
         _alerts_card(standing, prefix),
     ]
     if standing.profile:
-        said, tone = ("a newer one cannot be used", "bad") if standing.profile_trouble else ("in force", "good")
-        items = filter(None, (said, standing.profile_trouble))
+        profile_state, tone = ("a newer one cannot be used", "bad") if standing.profile_trouble else ("in force", "good")
+        items = filter(None, (profile_state, standing.profile_trouble))
         cards.append(_card("Profile", esc(standing.profile), map(esc, items), tone=tone, name="profile"))
     if standing.notice:
-        first = banner.first_sentence(standing.notice)
-        rest = standing.notice[len(first) :].lstrip(". ")
-        cards.append(_card("Data", esc(first), [esc(rest)], tone="so", name="data"))
+        headline = banner.first_sentence(standing.notice)
+        explanation = standing.notice[len(headline) :].lstrip(". ")
+        cards.append(_card("Data", esc(headline), [esc(explanation)], tone="so", name="data"))
     return f'<div class="cards" id="live" data-live>{"".join(cards)}</div>'
 
 

@@ -267,8 +267,8 @@ def _health(
     if unreadable:
         return "failed", shown_text(failure_text(unreadable)), None
     if faults.old:
-        more = f"; and {len(faults.old) - 1} more" if len(faults.old) > 1 else ""
-        return "stale", shown_text(f"{vital_text(faults.old[0])}{more}"), None
+        further = f"; and {len(faults.old) - 1} more" if len(faults.old) > 1 else ""
+        return "stale", shown_text(f"{vital_text(faults.old[0])}{further}"), None
     position, risk = readings[POSITION.asset].value, readings[RISK_PROPOSAL.asset].value
     old = f"the price is {duration_text(now - mark_at)} old" if mark_at is not None and now - mark_at > MARK_OLD_SEC else ""
     if position and position["held"] and risk and risk["sl_breached"]:

@@ -123,12 +123,12 @@ def data_notice(said: str, rows: Sequence[Row], now: float) -> str:
     if not labelled or (said and not silent):
         return said
     sources = sorted({str(source) for source in labelled.values()})
-    first, _, rest = said.partition(". ")
-    first = first or f"{'SYNTHETIC' if sources == [INVENTED] else 'EXAMPLE'} DATA, not live"
+    headline, _, explanation = said.partition(". ")
+    headline = headline or f"{'SYNTHETIC' if sources == [INVENTED] else 'EXAMPLE'} DATA, not live"
     if silent:
-        first += f"; its feed has been silent for {duration_text(now - max(fed))}, since {clock_text(max(fed))}"
-    rest = rest or f"What is shown of {_few(sorted(labelled))} is labelled {' or '.join(sources)}."
-    return f"{first}. {rest}"
+        headline += f"; its feed has been silent for {duration_text(now - max(fed))}, since {clock_text(max(fed))}"
+    explanation = explanation or f"What is shown of {_few(sorted(labelled))} is labelled {' or '.join(sources)}."
+    return f"{headline}. {explanation}"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -149,12 +149,12 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
     blocked, details = [], []
     if switches.killed:
         blocked.append(f"kill switch: {killed['reason']} (set by {killed['by']})" if killed else "kill switch")
-        who = (
+        set_by = (
             f"set {killed['at']} by {killed['by']}: {killed['reason']}"
             if killed
             else "set, without a record of who and why (by hand?)"
         )
-        details.append(f"Kill switch: {who}. A named person ends it: quantum arm.")
+        details.append(f"Kill switch: {set_by}. A named person ends it: quantum arm.")
     if switches.disarmed:
         cause = switches.disarm.get("cause", "")
         blocked.append(": ".join(filter(None, ("governor disarmed", cause))))
@@ -163,10 +163,10 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
             "A named person ends it: quantum arm."
         )
     details += [
-        f"Governor: {scope_text(scope)} disarmed since {stamp_text(said.get('at', 'an unknown time'))}: "
-        f"{said.get('cause', 'cause unknown')} ({said.get('plans', '?')} plans). Others may open. "
+        f"Governor: {scope_text(scope)} disarmed since {stamp_text(record.get('at', 'an unknown time'))}: "
+        f"{record.get('cause', 'cause unknown')} ({record.get('plans', '?')} plans). Others may open. "
         f"A named person ends it: quantum arm {scope_option(scope)}."
-        for scope, said in sorted(switches.scopes.items())
+        for scope, record in sorted(switches.scopes.items())
     ]
     for guard in guards.live:
         fields = guards.said.get(guard, {})

@@ -76,8 +76,8 @@ def examine_files(paths: Sequence[Path]) -> Iterator[tuple[str, Level, str, str]
             yield path.name, "warn", "has no variable", "give a file of lines NAME=value"
         for line, name, value in lines:
             where, field = f"{path.name} line {line}", fields.get(name)
-            level, seen, remedy = _verdict(name, value, field, fields)
-            yield where, level, seen, remedy
+            level, verdict, remedy = _verdict(name, value, field, fields)
+            yield where, level, verdict, remedy
             if field is not None and level != "fail" and not (field == "stream_name" and market_state_stream(value) != value):
                 key = f"{field}_file" if name.endswith("_FILE") else field
                 values_by_field.setdefault(key, {}).setdefault(value, []).append(f"{name} of {where}")

@@ -266,28 +266,28 @@ def fold_runs(store: RedisStore, instance: dg.DagsterInstance, now: float) -> bo
     (reply,) = store.run("reading a cursor", [("HMGET", key, CURSOR, RECENT)])
     if isinstance(reply, Exception):
         return dagster_answers(instance)
-    before = reply[0].decode(errors="replace") if reply[0] is not None else ""
+    stored_cursor = reply[0].decode(errors="replace") if reply[0] is not None else ""
     recent: dict[str, float] = _recent(reply[1])
-    since = number_or_none(before)
-    first = since is None or since > now + OVERLAP_SEC  # or our clock was ahead: what ended by it is noted, and not counted
+    since = number_or_none(stored_cursor)
+    first_time = since is None or since > now + OVERLAP_SEC  # or our clock was ahead: what ended by it is noted, and not counted
     since = now if since is None else min(since, now)
     run_filter = dg.RunsFilter(
         statuses=list(FINISHED), updated_after=datetime.fromtimestamp(since, UTC) - timedelta(seconds=OVERLAP_SEC)
     )
-    limit = None if first else RUNS_AT_ONCE + len(recent)  # what is noted must be all there is
+    limit = None if first_time else RUNS_AT_ONCE + len(recent)  # what is noted must be all there is
     try:
         records = instance.get_run_records(run_filter, order_by="update_timestamp", ascending=True, limit=limit)
     except Exception:  # noqa: BLE001 - whatever the storage raises means the same here
         return False
-    new = [] if first else [one for one in records if one.dagster_run.run_id not in recent]
+    new = [] if first_time else [one for one in records if one.dagster_run.run_id not in recent]
     counts: Counter[str] = Counter()
     for record in new:
         counts.update(_ran(record))
     cursor = min(max([since, *(one.update_timestamp.timestamp() for one in records)]), now)  # a worker's clock may be ahead
     recent |= {one.dagster_run.run_id: one.update_timestamp.timestamp() for one in records}
-    kept = {run_id: at for run_id, at in recent.items() if at >= cursor - 2 * OVERLAP_SEC}
-    if new or first:
-        _fold(store, key, before, repr(cursor), json.dumps(kept), counts)
+    still_recent = {run_id: at for run_id, at in recent.items() if at >= cursor - 2 * OVERLAP_SEC}
+    if new or first_time:
+        _fold(store, key, stored_cursor, repr(cursor), json.dumps(still_recent), counts)
     return True
 
 

@@ -105,23 +105,23 @@ def dialect_of(path: Path, block: bytes) -> tuple[Dialect, tuple[int, int]]:
     for index, text in enumerate(texts):
         separator = next((one for one in SEPARATORS if len(_fields(text, one)) >= FIELDS_MIN), "")
         if separator:
-            names = _fields(text, separator)
+            cells = _fields(text, separator)
             following = _fields(texts[index + 1], separator) if index + 1 < len(texts) else []
-            if not _is_number(names[0]) and not re.match(r"\W*\d", names[0]):
-                dialect = Dialect(separator, positions(path, names, sample=following), len(names), header=True)
+            if not _is_number(cells[0]) and not re.match(r"\W*\d", cells[0]):
+                dialect = Dialect(separator, positions(path, cells, sample=following), len(cells), header=True)
                 passed = [index + 1, passed[1] + len(lines[index]) + 1]
             else:
-                dialect = Dialect(separator, _headerless(path, block, separator, names), len(names), header=False)
+                dialect = Dialect(separator, _headerless(path, block, separator, cells), len(cells), header=False)
             return dialect, (passed[0], passed[1])
         if text.strip() and index >= PREAMBLE_MAX:
             break
         passed = [index + 1, passed[1] + len(lines[index]) + 1]
     first = next((text for text in texts if text.strip()), "")
-    names = max((_fields(first, one) for one in SEPARATORS), key=len) or [""]
-    if _is_number(names[0]):
-        message = f"{path} has no header and {len(names)} columns: {_known_widths()}"
+    cells = max((_fields(first, one) for one in SEPARATORS), key=len) or [""]
+    if _is_number(cells[0]):
+        message = f"{path} has no header and {len(cells)} columns: {_known_widths()}"
         raise OhlcvFileError(message)
-    positions(path, names)
+    positions(path, cells)
     message = f"{path} has no table of candles: name its columns in the first line"
     raise OhlcvFileError(message)
 

@@ -84,26 +84,26 @@ def judge(path: Path, taken: pl.DataFrame, dialect: Dialect, sink: Rows, cells: 
     whole = pl.all_horizontal(pl.col(name).is_finite() for name in NEEDED) & pl.col("open_time_ms").is_not_null()
     lowest, highest = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
     right = whole & (pl.col("low") > 0) & (pl.col("low") <= lowest) & (pl.col("high") >= highest) & (pl.col("volume") >= 0)
-    good = judged.select(right.fill_null(value=False)).to_series()
+    valid = judged.select(right.fill_null(value=False)).to_series()
     if "more" in taken.columns:
-        good &= taken["more"].is_null()
+        valid &= taken["more"].is_null()
     running = pl.Series([], dtype=pl.Boolean)
     if "closed" in taken.columns:
         closed = taken["closed"].cast(pl.String).str.strip_chars().str.to_lowercase()
-        running = closed.is_in(NO).fill_null(value=False) & good
-        good &= closed.is_in(YES).fill_null(value=False)
+        running = closed.is_in(NO).fill_null(value=False) & valid
+        valid &= closed.is_in(YES).fill_null(value=False)
         sink.files[-1].unclosed += int(running.sum())
-    sink.add(judged.filter(good).select(*COLUMNS, pl.col("line").cast(pl.UInt32)))
-    if good.all():
+    sink.add(judged.filter(valid).select(*COLUMNS, pl.col("line").cast(pl.UInt32)))
+    if valid.all():
         return
-    bad = ~good & ~running if running.len() else ~good
+    malformed = ~valid & ~running if running.len() else ~valid
     if cells is not None:
-        bad &= ~_headers(path, cells, taken, dialect, bad)
-    if count := int(bad.sum()):
+        malformed &= ~_headers(path, cells, taken, dialect, malformed)
+    if count := int(malformed.sum()):
         if not dialect.header and not sink.files[-1].hint:
-            sink.files[-1].hint = _other_order(numbers.filter(bad))
+            sink.files[-1].hint = _other_order(numbers.filter(malformed))
         room = max(0, MALFORMED_KEPT - len(sink.malformed))
-        texts, values = taken.filter(bad).head(room), judged.filter(bad).head(room)
+        texts, values = taken.filter(malformed).head(room), judged.filter(malformed).head(room)
         rows = zip(texts.iter_rows(named=True), values.iter_rows(named=True), strict=True)
         sink.leave_out(count, ((text["line"], _reason(text, value, dialect)) for text, value in rows))
 

@@ -74,24 +74,24 @@ def blocks_of(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes, int]]:
     tuple
         Number of the first line, the lines with a line feed at the end, and the number of a line after them that was too long.
     """
-    number, kept, skipping = 1, b"", 0
+    number, pending, skipping = 1, b"", 0
     for chunk in chunks:
         if skipping:
             _, line_feed, chunk = chunk.partition(b"\n")
             if not line_feed:
                 continue
             skipping, number = 0, number + 1
-        kept += chunk
-        block, line_feed, rest = kept.rpartition(b"\n")
-        if len(rest) > LINE_MAX:
+        pending += chunk
+        block, line_feed, unfinished = pending.rpartition(b"\n")
+        if len(unfinished) > LINE_MAX:
             lines = block.count(b"\n") + 1 if line_feed else 0
             yield number, block + line_feed, number + lines
-            number, kept, skipping = number + lines, b"", 1
-        elif line_feed and len(kept) >= BLOCK_BYTES // 2:
+            number, pending, skipping = number + lines, b"", 1
+        elif line_feed and len(pending) >= BLOCK_BYTES // 2:
             yield number, block + line_feed, 0
-            number, kept = number + block.count(b"\n") + 1, rest
-    if kept:
-        yield number, kept if kept.endswith(b"\n") else kept + b"\n", 0
+            number, pending = number + block.count(b"\n") + 1, unfinished
+    if pending:
+        yield number, pending if pending.endswith(b"\n") else pending + b"\n", 0
 
 
 def json_lines(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -128,11 +128,11 @@ def json_table(path: Path, chunks: Iterator[bytes]) -> bytes:
         message = f"{path} holds no array of candles: give arrays [time, open, high, low, close, volume] or objects"
         raise OhlcvFileError(message)
     text = io.StringIO()
-    names = list(rows[0]) if isinstance(rows[0], dict) else None
+    header = list(rows[0]) if isinstance(rows[0], dict) else None
     writer = csv.writer(text, lineterminator="\n")
-    if names is not None:
-        writer.writerow(names)
-    writer.writerows([row.get(name) for name in names] if names is not None else row for row in rows)
+    if header is not None:
+        writer.writerow(header)
+    writer.writerows([row.get(name) for name in header] if header is not None else row for row in rows)
     return text.getvalue().encode()
 
 

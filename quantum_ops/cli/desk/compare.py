@@ -45,18 +45,22 @@ def compare(symbols: str | None, *, as_json: bool) -> None:
         msg = "no challenger is computed: set CHALLENGER to a shipped profile or a file for all processes"
         raise click.UsageError(msg)
     counted = read_comparisons(store, challenger, settings.symbols)
-    found = {symbol: difference(hours) for symbol, hours in counted.items()}
-    if not any(one.compared for one in found.values()):
+    differences = {symbol: difference(hours) for symbol, hours in counted.items()}
+    if not any(one.compared for one in differences.values()):
         msg = f"nothing was compared yet with {challenger.name}: the first comparison comes with the next market state"
         raise click.ClickException(msg)
     every = difference(summed(counted.values()))
     if as_json:
-        both = {"champion": champion, "challenger": challenger}
-        heads = {role: {"name": one.name, "fingerprint": one.fingerprint} for role, one in both.items()}
-        click.echo(json.dumps({**heads, ALL: asdict(every), "symbols": {one: asdict(of) for one, of in found.items()}}, indent=2))
+        profiles = {"champion": champion, "challenger": challenger}
+        heads = {role: {"name": one.name, "fingerprint": one.fingerprint} for role, one in profiles.items()}
+        click.echo(
+            json.dumps({**heads, ALL: asdict(every), "symbols": {one: asdict(of) for one, of in differences.items()}}, indent=2)
+        )
         return
 
     columns = (Column(HEADINGS[0]), *(Column(heading, right=True, labelled=True) for heading in HEADINGS[1:]))
     out = console()
     title = f"Challenger {challenger.name} {challenger.fingerprint} beside {champion.name} {champion.fingerprint}, last 24 h"
-    out.print(records(out, columns, [(name, *comparison_cells(one)) for name, one in [*found.items(), (ALL, every)]], title))
+    out.print(
+        records(out, columns, [(name, *comparison_cells(one)) for name, one in [*differences.items(), (ALL, every)]], title)
+    )

@@ -55,9 +55,11 @@ def list_guards(*, as_json: bool) -> None:
         for line in lines or ("No risk guard is active.",):
             click.echo(printable(line))
         for event in released:
-            who = f"{event.get('by', '?')}: {event.get('reason', '?')}"
+            by_whom = f"{event.get('by', '?')}: {event.get('reason', '?')}"
             click.echo(
-                printable(f"Released at {event['at']}: {event.get('guard_type', '?')} ({event.get('released', '?')}) by {who}")
+                printable(
+                    f"Released at {event['at']}: {event.get('guard_type', '?')} ({event.get('released', '?')}) by {by_whom}"
+                )
             )
     if guards.trouble:
         sys.exit(EXIT_FAILED)
@@ -86,7 +88,7 @@ def release(guard_type: str, name: str, reason: str, *, as_json: bool) -> None:
 
     store = RedisStore(load_settings())
     bring_up_to_date(store)  # its limits decide whether the condition holds
-    before = read_guards(store)  # a server lost afterwards would read as if nothing had been released
+    guards_before = read_guards(store)  # a server lost afterwards would read as if nothing had been released
     try:
         released = in_words(lambda: end_guard(store, guard_type, name=name, reason=reason))
     except NotReleasedError as error:
@@ -94,14 +96,16 @@ def release(guard_type: str, name: str, reason: str, *, as_json: bool) -> None:
             click.echo(json.dumps({"released": None, "why": str(error)}, indent=2))
         click.echo(f"Nothing was released: {printable(str(error))}.", err=True)
         sys.exit(EXIT_FAILED)
-    remaining = [one for one in before.live if one != guard_type]
+    remaining = [one for one in guards_before.live if one != guard_type]
     if as_json:
         click.echo(
-            json.dumps({"released": guard_type, "said": released, "guards": remaining, "trouble": before.trouble}, indent=2)
+            json.dumps(
+                {"released": guard_type, "said": released, "guards": remaining, "trouble": guards_before.trouble}, indent=2
+            )
         )
         return
     click.echo(f"Released: {guard_type} ({printable(released.get('reason', 'no reason on record'))}).")
     if remaining:
         click.echo(printable(f"Openings stay blocked by risk guards: {', '.join(remaining)}. See: quantum guard list"))
-    elif before.trouble:
-        click.echo(f"The risk guards cannot be relied on: {printable(before.trouble)}")
+    elif guards_before.trouble:
+        click.echo(f"The risk guards cannot be relied on: {printable(guards_before.trouble)}")

@@ -98,16 +98,16 @@ def show(name: str, symbol: str, *, as_json: bool) -> None:
     from quantum_core.contracts.schema import ACCOUNT
 
     settings = _settings_for(name)
-    found = _named(name, settings)
+    chosen = _named(name, settings)
     symbol = symbol.strip() or ACCOUNT
     if symbol not in (ACCOUNT, *settings.symbols, *settings.markets):
         msg = f"--symbol {symbol}: not one of SYMBOLS"
         raise click.UsageError(msg)
     if as_json:
-        body = {**_head(found), "parameters": found.parameters(symbol), "symbols": found.body()["symbols"]}
+        body = {**_head(chosen), "parameters": chosen.parameters(symbol), "symbols": chosen.body()["symbols"]}
         click.echo(json.dumps(body, indent=2))
         return
-    _print_parameters(found, symbol)
+    _print_parameters(chosen, symbol)
 
 
 @profile.command()
@@ -152,11 +152,11 @@ def check(file: str, *, as_json: bool) -> None:
     settings = load_settings(profile="locked-v1")  # PROFILE may be the file that is checked
     mistakes: list[tuple[int, str]] = []
     warnings: list[str] = []
-    found = None
+    loaded = None
     try:
-        found = load(file, settings.symbols)
-        warnings = warnings_of(found, settings)
-        in_force(found, settings)
+        loaded = load(file, settings.symbols)
+        warnings = warnings_of(loaded, settings)
+        in_force(loaded, settings)
     except ProfileFileError as error:
         mistakes = list(error.mistakes)
     except DoesNotFitError as error:
@@ -165,7 +165,7 @@ def check(file: str, *, as_json: bool) -> None:
         report = {
             "file": file,
             "usable": not mistakes,
-            **({} if found is None else {"profile": _head(found)}),
+            **({} if loaded is None else {"profile": _head(loaded)}),
             "mistakes": [{"line": line or None, "text": text} for line, text in mistakes],
             "warnings": warnings,
         }
@@ -175,8 +175,8 @@ def check(file: str, *, as_json: bool) -> None:
             click.echo(printable(f"{file}:{line}: {text}" if line else text))
         for text in warnings:
             click.echo(printable(f"warning: {text}"))
-        if not mistakes and found is not None:
-            click.echo(printable(f"{file} can be used: profile {found.name}, version {found.version}, {found.fingerprint}"))
+        if not mistakes and loaded is not None:
+            click.echo(printable(f"{file} can be used: profile {loaded.name}, version {loaded.version}, {loaded.fingerprint}"))
     if mistakes:
         sys.exit(EXIT_USAGE)
 
@@ -211,19 +211,21 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
 
     store = RedisStore(load_settings())
     settings, newest = store.settings, newest_entry(store)
-    before = profile_now(store)
+    current = profile_now(store)
     try:
-        chosen = _again(before, settings) if name == IN_FORCE else load(name, settings.symbols)
-        after = in_force(chosen, settings)
+        chosen = _again(current, settings) if name == IN_FORCE else load(name, settings.symbols)
+        resulting = in_force(chosen, settings)
     except (ProfileFileError, DoesNotFitError) as error:
         _stop(str(error), EXIT_USAGE)
-    changes = differences(before.profile, after)
+    changes = differences(current.profile, resulting)
     loosened = [one for one in changes if one.loosened]
     if not as_json:
         _print_differences(
-            changes, f"in force: {before.profile.name} {before.profile.fingerprint}", f"{after.name} {after.fingerprint}"
+            changes,
+            f"in force: {current.profile.name} {current.profile.fingerprint}",
+            f"{resulting.name} {resulting.fingerprint}",
         )
-    for text in warnings_of(after, settings):
+    for text in warnings_of(resulting, settings):
         click.echo(printable(f"warning: {text}"), err=True)
     if loosened and not loosen:
         if as_json:
@@ -237,7 +239,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     waits = at_start or settings.profile_changes == "restart"
     if as_json:
         report = {
-            "used": {"name": after.name, "fingerprint": after.fingerprint, "entry": used.entry, "at_start": waits},
+            "used": {"name": resulting.name, "fingerprint": resulting.fingerprint, "entry": used.entry, "at_start": waits},
             "differences": [_as_json(one) for one in changes],
         }
         click.echo(json.dumps(report, indent=2))
@@ -247,7 +249,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
         if waits
         else f"with the next cycle of every shard, within {settings.publish_interval_sec} s"
     )
-    click.echo(printable(f"Recorded: {after.name} {after.fingerprint}, by {used.by}. It takes effect {when}."))
+    click.echo(printable(f"Recorded: {resulting.name} {resulting.fingerprint}, by {used.by}. It takes effect {when}."))
     click.echo("See: quantum profile history, quantum status")
 
 
@@ -382,18 +384,18 @@ def range_text(metadata: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, bounds)) or "any"
 
 
-def _print_parameters(one: Profile, symbol: str) -> None:
+def _print_parameters(chosen: Profile, symbol: str) -> None:
     from quantum_core.contracts.schema import ACCOUNT
     from quantum_core.profiles.profile import LOCKED, flat_parameters, leaves
     from quantum_ops.cli.layout import Column, console, paragraph, records
 
     out = console()
-    of = "" if symbol == ACCOUNT else f" for {symbol}: {one.fingerprint_of(symbol)}"
-    out.print(paragraph(out, f"{one.name}, version {one.version}, fingerprint {one.fingerprint}{of}", "bold"))
-    meant = f"Candles of {one.candle_interval_sec} s. " if one.candle_interval_sec else ""
-    if text := f"{meant}{one.note}".strip():
+    of = "" if symbol == ACCOUNT else f" for {symbol}: {chosen.fingerprint_of(symbol)}"
+    out.print(paragraph(out, f"{chosen.name}, version {chosen.version}, fingerprint {chosen.fingerprint}{of}", "bold"))
+    meant = f"Candles of {chosen.candle_interval_sec} s. " if chosen.candle_interval_sec else ""
+    if text := f"{meant}{chosen.note}".strip():
         out.print(paragraph(out, text))
-    own, locked = flat_parameters(one, symbol), flat_parameters(LOCKED)
+    values, locked = flat_parameters(chosen, symbol), flat_parameters(LOCKED)
     columns = (
         Column("parameter"),
         Column("value", right=True),
@@ -401,23 +403,23 @@ def _print_parameters(one: Profile, symbol: str) -> None:
         Column("accepted"),
         Column("meaning"),
     )
-    for section, theta in one.sections.items():
+    for section, theta in chosen.sections.items():
         rows = []
         for leaf, field in leaves(theta).items():
-            value, other = own.get(f"{section}.{leaf}"), locked.get(f"{section}.{leaf}")
-            differs = value_text(other) if other != value else ""
+            value, locked_value = values.get(f"{section}.{leaf}"), locked.get(f"{section}.{leaf}")
+            differs = value_text(locked_value) if locked_value != value else ""
             rows.append((leaf, value_text(value), differs, range_text(field.metadata), field.metadata["meaning"]))
         out.print(records(out, columns, rows, title=section))
-    if symbol == ACCOUNT and one.symbols:
-        out.print(paragraph(out, f"Symbols with parameters of their own: {', '.join(sorted(one.symbols))}. See: --symbol"))
+    if symbol == ACCOUNT and chosen.symbols:
+        out.print(paragraph(out, f"Symbols with parameters of their own: {', '.join(sorted(chosen.symbols))}. See: --symbol"))
 
 
-def _print_differences(found: Sequence[Difference], before: str, after: str) -> None:
+def _print_differences(changes: Sequence[Difference], label_a: str, label_b: str) -> None:
     from quantum_ops.cli.layout import Column, console, paragraph, records
 
     out = console()
-    if not found:
-        out.print(paragraph(out, f"No parameter differs: {before}; {after}"))
+    if not changes:
+        out.print(paragraph(out, f"No parameter differs: {label_a}; {label_b}"))
         return
     columns = (
         Column("symbol"),
@@ -428,12 +430,12 @@ def _print_differences(found: Sequence[Difference], before: str, after: str) -> 
     )
     rows = [
         (one.symbol or "all", one.path, value_text(one.before), value_text(one.after), "LOOSENED" if one.loosened else "")
-        for one in found
+        for one in changes
     ]
-    out.print(paragraph(out, f"A {before}"))
-    out.print(paragraph(out, f"B {after}"))
+    out.print(paragraph(out, f"A {label_a}"))
+    out.print(paragraph(out, f"B {label_b}"))
     out.print(records(out, columns, rows))
-    if loosened := [_path(one) for one in found if one.loosened]:
+    if loosened := [_path(one) for one in changes if one.loosened]:
         out.print(paragraph(out, f"B loosens safety limits: {', '.join(loosened)}", "bold red"))
 
 

@@ -129,31 +129,31 @@ def read_report(store: RedisStore) -> Report:
     from resources.inputs.foreign import epoch_of
     from resources.store.profiles import bring_up_to_date
 
-    names, now = store.settings.symbols, store.clock().timestamp()
+    symbols, now = store.settings.symbols, store.clock().timestamp()
     profile = bring_up_to_date(store)
-    faults = read_faults(store, names)
+    faults = read_faults(store, symbols)
     rows: list[dict[str, Any]] = []
     for table in PUBLISHED:
         asset = table.asset
         if asset == "capital_efficiency":  # whoever writes it, it is read as others read it
-            for reading in store.read_raw(table.key, names):
+            for reading in store.read_raw(table.key, symbols):
                 fields = {name.decode(): value.decode(errors="replace") for name, value in (reading.value or {}).items()}
                 epoch = epoch_of(fields)
                 age = None if epoch is None else now - epoch
                 stale = age is not None and age > store.settings.p31_stale_sec
                 rows.append(_row(asset, reading.symbol, "failed" if stale else str(reading.state), reading.reason, age, fields))
             continue
-        for values in store.read_fresh(table, table.subjects(names)):
+        for values in store.read_fresh(table, table.subjects(symbols)):
             epoch = values.get("last_update_epoch")
             state, why = values["state"], values["why"]
             if fault := _fault(faults.get(values["symbol"]), asset, now):
                 state, why = "failed", fault
             rows.append(_row(asset, values["symbol"], state, why, None if epoch is None else now - epoch, values))
     wrong = [row for row in rows if row["state"] == "failed" or (row["symbol"] not in faults and row["age_sec"] is None)]
-    symbols = read_rows(store, names, faults, gates=False)
+    desk_rows = read_rows(store, symbols, faults, gates=False)
     (reply,) = store.run("reading the banner", [("GET", store.keys.of("banner"))])
-    notice = data_notice(printable(reply.decode(errors="replace")) if isinstance(reply, bytes) else "", symbols, now)
-    return Report(read_openings(store).blocked, rows, wrong, _alerts(store), symbols, notice, now, *profile)
+    notice = data_notice(printable(reply.decode(errors="replace")) if isinstance(reply, bytes) else "", desk_rows, now)
+    return Report(read_openings(store).blocked, rows, wrong, _alerts(store), desk_rows, notice, now, *profile)
 
 
 def _fault(faults: Faults | None, asset: str, now: float) -> str:

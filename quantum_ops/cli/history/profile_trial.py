@@ -49,7 +49,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
         profiles = [load(name) for name in names or shipped()]
     except ProfileFileError as error:
         raise click.UsageError(str(error)) from None
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for symbol, paths in choose(files, symbol=None, known=settings.symbols).items():
         recording = read(symbol, paths)
         report(recording)
@@ -60,14 +60,14 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
         bars = Bars(*(frame[name].to_numpy() for name in ("high", "low", "close")))
         for profile in profiles:
             counted = shares(bars, profile, step=step, held_candles=held, interval_sec=interval_sec)
-            found.append({"symbol": symbol, "profile": profile.name, "fingerprint": profile.fingerprint, **counted})
+            results.append({"symbol": symbol, "profile": profile.name, "fingerprint": profile.fingerprint, **counted})
             if not as_json:
                 click.echo(f"{symbol} {profile.name}: {counted['windows']} windows, {time.monotonic() - began:.0f} s", err=True)
-    if not any(one["windows"] for one in found):
+    if not any(one["windows"] for one in results):
         msg = f"nothing was counted: a window needs {max(profile.candles_required for profile in profiles)} candles"
         raise click.ClickException(msg)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(results, indent=2))
         return
     numbers = ("windows", *SHARES, "stop")
     columns = (Column("symbol"), Column("profile"), *(Column(name, right=True, labelled=True) for name in numbers))
@@ -79,7 +79,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
             *(f"{one[name]:.1%}" for name in SHARES),
             f"{one['stop_dist_pct']:.2%}",
         )
-        for one in found
+        for one in results
     ]
     out = console()
     out.print(records(out, columns, rows, "Shares of windows and positions; stop: median distance"))

@@ -52,8 +52,8 @@ def serve(part: str | None, queues: str | None, concurrency: int | None, host: s
     process's own; 2 wrong settings; 3 Redis answers, and is too old or lacks commands.
     """
     if part is None:
-        for name, what in PARTS.items():
-            click.echo(f"{name:<10} {what}")
+        for name, description in PARTS.items():
+            click.echo(f"{name:<10} {description}")
         return
     settings = load_settings()
     from quantum_ops.processes import stack
