@@ -89,15 +89,15 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     usable_symbols = [reading.symbol for reading in usable]
     if not usable_symbols:
         return assemble(symbols, {"symbol": []}, unusable)
-    folded = [_folded(reading) for reading in usable]
+    folded = [_counted_up_to(reading) for reading in usable]
     try:
         fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
     except UnreadableKeyError as error:
         failed = without_result([(symbol, State.FAILED, str(error)) for symbol in symbols])
         return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
-    news = {symbol: _news(fills, symbol, ids) for symbol, ids in zip(usable_symbols, folded, strict=True)}
+    news = {symbol: _new_fills(fills, symbol, ids) for symbol, ids in zip(usable_symbols, folded, strict=True)}
     counted = fills_counted(store, {symbol: sorted(_trades(row)) for symbol, row in news.items()})
-    executions = [_once(news[symbol], counted.get(symbol, frozenset())) for symbol in usable_symbols]
+    executions = [_without_repeats(news[symbol], counted.get(symbol, frozenset())) for symbol in usable_symbols]
     last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
     read_to = max(fills[name].read_to for name in STREAMS)
     attribution = read_scored(store, "attribution", "performance_factor", usable_symbols)
@@ -171,33 +171,33 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     return assemble(symbols, computed, unusable)
 
 
-def _folded(kept: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    if kept.value is None:
+def _counted_up_to(stored: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    if stored.value is None:
         return dict.fromkeys(STREAMS, NEVER)
-    return dict(zip(STREAMS, map(parse_entry_id, kept.value["last_event_id"].split("|")), strict=True))
+    return dict(zip(STREAMS, map(parse_entry_id, stored.value["last_event_id"].split("|")), strict=True))
 
 
-def _news(fills: Mapping[str, Fills], symbol: str, after: Mapping[str, tuple[int, int]]) -> list[Execution]:
+def _new_fills(fills: Mapping[str, Fills], symbol: str, counted_up_to: Mapping[str, tuple[int, int]]) -> list[Execution]:
     """Give the fills of a symbol that came after some entries, in the order in which they were traded."""
-    both = [
+    traded = [
         (execution.entry_id[0] / 1000 if execution.at is None else execution.at, execution.entry_id, name, execution)
         for name in STREAMS
         for execution in fills[name].by_symbol.get(symbol, [])
-        if execution.entry_id > after[name]
+        if execution.entry_id > counted_up_to[name]
     ]
-    return [execution for *_, execution in sorted(both, key=lambda one: one[:3])]
+    return [execution for *_, execution in sorted(traded, key=lambda entry: entry[:3])]
 
 
-def _once(news: Sequence[Execution], counted: frozenset[str]) -> list[Execution]:
+def _without_repeats(news: Sequence[Execution], counted: frozenset[str]) -> list[Execution]:
     """Leave out second reports of a trade; one without profit is none where the profit was counted."""
-    seen = set(counted)
-    known = {one.trade for one in news} | seen
+    reported = set(counted)
+    trades = {fill.trade for fill in news} | reported
     executions = []
-    for one in news:
-        superseded = one.trade.startswith(WITHOUT_PROFIT) and WITH_PROFIT + one.trade[1:] in known
-        if not one.trade or not (superseded or one.trade in seen):
-            executions.append(one)
-            seen.add(one.trade)
+    for fill in news:
+        superseded = fill.trade.startswith(WITHOUT_PROFIT) and WITH_PROFIT + fill.trade[1:] in trades
+        if not fill.trade or not (superseded or fill.trade in reported):
+            executions.append(fill)
+            reported.add(fill.trade)
     return executions
 
 

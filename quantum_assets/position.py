@@ -116,10 +116,10 @@ def position_frame(
     for reading in raw:
         symbol, state, memory = reading.symbol, states.get(reading.symbol), memories.get(reading.symbol, Memory())
         if isinstance(reading.value, Flat):
-            recalled[symbol], doubt = _emptied(reading.value, state, memory, proposed.get(symbol), now)
+            recalled[symbol], doubt = _judge_flat(reading.value, state, memory, proposed.get(symbol), now)
             doubtful |= {symbol: doubt} if doubt is not None else {}
         elif reading.value is not None:
-            position, leftover = _own_words(reading.value, state, memory)
+            position, leftover = _own_fields(reading.value, state, memory)
             reason = stored[symbol].reason if stored[symbol].state is State.FAILED else ""
             reason = reason or _unfit(position, stored[symbol].value, now, store.settings.position_max_age_sec)
             if state is not None and state.side == position.side:
@@ -136,7 +136,7 @@ def position_frame(
         for symbol, case in cases.items()
     }
     _remember(store, {symbol: one for symbol, one in recalled.items() if one != memories.get(symbol)})
-    untracked = [_without(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
+    untracked = [_why_untracked(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
     frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in judged.items()}), without_result(untracked))
     notes = {symbol: note for symbol, (_, note) in judged.items() if note}
     for symbol, note in notes.items():
@@ -150,7 +150,7 @@ def position_frame(
     return frame.with_columns(why=pl.col("symbol").replace_strict(notes, default=pl.col("why"), return_dtype=pl.String))
 
 
-def _without(reading: Reading[RawPosition | Flat], reason: str) -> tuple[str, State, str]:
+def _why_untracked(reading: Reading[RawPosition | Flat], reason: str) -> tuple[str, State, str]:
     """Say why a symbol has no position to track."""
     if reason:
         return reading.symbol, State.FAILED, reason
@@ -161,7 +161,7 @@ def _without(reading: Reading[RawPosition | Flat], reason: str) -> tuple[str, St
     )
 
 
-def _emptied(
+def _judge_flat(
     flat: Flat, state: Tracked | None, memory: Memory, proposal: dict[str, Any] | None, now: float
 ) -> tuple[Memory, Tracked | None]:
     """Remember what a flat snapshot ends; give the state that must be kept yet because it may not be closed."""
@@ -211,14 +211,14 @@ def _case(
     return _Case(position, previous, memory, leftover, _stop_of(proposal, position.side, since))
 
 
-def _own_words(position: RawPosition, state: Tracked | None, memory: Memory) -> tuple[RawPosition, dict[str, str]]:
+def _own_fields(position: RawPosition, state: Tracked | None, memory: Memory) -> tuple[RawPosition, dict[str, str]]:
     """Take out of a snapshot what it still says of the side before: fields that have not changed since the side has."""
-    before: Mapping[str, str] = memory.carried
+    fields_before: Mapping[str, str] = memory.carried
     if state is not None:
-        before = _texts(state.leftover if state.side == position.side else state.carried)
-    if not before:
+        fields_before = _texts(state.leftover if state.side == position.side else state.carried)
+    if not fields_before:
         return position, {}
-    leftover = leftovers(position.carried, before)
+    leftover = leftovers(position.carried, fields_before)
     return (position.without(leftover) if leftover else position), leftover
 
 
@@ -382,7 +382,7 @@ def _let_go(
     ]
     if not released:
         return {}
-    marks = {symbol: {**mark, **_stated(doubtful[symbol])} if symbol in doubtful else mark for symbol in released}
+    marks = {symbol: {**mark, **_doubtful_row(doubtful[symbol])} if symbol in doubtful else mark for symbol in released}
     keys = [store.keys.of(POSITION.key, symbol) for symbol in released]
     replies = store.run(
         "letting go of closed positions",
@@ -398,7 +398,7 @@ def _let_go(
     }
 
 
-def _stated(state: Tracked) -> dict[str, str]:
+def _doubtful_row(state: Tracked) -> dict[str, str]:
     encoded = POSITION.encode({**state.row(), "held": False})
     return {**encoded, "digest": POSITION.digest(encoded)}
 

@@ -174,19 +174,19 @@ def intent_frame(
         "price": rows["price"],
         "qty": rows["qty"],
     }
-    named = [_named(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(columns).iter_rows(named=True)]
+    named = [_intent_identity(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(columns).iter_rows(named=True)]
     identity = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}
     return assemble(symbols, {**columns, **identity}, pl.concat([rest, unread]))
 
 
-def _named(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
+def _intent_identity(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
     """Decide whether what a row asks for is a new intent, and name it or the one that stands."""
-    before = None if last is None else str(last["intent_id"])
+    standing_id = None if last is None else str(last["intent_id"])
     if row["due"]:
         proposed = TIME.encode(row["proposal_time"])
-        new = intent_id(row["symbol"], row["harvest_action"], row["confidence"], row["new_sl_proposed"], proposed)
+        new_id = intent_id(row["symbol"], row["harvest_action"], row["confidence"], row["new_sl_proposed"], proposed)
         since = row["proposal_time"] if last is None else last["published_at_utc"]  # age alone is no change
         cause = publication_due(LAST_INTENT, last, row, now=since, change_eps_pct=change_eps_pct, max_age_sec=math.inf)
-        if cause is not None and new != before:
-            return {"intent_id": new, "replaces": before, "cause": cause}
-    return {"intent_id": before or "", "replaces": before, "cause": None}
+        if cause is not None and new_id != standing_id:
+            return {"intent_id": new_id, "replaces": standing_id, "cause": cause}
+    return {"intent_id": standing_id or "", "replaces": standing_id, "cause": None}

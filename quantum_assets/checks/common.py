@@ -168,7 +168,7 @@ def freshness_finding(asset: str, vitals: Iterable[Vital], judged: int | None = 
     """
     things = (asset, CANDLES) if asset == MARKET_STATE.asset else (asset,)
     due = [vital for vital in vitals if vital.thing in things]
-    old = {vital.symbol: _told(vital) for vital in due if vital.condition is not Condition.FRESH}
+    old = {vital.symbol: _vital_text(vital) for vital in due if vital.condition is not Condition.FRESH}
     too_old = any(vital.condition not in WELL for vital in due)
     oldest = max((vital.age_sec for vital in due if vital.age_sec is not None and vital.thing == asset), default=0.0)
     limits = ", ".join(f"{thing} {limit:.0f} s" for thing, limit in sorted({(vital.thing, vital.limit_sec) for vital in due}))
@@ -181,7 +181,7 @@ def freshness_finding(asset: str, vitals: Iterable[Vital], judged: int | None = 
     )
 
 
-def _told(vital: Vital) -> str:
+def _vital_text(vital: Vital) -> str:
     age = "" if vital.age_sec is None else f" {vital.age_sec:.0f} s, limit {vital.limit_sec:.0f} s"
     return f"{vital.thing} {vital.condition}{age}{f': {vital.detail}' if vital.detail else ''}"
 

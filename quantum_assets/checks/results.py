@@ -34,15 +34,15 @@ def description_of(verdict: Verdict) -> str:
 def result_of(verdict: Verdict, settings: Settings) -> dg.AssetCheckResult:
     """Build the result of one proof over all symbols, for the step that checks it."""
     proof = verdict.proof
-    return dg.AssetCheckResult(asset_key=settings.asset_path(proof.asset), check_name=proof.name, **_shown(verdict))
+    return dg.AssetCheckResult(asset_key=settings.asset_path(proof.asset), check_name=proof.name, **_verdict_fields(verdict))
 
 
 def evaluation_of(verdict: Verdict, settings: Settings) -> dg.AssetCheckEvaluation:
     """Build the same result for a step that is no check."""
-    return check_evaluation(settings.asset_path(verdict.proof.asset), verdict.proof.name, **_shown(verdict))
+    return check_evaluation(settings.asset_path(verdict.proof.asset), verdict.proof.name, **_verdict_fields(verdict))
 
 
-def _shown(verdict: Verdict) -> dict[str, Any]:
+def _verdict_fields(verdict: Verdict) -> dict[str, Any]:
     proof = verdict.proof
     return {
         "passed": verdict.passed,
@@ -94,7 +94,7 @@ def sound_of_asset(asset: str, verdicts: Sequence[Verdict], settings: Settings) 
     failing = sorted((one for one in verdicts if not one.passed), key=lambda one: (severity_of(one), one.proof.name))
     page = "/".join(settings.asset_path(asset))
     lines = [
-        f"- {_state(one)}: [{one.proof.name}](/assets/{page}?view=checks&checkDetail={one.proof.name}): {_named(one)}"
+        f"- {_state(one)}: [{one.proof.name}](/assets/{page}?view=checks&checkDetail={one.proof.name}): {_failing_names(one)}"
         for one in failing
     ]
     failed = [one.proof.name for one in failing if one.evaluated]
@@ -128,7 +128,7 @@ def _worst(verdicts: Any) -> Severity:
     return "WARN" if shown and "ERROR" not in shown else "ERROR"
 
 
-def _named(verdict: Verdict) -> str:
+def _failing_names(verdict: Verdict) -> str:
     names = list(verdict.finding.failing)
     if not names:
         return description_of(verdict).removeprefix("not evaluated: ")

@@ -207,7 +207,7 @@ class Keys:
                 symbol = underlying(symbol)
             elif name == "raw_position":
                 return f"{self.of(name, underlying(symbol))}:{leg}"
-        prefix, placeholder, suffix = self._around[name]
+        prefix, placeholder, suffix = self._template_parts[name]
         if self.cluster and name in ONE_SLOT and not (symbol and name.startswith("stream_")):
             return f"{prefix}{symbol if placeholder else ''}{suffix}:{{{KILL}}}"
         tagged = f"{{{symbol}}}" if self.cluster and placeholder not in _UNTAGGED else symbol
@@ -218,7 +218,7 @@ class Keys:
         return f"{prefix}{tagged}{suffix}" if placeholder else prefix
 
     @cached_property
-    def _around(self) -> dict[str, tuple[str, str, str]]:
+    def _template_parts(self) -> dict[str, tuple[str, str, str]]:
         return {name: _split(template) for name, template in self.templates().items()}
 
 

@@ -243,7 +243,7 @@ def message_of(
     elif event == "reminded":
         headline = f"still: {headline}"
     seen_by_alert = {trouble.alert: f" [{trouble.seen}]" for trouble in group if trouble.seen and not alone}
-    lines = [printable(_told(event, trouble) + seen_by_alert.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
+    lines = [printable(_fault_line(event, trouble) + seen_by_alert.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
     if len(group) > NAMES_MAX:
         lines.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
     lines.append(f"Since: {moment_text(since)}")
@@ -304,14 +304,14 @@ def line_of(trouble: Trouble) -> str:
     return f"{trouble.name}: {trouble.what}" if trouble.family in (SYMBOL, STOP, DOUBT) else trouble.what
 
 
-def _told(event: Event, trouble: Trouble) -> str:
+def _fault_line(event: Event, trouble: Trouble) -> str:
     """Give the line of one trouble; of one that is over only what it was, not what followed from it while it lasted."""
     return f"Was: {line_of(trouble).partition('; ')[0]}" if event == "cleared" else line_of(trouble)
 
 
 def _ended_subject(group: Sequence[Trouble]) -> str:
     """Name what is over, without saying that it is so."""
-    first, names = group[0], _named([trouble.name for trouble in group])
+    first, names = group[0], _names_text([trouble.name for trouble in group])
     if len(group) > 1:
         causes = {trouble.cause for trouble in group}
         cause = f" ({causes.pop()})" if first.family == SYMBOL and len(causes) == 1 else ""
@@ -324,22 +324,22 @@ def _ended_subject(group: Sequence[Trouble]) -> str:
 def _headline(group: Sequence[Trouble], universe: int) -> str:
     first, names = group[0], [trouble.name for trouble in group]
     if first.family != SYMBOL:
-        return f"{len(group)} {FAMILIES[first.family]}: {_named(names)}"
+        return f"{len(group)} {FAMILIES[first.family]}: {_names_text(names)}"
     by_cause: defaultdict[str, list[Trouble]] = defaultdict(list)
     for trouble in group:
         by_cause[trouble.cause or trouble.what].append(trouble)
     if len(by_cause) > 1:
         causes = sorted(by_cause.items(), key=lambda one: -len(one[1]))
-        return f"{len(group)} symbols: " + "; ".join(f"{cause} ({_named([t.name for t in ones])})" for cause, ones in causes)
+        return f"{len(group)} symbols: " + "; ".join(f"{cause} ({_names_text([t.name for t in ones])})" for cause, ones in causes)
     (cause,) = by_cause
     since = clock_text(min(trouble.since for trouble in group))
     if len(group) == universe:
         who = f"Candles of all {universe} symbols stopped at" if cause == NO_CANDLES else f"All {universe} symbols: {cause} since"
         return f"{who} {since}; no new stop, target or opening"
-    return f"{len(group)} symbols: {cause} since {since}: {_named(names)}"
+    return f"{len(group)} symbols: {cause} since {since}: {_names_text(names)}"
 
 
-def _named(names: Sequence[str]) -> str:
+def _names_text(names: Sequence[str]) -> str:
     return ", ".join(names[:TITLE_NAMES_MAX]) + (" ..." if len(names) > TITLE_NAMES_MAX else "")
 
 

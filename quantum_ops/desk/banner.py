@@ -92,7 +92,7 @@ def parts(standing: Standing) -> list[Part]:
         Part("wrong", f"blocked: {_listed(blocked, 1)}", "#openings") if blocked else Part("ok", "armed", "#openings"),
         Part(
             "wrong" if standing.unfresh else "notice" if standing.old_prices else "ok",
-            f"{standing.fresh} of {standing.symbols} symbols fresh{_named(standing.unfresh)}{old_prices_text(standing)}",
+            f"{standing.fresh} of {standing.symbols} symbols fresh{_names_text(standing.unfresh)}{old_prices_text(standing)}",
             "#symbols",
         ),
         _alerts(standing.alerts),
@@ -184,7 +184,7 @@ def _listed(texts: Sequence[str], shown: int) -> str:
     return " | ".join(map(_shortened, texts[:shown])) + more
 
 
-def _named(symbols: Sequence[str]) -> str:
+def _names_text(symbols: Sequence[str]) -> str:
     if not symbols:
         return ""
     more = " ..." if len(symbols) > NAMES_SHOWN else ""

@@ -127,11 +127,11 @@ def data_notice(said: str, rows: Sequence[Row], now: float) -> str:
     headline = headline or f"{'SYNTHETIC' if sources == [INVENTED] else 'EXAMPLE'} DATA, not live"
     if silent:
         headline += f"; its feed has been silent for {duration_text(now - max(fed))}, since {clock_text(max(fed))}"
-    explanation = explanation or f"What is shown of {_few(sorted(labelled))} is labelled {' or '.join(sources)}."
+    explanation = explanation or f"What is shown of {_first_names(sorted(labelled))} is labelled {' or '.join(sources)}."
     return f"{headline}. {explanation}"
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
     return f"{', '.join(names[:NAMES_TOLD])}{more}"
 

@@ -331,7 +331,10 @@ def _sentinels(store: RedisStore) -> Iterator[Finding]:
     if silent:
         majority = len(silent) * 2 < len(at.hosts)
         yield Finding(
-            "sentinels", "warn" if majority else "fail", f"{answering}, not {_some(silent)}", "start them: a majority elects"
+            "sentinels",
+            "warn" if majority else "fail",
+            f"{answering}, not {_first_names(silent)}",
+            "start them: a majority elects",
         )
     elif len(masters) > 1 or len(at.hosts) == 1:
         remedy = "list all of them; if they are listed, wait for the failover to end, then look again"
@@ -360,7 +363,7 @@ def _rights(store: RedisStore) -> Iterator[Finding]:
         denied = [key for key, reply in tries if isinstance(reply, redis.ResponseError) and "WRONGTYPE" not in str(reply)]
         if denied:
             remedy = "give this user its role: docs/security.md"
-            yield Finding(f"rights of {role}", "fail", f"may not write {_some(denied)}", remedy)
+            yield Finding(f"rights of {role}", "fail", f"may not write {_first_names(denied)}", remedy)
         else:
             yield Finding(f"rights of {role}", "ok", f"may write its {len(keys)} kinds of keys")
 
@@ -412,7 +415,7 @@ def _published(store: RedisStore) -> Iterator[Finding]:
     bad += [f"{key}: {reply}" for key, reply in _lengths(store) if isinstance(reply, Exception)]
     if bad:
         remedy = "another program writes there: find it, then delete or rename the key"
-        yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_some(bad)}", remedy)
+        yield Finding("our keys", "fail", f"{len(bad)} cannot be read: {_first_names(bad)}", remedy)
     else:
         yield Finding("our keys", "ok", "nothing of another writer")
 
@@ -452,9 +455,9 @@ def _candle_troubles(symbols: Sequence[str], store: RedisStore) -> list[str]:
 def _input(what: str, bad: Sequence[str], count: int, remedy: str) -> Finding:
     if not bad:
         return Finding(what, "ok", f"{count} readable")
-    return Finding(what, "warn", f"{len(bad)} of {count}: {_some(bad)}", remedy)
+    return Finding(what, "warn", f"{len(bad)} of {count}: {_first_names(bad)}", remedy)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
-    return ", ".join(names[:NAMED_MAX]) + more
+def _first_names(names: Sequence[str]) -> str:
+    further = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+    return ", ".join(names[:NAMED_MAX]) + further

@@ -107,20 +107,20 @@ def _verdict(name: str, value: str, field: str | None, fields: Mapping[str, str]
     if field is not None and (_REFERENCE.fullmatch(value) or (not hidden and _REFERENCE.search(value)) or "${" in value):
         return "fail", f"{name} refers to another variable, which nobody puts in its place", "write the value itself"
     if field == "stream_name" and market_state_stream(value) != value:
-        return "ok", f"{name}={_shown(value)} names another of our streams, which has this name already", ""
+        return "ok", f"{name}={_value_text(value)} names another of our streams, which has this name already", ""
     if field == "stream_name" and value != MARKET_STATE_STREAM:
         return (
             "warn",
-            f"{name}={_shown(value)} is taken over: the market state's stream",
+            f"{name}={_value_text(value)} is taken over: the market state's stream",
             "drop it if another program's stream is meant",
         )
     if field is not None:
-        return "ok", f"{name}={'(hidden)' if hidden else _shown(value)} is taken over", ""
+        return "ok", f"{name}={'(hidden)' if hidden else _value_text(value)} is taken over", ""
     if name.upper() in OBSOLETE:
         return "warn", f"{name} is obsolete and ignored", OBSOLETE[name.upper()]
     if near := get_close_matches(name, fields, 1, ALIKE):
         return "warn", f"{name} is unknown and ignored", f"did you mean {near[0]}?"
-    named = _shown(name) if _NAME.fullmatch(name) else "a name of mixed letters or signs"
+    named = _value_text(name) if _NAME.fullmatch(name) else "a name of mixed letters or signs"
     return "ok", f"{named} is none of our settings and ignored", ""
 
 
@@ -163,7 +163,7 @@ def _as_assignment(line: str) -> str:
     return f"{name}={whole}" if not quote or quote not in whole else "?"  # several in one line
 
 
-def _shown(value: str) -> str:
+def _value_text(value: str) -> str:
     if _CREDENTIAL.search(value):
         return "(hidden)"
     return value if len(value) <= VALUE_SHOWN else value[:VALUE_SHOWN] + "..."

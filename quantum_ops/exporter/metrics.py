@@ -130,13 +130,13 @@ class Collector:
         began, now = time.monotonic(), self.store.clock().timestamp()
         try:
             dagster_up = self.instance is not None and fold_runs(self.store, self.instance, _server_time(self.store))
-            readings = self._see(now)
+            readings = self._read_signs(now)
         except RedisUnavailableError:
             answers = self.instance is not None and dagster_answers(self.instance)
             return Look(now, time.monotonic() - began, redis_up=False, dagster_up=answers)
         return Look(now, time.monotonic() - began, redis_up=True, dagster_up=dagster_up, **readings)
 
-    def _see(self, now: float) -> dict[str, Any]:
+    def _read_signs(self, now: float) -> dict[str, Any]:
         store, of = self.store, self.store.keys.of
         fold_decisions(store)
         parts = [*heartbeat_parts(store.settings.shards), *([BELL] if store.settings.events else ())]

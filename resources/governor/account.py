@@ -88,10 +88,10 @@ def read_account(store: RedisStore) -> AccountReading:
     )
     note = "" if profit or isinstance(pnl, Exception) else f"{keys[1]} is missing: the profit of today counts as 0"
     shown = {
-        EQUITY: f"{keys[0]}: {_shown(equity, worth, 'equity', CLOCK)}",
+        EQUITY: f"{keys[0]}: {_fields_text(equity, worth, 'equity', CLOCK)}",
         PEAK: f"{keys[0]}: {_peak_shown(equity, worth, account)}",
-        NET_TRANSFERS: f"{keys[0]}: {_shown(equity, worth, NET_TRANSFERS, 'peak')}",
-        DAILY_PNL: f"{keys[1]}: {_shown(pnl, profit, 'pnl')}",
+        NET_TRANSFERS: f"{keys[0]}: {_fields_text(equity, worth, NET_TRANSFERS, 'peak')}",
+        DAILY_PNL: f"{keys[1]}: {_fields_text(pnl, profit, 'pnl')}",
         CONSECUTIVE_LOSSES: f"{keys[2]}: {losses if isinstance(losses, Exception) else repr(_text(losses))}",
     }
     absent = frozenset(
@@ -132,13 +132,13 @@ def _epoch(text: str | None) -> float:
 
 def _peak_shown(reply: Any, fields: Mapping[str, str], account: Account) -> str:
     beside = [name for name in ("equity", NET_TRANSFERS) if "peak" in fields and name in fields]
-    words = _shown(reply, fields, "peak", *beside)
+    words = _fields_text(reply, fields, "peak", *beside)
     if not peak_rose(account) or near_peak(account):
         return words
     return f"{words}: it was {account.peak_known:.10g}, and no two readings of the equity bear the rise out"
 
 
-def _shown(reply: Any, fields: Mapping[str, str], *names: str) -> str:
+def _fields_text(reply: Any, fields: Mapping[str, str], *names: str) -> str:
     if isinstance(reply, Exception):
         return str(reply)
     return ", ".join(f"{name} is {repr(fields[name][:SHOWN_MAX]) if name in fields else 'missing'}" for name in names)

@@ -123,7 +123,7 @@ def kill(store: RedisStore, *, reason: str, by: str) -> Switched:
     RedisUnavailableError
         The server is away.
     """
-    event = {"event": "KILL", "reason": _said("reason", reason), "by": _said("by", by), **_moment(store.clock())}
+    event = {"event": "KILL", "reason": _one_line("reason", reason), "by": _one_line("by", by), **_moment(store.clock())}
     keys = (store.keys.of("kill"), store.keys.of("stream_governor_events"))
     return _switched(store.run("setting the kill switch", [KILL(keys, EVENTS_STREAM_MAXLEN, *flat(event))])[0])
 
@@ -147,7 +147,7 @@ def disarm(store: RedisStore, cause: str, *, now: datetime | None = None) -> Swi
     RedisUnavailableError
         The server is away.
     """
-    now, cause = now or store.clock(), _said("cause", cause)
+    now, cause = now or store.clock(), _one_line("cause", cause)
     keys = (store.keys.of("disarm", utc_date(now)), store.keys.of("disarmed"), store.keys.of("stream_governor_events"))
     cause_json = orjson.dumps({"cause": cause, "at": now.isoformat()})
     event = {"event": "AUTO_DISARM", "reason": cause, **_moment(now)}
@@ -178,7 +178,7 @@ def disarm_scope(store: RedisStore, scope: str, cause: str, *, plans: int, now: 
     """
     if not scope:
         return disarm(store, cause, now=now)
-    now, cause = now or store.clock(), _said("cause", cause)
+    now, cause = now or store.clock(), _one_line("cause", cause)
     keys = (store.keys.of("disarmed_scopes"), store.keys.of("stream_governor_events"))
     cause_json = orjson.dumps({"cause": cause, "at": now.isoformat(), "plans": str(plans)})
     event = {"event": "AUTO_DISARM", "reason": cause, "scope": scope, "plans": str(plans), **_moment(now)}
@@ -254,7 +254,7 @@ def arm(store: RedisStore, *, name: str, reason: str, scope: str = "") -> tuple[
         The server is away.
     """
     now, of = store.clock(), store.keys.of
-    event = {"event": "ARMED", "by": _said("name", name), "reason": _said("reason", reason), **_moment(now)}
+    event = {"event": "ARMED", "by": _one_line("name", name), "reason": _one_line("reason", reason), **_moment(now)}
     today = utc_date(now)
     stream, scopes, faults = of("stream_governor_events"), of("disarmed_scopes"), of("governor_faults", today)
     if scope:
@@ -293,7 +293,7 @@ def release(store: RedisStore, guard: str, *, name: str, reason: str) -> dict[st
     RedisUnavailableError
         The server is away.
     """
-    event = {"event": RELEASED, "guard_type": guard, "by": _said("name", name), "reason": _said("reason", reason)}
+    event = {"event": RELEASED, "guard_type": guard, "by": _one_line("name", name), "reason": _one_line("reason", reason)}
     of = store.keys.of
     key = of("guard_active", guard)
     (held,) = store.run("looking at a guard", [("GET", key)])
@@ -384,7 +384,7 @@ def _moment(now: datetime) -> dict[str, str]:
     return {"timestamp": str(int(now.timestamp())), "timestamp_epoch": repr(now.timestamp())}
 
 
-def _said(what: str, text: str) -> str:
+def _one_line(what: str, text: str) -> str:
     """Bring what a person typed into one line that Redis takes."""
     line = " ".join(text.encode(errors="replace").decode().split())[:TEXT_MAX]
     if not line:

@@ -162,7 +162,7 @@ def columns_of(members: list[Any], scores: bytes, interval_ms: int, *, ranked: b
         except MALFORMED as error:
             malformed += 1
             faults += [str(error)] if isinstance(error, FlagError) else []
-            example = example or f"one is {_shown(member)}"
+            example = example or f"one is {_member_text(member)}"
             rows.append(None)
             continue
         rows.append(row)
@@ -189,7 +189,7 @@ def columns_of(members: list[Any], scores: bytes, interval_ms: int, *, ranked: b
     ), malformed
 
 
-def _shown(member: Any) -> str:
+def _member_text(member: Any) -> str:
     return "no JSON" if member is NOT_JSON else printable(member)[:SHOWN_CHARS]
 
 

@@ -372,12 +372,12 @@ def _parsed(known: _Known, one: Use) -> Profile:
     return known.by_entry[key]
 
 
-def _keep(store: RedisStore, known: _Known, found: InForce, *, remember: bool) -> InForce:
-    before = known.last
-    known.last, known.looked_at, store.profile = found, time.monotonic(), found.profile
-    if remember and found.use is not None and (before is None or before.use != found.use or not _file(store).exists()):
-        _remember(store, found.use)
-    return found
+def _keep(store: RedisStore, memo: _Known, current: InForce, *, remember: bool) -> InForce:
+    previous = memo.last
+    memo.last, memo.looked_at, store.profile = current, time.monotonic(), current.profile
+    if remember and current.use is not None and (previous is None or previous.use != current.use or not _file(store).exists()):
+        _remember(store, current.use)
+    return current
 
 
 def _later(one: Use, another: Use | None) -> bool:

@@ -185,7 +185,7 @@ def _position(reply: Reply) -> tuple[bool | None, Sign]:
     if held is None and clock is None:
         return False, Sign()
     if held not in (b"0", b"1"):
-        return None, Sign(trouble=f"held is {_shown(held)}, accepted: 0 or 1")
+        return None, Sign(trouble=f"held is {_value_text(held)}, accepted: 0 or 1")
     return held == b"1", sign_of(clock) if clock is not None else Sign(trouble=f"{CLOCK} is missing")
 
 
@@ -198,10 +198,10 @@ def sign_of(reply: Reply) -> Sign:
     epoch = number_or_none(reply)
     if epoch is not None and not 0 <= epoch < EPOCH_MAX:
         epoch = None
-    return Sign(trouble=f"{_shown(reply)} is no time") if epoch is None else Sign(epoch)
+    return Sign(trouble=f"{_value_text(reply)} is no time") if epoch is None else Sign(epoch)
 
 
-def _shown(value: bytes | None) -> str:
+def _value_text(value: bytes | None) -> str:
     return "missing" if value is None else repr(value.decode(errors="replace"))
 
 

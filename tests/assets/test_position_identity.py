@@ -62,9 +62,9 @@ class Book:
         candles: Any = asset._Scaled(times.astype(np.int64), *(np.array(self.closes),) * 3)
         told = parse_position(SYMBOL, self.fields, "redis_hash")
         if isinstance(told, Flat):
-            self.memory, self.state = asset._emptied(told, self.state, self.memory, self.proposal, self.now)
+            self.memory, self.state = asset._judge_flat(told, self.state, self.memory, self.proposal, self.now)
         else:
-            own, leftover = asset._own_words(told, self.state, self.memory)
+            own, leftover = asset._own_fields(told, self.state, self.memory)
             case = asset._case(own, leftover, self.state, self.memory, self.proposal, self.now)
             state, self.note = asset._judged(case, candles, SETTINGS, LOCKED, "", self.now)
             encoded = POSITION.encode({**state.row(), "held": True})

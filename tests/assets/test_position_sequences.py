@@ -269,6 +269,6 @@ def test_without_the_memory_of_a_flip_the_property_fails(
     make_store: Callable[..., RedisStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A property that holds of a broken product proves nothing."""
-    monkeypatch.setattr(position_asset, "_own_words", lambda told, _state, _memory: (told, {}))
+    monkeypatch.setattr(position_asset, "_own_fields", lambda told, _state, _memory: (told, {}))
     faults, *_ = sequences(make_store, 0)
     assert "the new side has the stop of the other one" in " ".join(faults)

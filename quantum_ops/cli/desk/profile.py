@@ -98,7 +98,7 @@ def show(name: str, symbol: str, *, as_json: bool) -> None:
     from quantum_core.contracts.schema import ACCOUNT
 
     settings = _settings_for(name)
-    chosen = _named(name, settings)
+    chosen = _profile_named(name, settings)
     symbol = symbol.strip() or ACCOUNT
     if symbol not in (ACCOUNT, *settings.symbols, *settings.markets):
         msg = f"--symbol {symbol}: not one of SYMBOLS"
@@ -126,7 +126,7 @@ def diff(before: str, after: str, *, as_json: bool) -> None:
     from quantum_core.profiles.safety import differences
 
     settings = _settings_for(before, after)
-    one, another = _named(before, settings), _named(after, settings)
+    one, another = _profile_named(before, settings), _profile_named(after, settings)
     found = differences(one, another)
     if as_json:
         report = {"a": _head(one), "b": _head(another), "differences": [_as_json(each) for each in found]}
@@ -213,7 +213,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     settings, newest = store.settings, newest_entry(store)
     current = profile_now(store)
     try:
-        chosen = _again(current, settings) if name == IN_FORCE else load(name, settings.symbols)
+        chosen = _as_put_in_force(current, settings) if name == IN_FORCE else load(name, settings.symbols)
         resulting = in_force(chosen, settings)
     except (ProfileFileError, DoesNotFitError) as error:
         _stop(str(error), EXIT_USAGE)
@@ -294,7 +294,7 @@ def _settings_for(*names: str) -> Settings:
     return load_settings() if IN_FORCE in names else load_settings(profile="locked-v1")
 
 
-def _named(name: str, settings: Settings) -> Profile:
+def _profile_named(name: str, settings: Settings) -> Profile:
     from quantum_core.profiles.files import ProfileFileError, load
 
     if name == IN_FORCE:
@@ -311,11 +311,11 @@ def _named(name: str, settings: Settings) -> Profile:
         _stop(str(error), EXIT_USAGE)
 
 
-def _again(now: InForce, settings: Settings) -> Profile:
+def _as_put_in_force(current: InForce, settings: Settings) -> Profile:
     """Give what is in force as it was put in force: without what the environment sets."""
     from quantum_core.profiles.files import load
 
-    return now.use.profile() if now.use is not None else load(settings.profile or LOCKED, settings.symbols)
+    return current.use.profile() if current.use is not None else load(settings.profile or LOCKED, settings.symbols)
 
 
 def _is_unreadable(store: RedisStore) -> bool:

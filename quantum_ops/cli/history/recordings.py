@@ -168,7 +168,7 @@ def refuse(recordings: Sequence[Recording], otherwise: str, code: int) -> None:
         click.echo(f"No valid row in {some(empty)}; {otherwise}", err=True)
         sys.exit(code)
     if malformed := [text for one in recordings for file in one.candles.files if (text := file.too_malformed)]:
-        click.echo("\n".join([*malformed[:NAMED_MAX], *_more(malformed), otherwise.capitalize()]), err=True)
+        click.echo("\n".join([*malformed[:NAMED_MAX], *_further_text(malformed), otherwise.capitalize()]), err=True)
         sys.exit(code)
 
 
@@ -180,10 +180,10 @@ def malformed_rows(recording: Recording) -> list[dict[str, Any]]:
 def some(names: Iterable[str]) -> str:
     """Name the first few, and count the rest."""
     listed = list(names)
-    return ", ".join(listed[:NAMED_MAX]) + "".join(f" {more}" for more in _more(listed))
+    return ", ".join(listed[:NAMED_MAX]) + "".join(f" {more}" for more in _further_text(listed))
 
 
-def _more(listed: Sequence[str]) -> list[str]:
+def _further_text(listed: Sequence[str]) -> list[str]:
     return [f"and {len(listed) - NAMED_MAX} more"] if len(listed) > NAMED_MAX else []
 
 
