@@ -74,6 +74,14 @@ class World:
         member = json.dumps({**body, "close_time": closed_ms - 1, "is_closed": True})
         return ("ZADD", self.store.keys.of("candles_history", symbol), opened, member)
 
+    def backfill(self, row: int, now_ms: int, last_price: float) -> None:
+        """Write all 300 candles of one symbol anew, at once, the last of them closed now: the grid stays whole."""
+        symbol = self.symbols[row]
+        walk = self.base[row] * np.exp(np.linspace(0.001, 0, 299))
+        closes = enumerate([last_price, *reversed(walk.tolist())])
+        candles = [self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes]
+        self.send([("MULTI",), ("DEL", self.store.keys.of("candles_history", symbol)), *candles, ("EXEC",)])
+
     def fill(self) -> None:
         """Write 300 candles of each symbol, and everything else once."""
         now_ms = int(time.time() * 1000)

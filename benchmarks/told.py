@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from benchmarks.detection import SETTLED_SEC, Sinks, sinks, wait_for
 from benchmarks.live import PROJECT, Live, World, running
 from benchmarks.report import main, say, spread
@@ -164,7 +162,7 @@ def dead_symbol(live: Live, page: Page, received: Sinks) -> dict[str, Any]:
     others = {asset: page.failed_partitions(asset) for asset in ("market_state", "risk_proposal")}
     undone = time.time()
     live.world.dead.clear()
-    refill(live, 0)
+    live.world.backfill(0, int(time.time() * 1000), float(live.world.base[0]))
     green = {
         "partitions": lambda: page.failed_partitions("market_state") == page.failed_partitions("risk_proposal") == 0,
         "input": lambda: page.holds("candles", "usable"),
@@ -178,14 +176,6 @@ def dead_symbol(live: Live, page: Page, received: Sinks) -> dict[str, Any]:
     told = {"shown_sec": seconds, "failed_partitions": others, "back_sec": back, "green_sec": pages, "titles": titles}
     say(str(told))
     return told
-
-
-def refill(live: Live, row: int) -> None:
-    """Write all candles of one symbol anew."""
-    now_ms, symbol = int(time.time() * 1000), live.world.symbols[row]
-    walk = live.world.base[row] * np.exp(np.linspace(0.001, 0, 300))
-    closes = enumerate(reversed(walk.tolist()))
-    live.world.send(live.world.candle(symbol, now_ms - back * 60_000, price) for back, price in closes)
 
 
 def first_times(questions: dict[str, Callable[[], bool]], began: float) -> dict[str, float]:
