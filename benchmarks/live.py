@@ -80,7 +80,7 @@ class World:
         walk = self.base[row] * np.exp(np.linspace(0.001, 0, 299))
         closes = enumerate([last_price, *reversed(walk.tolist())])
         candles = [self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes]
-        self.send([("MULTI",), ("DEL", self.store.keys.of("candles_history", symbol)), *candles, ("EXEC",)])
+        self.send([("DEL", self.store.keys.of("candles_history", symbol)), *candles], at_once=True)
 
     def fill(self) -> None:
         """Write 300 candles of each symbol, and everything else once."""
@@ -138,15 +138,15 @@ class World:
             except RedisUnavailableError as error:
                 say(f"a move of the world was lost: {error}")
 
-    def send(self, commands: Iterable[Sequence[Any]]) -> None:
-        """Send many commands at once, without the limits on time the product sets itself.
+    def send(self, commands: Iterable[Sequence[Any]], *, at_once: bool = False) -> None:
+        """Send many commands together, as one transaction if asked to, without the limits on time the product sets itself.
 
         Raises
         ------
         RedisUnavailableError
             The server is away, or does not answer within a second.
         """
-        pipeline = self.store.client.pipeline(transaction=False)
+        pipeline = self.store.client.pipeline(transaction=at_once)
         for command in commands:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         try:
