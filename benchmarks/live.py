@@ -74,10 +74,10 @@ class World:
         member = json.dumps({**body, "close_time": closed_ms - 1, "is_closed": True})
         return ("ZADD", self.store.keys.of("candles_history", symbol), opened, member)
 
-    def backfill(self, row: int, now_ms: int, last_price: float) -> None:
+    def backfill(self, row: int, now_ms: int, last_price: float, volatility: float = 0.001) -> None:
         """Write all 300 candles of one symbol anew, at once, the last of them closed now: the grid stays whole."""
         symbol = self.symbols[row]
-        walk = self.base[row] * np.exp(np.linspace(0.001, 0, 299))
+        walk = last_price * np.exp(-np.cumsum(self.rng.normal(0, volatility, 299)))[::-1]
         closes = enumerate([last_price, *reversed(walk.tolist())])
         candles = [self.candle(symbol, now_ms - back * 60_000, price) for back, price in closes]
         self.send([("DEL", self.store.keys.of("candles_history", symbol)), *candles], at_once=True)

@@ -119,7 +119,7 @@ def candles(live: Live, count: int) -> list[float]:
         time.sleep(EVENT_PAUSE_SEC * rng.uniform(0.7, 1.7))
         row = number % len(world.symbols)
         began, now_ms = time.monotonic(), int(time.time() * 1000)
-        world.backfill(row, now_ms, world.marks()[row] * float(1 + rng.uniform(-0.03, 0.03)))
+        world.backfill(row, now_ms, world.marks()[row], rng.uniform(0.0005, 0.003))  # a state that differs enough to be published
         closed = (now_ms - 1) // 1000
         took.append(until(lambda row=row, closed=closed: rests_on(live, row, closed), "proposals on a candle", began))  # type: ignore[misc]
     say(f"{live.name}: {count} candles answered")
