@@ -40,7 +40,7 @@ check: setup  ## style, types, layers, words, definitions
 	$(BIN)/python .ci/words.py
 	$(BIN)/dg check defs
 
-bench: setup  ## everything measured, about 80 minutes, into benchmarks/results and benchmarks/README.md
+bench: setup  ## everything measured, about 100 minutes, into benchmarks/results and benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
 docs: setup  ## regenerate what is generated

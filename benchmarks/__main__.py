@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, then the table: ``python -m benchmarks``, or ``make bench``. About 80 minutes.
+"""All benchmarks, one after the other, then the table: ``python -m benchmarks``, or ``make bench``. About 100 minutes.
 
 Let nothing else run meanwhile. Each part is a program of its own: ``python -m benchmarks.cycle --help``.
 """

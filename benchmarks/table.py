@@ -11,7 +11,7 @@ from benchmarks.report import arguments, folder
 WIDTH = 128
 INTRODUCTION = """
 `make bench` measures everything but the several hosts, the chaos trial, the detection and telling of faults and the hour with
-dead symbols in one run (about 80 minutes; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
+dead symbols in one run (about 100 minutes; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
 generated from them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than
 absolute numbers.
 """
@@ -467,6 +467,63 @@ def reaction(figures: Figures) -> str:
     )
 
 
+def peers(figures: Figures) -> str:
+    """Render the product beside its peers."""
+    ran = {name: one for name, one in figures["peers"].items() if "not_run" not in one}
+    named = {name: f"{name} ({one['package'].partition('==')[2]})" if one["package"] else name for name, one in ran.items()}
+    costs = ("cpu_sec_per_minute", "memory_mb")
+    rows, kills = [], []
+    for name, one in ran.items():
+        beside, ratio = one["product_meanwhile"], one["ratio_to_product"]
+        times = [f"{of(one['candle_sec'], which, digits=3)} ({number(ratio[which])})" for which in ("p50", "p95")]
+        rest = [f"{number(one[which], 1)} ({number(ratio[which])})" for which in costs]
+        against = of(beside["candle_sec"], "p50", "p95", digits=3)
+        rows.append([named[name], one["trigger"], one["candle_sec"]["count"], *times, *rest, against])
+    for name, one in {"**this product**": figures["product"], **ran}.items():
+        for what, kill in one.get("kills", {}).items():
+            kept = f"{kill['with_a_state_of_their_own']} of {kill['candles_meanwhile']}"
+            on = "goes on" if kill["goes_on_alone"] else "stays dead until started again"
+            kills.append([named.get(name, name), what, on, kill["caught_up_sec"], kept, kill["states_written_twice"]])
+    leaves = [
+        [
+            named.get(name, name),
+            one["leaves"],
+            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in one["left"].items()),
+        ]
+        for name, one in {"**this product**": figures["product"], **ran}.items()
+    ]
+    faster = [name for name, one in ran.items() if one["ratio_to_product"]["p50"] < 1]
+    cheaper = [name for name, one in ran.items() if all(one["ratio_to_product"][which] < 1 for which in costs)]
+    again = [f"{name}: {one['states_written_twice']}" for name, one in ran.items() if one["states_written_twice"]]
+    absent = {**{name: one["not_run"] for name, one in figures["peers"].items() if name not in ran}, **figures["left_out"]}
+    return (
+        "## Beside other schedulers and stream engines (`benchmarks.peers`)\n"
+        + paragraph(f"""
+            {figures["symbols"]} symbols. Each peer is a program of a few lines that calls the plain process of
+            `benchmarks/naked_process.py` at its trigger, beside the running product; candles were written to the two in turn at
+            random moments. Seconds from a closed candle to a harvest proposal that rests on it; CPU and memory of all
+            processes without Redis; in brackets how many times the product's of the same minutes. What no peer does, the
+            product pays for here: governor, guard, intents, proofs, alerts, web pages, and events and records of each run.""")
+        + table(
+            ["", "trigger", "candles", "p50, s", "p95, s", "CPU, s per minute", "memory, MB", "product meanwhile, s: p50 / p95"],
+            rows,
+        )
+        + paragraph(f"""
+            Faster than the product at p50: {", ".join(faster) or "none"}. Cheaper in CPU and memory:
+            {", ".join(cheaper) or "none"}. States written twice while nothing was killed: {"; ".join(again) or "none"}.""")
+        + "\n### kill -9\n"
+        + paragraph("""
+            Up to 4 s after an answer, nobody helping for 25 s; what stays dead is started again by its own command, as an
+            operator or a service manager would. Caught up: seconds from the kill, or from that start, to the proposals on the
+            newest of two candles written meanwhile; that rests on the missed ones, too, as all candles stand in Redis. Written
+            twice: market states that say again what the symbol's last entry said less than a minute before.""")
+        + table(["", "killed", "then", "caught up, s", "missed candles with a state of their own", "written twice"], kills)
+        + "\n### What is left of the lineage\n"
+        + table(["", "leaves", "counted after the candles"], leaves)
+        + paragraph("Not run: " + "; ".join(f"{name}: {why}" for name, why in absent.items()) + ".")
+    )
+
+
 PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
@@ -478,6 +535,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "governor": governor,
     "scrape": scrape,
     "split_brain": split_brain,
+    "peers": peers,
 }
 SECTIONS = {
     **PARTS,
