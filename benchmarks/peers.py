@@ -2,10 +2,10 @@
 
 ``python -m benchmarks.peers``. Each peer is a small program in ``benchmarks/peer_programs`` that calls the plain process of
 ``benchmarks/naked_process.py`` at its own trigger: the same kernels, inputs and tables, on a server of its own. The product runs
-all the time, one peer after the other beside it; candles are written to the two in turn, at random moments, and each is answered
-when a harvest proposal that rests on it can be read. Then the process that computes is killed with SIGKILL, candles come
-meanwhile, and what follows is looked at. Packages are installed for the run into temporary environments; a peer that cannot be
-installed or does not answer is named with the reason. Left out are the governor, the guard, proofs and alerts, which no peer has.
+anew beside each; candles are written to the two in turn, at random moments, and each is answered when the state that knows it
+and proposals computed after it can be read. Then the process that computes is killed with SIGKILL, candles come meanwhile, and
+what follows is looked at. Packages are installed for the run into temporary environments; a peer that cannot be installed or
+does not answer is named with the reason. Left out are the governor, the guard, proofs and alerts, which no peer has.
 """
 
 import os
@@ -30,17 +30,18 @@ import psutil
 from benchmarks.chaos import DidNotHappenError, wait_until
 from benchmarks.live import PROJECT, STOP_WITHIN_SEC, Live, World, running
 from benchmarks.naked import settings_for
-from benchmarks.reaction import rests_on, until
 from benchmarks.report import main, say, spread
+from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, RISK_PROPOSAL
 from resources.store.redis_store import RedisStore
 from resources.store.unavailable import RedisUnavailableError
 from tests.servers import free_port, valkey
 
 SYMBOLS = 3
-CANDLES, CANDLES_IF_SHORT = 15, 2
+CANDLES, CANDLES_IF_SHORT = 12, 2
 MOVE = 0.03  # of a candle's price; beyond 10 % it would be held back as a fault
 PAUSE_SEC = 2.0  # at least, between candles of one system: event cycles of a shard are so far apart
 START_SEC, ANSWER_SEC, INSTALL_SEC = 120.0, 60.0, 900
+POLL_SEC = 0.01  # of what is waited for; more often, and the store gives up on its server
 BEFORE_KILL_SEC = 4.0  # at most, after an answer
 MEANWHILE, MEANWHILE_EVERY_SEC = 2, 1.5  # candles after a kill
 TWICE_SEC = 55.0  # an unchanged state is published again after a minute; sooner, it was written twice
@@ -163,32 +164,37 @@ class Running:
         return [one for root in (self.process, *self.beside) for one in tree(root)]
 
 
+WRITTEN: dict[tuple[str, int], list[int]] = {}  # when the candles opened that were written to a symbol of a system
+
+
 def measure(*, short: bool) -> dict[str, Any]:
     """Measure every peer beside the product, then kill the product."""
     peers = {name: peer for name, peer in PEERS.items() if not (short and peer.package)}
+    count, patience = (CANDLES_IF_SHORT, SHORT) if short else (0, Patience())
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        pythons = {
-            package: environment(package, Path(folder)) for package in dict.fromkeys(one.package for one in peers.values())
-        }
-        live = stack.enter_context(running("product", SYMBOLS, **SETTINGS))
-        live.look(1 if short else 2, START_SEC)
+    product: dict[str, Any] = {"trigger": "a candle, else every 10 s", "leaves": PRODUCT_LEAVES}
+    with tempfile.TemporaryDirectory() as folder:
         for name, peer in peers.items():
-            python = pythons[peer.package]
+            python = environment(peer.package, Path(folder))
             if python.reason:
                 found[name] = {"not_run": python.reason}
                 continue
-            try:
-                count, patience = (CANDLES_IF_SHORT, SHORT) if short else (peer.candles, Patience())
-                found[name] = beside_product(live, name, peer, python.path, count, patience)
-            except (DidNotHappenError, OSError, psutil.Error) as error:
-                if not peer.package:
-                    raise  # it needs nothing that could be missing
-                found[name] = {"not_run": f"it was started, and then: {error}"}
-            say(f"{name}: {found[name]}")
-        kills = {} if short else {"kills": kills_of_product(live)}
-        left = {"run_records": live.instance.get_runs_count(), "materializations_of_harvest_proposal": materializations(live)}
-    product = {"trigger": "a candle, else every 10 s", "leaves": PRODUCT_LEAVES, "left": left, **kills}
+            with running("product", SYMBOLS, **SETTINGS) as live:
+                live.look(1 if short else 2, START_SEC)
+                try:
+                    found[name] = beside_product(live, name, peer, python.path, count or peer.candles, patience)
+                except (DidNotHappenError, OSError, psutil.Error) as error:
+                    if not peer.package:
+                        raise  # it needs nothing that could be missing
+                    found[name] = {"not_run": f"it was started, and then: {error}"}
+                say(f"{name}: {found[name]}")
+                product["left"] = {
+                    "run_records": live.instance.get_runs_count(),
+                    "materializations_of_harvest_proposal": materializations(live),
+                }
+                if not peer.package and not short:
+                    product["kills"] = kills_of_product(live)
+                    say(f"product: {product['kills']}")
     return {"symbols": SYMBOLS, "product": product, "peers": found, "left_out": LEFT_OUT}
 
 
@@ -200,18 +206,19 @@ class Python(NamedTuple):
 
     path: str
     reason: str = ""
-    seconds: float = 0.0
 
 
 def environment(package: str, folder: Path) -> Python:
     """Make an environment with one package and what the plain process imports, in the versions of this one."""
     if not package:
         return Python(sys.executable)
-    home, began = folder / package.partition("=")[0], time.monotonic()
+    home = folder / package.partition("=")[0]
+    if (python := home / "bin" / "python").exists():
+        return Python(str(python))  # of another peer
     shared = [f"{name}=={version(name)}" for name in SHARED]
     commands = (
         [sys.executable, "-m", "venv", str(home)],
-        [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package, *shared],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package, *shared],
     )
     for command in commands:
         try:
@@ -222,7 +229,7 @@ def environment(package: str, folder: Path) -> Python:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
             return Python("", f"{package} cannot be installed: {' '.join(errors)[:300]}")
     say(f"{package}: installed")
-    return Python(str(home / "bin" / "python"), seconds=time.monotonic() - began)
+    return Python(str(python))
 
 
 def tree(root: psutil.Process) -> list[psutil.Process]:
@@ -330,7 +337,7 @@ def beside_product(live: Live, name: str, peer: Peer, python: str, count: int, p
         for turn in range(count):
             for which, one in both.items():
                 time.sleep(float(rng.uniform(*(PAUSE_SEC / 2, PAUSE_SEC) if which == "product" else (0, peer.grid_sec))))
-                took[which].append(answered(one, turn % SYMBOLS, rng))
+                took[which].append(by_product(live, turn, rng) if which == "product" else answered(one, turn % SYMBOLS, rng))
                 memory[which].append(pss_mb(one))
         minutes = (time.monotonic() - window) / 60
         used = {which: (cpu_sec(one) - before[which]) / minutes for which, one in both.items()}
@@ -350,6 +357,7 @@ def beside_product(live: Live, name: str, peer: Peer, python: str, count: int, p
             "left": left_by(system),
             "start_sec": round(ready_sec, 1),
             "minutes": round(minutes, 2),
+            "load_after": round(os.getloadavg()[0], 2),
             **figures["peer"],
             "product_meanwhile": figures["product"],
             "ratio_to_product": ratios(figures["peer"], figures["product"]),
@@ -378,17 +386,31 @@ def stands(system: System) -> bool:
 
 
 def knows(system: System, row: int, closed: int) -> bool:
-    """Tell whether the proposals of a symbol rest on a candle; a server that does not answer shows none."""
+    """Tell whether the state of a symbol knows a candle and both proposals were computed after it.
+
+    Not every candle makes a proposal due; one that is not published anew says by its stamp that it was computed again. A server
+    that does not answer shows none.
+    """
+    symbol, store = system.world.symbols[row], system.store
     with suppress(RedisUnavailableError):
-        return rests_on(system, row, closed)  # type: ignore[arg-type]
+        state, *proposals = (store.read(table, [symbol])[0].value for table in (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL))
+        if state is not None and state["ts_timestamp"] >= closed:
+            return all(one is not None and one["computed_at_utc"] >= state["published_at_utc"] for one in proposals)
     return False
 
 
-def write(system: System, row: int, rng: np.random.Generator) -> int:
-    """Write a closed candle of one symbol; give the second it closed in."""
+def write(system: System, row: int, rng: np.random.Generator, *, beside: Sequence[int] = ()) -> int:
+    """Write a closed candle of one symbol; give the second it closed in.
+
+    It takes the place of the one written before, but for those named: of candles that lie on no grid the kernels bear few.
+    """
     world, now_ms = system.world, int(time.time() * 1000)
     price = world.marks()[row] * float(1 + rng.uniform(-MOVE, MOVE))
-    world.send([world.candle(world.symbols[row], now_ms, price)])
+    command = world.candle(world.symbols[row], now_ms, price)
+    earlier = WRITTEN.setdefault((system.name, row), [])
+    gone = [("ZREMRANGEBYSCORE", command[1], opened, opened) for opened in earlier if opened not in beside]
+    world.send([*gone, command])
+    earlier.append(command[2])
     return (now_ms - 1) // 1000
 
 
@@ -396,7 +418,22 @@ def answered(system: System, row: int, rng: np.random.Generator) -> float:
     """Write a closed candle, and give the seconds until the proposals that rest on it can be read."""
     began = time.monotonic()
     closed = write(system, row, rng)
-    return until(lambda: knows(system, row, closed), f"proposals of {system.name} on a candle", began, ANSWER_SEC)
+    wait_until(f"proposals of {system.name} on a candle", lambda: knows(system, row, closed), ANSWER_SEC, POLL_SEC)
+    return time.monotonic() - began
+
+
+def by_product(live: Live, turn: int, rng: np.random.Generator) -> float:
+    """Let the product answer a candle; a peer is not to be blamed when it does not.
+
+    Raises
+    ------
+    SystemExit
+        It did not.
+    """
+    try:
+        return answered(live, turn % SYMBOLS, rng)
+    except DidNotHappenError as error:
+        sys.exit(f"peers: {error}; its log ends with: {ending(live.home)}")
 
 
 def cpu_sec(system: System) -> float:
@@ -484,33 +521,34 @@ def kill(
     Returns
     -------
     dict
-        Whether it went on without help, the seconds until the proposals rest on the newest candle (from the kill, or from the
+        Whether it went on without help, the seconds until the proposals rest on the newest candle (from that one, or from the
         second start), how many of the candles written meanwhile got a state of their own, and the states written twice.
     """
     system.world.frozen = True  # no other candle, so that a state said again is one written twice
     now = [write(system, row, rng) for row in range(SYMBOLS)]
     wait_until(f"{system.name} to answer", lambda: all(knows(system, row, one) for row, one in enumerate(now)), ANSWER_SEC)
     time.sleep(float(rng.uniform(0, BEFORE_KILL_SEC)))
-    killed_at, killed = time.time(), time.monotonic()
+    killed_at = time.time()
     for one in victims():
         with suppress(psutil.NoSuchProcess):
             one.kill()
     closed = []
     for _ in range(MEANWHILE):
         time.sleep(MEANWHILE_EVERY_SEC)
-        closed.append(write(system, 0, rng))
+        closed.append(write(system, 0, rng, beside=WRITTEN[system.name, 0]))
 
     def caught_up() -> bool:
         return knows(system, 0, closed[-1])
 
-    alone = True
+    alone, began = True, time.monotonic()
     try:
         wait_until("it to go on", caught_up, patience.alone_sec)
-        seconds = time.monotonic() - killed
+        seconds = time.monotonic() - began
     except DidNotHappenError:
         alone, began = False, time.monotonic()
         start_again()
-        seconds = until(caught_up, f"{system.name}, started again, to catch up", began, START_SEC)
+        wait_until(f"{system.name}, started again, to catch up", caught_up, START_SEC, POLL_SEC)
+        seconds = time.monotonic() - began
     time.sleep(patience.settled_sec)
     system.world.frozen = False
     known = {int(fields[b"timestamp"]) for _, symbol, fields in entries(system) if symbol == system.world.symbols[0]}

@@ -514,9 +514,10 @@ def peers(figures: Figures) -> str:
         + "\n### kill -9\n"
         + paragraph("""
             Up to 4 s after an answer, nobody helping for 25 s; what stays dead is started again by its own command, as an
-            operator or a service manager would. Caught up: seconds from the kill, or from that start, to the proposals on the
-            newest of two candles written meanwhile; that rests on the missed ones, too, as all candles stand in Redis. Written
-            twice: market states that say again what the symbol's last entry said less than a minute before.""")
+            operator or a service manager would. Caught up: seconds to the proposals on the newest of two candles written
+            meanwhile, from that candle, or from the second start; they rest on the missed ones, too, as all candles stand in
+            Redis. Written twice: market states that say again what the symbol's last entry said less than a
+            minute before.""")
         + table(["", "killed", "then", "caught up, s", "missed candles with a state of their own", "written twice"], kills)
         + "\n### What is left of the lineage\n"
         + table(["", "leaves", "counted after the candles"], leaves)
