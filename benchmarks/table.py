@@ -501,7 +501,7 @@ def peers(figures: Figures) -> str:
         + paragraph(f"""
             {figures["symbols"]} symbols. Each peer is a program of a few lines that calls the plain process of
             `benchmarks/naked_process.py` at its trigger, beside the running product; candles were written to the two in turn at
-            random moments. Seconds from a closed candle to a harvest proposal that rests on it; CPU and memory of all
+            random moments. Seconds from a closed candle to a harvest proposal computed from it; CPU and memory of all
             processes without Redis; in brackets how many times the product's of the same minutes. What no peer does, the
             product pays for here: governor, guard, intents, proofs, alerts, web pages, and events and records of each run.""")
         + table(
