@@ -175,10 +175,11 @@ def candle_burst(live: Live) -> dict[str, Any]:
     world = live.world
     until(lambda: 5 < time.time() - world.renewed < CANDLE_EVERY_SEC - 20, "a quiet minute", time.monotonic(), 60)
     before, now_ms = len(starts(live, 0)), int(time.time() * 1000)
+    moved = 1 + np.random.default_rng(5).uniform(-0.03, 0.03, len(world.symbols))  # enough for every state to be published
     marks, part = world.marks(), -(-len(world.symbols) // 6)
     for first in range(0, len(world.symbols), part):
         rows = range(first, min(first + part, len(world.symbols)))
-        world.send(world.candle(world.symbols[row], now_ms, marks[row] * 1.001) for row in rows)
+        world.send(world.candle(world.symbols[row], now_ms, marks[row] * float(moved[row])) for row in rows)
         time.sleep(0.5)
     began, closed = time.monotonic() - 0.5, (now_ms - 1) // 1000
     every = range(len(world.symbols))
