@@ -175,7 +175,7 @@ def candle_burst(live: Live) -> dict[str, Any]:
     world = live.world
     until(lambda: 5 < time.time() - world.renewed < CANDLE_EVERY_SEC - 20, "a quiet minute", time.monotonic(), 60)
     before, now_ms = len(starts(live, 0)), int(time.time() * 1000)
-    moved = 1 + np.random.default_rng(5).uniform(-0.03, 0.03, len(world.symbols))  # enough for every state to be published
+    moved = np.random.default_rng(5).uniform(1.01, 1.03, len(world.symbols))  # enough for every state to be published
     marks, part = world.marks(), -(-len(world.symbols) // 6)
     for first in range(0, len(world.symbols), part):
         rows = range(first, min(first + part, len(world.symbols)))
