@@ -10,7 +10,6 @@ product and compares what both publish.
 """
 
 import asyncio
-import hashlib
 import json
 import math
 import secrets
@@ -39,15 +38,15 @@ from quantum_core.kernels.capital.allocation import AllocationTheta, allocation
 from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint, epoch_sec, parse_efficiency
 from quantum_core.kernels.columns import Floats, Market, Position
 from quantum_core.kernels.governor.risk_guard import Account, RiskGuardTheta, assess
-from quantum_core.kernels.market.grid import GridTheta, Series, grids
+from quantum_core.kernels.market.grid import Series, grids
 from quantum_core.kernels.market.market_state import MarketStateTheta, closes_matrix, market_state
 from quantum_core.kernels.position.consistency import contradictions
 from quantum_core.kernels.position.tracking import Bars, Tracked, TrackingTheta, track
 from quantum_core.kernels.proposals.harvest import HarvestTheta, harvest
 from quantum_core.kernels.proposals.sizing import SizingInputs, SizingTheta, sizing
 from quantum_core.kernels.proposals.stops import StopsTheta, stop_distance, stops
-from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings, load_settings
+from resources.inputs.candle_series import candles_digest, grid_theta_of
 from resources.inputs.foreign import INPUT_STALE_SEC
 from resources.inputs.position_parsing import parse_position
 from resources.inputs.position_snapshots import RawPosition, profit_of
@@ -402,22 +401,6 @@ def target_of(fields: Mapping[str, str], epoch: float) -> Target:
     """Read a base target; it caps a position where it is fresh and in force."""
     usd, fresh = float(fields["target_usd"]), epoch - epoch_sec(fields["timestamp"]) <= INPUT_STALE_SEC
     return Target(usd, usd if fresh and fields.get("mode", "").lower() == "enforce" else math.nan)
-
-
-def grid_theta_of(settings: Settings, profile: Profile) -> GridTheta:
-    """Take what the grid must be, as the product's asset does; that one's module would bring Dagster with it."""
-    return GridTheta(
-        interval_sec=settings.candle_interval_sec,
-        gap_max_intervals=settings.gap_max_intervals,
-        fill=settings.candle_fill == "flat",
-        inactive_candles=settings.market_inactive_candles,
-        required=profile.candles_required,
-    )
-
-
-def candles_digest(closes: Floats, count: int) -> str:
-    """Fingerprint the closes a state was computed from, as the product does."""
-    return hashlib.blake2s(np.ascontiguousarray(closes[-count:]).tobytes(), digest_size=8).hexdigest()
 
 
 def none_if_nan(value: float) -> float | None:

@@ -13,7 +13,7 @@ import dagster as dg
 import polars as pl
 
 from quantum_assets.harvest_proposal import harvest_frame
-from quantum_assets.market_state import grid_theta_of, market_state_frame
+from quantum_assets.market_state import market_state_frame
 from quantum_assets.partitions import OWNERS
 from quantum_assets.position_size import sized_frame
 from quantum_assets.risk_proposal import risk_frame
@@ -33,6 +33,7 @@ from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
 from quantum_core.universe import CHALLENGER_ASSETS
 from resources.calc_only import require_calc_only
+from resources.inputs.candle_series import grid_theta_of
 from resources.inputs.candles import CandleReader
 from resources.instance.range_tags import symbols_of
 from resources.io_manager import cycle_id_of, fresh_frame

@@ -1,6 +1,5 @@
 """Asset ``market_state``: volatility, drift and regime of each symbol from its closed candles."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -10,14 +9,12 @@ import polars as pl
 from quantum_assets.partitions import OWNERS, symbols_of_run
 from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
-from quantum_core.kernels.columns import Floats
 from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
 from quantum_core.kernels.market.market_state import MarketStateTheta, closes_matrix
 from quantum_core.kernels.market.market_state import market_state as market_state_kernel
 from quantum_core.profiles.profile import LOCKED, Profile
-from quantum_core.settings import Settings
 from resources.inputs.candle_memory import without_unchanged
-from resources.inputs.candle_series import Candles, usual_trouble
+from resources.inputs.candle_series import Candles, candles_digest, grid_theta_of, usual_trouble
 from resources.inputs.candles import CandleReader
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
@@ -48,17 +45,6 @@ def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
 
     symbols = symbols_of_run(context, store.settings)
     return shared_by_legs(symbols, lambda symbols: market_state_frame(read(symbols), grid, ticks, profile=profile))
-
-
-def grid_theta_of(settings: Settings, profile: Profile) -> GridTheta:
-    """Take what the grid must be from the settings, and how many closes it must give from the profile."""
-    return GridTheta(
-        interval_sec=settings.candle_interval_sec,
-        gap_max_intervals=settings.gap_max_intervals,
-        fill=settings.candle_fill == "flat",
-        inactive_candles=settings.market_inactive_candles,
-        required=profile.candles_required,
-    )
 
 
 def market_state_frame(
@@ -140,8 +126,3 @@ def _refused(reason: str, candles: Candles, grid: Grid, required: int) -> str:
         return f"{usual_trouble(candles)}: {left_out} of {left_out + len(candles.close)} candles from {candles.key}"
     beside = f" in {candles.members} members" if candles.members > 2 * len(candles.close) else ""
     return f"{reason} ({len(candles.close)} candles{beside} from {candles.key})"
-
-
-def candles_digest(closes: Floats, count: int) -> str:
-    """Fingerprint the newest closes, those a state was computed from, so that a proof can find the very same ones again."""
-    return hashlib.blake2s(np.ascontiguousarray(closes[-count:]).tobytes(), digest_size=8).hexdigest()

@@ -38,6 +38,7 @@ from quantum_ops.doctor.server_needs import (
 )
 from resources.governor.account import read_account
 from resources.inputs.candle_memory import without_unchanged
+from resources.inputs.candle_series import grid_theta_of
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
 from resources.store.connection import sentinel_options
@@ -444,7 +445,7 @@ def _inputs(store: RedisStore) -> Iterator[Finding]:
 
 def _candle_troubles(symbols: Sequence[str], store: RedisStore) -> list[str]:
     """Judge candles as the market state is: what gives no state, and why."""
-    from quantum_assets.market_state import grid_theta_of, market_state_frame  # Dagster, which takes most of a second
+    from quantum_assets.market_state import market_state_frame  # Dagster, which takes most of a second
 
     readings = without_unchanged(store, CandleReader(store).read(symbols), remember=False)
     frame = market_state_frame(readings, grid_theta_of(store.settings, store.profile), profile=store.profile)

@@ -1,7 +1,8 @@
-"""Closed candles of one symbol, as every step takes them, wherever they come from."""
+"""Closed candles of one symbol, as every step takes them, wherever they come from, and what their grid must be."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from quantum_core.kernels.market.grid import GridTheta
 from quantum_core.kernels.market.synthetic import synthetic_closes
+from quantum_core.profiles.profile import Profile
+from quantum_core.settings import Settings
 
 Floats = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -83,3 +87,19 @@ def synthetic_candles(symbol: str, window: int, *, now: float, interval_sec: int
     open_time_ms = np.arange(last_index - window, last_index, dtype=np.int64) * (interval_sec * 1000)
     traded = np.full(window, np.nan)
     return Candles(open_time_ms, close, close, close, "synthetic", "synthetic", 0, last_index * interval_sec, traded)
+
+
+def grid_theta_of(settings: Settings, profile: Profile) -> GridTheta:
+    """Take what the grid must be from the settings, and how many closes it must give from the profile."""
+    return GridTheta(
+        interval_sec=settings.candle_interval_sec,
+        gap_max_intervals=settings.gap_max_intervals,
+        fill=settings.candle_fill == "flat",
+        inactive_candles=settings.market_inactive_candles,
+        required=profile.candles_required,
+    )
+
+
+def candles_digest(closes: Floats, count: int) -> str:
+    """Fingerprint the newest closes, those a state was computed from, so that a proof can find the very same ones again."""
+    return hashlib.blake2s(np.ascontiguousarray(closes[-count:]).tobytes(), digest_size=8).hexdigest()

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from quantum_assets.market_state import grid_theta_of, market_state_frame
+from quantum_assets.market_state import market_state_frame
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import MARKET_STATE
 from quantum_core.profiles.profile import LOCKED
+from resources.inputs.candle_series import grid_theta_of
 from resources.inputs.candles import CandleReader
 from tests.world import random_closes, write_candles
 

@@ -13,7 +13,6 @@ from quantum_assets.checks import reference
 from quantum_assets.checks.common import calc_only_imports, compare, contract, fresh, lifetime, recomputed_by_profile
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.market_state import candles_digest
 from quantum_core.contracts.legs import by_underlying, underlying
 from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_core.kernels.market import synthetic
@@ -21,7 +20,7 @@ from quantum_core.kernels.market.market_state import MarketStateTheta, closes_ma
 from quantum_core.kernels.market.market_state import market_state as kernel
 from quantum_core.kernels.theta import ThetaError
 from quantum_core.settings import Settings
-from resources.inputs.candle_series import Candles
+from resources.inputs.candle_series import Candles, candles_digest
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
 PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
