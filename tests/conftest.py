@@ -66,6 +66,14 @@ def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for seconds is no finding. Tests of the bounds set their own; programs keep the product's."""
+    monkeypatch.setattr("resources.store.breaker.BUDGET_SEC", 1e9)
+    monkeypatch.setattr("resources.store.connection.COMMAND_TIMEOUT_SEC", 20.0)
+    monkeypatch.setattr("resources.store.connection.CALL_BOUND_SEC", 60.0)
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what is there for good: modules and tests, half a million objects each time."""
     gc.collect()

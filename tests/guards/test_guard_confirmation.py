@@ -25,12 +25,6 @@ BAD = {"equity": 250.0, "peak": 25_000.0}
 GOOD = {"equity": 24_900.0, "peak": 25_000.0}
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no finding."""
-    monkeypatch.setattr("resources.store.breaker.BUDGET_SEC", 1e9)
-
-
 def evaluate(store: RedisStore) -> dict[str, Any]:
     """Do what the asset does in a cycle; give the row it publishes."""
     account = read_account(store)

@@ -13,6 +13,7 @@ from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import ALLOCATION_TARGET, MARKET_STATE, RISK_PROPOSAL
 from resources.io_manager import fresh_frame
+from resources.store.connection import COMMAND_TIMEOUT_SEC
 from resources.store.publication import _last_published, publish
 from resources.store.redis_store import RedisStore
 from resources.store.unavailable import RedisUnavailableError
@@ -158,8 +159,9 @@ def test_wherever_the_connection_breaks_no_half_written_hash_is_left(make_store,
     assert {0, 1, 2} <= outcomes  # the cuts really fell between symbols
 
 
-def test_a_server_that_hangs_is_given_up_after_a_second(make_store) -> None:
+def test_a_server_that_hangs_is_given_up_after_a_second(make_store, monkeypatch) -> None:
     """redis-py's defaults wait for up to a minute; a cycle has ten seconds."""
+    monkeypatch.setattr("resources.store.connection.COMMAND_TIMEOUT_SEC", COMMAND_TIMEOUT_SEC)  # the product's own
     with valkey() as server:
         store = make_store(redis_url=server.connection_url)
         os.kill(server._process.pid, signal.SIGSTOP)
