@@ -1,0 +1,1 @@
+"""The flight recorder: what goes into and comes out of every cycle, kept as Parquet files."""

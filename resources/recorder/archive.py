@@ -1,0 +1,378 @@
+"""The archive: one folder per table and day, written in flushes, compacted once a day, chained by hashes.
+
+::
+
+    recorder/<table>/date=2026-11-30/part-000000000042.parquet   of an open day, one per flush
+    recorder/<table>/date=2026-11-30/day.parquet                 of a compacted day, sorted
+    recorder/manifests/2026-11-30.json                           rows, bytes and SHA-256 of each file, and of the manifest before
+    recorder/position.json                                       the last flush, and how far each stream has been read
+
+A flush is committed by ``position.json``: parts with a higher number are leftovers of a process that was killed, and the next one
+removes them. A day is compacted when its manifest stands: until then its parts count, from then on ``day.parquet`` alone.
+Here belongs what is in the folder; what is recorded is :mod:`resources.recorder.tape`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+FOLDER, MANIFESTS, SET_ASIDE = "recorder", "manifests", "set-aside"
+POSITION_FILE, DAY_FILE = "position.json", "day.parquet"
+RETAINED_FILE = "retained-since.json"  # beside the manifests: of earlier days retention has removed the files
+GAPS = "gaps"  # table of what was lost before it was written
+READ_BYTES = 1 << 20
+SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the archive has come.
+
+    Attributes
+    ----------
+    flush
+        Number of the last committed one.
+    seq
+        Of the last record of a cycle that was written.
+    streams
+        Name of a stream to the id of its last entry that was written.
+    day
+        ISO date into which was last written: nothing is added to an earlier one.
+    """
+
+    flush: int = 0
+    seq: int = 0
+    streams: Mapping[str, str] = field(default_factory=dict)
+    day: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in the archive is not as it was written."""
+
+    day: str
+    file: str
+    what: str
+
+
+class Archive:
+    """Reads and writes the files below one folder.
+
+    Parameters
+    ----------
+    root
+        The folder ``recorder``; it is made by the first flush.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def position(self) -> Position:
+        """Read how far it has come; the beginning where nothing was written yet.
+
+        Raises
+        ------
+        ValueError
+            The file is damaged; without it nobody knows which parts count.
+        """
+        try:
+            return Position(**json.loads((self.root / POSITION_FILE).read_text()))
+        except FileNotFoundError:
+            return Position()
+        except (ValueError, TypeError) as error:
+            message = f"{self.root / POSITION_FILE} is damaged: {error}"
+            raise ValueError(message) from None
+
+    def tables(self) -> list[str]:
+        """Name the tables that have any file."""
+        if not self.root.is_dir():
+            return []
+        return sorted(one.name for one in self.root.iterdir() if one.is_dir() and one.name not in (MANIFESTS, SET_ASIDE))
+
+    def days(self, table: str = "") -> list[date]:
+        """Give the days of which there are files, of one table or of any, oldest first."""
+        tables = [table] if table else self.tables()
+        found = {one.name.removeprefix("date=") for name in tables for one in (self.root / name).glob("date=*")}
+        return sorted(map(date.fromisoformat, found))
+
+    def files(self, table: str, day: date) -> list[Path]:
+        """Give the files of a table and day that count, in the order in which they were written."""
+        folder = self.folder(table, day)
+        if self.is_compacted(day):
+            return [one for one in (folder / DAY_FILE,) if one.exists()]
+        return self._parts(table, day)
+
+    def is_compacted(self, day: date) -> bool:
+        """Say whether the manifest of a day stands."""
+        return self.manifest_path(day).exists()
+
+    def manifest_path(self, day: date) -> Path:
+        """Name the manifest of a day."""
+        return self.root / MANIFESTS / f"{day}.json"
+
+    def folder(self, table: str, day: date) -> Path:
+        """Name the folder of a table and day."""
+        return self.root / table / f"date={day}"
+
+    def read(self, table: str, days: Sequence[date] | None = None, unreadable: list[Fault] | None = None) -> pl.LazyFrame:
+        """Read a table, as a query that has not run yet; files of older versions lack columns, which are null then.
+
+        Parameters
+        ----------
+        table
+            Its name; a table without files has no rows and no columns.
+        days
+            Which; all of them when not given.
+        unreadable
+            Receives the files that are no Parquet, which are left out; without it they raise.
+
+        Raises
+        ------
+        ValueError
+            A file cannot be read, and ``unreadable`` is not given.
+        """
+        frames = []
+        for day in self.days(table) if days is None else days:
+            for path in self.files(table, day):
+                try:
+                    pl.read_parquet_schema(path)
+                except (pl.exceptions.PolarsError, OSError) as error:
+                    fault = Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {str(error).splitlines()[0]}")
+                    if unreadable is None:
+                        message = f"{fault.file} {fault.what}"
+                        raise ValueError(message) from None
+                    unreadable.append(fault)
+                    continue
+                frames.append(pl.scan_parquet(path))
+        return pl.concat(frames, how="diagonal_relaxed") if frames else pl.LazyFrame()
+
+    def remove_uncommitted(self) -> list[Path]:
+        """Remove the parts of a flush that was never committed, and unfinished files; give what was removed."""
+        flush = self.position().flush
+        leftovers = [
+            path
+            for table in self.tables()
+            for path in (self.root / table).glob("date=*/*")
+            if path.suffix == ".tmp" or (path.stem.startswith("part-") and _number_of(path) > flush)
+        ]
+        leftovers += self.root.glob("*.tmp")
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return leftovers
+
+    def write(self, tables: Mapping[str, pl.DataFrame], position: Position) -> None:
+        """Write one flush, and commit it: whole or not at all.
+
+        Parameters
+        ----------
+        tables
+            Rows of each table that has any.
+        position
+            As it stands afterwards; its number is the last one and one more.
+
+        Raises
+        ------
+        OSError
+            There is no room, or the folder cannot be written; nothing is committed then.
+        """
+        day = date.fromisoformat(position.day)
+        for table, frame in tables.items():
+            if len(frame):
+                folder = self.folder(table, day)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_parquet(frame, folder / f"part-{position.flush:012d}.parquet")
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write_text(self.root / POSITION_FILE, json.dumps(asdict(position)))
+
+    def compact(self, day: date) -> dict[str, Any]:
+        """Make one sorted file of each table of a day that is over, and the manifest; give it.
+
+        Done again after it was interrupted, it gives the same. A part that cannot be read is set aside and named in the manifest.
+        """
+        if self.is_compacted(day):
+            self._remove_parts(day)
+            return self.manifest(day)
+        tables: dict[str, Any] = {}
+        damaged: list[Fault] = []
+        for table in self.tables():
+            parts = self._parts(table, day)
+            if not parts:
+                continue
+            frame = self.read(table, [day], damaged).collect()
+            columns = [name for name in SORTED_BY if name in frame.columns]
+            path = self.folder(table, day) / DAY_FILE
+            if not frame.width:
+                continue
+            write_parquet(frame.sort(columns, maintain_order=True, nulls_last=True), path)
+            tables[table] = {"rows": len(frame), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        gaps = self.read(GAPS, [day], damaged).collect()
+        before = max((one for one in self.manifest_days() if one < day), default=None)
+        manifest = {
+            "date": str(day),
+            "previous": {"date": str(before), "sha256": sha256_of(self.manifest_path(before))} if before is not None else None,
+            "tables": tables,
+            "gaps": gaps.select(pl.col(pl.String, pl.Int64)).to_dicts() if gaps.width else [],
+            "set_aside": [asdict(one) for one in damaged],
+        }
+        for one in damaged:
+            aside = self.root / SET_ASIDE / one.file
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            (self.root / one.file).rename(aside)
+        self.manifest_path(day).parent.mkdir(parents=True, exist_ok=True)
+        _write_text(self.manifest_path(day), json.dumps(manifest, indent=1, sort_keys=True))
+        self._remove_parts(day)
+        return manifest
+
+    def manifest_days(self) -> list[date]:
+        """Give the days that have a manifest, oldest first."""
+        return sorted(date.fromisoformat(one.stem) for one in (self.root / MANIFESTS).glob("????-??-??.json"))
+
+    def manifest(self, day: date) -> dict[str, Any]:
+        """Read the manifest of a day.
+
+        Raises
+        ------
+        ValueError
+            It is damaged.
+        """
+        try:
+            manifest = json.loads(self.manifest_path(day).read_text())
+        except ValueError as error:
+            message = f"{self.manifest_path(day)} is damaged: {error}"
+            raise ValueError(message) from None
+        return dict(manifest)
+
+    def retained_since(self) -> date | None:
+        """Give the first day whose files retention has left; ``None`` while it has removed none."""
+        try:
+            return date.fromisoformat(json.loads((self.root / MANIFESTS / RETAINED_FILE).read_text())["since"])
+        except FileNotFoundError:
+            return None
+
+    def verify(self) -> Iterator[Fault]:
+        """Compare every compacted day with its manifest, and every manifest with the one after it; name what differs.
+
+        A changed byte, a removed or added file, a removed day and two days that changed places are each found. What retention
+        has removed is no fault.
+        """
+        manifests, retained_since = self.manifest_days(), self.retained_since()
+        for number, day in enumerate(manifests):
+            try:
+                manifest = self.manifest(day)
+            except ValueError as error:
+                yield Fault(str(day), f"{MANIFESTS}/{day}.json", str(error))
+                continue
+            if manifest.get("date") != str(day):
+                yield Fault(str(day), f"{MANIFESTS}/{day}.json", f"is of {manifest.get('date')}")
+            yield from self._verify_link(manifest, manifests[number - 1] if number else None, day)
+            if retained_since is None or day >= retained_since:
+                yield from self._verify_files(manifest.get("tables", {}), day)
+        if self.days() and manifests:
+            missing = {manifests[0] + timedelta(days=n) for n in range((manifests[-1] - manifests[0]).days)} - {*manifests}
+            written = {*self.days()}
+            for day in sorted(missing & written):
+                yield Fault(str(day), f"{MANIFESTS}/{day}.json", "is missing, though later days have theirs")
+
+    def _verify_link(self, manifest: Mapping[str, Any], before: date | None, day: date) -> Iterator[Fault]:
+        name, previous = f"{MANIFESTS}/{day}.json", manifest.get("previous")
+        if previous is None and before is not None:
+            yield Fault(str(day), name, f"begins a chain, though {before} came before")
+        elif previous is not None and before is None:
+            yield Fault(str(day), name, f"follows {previous['date']}, whose manifest is missing")
+        elif previous is not None and before is not None:
+            if previous["date"] != str(before):
+                yield Fault(str(day), name, f"follows {previous['date']}, not {before}")
+            elif previous["sha256"] != sha256_of(self.manifest_path(before)):
+                yield Fault(str(before), f"{MANIFESTS}/{before}.json", f"is not the one that {day} followed")
+
+    def _verify_files(self, tables: Mapping[str, Any], day: date) -> Iterator[Fault]:
+        for table, written in tables.items():
+            path = self.folder(table, day) / DAY_FILE
+            name = str(path.relative_to(self.root))
+            if not path.exists():
+                yield Fault(str(day), name, "is missing")
+            elif sha256_of(path) != written["sha256"]:
+                yield Fault(str(day), name, "is not as it was written")
+        for table in self.tables():
+            if table not in tables and (self.folder(table, day) / DAY_FILE).exists():
+                yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is in no manifest")
+
+    def prune(self, keep_days: int, max_bytes: float) -> list[date]:
+        """Remove the files of compacted days beyond their age, and of the oldest ones beyond the size; manifests stay."""
+        newest = max(self.days(), default=None)
+        removed: list[date] = []
+        sizes = {day: self.bytes_of(day) for day in self.days()}
+        for day in [one for one in self.days() if self.is_compacted(one)]:
+            too_old = newest is not None and (newest - day).days >= keep_days
+            if not too_old and sum(sizes.values()) <= max_bytes:
+                break
+            _write_text(self.root / MANIFESTS / RETAINED_FILE, json.dumps({"since": str(day + timedelta(days=1))}))
+            for table in self.tables():
+                folder = self.folder(table, day)
+                for path in folder.glob("*"):
+                    path.unlink(missing_ok=True)
+                if folder.is_dir():
+                    folder.rmdir()
+            sizes.pop(day)
+            removed.append(day)
+        return removed
+
+    def bytes_of(self, day: date) -> int:
+        """Add up the files of a day."""
+        return sum(path.stat().st_size for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
+
+    def _parts(self, table: str, day: date) -> list[Path]:
+        return sorted(self.folder(table, day).glob("part-*.parquet"))
+
+    def _remove_parts(self, day: date) -> None:
+        for table in self.tables():
+            for path in self._parts(table, day):
+                path.unlink()
+
+
+def day_of(moment: datetime, position: Position) -> date:
+    """Say into which day something of this moment is written: never one before that of the last flush."""
+    return max(moment.date(), date.fromisoformat(position.day)) if position.day else moment.date()
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a file so that it is there whole or not at all, also when the power fails."""
+    partial = path.with_suffix(".tmp")
+    try:
+        frame.write_parquet(partial, compression="zstd")
+        _settle(partial, path)
+    except pl.exceptions.PolarsError as error:  # which wraps what the disk says
+        raise OSError(str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Fingerprint a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    _settle(partial, path)
+
+
+def _settle(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _number_of(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))
