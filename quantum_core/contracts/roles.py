@@ -23,6 +23,7 @@ PLANNER, EXECUTOR, BROKER, ADMIN = "quantum-planner", "quantum-executor", "quant
 #   alerts_active, stream_alerts, counts_alerts   `quantum up` runs the watcher under the address of the proposals
 #   counts_decided, counts_ran          so may the exporter be
 #   counts_published, failures, shown   are written with each evaluation
+#   stream_recorder, recorder_writers, recorder_seq   so is the record of a step
 WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -64,6 +65,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys((*CANDLE_KEYS, "banner"), (FEED,)),
     **dict.fromkeys(("counts_decided", "counts_ran"), (WATCH, PROPOSALS)),
     **dict.fromkeys(("counts_published", "failures", "shown"), (PROPOSALS, GOVERNOR)),
+    **dict.fromkeys(("stream_recorder", "recorder_writers", "recorder_seq"), (PROPOSALS, GOVERNOR)),
+    **dict.fromkeys(("recorder_lease", "recorder_state"), (PROPOSALS,)),  # whose address the recorder has, which also trims
     **dict.fromkeys(("kill", "profiles"), (OPERATOR,)),
     "profile_started": (PROPOSALS,),
     "permit": (GOVERNOR, EXECUTOR),  # whoever uses a permit marks it as consumed

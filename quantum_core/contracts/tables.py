@@ -44,6 +44,7 @@ INTENT_TTL_SEC = 300  # an intent nobody acted on for so long is out of date
 PROPOSAL_STREAM_MAXLEN = 10_000
 ALLOCATION_STREAM_MAXLEN = 1_000
 EVENTS_STREAM_MAXLEN = 10_000  # of the governor's and of risk events
+RECORDER_STREAM_MAXLEN = 2_000  # what waits while no recorder runs: hours of cycles, and a bound to the memory of Redis
 PLAN_STREAM_MAXLEN = 10_000  # the stream is shared with real planners: cap it no tighter than they do
 
 KILL = "quantum:kill"
@@ -55,6 +56,8 @@ ONE_SLOT = frozenset(
         *("governor_errors", "governor_faults", "stream_governor_events"),  # likewise
         *("guard_active", "guard_readings", "stream_risk_events"),  # by guards.py and switches.py beside it
         *("lease", "lease_rival", "newest_cycles"),  # by resources/store/lease.py
+        *("stream_recorder", "recorder_writers", "recorder_seq"),  # by resources/recorder/records.py
+        *("recorder_lease", "recorder_state"),  # beside them, by quantum_ops/processes/recorder.py
     }
 )
 
@@ -179,6 +182,12 @@ class Keys:
             "counts_decided": "quantum:metrics:decided",
             "counts_ran": "quantum:metrics:ran",
             "counts_alerts": "quantum:metrics:alerts",
+            # what went into and came out of each step, until the recorder has written it to files
+            "stream_recorder": "quantum:stream:recorder",
+            "recorder_writers": "quantum:recorder:writers",
+            "recorder_seq": "quantum:recorder:seq",
+            "recorder_lease": "quantum:recorder:lease",
+            "recorder_state": "quantum:recorder:state",
             # the example feed says what it plays
             "banner": "quantum:banner",
         }

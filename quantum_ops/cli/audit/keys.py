@@ -126,6 +126,14 @@ _ALSO = {
     "judged by it (string, no lifetime)",
     "shadow": "rows of the challenger with mode=shadow, and counters of how it differed, under <profile>:<asset>:<symbol> (hash)",
     "informative": "what evaluations of the symbol gave, counted by hour (hash)",
+    "stream_recorder": "records of steps that the recorder has not written to files yet: seq, asset, slot, full, cycle_id, "
+    "run_id, at (epoch s), facts (JSON), `t:<table>` (Arrow IPC stream) (stream, ~2000; trimmed by the recorder)",
+    "recorder_writers": "asset and first symbol of a shard to the process that recorded it last; without it the next record has "
+    "everything (hash)",
+    "recorder_seq": "number of the last record (string)",
+    "recorder_lease": "the recorder that writes, host:pid:number (string, 30 s, renewed while it runs)",
+    "recorder_state": "what the recorder says of itself: folder, owner, at (epoch s), seq, behind, gaps, bytes, "
+    "free_bytes, trouble (hash)",
     "banner": "what the example feed plays (string, 120 s)",
 }
 
