@@ -256,7 +256,8 @@ def same_assets(live: Live, skip: int) -> Iterator[float]:
             and event.asset_key is not None
             and event.asset_key.path[-1] in SAME_ASSETS
         ]
-        yield max(made) - begun[record.dagster_run.run_id]
+        if (tick := begun.get(record.dagster_run.run_id)) is not None:  # retention keeps the newest ticks only
+            yield max(made) - tick
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """Asset ``allocation_target``: the base target of each symbol scaled by its efficiency. Always shadow."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -13,6 +15,7 @@ from quantum_core.kernels.capital.allocation import AllocationTheta, allocation
 from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
 from quantum_core.profiles.profile import Profile
 from resources.inputs.foreign import Scored, read_efficiency, read_scored
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
@@ -34,10 +37,20 @@ def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam
     profile, now = take_profile(store, context.run.tags), store.clock().timestamp()
 
     def proposed(symbols: Sequence[str]) -> pl.DataFrame:
-        targets = read_scored(store, "base_target", "target_usd", symbols)
-        return allocation_frame(symbols, read_efficiency(store, symbols), targets, now, profile)
+        targets, hint = read_scored(store, "base_target", "target_usd", symbols), read_efficiency(store, symbols)
+        if (tape := tape_of(store)) is not None:
+            tape.note(now=now)
+            tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
+            tape.take("efficiency_hints", dict(zip(symbols, hint_rows(hint), strict=True)))
+        return allocation_frame(symbols, hint, targets, now, profile)
 
     return shared_by_legs(symbols_of_run(context, store.settings), proposed)
+
+
+def hint_rows(hint: EfficiencyHint) -> list[dict[str, Any]]:
+    """Lay efficiencies out, a row each, for the recorder."""
+    columns = {one.name: getattr(hint, one.name).tolist() for one in fields(hint)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def allocation_frame(

@@ -16,6 +16,7 @@ from quantum_core.profiles.profile import LOCKED, Profile
 from resources.inputs.candle_memory import without_unchanged
 from resources.inputs.candle_series import Candles, candles_digest, grid_theta_of, usual_trouble
 from resources.inputs.candles import CandleReader
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
@@ -39,9 +40,13 @@ def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
     """Read candles and compute the state of every symbol of the run."""
     profile = take_profile(store, context.run.tags)
     reader, grid, ticks = CandleReader(store), grid_theta_of(store.settings, profile), store.settings.ticks
+    tape = tape_of(store)
 
     def read(symbols: Sequence[str]) -> list[Reading[Candles]]:
-        return without_unchanged(store, reader.read(symbols))
+        readings = without_unchanged(store, reader.read(symbols))
+        if tape is not None:
+            tape.take_candles(readings, judged=True)
+        return readings
 
     symbols = symbols_of_run(context, store.settings)
     return shared_by_legs(symbols, lambda symbols: market_state_frame(read(symbols), grid, ticks, profile=profile))

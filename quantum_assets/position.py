@@ -5,6 +5,8 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -31,8 +33,9 @@ from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
 from resources.inputs.candle_series import Candles
 from resources.inputs.candles import CandleReader
-from resources.inputs.position_snapshots import Flat, RawPosition, profit_of
+from resources.inputs.position_snapshots import Flat, RawPosition, profit_of, snapshot_row
 from resources.inputs.positions import PositionReader
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 from resources.store.scripts import Script
@@ -101,53 +104,160 @@ def position_frame(
     ----------
     docs/spec.md#5-sources
     """
-    now = store.clock().timestamp()
+    moment = store.clock()
+    now = moment.timestamp()
     stored = dict(zip(symbols, store.read(POSITION, symbols), strict=True))
-    memories, forgotten = _memories(store, symbols)
-    raw = position_reader.snapshots(symbols)
-    states = {symbol: Tracked.from_row(one.value) for symbol, one in stored.items() if one.value is not None}
+    memories, forgotten = _memories(store, symbols, now)
+    raw = position_reader.snapshots(symbols, moment)
     readable = [one.symbol for one in raw if one.value is not None]
     ratcheted = [one for one in readable if store.profile.theta(TrackingTheta, one).sl_ratchet == "proposed"]
     proposed, unread = _proposed(store, ratcheted) if ratcheted else ({}, {})
-    failed: dict[str, str] = {}
-    recalled: dict[str, Memory] = {}
-    doubtful: dict[str, Tracked] = {}  # no position is shown, but the state is kept yet
-    cases: dict[str, _Case] = {}
-    for reading in raw:
-        symbol, state, memory = reading.symbol, states.get(reading.symbol), memories.get(reading.symbol, Memory())
-        if isinstance(reading.value, Flat):
-            recalled[symbol], doubt = _judge_flat(reading.value, state, memory, proposed.get(symbol), now)
-            doubtful |= {symbol: doubt} if doubt is not None else {}
-        elif reading.value is not None:
-            position, leftover = _own_fields(reading.value, state, memory)
-            reason = stored[symbol].reason if stored[symbol].state is State.FAILED else ""
-            reason = reason or _unfit(position, stored[symbol].value, now, store.settings.position_max_age_sec)
-            if state is not None and state.side == position.side:
-                reason = reason or unread.get(symbol, "")
-            if reason:
-                failed[symbol] = reason
-                continue
-            cases[symbol] = _case(position, leftover, state, memory, proposed.get(symbol), now)
-            recalled[symbol] = cases[symbol].memory
-    failed |= _let_go(store, raw, stored, doubtful)
-    candles = _candles(candle_reader, cases, now)
-    judged = {
-        symbol: _judged(case, candles[symbol], store.settings, store.profile, forgotten.get(symbol, ""), now)
-        for symbol, case in cases.items()
-    }
-    _remember(store, {symbol: one for symbol, one in recalled.items() if one != memories.get(symbol)})
-    untracked = [_why_untracked(one, failed.get(one.symbol, "")) for one in raw if one.symbol not in cases]
-    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in judged.items()}), without_result(untracked))
-    notes = {symbol: note for symbol, (_, note) in judged.items() if note}
+    inputs = Inputs(now, raw, stored, memories, forgotten, proposed, unread)
+    shown = judge_snapshots(inputs, store.settings)
+    refused = _let_go(store, raw, stored, shown.doubtful, moment)
+    behind = _behind(shown.cases, now, candle_reader.interval_sec)
+    candles = _candles(candle_reader, behind)
+    frame, notes = tracked_frame(symbols, inputs, shown, candles, store.settings, store.profile, refused)
+    recalled = {symbol: one for symbol, one in shown.recalled.items() if one != memories.get(symbol)}
+    _remember(store, recalled)
+    _record(store, inputs, candles)
     for symbol, note in notes.items():
         if _named.get(symbol) != note:  # a field that is never readable would fill the log
             log.warning("%s: %s", symbol, note)
     for symbol in symbols:
         _named.pop(symbol, None)
     _named.update(notes)
-    if not notes:
-        return frame
-    return frame.with_columns(why=pl.col("symbol").replace_strict(notes, default=pl.col("why"), return_dtype=pl.String))
+    return frame
+
+
+class Inputs(NamedTuple):
+    """What one evaluation has read.
+
+    Attributes
+    ----------
+    now
+        The moment all of it is judged at, epoch s.
+    raw
+        Snapshots, in the order of the symbols.
+    stored
+        The tracked row of each symbol as it stands.
+    memories, forgotten
+        What the keys showed before, and why a memory cannot be read.
+    proposed, unread
+        Risk proposals as they stand, and why one cannot be read.
+    """
+
+    now: float
+    raw: Sequence[Reading[RawPosition | Flat]]
+    stored: Mapping[str, Reading[dict[str, Any]]]
+    memories: Mapping[str, Memory]
+    forgotten: Mapping[str, str]
+    proposed: Mapping[str, dict[str, Any]]
+    unread: Mapping[str, str]
+
+
+class Shown(NamedTuple):
+    """What the snapshots show.
+
+    Attributes
+    ----------
+    cases
+        Open positions that can be tracked.
+    recalled
+        What their keys are remembered to have shown, by symbol.
+    doubtful
+        No position is shown, but the state is kept yet.
+    failed
+        Why a snapshot must not be tracked.
+    """
+
+    cases: "dict[str, _Case]"
+    recalled: dict[str, Memory]
+    doubtful: dict[str, Tracked]
+    failed: dict[str, str]
+
+
+def judge_snapshots(inputs: Inputs, settings: Settings) -> Shown:
+    """Find what each snapshot shows, and what it continues. Pure."""
+    now, shown = inputs.now, Shown({}, {}, {}, {})
+    for reading in inputs.raw:
+        symbol, kept = reading.symbol, inputs.stored[reading.symbol]
+        state = None if kept.value is None else Tracked.from_row(kept.value)
+        memory, proposal = inputs.memories.get(symbol, Memory()), inputs.proposed.get(symbol)
+        if isinstance(reading.value, Flat):
+            shown.recalled[symbol], doubt = _judge_flat(reading.value, state, memory, proposal, now)
+            if doubt is not None:
+                shown.doubtful[symbol] = doubt
+        elif reading.value is not None:
+            position, leftover = _own_fields(reading.value, state, memory)
+            reason = kept.reason if kept.state is State.FAILED else ""
+            reason = reason or _unfit(position, kept.value, now, settings.position_max_age_sec)
+            if state is not None and state.side == position.side:
+                reason = reason or inputs.unread.get(symbol, "")
+            if reason:
+                shown.failed[symbol] = reason
+                continue
+            shown.cases[symbol] = _case(position, leftover, state, memory, proposal, now)
+            shown.recalled[symbol] = shown.cases[symbol].memory
+    return shown
+
+
+def tracked_frame(
+    symbols: Sequence[str],
+    inputs: Inputs,
+    shown: Shown,
+    candles: Mapping[str, Bars | None],
+    settings: Settings,
+    profile: Profile,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Move every open position on. Pure.
+
+    Parameters
+    ----------
+    symbols
+        In the order of the result.
+    inputs, shown
+        What was read, and what it shows.
+    candles
+        Candles to merge, by symbol of an open position; ``None`` where there are none.
+    settings, profile
+        Contracts, limits and parameters.
+    refused
+        Why the state of a closed position could not be deleted.
+
+    Returns
+    -------
+    frame, notes
+        See :func:`position_frame`, and what is said of single symbols.
+    """
+    tracked = {
+        symbol: _judged(case, candles[symbol], settings, profile, inputs.forgotten.get(symbol, ""), inputs.now)
+        for symbol, case in shown.cases.items()
+    }
+    failed = {**shown.failed, **refused}
+    untracked = [_why_untracked(one, failed.get(one.symbol, "")) for one in inputs.raw if one.symbol not in shown.cases]
+    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in tracked.items()}), without_result(untracked))
+    notes = {symbol: note for symbol, (_, note) in tracked.items() if note}
+    if notes:
+        frame = frame.with_columns(why=pl.col("symbol").replace_strict(notes, default=pl.col("why"), return_dtype=pl.String))
+    return frame, notes
+
+
+def _record(store: RedisStore, inputs: Inputs, candles: Mapping[str, Candles | None]) -> None:
+    """Leave for the recorder what nobody else keeps."""
+    if (tape := tape_of(store)) is None:
+        return
+    tape.note(now=inputs.now)
+    tape.take("raw_positions", {one.symbol: snapshot_row(one) for one in inputs.raw})
+    tape.take("position_memory", {one.symbol: _memory_row(inputs, one.symbol) for one in inputs.raw})
+    tape.take("position_bars", {symbol: {"count": 0 if one is None else len(one.close)} for symbol, one in candles.items()})
+    tape.take_candles([Reading.present(symbol, one) for symbol, one in candles.items() if one is not None])
+
+
+def _memory_row(inputs: Inputs, symbol: str) -> dict[str, str]:
+    memory = inputs.memories.get(symbol)
+    return {"memory": "" if memory is None else orjson.dumps(memory).decode(), "forgotten": inputs.forgotten.get(symbol, "")}
 
 
 def _why_untracked(reading: Reading[RawPosition | Flat], reason: str) -> tuple[str, State, str]:
@@ -237,7 +347,7 @@ def _stop_of(proposal: dict[str, Any] | None, side: str, since: float) -> float 
 
 
 def _judged(
-    case: _Case, candles: Candles | None, settings: Settings, profile: Profile, forgotten: str, now: float
+    case: _Case, candles: Bars | None, settings: Settings, profile: Profile, forgotten: str, now: float
 ) -> tuple[Tracked, str]:
     """Move one position on, and say what was ignored of its snapshot and why nothing is opened on it."""
     position, memory, symbol = case.position, case.memory, case.position.symbol
@@ -308,7 +418,7 @@ def _in_doubt(symbol: str, state: Tracked, memory: Memory, now: float) -> Tracke
     return dataclasses.replace(state, conflict_until_epoch=until, trouble=text if conflict else "")
 
 
-def _memories(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, Memory], dict[str, str]]:
+def _memories(store: RedisStore, symbols: Sequence[str], now: float) -> tuple[dict[str, Memory], dict[str, str]]:
     """Read what the keys showed before, and name the memories that cannot be read: then nobody knows whether sides alternate."""
     keys = [store.keys.of("position_memory", symbol) for symbol in symbols]
     replies = store.run("remembering positions", [("GET", key) for key in keys]) if symbols else []
@@ -319,13 +429,13 @@ def _memories(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, Memo
         try:
             if isinstance(reply, Exception):
                 raise reply
-            memories[symbol] = _memory(orjson.loads(reply), store.clock().timestamp())
+            memories[symbol] = memory_of(orjson.loads(reply), now)
         except (ResponseError, ContractError, ValueError, TypeError, KeyError, AttributeError) as error:
             forgotten[symbol] = f"{key} cannot be read: {error}"
     return memories, forgotten
 
 
-def _memory(stored: dict[str, Any], now: float) -> Memory:
+def memory_of(stored: dict[str, Any], now: float) -> Memory:
     """Build a memory from JSON; what is no number where one is due raises, and sides left long ago are dropped."""
     kept = {side: row for side, row in stored["kept"].items() if now - float(row["left_at"]) <= RETURN_SEC}
     for row in kept.values():
@@ -369,9 +479,9 @@ def _let_go(
     raw: Sequence[Reading[RawPosition | Flat]],
     stored: dict[str, Reading[dict[str, Any]]],
     doubtful: Mapping[str, Tracked],
+    now: datetime,
 ) -> dict[str, str]:
     """Delete the kept state of flat symbols, mark that of symbols nobody shows or that may be open yet; name what was refused."""
-    now = store.clock()
     mark = {"held": "0", "computed_at_utc": TIME.encode(now), "last_update_epoch": EPOCH.encode(now.timestamp())}
     flat = {one.symbol: isinstance(one.value, Flat) and one.symbol not in doubtful for one in raw}
     released = [
@@ -410,19 +520,21 @@ def _proposed(store: RedisStore, symbols: Sequence[str]) -> tuple[dict[str, dict
     return rows, {one.symbol: one.reason for one in readings if one.state is State.FAILED}
 
 
-def _candles(reader: CandleReader, cases: Mapping[str, _Case], now: float) -> dict[str, Candles | None]:
-    """Read the candles to merge: only the newest ones of symbols that were up to date a moment ago."""
-    symbols = list(cases)
-    behind = {
-        symbol: math.ceil((now - case.previous.last_candle_ms / 1000) / reader.interval_sec)
+def _behind(cases: Mapping[str, _Case], now: float, interval_sec: int) -> dict[str, float]:
+    """Give how many candles each symbol has not merged yet; infinite where it has merged none."""
+    return {
+        symbol: math.inf if case.previous is None else math.ceil((now - case.previous.last_candle_ms / 1000) / interval_sec)
         for symbol, case in cases.items()
-        if case.previous is not None
     }
-    current = [symbol for symbol in symbols if behind.get(symbol, math.inf) <= NEW_CANDLES_MAX]
-    others = [symbol for symbol in symbols if behind.get(symbol, math.inf) > NEW_CANDLES_MAX]
+
+
+def _candles(reader: CandleReader, behind: Mapping[str, float]) -> dict[str, Candles | None]:
+    """Read the candles to merge: only the newest ones of symbols that were up to date a moment ago."""
+    current = [symbol for symbol, count in behind.items() if count <= NEW_CANDLES_MAX]
+    others = [symbol for symbol, count in behind.items() if count > NEW_CANDLES_MAX]
     readings = reader.read(others) if others else []
     if current:
-        readings += reader.read(current, window=max(max(behind[symbol] for symbol in current), 0) + SPARE_CANDLES)
+        readings += reader.read(current, window=int(max(max(behind[symbol] for symbol in current), 0)) + SPARE_CANDLES)
     # Synthetic candles have a price level of their own: they can neither confirm nor refute a real mark.
     return {
         reading.symbol: reading.value if reading.value and reading.value.source != "synthetic" else None for reading in readings

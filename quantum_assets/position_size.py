@@ -1,6 +1,7 @@
 """Asset ``position_size``: how large a position of each symbol may be, also where none is open. A hint: no gate reads it."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import dagster as dg
 import numpy as np
@@ -10,12 +11,15 @@ from quantum_assets.partitions import OWNERS
 from quantum_assets.rows import assemble, least_live, market_columns, nan_for_none, none_for_nan, without_result
 from quantum_core.contracts.labels import is_live
 from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import ACCOUNT
 from quantum_core.kernels.governor.risk_guard import EQUITY, RiskGuardTheta, assess
 from quantum_core.kernels.proposals.sizing import SizingInputs, SizingTheta, sizing
 from quantum_core.kernels.proposals.stops import StopsTheta, stop_distance
 from quantum_core.profiles.profile import Profile
-from resources.governor.account import AccountReading, read_account
+from quantum_core.settings import Settings
+from resources.governor.account import AccountReading, account_row, read_account
 from resources.inputs.foreign import Scored, read_scored
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
@@ -58,10 +62,15 @@ def sized_frame(store: RedisStore, market_state: pl.DataFrame, allocation_target
     """
     symbols = market_state["symbol"].to_list()  # the keys of a run come in any order
     account = read_account(store)
+    tape = tape_of(store)
+    if tape is not None:
+        tape.take("account", {ACCOUNT: account_row(account)})
     if why := no_equity(account, profile):
         return assemble(symbols, {"symbol": []}, without_result([(symbol, State.ABSENT, why) for symbol in symbols]))
     targets = read_scored(store, "base_target", "target_usd", symbols)
-    return size_frame(market_state, allocation_target, targets, account, profile, store)
+    if tape is not None:
+        tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
+    return size_frame(market_state, allocation_target, targets, account, profile, store.settings)
 
 
 def no_equity(account: AccountReading, profile: Profile) -> str:
@@ -80,7 +89,7 @@ def size_frame(
     targets: Sequence[Scored],
     account: AccountReading,
     profile: Profile,
-    store: RedisStore,
+    settings: Settings,
 ) -> pl.DataFrame:
     """Compute the sizes of all symbols at once.
 
@@ -94,14 +103,13 @@ def size_frame(
         With an equity that is there and fresh.
     profile
         Parameters of the kernels.
-    store
-        Whose settings know the candles, and the factor from their prices to those of a position.
+    settings
+        Length of the candles, and the factor from their prices to those of a position.
 
     References
     ----------
     docs/spec.md#15-position-size
     """
-    settings = store.settings
     of_trusted = (pl.col("state") == State.PRESENT) & (pl.col("reason") == "ok")
     trusted = allocation_target.filter(of_trusted).select("symbol", "multiplier")
     capped = market_state.with_columns(target_usd=pl.Series([one.cap for one in targets], dtype=pl.Float64))

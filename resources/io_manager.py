@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
 import dagster as dg
@@ -22,9 +23,10 @@ from quantum_core.display import price_text
 from quantum_core.failure import Failure
 from quantum_core.profiles.profile import Profile
 from resources.calc_only import require_calc_only
-from resources.instance.dagster_internals import materialize, name_of, take_over_asset_events
+from resources.instance.dagster_internals import RANGE_TAGS, materialize, name_of, take_over_asset_events
 from resources.instance.event_log import Made
 from resources.instance.range_tags import covered, symbols_of
+from resources.recorder.tape import tape_of
 from resources.store.counts import count_publications
 from resources.store.failures import read_failures, record_failures
 from resources.store.intents import record_intents
@@ -153,7 +155,11 @@ class RedisIOManager(dg.IOManager):
             require_newest(self.store, symbols_of(tags, self.store.settings.symbols), cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
         self._looks.pop(table.asset, None)
-        outcomes = self._write(table, list(rows.values()), cycle_id)
+        now = self.store.clock()
+        outcomes = self._write(table, list(rows.values()), cycle_id, now)
+        if ONCE_TAG not in tags and (tape := tape_of(self.store)) is not None:
+            shard = tags.get(RANGE_TAGS[0], next(iter(obj["symbol"]), ""))
+            tape.record(table, obj, outcomes, shard=shard, cycle_id=cycle_id, run_id=run.run_id, now=now)
         failures = {
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
@@ -224,17 +230,17 @@ class RedisIOManager(dg.IOManager):
         self._without = {key: value for key, value in self._without.items() if key[0] == run_id}
         self._without[run_id, asset] = {symbol: (state, why) for symbol, state, why in rows}
 
-    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:
+    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str, now: datetime) -> list[Publication]:
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
-        return publish(self.store, table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream")
+        return publish(self.store, table, rows, cycle_id=cycle_id, stream_only=self.writes == "stream", now=now)
 
 
 class IntentIOManager(RedisIOManager):
     """Records the rows of ``trade_intent``: a new intent is a publication, everything else only renews what was last intended."""
 
-    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str) -> list[Publication]:  # noqa: ARG002 - two tables, not one
-        return record_intents(self.store, rows, cycle_id=cycle_id)
+    def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str, now: datetime) -> list[Publication]:  # noqa: ARG002 - two tables, not one
+        return record_intents(self.store, rows, cycle_id=cycle_id, now=now)
 
 
 class NotesIOManager(dg.IOManager):

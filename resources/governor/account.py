@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,6 +100,17 @@ def read_account(store: RedisStore) -> AccountReading:
     label = label_of(worth.get("source", ""))
     label = label if not is_live(label) else not_live_by_field(worth) or label
     return AccountReading(account, shown, epoch if math.isfinite(epoch) else None, label, note, absent)
+
+
+def account_row(reading: AccountReading) -> dict[str, Any]:
+    """Lay the account out as columns, for the recorder."""
+    said = {
+        "ts_epoch": reading.ts_epoch,
+        "source": reading.source,
+        "note": reading.note,
+        "absent": ",".join(sorted(reading.absent)),
+    }
+    return {**asdict(reading.account), **said}
 
 
 def utc_date(now: datetime) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
+
+import orjson
+
+from quantum_core.contracts.reading import Reading, State
 
 Side = Literal["LONG", "SHORT"]
 OPENED_NAMES = ("created_at", "opened_at", "opened_at_epoch")
+NESTED = frozenset({"carried", "ignored", "doubled"})  # fields that are no single value
 NOTIONAL_NAMES = ("notional", "notional_usd", "notionalUsd", "notional_value", "position_value", "positionValue")
 SYNTHETIC_ENTRY_BTC, SYNTHETIC_ENTRY = 100.0, 50.0  # docs/spec.md#5-sources, this line and the next
 SYNTHETIC_MARK, SYNTHETIC_PEAK, SYNTHETIC_TROUGH, SYNTHETIC_SL, SYNTHETIC_TP = 1.05, 1.06, 0.98, 0.98, 1.10
@@ -133,6 +138,29 @@ def synthetic_position(symbol: str, now: float) -> RawPosition:
         current_tp=SYNTHETIC_TP * entry,
         position_source="synthetic",
     )
+
+
+def snapshot_row(reading: Reading[RawPosition | Flat]) -> dict[str, Any]:
+    """Lay what was read of one symbol out as columns, for the recorder; see :func:`snapshot_of`."""
+    row: dict[str, Any] = {"state": str(reading.state), "why": reading.reason, "flat": isinstance(reading.value, Flat)}
+    for one in fields(RawPosition):
+        value = getattr(reading.value, one.name, None)
+        row[one.name] = orjson.dumps(value).decode() if one.name in NESTED and value is not None else value
+    del row["symbol"]
+    return row
+
+
+def snapshot_of(symbol: str, row: Mapping[str, Any]) -> Reading[RawPosition | Flat]:
+    """Give what :func:`snapshot_row` was given."""
+    state = State(row["state"])
+    if state is not State.PRESENT:
+        return Reading(symbol, state, None, row["why"])
+    kind: type[RawPosition | Flat] = Flat if row["flat"] else RawPosition
+    values = {one.name: row[one.name] for one in fields(kind) if one.name != "symbol"}
+    for name in NESTED & values.keys():
+        nested = orjson.loads(values[name])
+        values[name] = nested if isinstance(nested, dict) else tuple(nested)
+    return Reading(symbol, state, kind(symbol=symbol, **values), row["why"])
 
 
 def profit_of(side: str, entry_price: float, price: float, qty: float | None) -> float:

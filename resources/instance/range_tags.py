@@ -23,8 +23,8 @@ def range_tags(symbols: Sequence[str]) -> dict[str, str]:
 
 def event_tags(shard: Sequence[str], changed: Collection[str]) -> dict[str, str]:
     """Tag a run so that it covers some symbols of a shard; more than a tag can name are the whole shard."""
-    named = _symbol_ranges(shard, changed)
-    return {**range_tags(shard), EVENT_TAG: named if len(named) <= TAG_CHARS_MAX else _symbol_ranges(shard, shard)}
+    named = symbol_ranges(shard, changed)
+    return {**range_tags(shard), EVENT_TAG: named if len(named) <= TAG_CHARS_MAX else symbol_ranges(shard, shard)}
 
 
 def symbols_of(tags: Mapping[str, str], symbols: Sequence[str]) -> Sequence[str]:
@@ -59,7 +59,7 @@ def covered(partitions: Sequence[str], tags: Mapping[str, str], symbols: Sequenc
     return [symbol for symbol in partitions if symbol in named]
 
 
-def _symbol_ranges(shard: Sequence[str], changed: Collection[str]) -> str:
+def symbol_ranges(shard: Sequence[str], changed: Collection[str]) -> str:
     """Name symbols in the order of their shard, neighbours by the first and the last: ``BTCUSDT..SOLUSDT,XRPUSDT``."""
     groups: list[list[str]] = []
     before = False

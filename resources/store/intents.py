@@ -30,7 +30,9 @@ INTEND = Script(__file__, "intend")
 KEEP_INTENT = Script(__file__, "keep_intent")
 
 
-def record_intents(store: RedisStore, rows: Sequence[Mapping[str, Any]], *, cycle_id: str) -> list[Publication]:
+def record_intents(
+    store: RedisStore, rows: Sequence[Mapping[str, Any]], *, cycle_id: str, now: datetime | None = None
+) -> list[Publication]:
     """Make the intents that are new, and renew the evaluation time of the rest: one round trip for any number of symbols.
 
     In a cluster the stream of plans has another slot than the symbol's keys, so there the plan is appended first, by a command of
@@ -45,6 +47,8 @@ def record_intents(store: RedisStore, rows: Sequence[Mapping[str, Any]], *, cycl
         One mapping per symbol, as :func:`quantum_assets.trade_intent.intent_frame` gives them.
     cycle_id
         Written with every intent.
+    now
+        When; the store's clock when not given.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def record_intents(store: RedisStore, rows: Sequence[Mapping[str, Any]], *, cycl
     RedisUnavailableError
         The server is away.
     """
-    now = store.clock()
+    now = now or store.clock()
     errors: dict[str, str] = {}
     commands: dict[str, tuple[Any, ...]] = {}
     for row in rows:

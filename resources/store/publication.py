@@ -68,6 +68,7 @@ def publish(
     *,
     cycle_id: str,
     stream_only: bool = False,
+    now: datetime | None = None,
 ) -> list[Publication]:
     """Publish what is due and refresh the evaluation time of the rest: two round trips for any number of symbols.
 
@@ -83,6 +84,8 @@ def publish(
         Written with every publication.
     stream_only
         Append the stream entry of every row and leave the hash alone: a shadow.
+    now
+        Time of the publication; the store's clock when not given.
 
     Returns
     -------
@@ -94,11 +97,11 @@ def publish(
     if table.key in OF_UNDERLYING and any(SEPARATOR in row["symbol"] and leg_of(row["symbol"]) for row in rows):
         once = {underlying(row["symbol"]): row for row in rows}  # both legs computed the same, under one key
         named = [{**row, "symbol": symbol} for symbol, row in once.items()]
-        publications = publish(store, table, named, cycle_id=cycle_id, stream_only=stream_only)
+        publications = publish(store, table, named, cycle_id=cycle_id, stream_only=stream_only, now=now)
         shared = dict(zip(once, publications, strict=True))
         return [replace(shared[underlying(row["symbol"])], symbol=row["symbol"]) for row in rows]
     outcomes: list[Publication] = []
-    now = store.clock()
+    now = now or store.clock()
     if table.rate_limited and not stream_only:
         lasts = _last_published(store, table, [str(row["symbol"]) for row in rows])
     else:

@@ -161,7 +161,7 @@ def test_letting_go_of_what_is_gone_leaves_no_half_hash(store):
     found = reader.snapshots([SYMBOL])
 
     class Late:
-        def snapshots(self, _symbols):
+        def snapshots(self, _symbols, _now):
             store.client.delete(TRACKED)  # expires between the two reads
             return found
 

@@ -1,0 +1,285 @@
+"""What one step leaves for the recorder: the rows it has published, and what it has read that nobody else keeps.
+
+Here belongs which tables a record has, and that each thing is recorded once: when it changes, and whenever nobody can know
+any more what was recorded last (another process has recorded since, an entry was lost, a day has begun). A step that cannot be
+recorded is computed and published as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import orjson
+import polars as pl
+from pydantic import SecretStr
+
+from quantum_core.contracts.reading import Reading, State
+from quantum_core.contracts.schema import Table
+from quantum_core.settings import Settings
+from resources.inputs.candle_series import Candles
+from resources.instance.range_tags import symbol_ranges
+from resources.recorder.records import Record, append
+from resources.recorder.series import COLUMNS, Series, columns_of
+from resources.store.publication import Publication
+from resources.store.redis_store import RedisStore
+
+WITHOUT_RESULT = "without_result"
+CANDLES, CANDLE_READINGS = "candles", "candle_readings"
+SAID = ("symbol", "source", "key", "whole")  # of each recorded candle; whole: its window begins the series anew
+PACKAGES = ("quantum-risk-pipeline", "dagster", "numpy", "polars", "scipy", "redis")
+
+Row = Mapping[str, Any]
+log = logging.getLogger("quantum.recorder")
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Readings of candles that a step has made, and how."""
+
+    readings: Sequence[Reading[Candles]]
+    judged: bool  # with what else is said of them, for the market state
+
+
+class Tape:
+    """Collects what a step reads, and records it with what it publishes. One step at a time uses it.
+
+    Parameters
+    ----------
+    store
+        Where records go.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._me = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._rows: dict[str, Mapping[str, Row]] = {}
+        self._candles: list[_Taken] = []
+        self._facts: dict[str, Any] = {}
+        self._lost = 0
+        self._known: dict[tuple[str, str], Any] = {}
+        self._series: dict[str, Series] = {}
+
+    def take(self, table: str, rows: Mapping[str, Row]) -> None:
+        """Note what was read for some symbols; a row is recorded when it differs from the last one of its symbol."""
+        self._rows[table] = rows
+
+    def take_candles(self, readings: Sequence[Reading[Candles]], *, judged: bool = False) -> None:
+        """Note candles that were read; where the market state is judged by them, all that was said of them, too."""
+        self._candles.append(_Taken(readings, judged))
+
+    def note(self, **facts: Any) -> None:
+        """Note what else the step needs to be computed again: the moment it took for now."""
+        self._facts |= facts
+
+    def record(
+        self,
+        table: Table,
+        frame: pl.DataFrame,
+        outcomes: Sequence[Publication],
+        *,
+        shard: str,
+        cycle_id: str,
+        run_id: str,
+        now: datetime,
+    ) -> None:
+        """Leave the record of one step.
+
+        Parameters
+        ----------
+        table
+            The contract of what it computed.
+        frame
+            All rows it computed, with ``state`` and ``why``.
+        outcomes
+            What became of those in state ``present``.
+        shard
+            First symbol of the run's range.
+        cycle_id, run_id
+            Whose step it is.
+        now
+            When it published.
+        """
+        rows, candles, facts = self._rows, self._candles, self._facts
+        self._rows, self._candles, self._facts = {}, [], {}
+        facts = {
+            "evaluated": len(frame),
+            "symbols": symbol_ranges(self._store.settings.symbols, set(frame["symbol"])),
+            "schema": table.schema,
+            "lost_before": self._lost,
+            **facts,
+        }
+        token = f"{self._me}:{now:%Y-%m-%d}"
+        try:
+            for full in (False, True):
+                if full:
+                    self._forget()
+                made = {
+                    table.asset: published_rows(self._store, table, frame, outcomes),
+                    WITHOUT_RESULT: self._without_result(table.asset, frame, outcomes),
+                    **{name: self._changed(name, found) for name, found in {**rows, **self._ran_with()}.items()},
+                    **self._candle_tables(candles),
+                }
+                tables = {name: rows for name, rows in made.items() if len(rows)}
+                record = Record(table.asset, shard, cycle_id, run_id, now.timestamp(), facts, tables, full)
+                if append(self._store, record, token=token):
+                    self._lost = 0
+                    return
+            log.warning("the record of %s (%s) was refused", table.asset, cycle_id)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, what was published stands
+            log.warning("the record of %s (%s) is missing: %s", table.asset, cycle_id, error)
+        self._lost += 1  # its number was never given, so that nobody else misses it
+        self._forget()
+
+    def _forget(self) -> None:
+        """Record everything again, because nobody can know what was recorded last."""
+        self._known.clear()
+        self._series.clear()
+
+    def _ran_with(self) -> dict[str, Mapping[str, Row]]:
+        """Give what every step computes with: packages, settings without secrets, parameters in force."""
+        profile = self._store.profile
+        if self._known.get(("parameters", "")) is profile:
+            return {}
+        self._known["parameters", ""] = profile
+        packages = {"python": python_version(), **{name: version(name) for name in PACKAGES}}
+        return {
+            "versions": {name: {"value": value} for name, value in packages.items()},
+            "settings": {name: {"value": value} for name, value in open_settings(self._store.settings).items()},
+            "parameters": {profile.name: {"fingerprint": profile.fingerprint, "text": profile.text()}},
+        }
+
+    def _changed(self, table: str, rows: Mapping[str, Row]) -> pl.DataFrame:
+        known = self._known
+        clean = {symbol: {name: None if one != one else one for name, one in row.items()} for symbol, row in rows.items()}
+        news = {symbol: row for symbol, row in clean.items() if known.get((table, symbol)) != row}
+        known.update({(table, symbol): row for symbol, row in news.items()})
+        return pl.DataFrame([{"symbol": symbol, **row} for symbol, row in news.items()], infer_schema_length=None)
+
+    def _without_result(self, asset: str, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> pl.DataFrame:
+        rest = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why")
+        found = {symbol: (state, why or "") for symbol, state, why in rest.iter_rows()}
+        found |= {one.symbol: (str(State.FAILED), one.error) for one in outcomes if one.error}
+        rows = []
+        for symbol in frame["symbol"]:
+            state, why = found.get(symbol, (str(State.PRESENT), ""))
+            if self._known.get((f"{WITHOUT_RESULT}:{asset}", symbol), (str(State.PRESENT), "")) != (state, why):
+                rows.append((symbol, asset, state, why))
+            self._known[f"{WITHOUT_RESULT}:{asset}", symbol] = (state, why)
+        schema = {"symbol": pl.String, "asset": pl.String, "state": pl.String, "why": pl.String}
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def _candle_tables(self, taken: Sequence[_Taken]) -> dict[str, pl.DataFrame]:
+        rows: dict[str, list[Any]] = {name: [] for name in (*SAID, *COLUMNS)}
+        lengths: list[int] = []
+        readings = []
+        for one in taken:
+            for reading in one.readings:
+                if reading.value is not None:
+                    news, whole = self._news(reading.symbol, reading.value)
+                    if len(news[0]):
+                        lengths.append(len(news[0]))
+                        said = (reading.symbol, reading.value.source, reading.value.key, whole)
+                        for name, value in zip(rows, (*said, *news), strict=True):
+                            rows[name].append(value)
+                if one.judged:
+                    readings.append(_reading_row(reading))
+        tables = {}
+        if lengths:
+            said_of_each = {name: np.repeat(np.array(rows[name], dtype=object), lengths) for name in SAID}
+            columns: dict[str, Any] = {
+                name: pl.Series(values.tolist(), dtype=pl.Boolean if name == "whole" else pl.String)
+                for name, values in said_of_each.items()
+            }
+            tables[CANDLES] = pl.DataFrame(columns | {name: np.concatenate(rows[name]) for name in COLUMNS})
+        if readings:
+            tables[CANDLE_READINGS] = pl.DataFrame(readings, infer_schema_length=None)
+        return tables
+
+    def _news(self, symbol: str, candles: Candles) -> tuple[tuple[Any, ...], bool]:
+        """Give the candles of a window that are not recorded yet, and whether they are the whole window."""
+        series, window = self._series.setdefault(symbol, Series()), columns_of(candles)
+        series.longest = max(series.longest, len(window[0]))
+        of_another = (series.source, series.key) != (candles.source, candles.key)
+        series.source, series.key = candles.source, candles.key
+        if not of_another and series.holds(window):
+            return tuple(column[:0] for column in window), False
+        news = None if of_another else series.news(window)
+        if news is None:
+            series.replace(window)
+            return window, True
+        series.add(news)
+        return news, False
+
+
+_TAPES: WeakKeyDictionary[RedisStore, Tape] = WeakKeyDictionary()
+
+
+def tape_of(store: RedisStore) -> Tape | None:
+    """Give the tape of a store; ``None`` where nothing is recorded (RECORDER=off)."""
+    if not store.settings.recorder:
+        return None
+    return _TAPES.setdefault(store, Tape(store)) if store not in _TAPES else _TAPES[store]
+
+
+def published_rows(store: RedisStore, table: Table, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> pl.DataFrame:
+    """Give the rows a step has written, as a reader of Redis has them, each with why it was published."""
+    written = {
+        one.symbol: one.cause or "unchanged" for one in outcomes if not one.error and (one.published or table.kept_current)
+    }
+    if not written:
+        return pl.DataFrame()
+    rows = frame.filter((pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(list(written)))
+    stamps = [store.profile.stamp_of(symbol) for symbol in rows["symbol"]]
+    return as_read(table, rows).with_columns(
+        cause=pl.Series([written[symbol] for symbol in rows["symbol"]], dtype=pl.String),
+        profile=pl.Series([fingerprint for fingerprint, _ in stamps], dtype=pl.String),
+        profile_name=pl.Series([name for _, name in stamps], dtype=pl.String),
+    )
+
+
+def as_read(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    """Give computed rows as they read back from the wire: symbol and the fields of the table, rounded as they are written."""
+    columns: dict[str, Any] = {"symbol": rows["symbol"]}
+    for item in table.fields:
+        values = rows[item.name] if item.name in rows.columns else pl.Series([item.before] * len(rows))
+        if item.codec.name.startswith(".") and values.dtype.is_float():  # a fixed number of decimals
+            values = pl.Series([None if one is None else float(item.codec.encode(one)) for one in values])
+        if values.dtype == pl.Object:
+            values = pl.Series(values.to_list(), dtype=item.codec.dtype, strict=False)
+        columns[item.name] = values.cast(item.codec.dtype)
+    return pl.DataFrame(columns)
+
+
+def open_settings(settings: Settings) -> dict[str, str]:
+    """Give the settings that are no secret, as JSON texts."""
+    return {
+        name: orjson.dumps(value, default=str).decode()
+        for name in type(settings).model_fields
+        if not isinstance(value := getattr(settings, name), SecretStr) and "url" not in name
+    }
+
+
+def _reading_row(reading: Reading[Candles]) -> dict[str, Any]:
+    candles = reading.value
+    row = {"symbol": reading.symbol, "state": str(reading.state), "why": reading.reason}
+    if candles is None:
+        return {**row, "count": 0, "malformed": 0, "newest_epoch_sec": 0.0, "left_out": "", "members": 0}
+    left_out = orjson.dumps(dict(candles.left_out)).decode() if candles.left_out else ""
+    return {
+        **row,
+        "count": len(candles.close),
+        "malformed": candles.malformed,
+        "newest_epoch_sec": float(candles.newest_epoch_sec),
+        "left_out": left_out,
+        "members": candles.members,
+    }

@@ -1,0 +1,86 @@
+"""What was recorded gives, computed again, exactly what was published."""
+
+import shutil
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from quantum_assets.rerun import NOT_AGAIN, NotRecordedError, rerun
+from quantum_core.settings import load_settings
+from resources.instance.home import open_instance, prepare_home
+from resources.recorder.archive import Archive, write_parquet
+from resources.store.redis_store import RedisStore
+from tests.conftest import START, Clock
+from tests.recorder.recording import STEP_SEC, Desk, archived
+from tests.world import run_cycle
+
+CYCLES = 20
+BEGAN, ENDED = START, START + timedelta(seconds=CYCLES * STEP_SEC + 1)
+
+
+@pytest.fixture(scope="module")
+def twenty_cycles(tmp_path_factory, valkey_url):
+    """Twenty cycles of a desk on record, made once."""
+    folder, clock = tmp_path_factory.mktemp("lived"), Clock()
+    settings = load_settings(redis_url=valkey_url, quantum_home=folder / "home")
+    store = RedisStore(settings, clock)
+    store.client.flushdb()
+    desk = Desk(store, clock)
+    prepare_home(settings)
+    with open_instance(settings) as instance:
+        for _ in range(CYCLES):
+            desk.advance()
+            run_cycle(store, instance)
+    archived(store, folder)
+    store.client.close()
+    return folder
+
+
+@pytest.fixture
+def archive(twenty_cycles, tmp_path):
+    """The archive of those cycles, to do with as one likes."""
+    return Archive(shutil.copytree(twenty_cycles / "recorder", tmp_path / "recorder"))
+
+
+def test_every_row_comes_out_as_it_was_published(archive):
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert outcome.differences == []
+    assert outcome.rows > 350
+    assert outcome.skipped == dict.fromkeys([f"{asset}: not computed again" for asset in NOT_AGAIN], CYCLES)
+
+
+@pytest.mark.parametrize("asset", ["market_state", "position", "risk_proposal", "harvest_proposal", "position_size"])
+def test_a_row_that_was_changed_afterwards_is_found(archive, asset):
+    """Without this, a comparison that compares nothing would pass."""
+    (path,) = archive.files(asset, BEGAN.date())
+    rows = pl.read_parquet(path)
+    name = {"market_state": "p_trend", "position": "age_sec", "position_size": "risk_usd"}.get(asset, "sigma")
+    row = int(rows.with_row_index().filter(pl.col("symbol") == "ETHUSDT")["index"][3])
+    rows[row, name] = rows[row, name] * (1 + 1e-15) + 5e-324
+    if rows[row, name] == pl.read_parquet(path)[row, name]:
+        rows[row, name] = float(np.nextafter(rows[row, name], np.inf))
+    write_parquet(rows, path)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert any((one.asset, one.symbol, one.name) == (asset, "ETHUSDT", name) for one in outcome.differences)
+
+
+def test_other_parameters_give_other_rows_and_the_reason_is_named(archive):
+    other = load_settings(profile="crypto-1m").own_profile
+    outcome = rerun(archive, BEGAN, ENDED, profile=other)
+    assert {one.asset for one in outcome.differences} >= {"market_state", "risk_proposal"}
+    assert all("crypto-1m" in one.reason for one in outcome.differences)
+
+
+def test_a_part_of_the_time_begins_where_the_rest_left_off(archive):
+    whole = rerun(archive, BEGAN, ENDED)
+    middle = BEGAN + (ENDED - BEGAN) / 2
+    parts = [rerun(archive, BEGAN, middle), rerun(archive, middle, ENDED)]
+    assert [one.differences for one in parts] == [[], []]
+    assert sum(one.rows for one in parts) == whole.rows
+
+
+def test_a_time_of_which_nothing_is_recorded_is_named(archive):
+    with pytest.raises(NotRecordedError, match="nothing was recorded"):
+        rerun(archive, ENDED + timedelta(days=2), ENDED + timedelta(days=3))

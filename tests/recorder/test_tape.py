@@ -1,0 +1,163 @@
+"""What a cycle leaves for the recorder: everything once, and all of it again when nobody can know what was recorded last."""
+
+import json
+from collections import Counter
+
+import orjson
+import polars as pl
+import pytest
+
+from quantum_core.contracts.tables import PUBLISHED_TABLES
+from resources.recorder import records, tape
+from resources.store.redis_store import pairs
+from tests.recorder.recording import Desk
+from tests.world import hash_of, run_cycle, write_position, write_world
+
+SYMBOL = "BTCUSDT"
+
+
+def recorded(store):
+    """Give the records left since they were last asked for."""
+    entries = store.client.xrange(store.keys.of("stream_recorder"))
+    store.client.xtrim(store.keys.of("stream_recorder"), maxlen=0)
+    return [records.read(pairs(fields)) for _, fields in entries]
+
+
+def rows_of(left, table):
+    frames = [one.tables[table] for one in left if table in one.tables]
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+
+
+def facts_of(record):
+    return orjson.loads(record.row["facts"])
+
+
+def test_every_step_of_a_cycle_leaves_a_record_with_what_it_published(make_store, instance):
+    store = make_store()
+    write_world(store)
+    run_cycle(store, instance)
+    left = recorded(store)
+    assert Counter(one.row["asset"] for one in left) == dict.fromkeys(PUBLISHED_TABLES, 1)
+    assert [one.seq for one in left] == list(range(1, len(left) + 1))
+    for asset in ("market_state", "risk_proposal", "harvest_proposal", "position_size"):
+        table = PUBLISHED_TABLES[asset]
+        row = rows_of(left, asset).row(by_predicate=pl.col("symbol") == SYMBOL, named=True)
+        published = hash_of(store, table.key, SYMBOL)
+        assert table.encode(row) == {name: published[name] for name in table.encode(row)}
+        assert row["cycle_id"] == published["cycle_id"]
+        assert row["cause"] == "first"
+        assert (row["profile"], row["profile_name"]) == (published["profile"], published["profile_name"])
+
+
+def test_each_candle_is_recorded_once_and_a_corrected_one_again(make_store, clock, instance):
+    store = make_store()
+    desk = Desk(store, clock)
+    for _ in range(13):
+        desk.advance()
+        run_cycle(store, instance)
+    candles = rows_of(recorded(store), "candles").filter(pl.col("symbol") == SYMBOL)
+    held = store.client.zcard(store.keys.of("candles_history", SYMBOL))
+    assert held == 302
+    assert len(candles) == candles["open_time_ms"].n_unique() == held
+    key = store.keys.of("candles_history", SYMBOL)
+    (member,) = store.client.zrange(key, -1, -1)
+    corrected = {**json.loads(member), "high": json.loads(member)["high"] * 1.0001}
+    store.client.zrem(key, member)
+    store.client.zadd(key, {json.dumps(corrected): corrected["open_time"]})
+    desk.advance()
+    run_cycle(store, instance)
+    again = rows_of(recorded(store), "candles").filter(pl.col("symbol") == SYMBOL)
+    assert again["open_time_ms"].to_list() == [corrected["open_time"]]
+    assert again["high"].to_list() == [corrected["high"]]
+
+
+def test_what_has_not_changed_is_not_recorded_again(make_store, clock, instance):
+    store = make_store()
+    write_world(store)
+    run_cycle(store, instance)
+    recorded(store)
+    clock.advance(10)
+    write_position(store, "ETHUSDT", entry=100.0, mark=101.0)
+    run_cycle(store, instance)
+    left = recorded(store)
+    assert rows_of(left, "raw_positions")["symbol"].to_list() == ["ETHUSDT"]
+    assert not any({"candles", "base_targets", "settings", "parameters"} & one.tables.keys() for one in left)
+
+
+@pytest.mark.parametrize("happened", ["another process", "a new day", "Redis was emptied of it"])
+def test_all_is_recorded_again_when_nobody_can_know_what_was_recorded_last(make_store, clock, instance, happened):
+    store = make_store()
+    write_world(store)
+    run_cycle(store, instance)
+    recorded(store)
+    if happened == "another process":
+        store.client.hset(store.keys.of("recorder_writers"), SYMBOL, "somebody-else:2026-01-22")
+    elif happened == "a new day":
+        clock.advance(13 * 3600)
+        write_world(store)
+    else:
+        store.client.delete(store.keys.of("recorder_writers"))
+    run_cycle(store, instance)
+    left = recorded(store)
+    assert [one.row["full"] for one in left].count(True) == 1
+    assert len(rows_of(left, "candles")) == 900
+    assert sorted(rows_of(left, "raw_positions")["symbol"]) == sorted(store.settings.symbols)
+    assert len(rows_of(left, "settings")) > 80
+
+
+def test_a_record_that_cannot_be_left_costs_no_publication_and_is_counted(make_store, clock, instance, caplog):
+    store = make_store()
+    write_world(store)
+    store.client.set(store.keys.of("stream_recorder"), "in the way")
+    run_cycle(store, instance)
+    assert hash_of(store, "harvest_proposal", SYMBOL)["harvest_action"]
+    assert f"the record of market_state (t{clock().timestamp():.6f}) is missing: WRONGTYPE" in caplog.text
+    store.client.delete(store.keys.of("stream_recorder"))
+    clock.advance(10)
+    run_cycle(store, instance)
+    left = recorded(store)
+    assert facts_of(left[0])["lost_before"] == len(PUBLISHED_TABLES)
+    assert {facts_of(one)["lost_before"] for one in left[1:]} == {0}
+    assert len(rows_of(left, "raw_positions")) == 3
+
+
+def test_a_symbol_without_a_result_is_named_when_that_changes(make_store, clock, instance):
+    store = make_store()
+    write_world(store)
+    store.client.delete(store.keys.of("candles_history", SYMBOL))
+    run_cycle(store, instance)
+    left = rows_of(recorded(store), tape.WITHOUT_RESULT)
+    assert left.filter(pl.col("asset") == "market_state").select("symbol", "state", "why").rows() == [
+        (SYMBOL, "failed", "candles_missing")
+    ]
+    assert (SYMBOL, "failed") in left.filter(pl.col("asset") == "risk_proposal").select("symbol", "state").rows()
+    clock.advance(10)
+    run_cycle(store, instance)
+    assert not len(rows_of(recorded(store), tape.WITHOUT_RESULT))
+    write_world(store)
+    run_cycle(store, instance)
+    back = rows_of(recorded(store), tape.WITHOUT_RESULT).filter(pl.col("symbol") == SYMBOL)
+    assert set(back.select("state", "why").rows()) == {("present", "")}
+
+
+def test_nothing_is_left_where_it_is_switched_off(make_store, instance):
+    store = make_store(recorder=False)
+    write_world(store)
+    run_cycle(store, instance)
+    assert not store.client.exists(store.keys.of("stream_recorder"))
+
+
+def test_no_secret_is_recorded(make_store, instance, valkey_url):
+    """A password in an address, and one in a setting of its own."""
+    secret = "pl4nted-s3cret"  # noqa: S105 - planted
+    server = valkey_url.replace("redis://", f"redis://default:{secret}@")
+    store = make_store(
+        redis_url=valkey_url, redis_sentinel_password=secret, celery_broker_url=server, alert_urls=f"json://{secret}"
+    )
+    write_world(store)
+    run_cycle(store, instance)
+    (entries,) = [store.client.xrange(store.keys.of("stream_recorder"))]
+    left = [records.read(pairs(fields)) for _, fields in entries]
+    assert secret not in repr([fields for _, fields in entries])
+    assert all(secret not in frame.write_csv() for one in left for frame in one.tables.values() if "settings" in one.tables)
+    assert not any(secret in str(row) for one in left for frame in one.tables.values() for row in frame.iter_rows())
