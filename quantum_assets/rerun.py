@@ -29,7 +29,7 @@ from quantum_assets.position import Inputs, judge_snapshots, memory_of, tracked_
 from quantum_assets.position_size import no_equity, size_frame
 from quantum_assets.risk_proposal import risk_frame
 from quantum_assets.rows import assemble, shared_by_legs, without_result
-from quantum_assets.trade_intent import both_proposals, intent_frame
+from quantum_assets.trade_intent import GONE, both_proposals, intent_frame
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, Table, publication_due
 from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES
@@ -369,7 +369,12 @@ class Replayed:
         kept: list[Reading[dict[str, Any]]] = [
             Reading.present(one, last[one]) if one in last else Reading.absent(one, "missing") for one in rows["symbol"]
         ]
-        return intent_frame(symbols, rows, rest, kept, change_eps_pct=settings.change_eps_pct)
+        frame = intent_frame(symbols, rows, rest, kept, change_eps_pct=settings.change_eps_pct)
+        asked = dict(frame.filter(pl.col("state") == State.PRESENT).select("symbol", "due").iter_rows())
+        asked |= dict.fromkeys(rest.filter(pl.col("why").is_in(GONE))["symbol"], False)
+        for symbol in asked.keys() & last.keys():  # renewed by every evaluation, which is no publication
+            last[symbol]["due"] = asked[symbol]
+        return frame
 
     # What stands.
 
@@ -385,10 +390,13 @@ class Replayed:
         )
         limit = settings.marketstate_max_age_sec if asset == "market_state" else settings.proposal_max_age_sec
         now, evaluated, without = step.at.timestamp(), self.evaluated[asset], self.without[asset]
-        states, reasons = [], []
+        states, reasons, stands = [], [], self.published[asset]
         held = rows[table.presence].to_list() if table.presence else [True] * len(rows)
         for symbol, present in zip(symbols, held, strict=True):
             state, why = str(State.PRESENT), ""
+            if symbol in evaluated and symbol not in stands:
+                message = f"the {asset} it rests on is not recorded"
+                raise NotRecordedError(message)
             if symbol not in evaluated:
                 state, why = str(State.ABSENT), f"{table.key}_missing"
             elif now - evaluated[symbol] > limit:
@@ -556,11 +564,12 @@ class Replayed:
         different: set[str] = set()
         if recorded is not None:
             joined = recorded.join(computed, on="symbol", how="left", suffix="_again", maintain_order="left")
-            for item in table.fields:
-                unequal = joined.filter(_exact(item.name, joined) & ~pl.col("symbol").is_in(list(different)))
-                for row in unequal.iter_rows(named=True):
-                    different.add(row["symbol"])
-                    yield differs(row["symbol"], item.name, row[item.name], row[f"{item.name}_again"])
+            unequal = joined.filter(pl.any_horizontal(_unequal(item.name, joined) for item in table.fields))
+            for row in unequal.iter_rows(named=True):
+                names = (item.name for item in table.fields)
+                name = next(one for one in names if _bits(row[one]) != _bits(row[f"{one}_again"]))
+                different.add(row["symbol"])
+                yield differs(row["symbol"], name, row[name], row[f"{name}_again"])
         for symbol in {*causes, *written} - different:
             if (before := written.get(symbol)) != (after := causes.get(symbol)):
                 yield differs(symbol, "cause", before, after)
@@ -569,7 +578,12 @@ class Replayed:
         """Say which of the computed rows are publications, and why."""
         settings, profile = self._in_force()
         if table.asset == "trade_intent":
-            return {symbol: cause for symbol, cause in present.select("symbol", "cause").iter_rows() if cause is not None}
+            rows = present.select("symbol", "cause", "due", "replaces").iter_rows()
+            return {
+                symbol: cause or ("unchanged" if due else "nothing due")
+                for symbol, cause, due, replaces in rows
+                if cause is not None or replaces is None
+            }
         if not table.rate_limited:
             return dict.fromkeys(computed["symbol"], "first")
         last, causes = self.published[table.asset], {}
@@ -627,12 +641,16 @@ def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None and name in UNKNOWN else value for name, value in row.items()}
 
 
-def _exact(name: str, joined: pl.DataFrame) -> pl.Expr:
-    """Compare bit by bit: numbers as they are, lists as their text."""
+def _unequal(name: str, joined: pl.DataFrame) -> pl.Expr:
+    """Compare bit by bit: numbers as they are (no field may be NaN), lists as their text."""
     before, after = pl.col(name), pl.col(f"{name}_again")
     if isinstance(joined.schema[name], pl.List):
         before, after = before.list.join(","), after.list.join(",")
     return before.ne_missing(after)
+
+
+def _bits(value: Any) -> Any:
+    return (math.copysign(1, value), value) if isinstance(value, float) else value
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from resources.store.redis_store import RedisStore
 WITHOUT_RESULT = "without_result"
 CANDLES, CANDLE_READINGS = "candles", "candle_readings"
 SAID = ("symbol", "source", "key", "whole")  # of each recorded candle; whole: its window begins the series anew
+TIE, EXACT_BELOW = 1e-4, 2.0**40  # within so much of half a unit, and above so much, text itself is asked
+_DECIMALS = re.compile(r"\.(\d+)f")  # codecs of a fixed number of decimals, by name
 PACKAGES = ("quantum-risk-pipeline", "dagster", "numpy", "polars", "scipy", "redis")
 
 Row = Mapping[str, Any]
@@ -68,6 +71,8 @@ class Tape:
         self._lost = 0
         self._known: dict[tuple[str, str], Any] = {}
         self._series: dict[str, Series] = {}
+        self._same: dict[tuple[str, bool], Candles] = {}
+        self._rest: dict[tuple[str, str], tuple[str, str]] = {}
 
     def take(self, table: str, rows: Mapping[str, Row]) -> None:
         """Note what was read for some symbols; a row is recorded when it differs from the last one of its symbol."""
@@ -142,8 +147,8 @@ class Tape:
 
     def _forget(self) -> None:
         """Record everything again, because nobody can know what was recorded last."""
-        self._known.clear()
-        self._series.clear()
+        for known in (self._known, self._series, self._same, self._rest):
+            known.clear()
 
     def _ran_with(self) -> dict[str, Mapping[str, Row]]:
         """Give what every step computes with: packages, settings without secrets, parameters in force."""
@@ -169,12 +174,17 @@ class Tape:
         rest = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why")
         found = {symbol: (state, why or "") for symbol, state, why in rest.iter_rows()}
         found |= {one.symbol: (str(State.FAILED), one.error) for one in outcomes if one.error}
+        rest_before = {symbol for of, symbol in self._rest if of == asset}
+        if rest_before:
+            found |= dict.fromkeys(rest_before.intersection(frame["symbol"]) - found.keys(), (str(State.PRESENT), ""))
         rows = []
-        for symbol in frame["symbol"]:
-            state, why = found.get(symbol, (str(State.PRESENT), ""))
-            if self._known.get((f"{WITHOUT_RESULT}:{asset}", symbol), (str(State.PRESENT), "")) != (state, why):
+        for symbol, (state, why) in found.items():
+            if self._rest.get((asset, symbol)) != (state, why):
                 rows.append((symbol, asset, state, why))
-            self._known[f"{WITHOUT_RESULT}:{asset}", symbol] = (state, why)
+            if state == State.PRESENT:
+                self._rest.pop((asset, symbol), None)
+            else:
+                self._rest[asset, symbol] = (state, why)
         schema = {"symbol": pl.String, "asset": pl.String, "state": pl.String, "why": pl.String}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -184,7 +194,8 @@ class Tape:
         readings = []
         for one in taken:
             for reading in one.readings:
-                if reading.value is not None:
+                if reading.value is not None and self._same.get((reading.symbol, one.judged)) is not reading.value:
+                    self._same[reading.symbol, one.judged] = reading.value
                     news, whole = self._news(reading.symbol, reading.value)
                     if len(news[0]):
                         lengths.append(len(news[0]))
@@ -233,17 +244,18 @@ def tape_of(store: RedisStore) -> Tape | None:
 
 def published_rows(store: RedisStore, table: Table, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> pl.DataFrame:
     """Give the rows a step has written, as a reader of Redis has them, each with why it was published."""
-    written = {
-        one.symbol: one.cause or "unchanged" for one in outcomes if not one.error and (one.published or table.kept_current)
-    }
+    written = {one.symbol: one.cause for one in outcomes if not one.error and (one.published or one.kept)}
     if not written:
         return pl.DataFrame()
-    rows = frame.filter((pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(list(written)))
-    stamps = [store.profile.stamp_of(symbol) for symbol in rows["symbol"]]
+    every = len(written) == len(frame)
+    rows = frame if every else frame.filter((pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(list(written)))
+    symbols, profile = rows["symbol"].to_list(), store.profile
     return as_read(table, rows).with_columns(
-        cause=pl.Series([written[symbol] for symbol in rows["symbol"]], dtype=pl.String),
-        profile=pl.Series([fingerprint for fingerprint, _ in stamps], dtype=pl.String),
-        profile_name=pl.Series([name for _, name in stamps], dtype=pl.String),
+        cause=pl.Series([written[symbol] for symbol in symbols], dtype=pl.String),
+        profile=pl.Series([profile.fingerprint_of(symbol) for symbol in symbols], dtype=pl.String)
+        if profile.symbols
+        else pl.lit(profile.fingerprint),
+        profile_name=pl.lit(profile.name),
     )
 
 
@@ -252,12 +264,25 @@ def as_read(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
     columns: dict[str, Any] = {"symbol": rows["symbol"]}
     for item in table.fields:
         values = rows[item.name] if item.name in rows.columns else pl.Series([item.before] * len(rows))
-        if item.codec.name.startswith(".") and values.dtype.is_float():  # a fixed number of decimals
-            values = pl.Series([None if one is None else float(item.codec.encode(one)) for one in values])
+        if (digits := _DECIMALS.match(item.codec.name)) and values.dtype.is_float():
+            values = rounded(values, int(digits[1]))
         if values.dtype == pl.Object:
             values = pl.Series(values.to_list(), dtype=item.codec.dtype, strict=False)
         columns[item.name] = values.cast(item.codec.dtype)
     return pl.DataFrame(columns)
+
+
+def rounded(values: pl.Series, digits: int) -> pl.Series:
+    """Round numbers exactly as writing them with so many decimals, and reading that, does."""
+    numbers = values.cast(pl.Float64).to_numpy()
+    scaled = numbers * 10.0**digits
+    whole = np.rint(scaled)
+    result = np.copysign(whole / 10.0**digits, numbers)  # of whole numbers: the double nearest to the decimal
+    doubtful = ~((np.abs(scaled - np.trunc(scaled)) - 0.5 < -TIE) | (np.abs(scaled - np.trunc(scaled)) - 0.5 > TIE))
+    doubtful |= ~(np.abs(whole) < EXACT_BELOW)
+    for row in np.flatnonzero(doubtful & ~np.isnan(numbers)):
+        result[row] = float(f"{numbers[row]:.{digits}f}")
+    return pl.Series(result).set(values.is_null(), None)
 
 
 def open_settings(settings: Settings) -> dict[str, str]:

@@ -200,4 +200,5 @@ def _outcome(row: Mapping[str, Any], error: str, reply: Any) -> Publication:
         error = "overwritten_meanwhile"
     if error:
         return Publication(symbol, published=False, error=error)
-    return Publication(symbol, published=cause is not None, cause=cause or ("unchanged" if row["due"] else "nothing due"))
+    why = cause or ("unchanged" if row["due"] else "nothing due")
+    return Publication(symbol, published=cause is not None, cause=why, kept=cause is None and row["replaces"] is None)

@@ -43,6 +43,8 @@ class Publication:
         True when values, lifetime and stream entry were written; False when only the evaluation time was refreshed.
     cause
         Why it was published, or ``unchanged``.
+    kept
+        True when the values were written although this is no publication: they are kept current.
     error
         Empty, or the named error that kept this symbol (and no other) from being written.
     """
@@ -51,6 +53,7 @@ class Publication:
     published: bool
     cause: str = ""
     error: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ def _publications(
         except ContractError as error:
             outcomes.append(Publication(symbol, published=False, error=f"contract_broken: {error}"))
             continue
-        outcomes.append(Publication(symbol, published=cause is not None, cause=cause or "unchanged"))
+        kept = cause is None and table.kept_current
+        outcomes.append(Publication(symbol, published=cause is not None, cause=cause or "unchanged", kept=kept))
         yield command
 
 

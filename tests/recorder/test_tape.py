@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import numpy as np
 import orjson
 import polars as pl
 import pytest
@@ -161,3 +162,15 @@ def test_no_secret_is_recorded(make_store, instance, valkey_url):
     assert secret not in repr([fields for _, fields in entries])
     assert all(secret not in frame.write_csv() for one in left for frame in one.tables.values() if "settings" in one.tables)
     assert not any(secret in str(row) for one in left for frame in one.tables.values() for row in frame.iter_rows())
+
+
+@pytest.mark.parametrize("digits", [3, 4, 6, 8])
+def test_a_number_is_rounded_as_the_wire_rounds_it(digits):
+    rng = np.random.default_rng(digits)
+    ties = (np.arange(-500, 500) + 0.5) / 10**digits
+    numbers = np.concatenate(
+        [rng.normal(0, 1, 20_000), rng.normal(0, 1e-6, 2_000), ties, np.nextafter(ties, 9), [0.0, -0.0, 1e17, 1e300]]
+    )
+    again = tape.rounded(pl.Series([None, *numbers]), digits)
+    assert again[0] is None
+    assert again[1:].to_numpy().tobytes() == np.array([float(f"{one:.{digits}f}") for one in numbers]).tobytes()
