@@ -46,7 +46,7 @@ from resources.inputs.position_snapshots import Flat, snapshot_of
 from resources.instance.range_tags import EVENT_TAG, covered
 from resources.recorder.archive import Archive
 from resources.recorder.series import COLUMNS, Series
-from resources.recorder.tape import CANDLE_READINGS, CANDLES, WITHOUT_RESULT, as_read
+from resources.recorder.tape import CANDLE_READINGS, CANDLES, WITHOUT_RESULT, as_read, packages
 
 LOOK_BACK = timedelta(days=1)  # a published row that stands may be of the day before
 BY_SYMBOL = (
@@ -58,10 +58,10 @@ BY_SYMBOL = (
     "account",
 )  # recorded on change
 UNKNOWN = ("value", "confidence")  # of a target that cannot be read, NaN
-RAN_WITH = ("settings", "parameters")
+RAN_WITH = ("versions", "settings", "parameters")
 NOT_AGAIN = ("capital_efficiency", "risk_guard", "governor_permit")
 DIGESTED = ("risk_proposal", "harvest_proposal")  # an intent names the proposals it rests on
-UNREPORTED = 100  # differences are kept; the count is always exact
+KEPT_MAX = 100  # differences; the count is always exact
 CHUNK = timedelta(hours=1)
 
 
@@ -77,6 +77,7 @@ class Difference:
     recorded: str
     computed: str
     reason: str = ""
+    at: datetime | None = None
 
 
 @dataclass
@@ -107,8 +108,16 @@ class Outcome:
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it while there are few."""
         self.differing += 1
-        if len(self.differences) < UNREPORTED:
+        if len(self.differences) < KEPT_MAX:
             self.differences.append(difference)
+
+    def include(self, other: Outcome) -> None:
+        """Add what came of a later time."""
+        for name in ("steps", "rows", "decisions", "differing"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.differences += other.differences[: KEPT_MAX - len(self.differences)]
+        self.skipped += other.skipped
+        self.began, self.ended = self.began or other.began, other.ended or self.ended
 
 
 class NotRecordedError(LookupError):
@@ -176,6 +185,26 @@ def rerun(
     return outcome
 
 
+def cycle_time(archive: Archive, cycle_id: str) -> tuple[datetime, datetime]:
+    """Give the time from the first to the last record of a cycle.
+
+    Raises
+    ------
+    NotRecordedError
+        There is none.
+    """
+    records = archive.read("records")
+    found = (
+        records.filter(pl.col("cycle_id") == cycle_id).select("at").collect()
+        if "at" in records.collect_schema()
+        else pl.DataFrame()
+    )
+    if not len(found):
+        message = f"no cycle {cycle_id} is recorded in {archive.root}"
+        raise NotRecordedError(message)
+    return found["at"].min(), found["at"].max() + timedelta(microseconds=1)  # type: ignore[return-value, operator]  # times
+
+
 def steps_of(archive: Archive, start: datetime, end: datetime) -> Iterator[Step]:
     """Give the records of a time in their order, with their rows."""
     records = _between(archive, "records", start, end)
@@ -217,6 +246,7 @@ class Replayed:
         self._profile_wanted = profile
         self.settings: Settings | None = None
         self.profile: Profile | None = profile
+        self._profile_then, self._versions = "", dict[str, str]()
         self._settings_given: dict[str, Any] = {}
         self.inputs: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in BY_SYMBOL}
         self.series: dict[str, Series] = {}
@@ -487,9 +517,11 @@ class Replayed:
             known = Settings.model_fields.keys()
             given = {name: value for name, value in self._settings_given.items() if name in known}
             self.settings = load_settings(**given)
+        elif table == "versions":
+            self._versions = {name: row["value"] for name, row in named.items()}
         elif table == "parameters":
-            row = next(reversed(named.values()))
-            recorded = from_body(json.loads(row["text"]))
+            name, row = next(reversed(named.items()))
+            recorded, self._profile_then = from_body(json.loads(row["text"])), name
             self.profile = self._profile_wanted or recorded
         else:
             self.inputs[table] |= named
@@ -558,8 +590,8 @@ class Replayed:
         outcome.rows += len(present)
 
         def differs(symbol: str, name: str, before: Any, after: Any) -> Difference:
-            reason = "" if self._profile_wanted is None else f"computed with profile {profile.name}"
-            return Difference(step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason)
+            reason = self._reason(profile)
+            return Difference(step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at)
 
         different: set[str] = set()
         if recorded is not None:
@@ -573,6 +605,14 @@ class Replayed:
         for symbol in {*causes, *written} - different:
             if (before := written.get(symbol)) != (after := causes.get(symbol)):
                 yield differs(symbol, "cause", before, after)
+
+    def _reason(self, profile: Profile) -> str:
+        """Say what is known to be another than then."""
+        if self._profile_wanted is not None:
+            return f"computed with profile {profile.name}, published with {self._profile_then}"
+        then = self._versions
+        others = [f"{name} was {then[name]}, is {now}" for name, now in packages().items() if then.get(name, now) != now]
+        return "; ".join(others)
 
     def _causes(self, table: Table, step: Step, present: pl.DataFrame, computed: pl.DataFrame) -> dict[str, str]:
         """Say which of the computed rows are publications, and why."""

@@ -34,6 +34,7 @@ COMMANDS = {  # name -> module that defines it (imported when it is used), and w
     "explain": ("desk.explain", "Say why one plan was permitted or refused."),
     "feed": ("run.feed", "Feed candles of an exchange, in an environment of its own."),
     "replay": ("history.replay", "Replay recorded candles into the candle keys."),
+    "rerun": ("history.rerun", "Compute recorded cycles again, and compare."),
     "calc": ("history.calc", "Run the kernels on JSON cases."),
     "regime": ("history.regime", "Compute the market state along a price history."),
     "settings": ("audit.settings", "Show the settings in force in this shell."),

@@ -7,6 +7,7 @@ recorded is computed and published as ever.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -14,7 +15,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,7 +42,10 @@ CANDLES, CANDLE_READINGS = "candles", "candle_readings"
 SAID = ("symbol", "source", "key", "whole")  # of each recorded candle; whole: its window begins the series anew
 TIE, EXACT_BELOW = 1e-4, 2.0**40  # within so much of half a unit, and above so much, text itself is asked
 _DECIMALS = re.compile(r"\.(\d+)f")  # codecs of a fixed number of decimals, by name
+ROOT, SOURCES = Path(__file__).resolve().parents[2], ("quantum_core", "quantum_assets", "resources")
 PACKAGES = ("quantum-risk-pipeline", "dagster", "numpy", "polars", "scipy", "redis")
+
+NOTHING = pl.DataFrame()
 
 Row = Mapping[str, Any]
 log = logging.getLogger("quantum.recorder")
@@ -156,9 +162,8 @@ class Tape:
         if self._known.get(("parameters", "")) is profile:
             return {}
         self._known["parameters", ""] = profile
-        packages = {"python": python_version(), **{name: version(name) for name in PACKAGES}}
         return {
-            "versions": {name: {"value": value} for name, value in packages.items()},
+            "versions": {name: {"value": value} for name, value in packages().items()},
             "settings": {name: {"value": value} for name, value in open_settings(self._store.settings).items()},
             "parameters": {profile.name: {"fingerprint": profile.fingerprint, "text": profile.text()}},
         }
@@ -167,12 +172,14 @@ class Tape:
         known = self._known
         clean = {symbol: {name: None if one != one else one for name, one in row.items()} for symbol, row in rows.items()}
         news = {symbol: row for symbol, row in clean.items() if known.get((table, symbol)) != row}
+        if not news:
+            return NOTHING
         known.update({(table, symbol): row for symbol, row in news.items()})
         return pl.DataFrame([{"symbol": symbol, **row} for symbol, row in news.items()], infer_schema_length=None)
 
     def _without_result(self, asset: str, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> pl.DataFrame:
-        rest = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why")
-        found = {symbol: (state, why or "") for symbol, state, why in rest.iter_rows()}
+        rows_said = zip(*(frame[name].to_list() for name in ("symbol", "state", "why")), strict=True)
+        found = {symbol: (state, why or "") for symbol, state, why in rows_said if state != State.PRESENT}
         found |= {one.symbol: (str(State.FAILED), one.error) for one in outcomes if one.error}
         rest_before = {symbol for of, symbol in self._rest if of == asset}
         if rest_before:
@@ -185,6 +192,8 @@ class Tape:
                 self._rest.pop((asset, symbol), None)
             else:
                 self._rest[asset, symbol] = (state, why)
+        if not rows:
+            return NOTHING
         schema = {"symbol": pl.String, "asset": pl.String, "state": pl.String, "why": pl.String}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -242,25 +251,35 @@ def tape_of(store: RedisStore) -> Tape | None:
     return _TAPES.setdefault(store, Tape(store)) if store not in _TAPES else _TAPES[store]
 
 
+@cache
+def packages() -> dict[str, str]:
+    """Give the versions of what computes; ``code`` is a fingerprint of the product's own sources, whatever their version says."""
+    sources = hashlib.blake2s(digest_size=8)
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            sources.update(path.read_bytes())
+    return {"python": python_version(), **{name: version(name) for name in PACKAGES}, "code": sources.hexdigest()}
+
+
 def published_rows(store: RedisStore, table: Table, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> pl.DataFrame:
     """Give the rows a step has written, as a reader of Redis has them, each with why it was published."""
     written = {one.symbol: one.cause for one in outcomes if not one.error and (one.published or one.kept)}
     if not written:
-        return pl.DataFrame()
+        return NOTHING
     every = len(written) == len(frame)
     rows = frame if every else frame.filter((pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(list(written)))
     symbols, profile = rows["symbol"].to_list(), store.profile
-    return as_read(table, rows).with_columns(
+    return as_read(
+        table,
+        rows,
         cause=pl.Series([written[symbol] for symbol in symbols], dtype=pl.String),
-        profile=pl.Series([profile.fingerprint_of(symbol) for symbol in symbols], dtype=pl.String)
-        if profile.symbols
-        else pl.lit(profile.fingerprint),
-        profile_name=pl.lit(profile.name),
+        profile=pl.Series([profile.fingerprint_of(symbol) for symbol in symbols], dtype=pl.String),
+        profile_name=pl.repeat(profile.name, len(symbols), dtype=pl.String, eager=True),
     )
 
 
-def as_read(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give computed rows as they read back from the wire: symbol and the fields of the table, rounded as they are written."""
+def as_read(table: Table, rows: pl.DataFrame, **more: pl.Series) -> pl.DataFrame:
+    """Give computed rows as they read back from the wire: symbol and the fields of the table, rounded as written; and more."""
     columns: dict[str, Any] = {"symbol": rows["symbol"]}
     for item in table.fields:
         values = rows[item.name] if item.name in rows.columns else pl.Series([item.before] * len(rows))
@@ -269,7 +288,7 @@ def as_read(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
         if values.dtype == pl.Object:
             values = pl.Series(values.to_list(), dtype=item.codec.dtype, strict=False)
         columns[item.name] = values.cast(item.codec.dtype)
-    return pl.DataFrame(columns)
+    return pl.DataFrame(columns | more)
 
 
 def rounded(values: pl.Series, digits: int) -> pl.Series:
