@@ -296,6 +296,11 @@ class Settings(BaseSettings):
     )
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
     run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
+    recorder: bool = Field(default=True, description="record what goes into and comes out of every cycle, see `quantum recorder`")
+    recorder_url: str = Field("", description="folder of the recordings, an absolute path; default: QUANTUM_HOME/recorder")
+    recorder_flush_sec: int = Field(10, ge=1, le=600, description="the recorder writes files this often")
+    recorder_days: int = Field(30, ge=1, le=36500, description="age from which recorded days are deleted")
+    recorder_max_gb: Positive = Field(20, description="size of the recordings from which the oldest days are deleted")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated Apprise URLs of alerts that page, and of warnings without a list of their own"
     )
@@ -509,6 +514,7 @@ class Settings(BaseSettings):
                 raise ValueError(msg)
         if self.redis_sentinels:
             self._check_sentinels()
+        self._check_recorder_url()
         governor = self.as_governor()
         if governor is not self and _server(governor.url) != _server(self.url):
             msg = "GOVERNOR_REDIS_URL=(hidden) must be the server and database of REDIS_URL, under another user"
@@ -543,6 +549,21 @@ class Settings(BaseSettings):
             given_as = f"REDIS_SENTINELS={','.join(self.redis_sentinels)}, REDIS_SENTINEL_SERVICE={self.redis_sentinel_service}"
             msg = f"{given_as}: accepted: host:port,host:port, port 1 to 65535, and letters, digits, _ . or -"
             raise ValueError(msg) from None
+
+    def _check_recorder_url(self) -> None:
+        scheme, sign, _ = self.recorder_url.partition("://")
+        accepted = "accepted: an absolute path, or nothing for QUANTUM_HOME/recorder"
+        if sign:  # what follows may have a secret in it
+            msg = f"RECORDER_URL={scheme}://(hidden): object stores are not supported yet; {accepted}"
+            raise ValueError(msg)
+        if self.recorder_url and not self.recorder_url.startswith("/"):
+            msg = f"RECORDER_URL={self.recorder_url}: {accepted}"
+            raise ValueError(msg)
+
+    @property
+    def recorder_folder(self) -> Path:
+        """Folder of the recordings."""
+        return Path(self.recorder_url) if self.recorder_url else self.quantum_home / "recorder"
 
     @property
     def sentinels(self) -> Sentinels | None:

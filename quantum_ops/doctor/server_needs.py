@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # arguments that would do no harm even
     "XADD": ("KEY", "NOMKSTREAM", "*", "f", ""),
     "XDEL": ("KEY", "0-1"),
     "XLEN": ("KEY",),
+    "XTRIM": ("KEY", "MINID", "0-0"),
     "XRANGE": ("KEY", "-", "+", "COUNT", "1"),
     "XREVRANGE": ("KEY", "+", "-", "COUNT", "1"),
     "XINFO": ("GROUPS", "KEY"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
@@ -64,6 +65,16 @@ class Fault:
     what: str
 
 
+class DamagedPositionError(ValueError):
+    """What is committed cannot be known: nothing may be read anew or written over until a person has looked."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(
+            f"{path} is damaged: {why}. It says which files count and what is to be read next. Restore it from a copy, or move "
+            "the whole folder away: then a new archive begins, and this one stays as it is."
+        )
+
+
 class Archive:
     """Reads and writes the files below one folder.
 
@@ -81,16 +92,24 @@ class Archive:
 
         Raises
         ------
-        ValueError
+        DamagedPositionError
             The file is damaged; without it nobody knows which parts count.
         """
+        path = self.root / POSITION_FILE
         try:
-            return Position(**json.loads((self.root / POSITION_FILE).read_text()))
+            position = Position(**json.loads(path.read_text()))
+            _ = position.day and date.fromisoformat(position.day)
         except FileNotFoundError:
+            if any(_number_of(part) > 1 for part in self.root.glob("*/date=*/part-*.parquet")) or self.manifest_days():
+                raise DamagedPositionError(path, "it is missing, though there are files") from None
             return Position()
         except (ValueError, TypeError) as error:
-            message = f"{self.root / POSITION_FILE} is damaged: {error}"
-            raise ValueError(message) from None
+            raise DamagedPositionError(path, error) from None
+        numbers = (position.flush, position.seq)
+        texts = (position.day, *position.streams, *position.streams.values()) if isinstance(position.streams, dict) else (None,)
+        if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(one, str) for one in texts):
+            raise DamagedPositionError(path, f"it holds {position}"[:200])
+        return position
 
     def tables(self) -> list[str]:
         """Name the tables that have any file."""
@@ -146,7 +165,7 @@ class Archive:
                 try:
                     pl.read_parquet_schema(path)
                 except (pl.exceptions.PolarsError, OSError) as error:
-                    fault = Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {str(error).splitlines()[0]}")
+                    fault = Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
                     if unreadable is None:
                         message = f"{fault.file} {fault.what}"
                         raise ValueError(message) from None
@@ -162,15 +181,15 @@ class Archive:
             path
             for table in self.tables()
             for path in (self.root / table).glob("date=*/*")
-            if path.suffix == ".tmp" or (path.stem.startswith("part-") and _number_of(path) > flush)
-        ]
+            if path.stem.startswith("part-") and (path.suffix == ".tmp" or _number_of(path) > flush)
+        ]  # not day.tmp: a compaction may be under way in another process
         leftovers += self.root.glob("*.tmp")
         for path in leftovers:
             path.unlink(missing_ok=True)
         return leftovers
 
-    def write(self, tables: Mapping[str, pl.DataFrame], position: Position) -> None:
-        """Write one flush, and commit it: whole or not at all.
+    def write(self, tables: Mapping[str, pl.DataFrame], position: Position) -> int:
+        """Write one flush, and commit it: whole or not at all; give the bytes of its files.
 
         Parameters
         ----------
@@ -184,14 +203,17 @@ class Archive:
         OSError
             There is no room, or the folder cannot be written; nothing is committed then.
         """
-        day = date.fromisoformat(position.day)
+        day, size = date.fromisoformat(position.day), 0
         for table, frame in tables.items():
             if len(frame):
                 folder = self.folder(table, day)
                 folder.mkdir(parents=True, exist_ok=True)
-                write_parquet(frame, folder / f"part-{position.flush:012d}.parquet")
+                path = folder / f"part-{position.flush:012d}.parquet"
+                write_parquet(frame, path)
+                size += path.stat().st_size
         self.root.mkdir(parents=True, exist_ok=True)
         _write_text(self.root / POSITION_FILE, json.dumps(asdict(position)))
+        return size
 
     def compact(self, day: date) -> dict[str, Any]:
         """Make one sorted file of each table of a day that is over, and the manifest; give it.
@@ -203,34 +225,50 @@ class Archive:
             return self.manifest(day)
         tables: dict[str, Any] = {}
         damaged: list[Fault] = []
+        gaps: list[dict[str, Any]] = []
         for table in self.tables():
             parts = self._parts(table, day)
             if not parts:
                 continue
-            frame = self.read(table, [day], damaged).collect()
+            frame = self._joined(parts, day, damaged)
             columns = [name for name in SORTED_BY if name in frame.columns]
             path = self.folder(table, day) / DAY_FILE
             if not frame.width:
+                path.unlink(missing_ok=True)  # of a compaction that was interrupted before the parts were damaged
                 continue
+            if table == GAPS:
+                gaps = frame.select(pl.col(pl.String, pl.Int64)).to_dicts()
             write_parquet(frame.sort(columns, maintain_order=True, nulls_last=True), path)
             tables[table] = {"rows": len(frame), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        gaps = self.read(GAPS, [day], damaged).collect()
         before = max((one for one in self.manifest_days() if one < day), default=None)
         manifest = {
             "date": str(day),
             "previous": {"date": str(before), "sha256": sha256_of(self.manifest_path(before))} if before is not None else None,
             "tables": tables,
-            "gaps": gaps.select(pl.col(pl.String, pl.Int64)).to_dicts() if gaps.width else [],
+            "gaps": gaps,
             "set_aside": [asdict(one) for one in damaged],
         }
-        for one in damaged:
-            aside = self.root / SET_ASIDE / one.file
+        for fault in damaged:  # as copies: done again after an interruption, the manifest names the same
+            aside = self.root / SET_ASIDE / fault.file
             aside.parent.mkdir(parents=True, exist_ok=True)
-            (self.root / one.file).rename(aside)
+            shutil.copyfile(self.root / fault.file, aside)
         self.manifest_path(day).parent.mkdir(parents=True, exist_ok=True)
         _write_text(self.manifest_path(day), json.dumps(manifest, indent=1, sort_keys=True))
         self._remove_parts(day)
         return manifest
+
+    def _joined(self, parts: Sequence[Path], day: date, damaged: list[Fault]) -> pl.DataFrame:
+        """Read parts into one table; those that cannot be read, or do not fit to those before them, are named and left out."""
+        read: dict[Path, pl.DataFrame] = {}
+        for path in parts:
+            try:
+                read[path] = pl.read_parquet(path)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+                damaged.append(Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}"))
+        table, misfits = joined(list(read.values()))
+        named = list(read)
+        damaged += [Fault(str(day), str(named[one].relative_to(self.root)), "has columns of other types") for one in misfits]
+        return table
 
     def manifest_days(self) -> list[date]:
         """Give the days that have a manifest, oldest first."""
@@ -245,18 +283,28 @@ class Archive:
             It is damaged.
         """
         try:
-            manifest = json.loads(self.manifest_path(day).read_text())
-        except ValueError as error:
+            manifest = dict(json.loads(self.manifest_path(day).read_text()))
+        except (ValueError, TypeError) as error:
             message = f"{self.manifest_path(day)} is damaged: {error}"
             raise ValueError(message) from None
-        return dict(manifest)
+        return manifest
 
     def retained_since(self) -> date | None:
-        """Give the first day whose files retention has left; ``None`` while it has removed none."""
+        """Give the first day whose files retention has left; ``None`` while it has removed none.
+
+        Raises
+        ------
+        ValueError
+            The file is damaged.
+        """
+        path = self.root / MANIFESTS / RETAINED_FILE
         try:
-            return date.fromisoformat(json.loads((self.root / MANIFESTS / RETAINED_FILE).read_text())["since"])
+            return date.fromisoformat(json.loads(path.read_text())["since"])
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"{path} is damaged: {error}"
+            raise ValueError(message) from None
 
     def verify(self) -> Iterator[Fault]:
         """Compare every compacted day with its manifest, and every manifest with the one after it; name what differs.
@@ -276,6 +324,10 @@ class Archive:
             yield from self._verify_link(manifest, manifests[number - 1] if number else None, day)
             if retained_since is None or day >= retained_since:
                 yield from self._verify_files(manifest.get("tables", {}), day)
+        for day in set(self.days()) - set(manifests):
+            for table in self.tables():
+                if (self.folder(table, day) / DAY_FILE).exists() and not self._parts(table, day):
+                    yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is in no manifest")
         if self.days() and manifests:
             missing = {manifests[0] + timedelta(days=n) for n in range((manifests[-1] - manifests[0]).days)} - {*manifests}
             written = {*self.days()}
@@ -287,11 +339,11 @@ class Archive:
         if previous is None and before is not None:
             yield Fault(str(day), name, f"begins a chain, though {before} came before")
         elif previous is not None and before is None:
-            yield Fault(str(day), name, f"follows {previous['date']}, whose manifest is missing")
+            yield Fault(str(day), name, f"follows {previous.get('date')}, whose manifest is missing")
         elif previous is not None and before is not None:
-            if previous["date"] != str(before):
-                yield Fault(str(day), name, f"follows {previous['date']}, not {before}")
-            elif previous["sha256"] != sha256_of(self.manifest_path(before)):
+            if previous.get("date") != str(before):
+                yield Fault(str(day), name, f"follows {previous.get('date')}, not {before}")
+            elif previous.get("sha256") != sha256_of(self.manifest_path(before)):
                 yield Fault(str(before), f"{MANIFESTS}/{before}.json", f"is not the one that {day} followed")
 
     def _verify_files(self, tables: Mapping[str, Any], day: date) -> Iterator[Fault]:
@@ -308,27 +360,33 @@ class Archive:
 
     def prune(self, keep_days: int, max_bytes: float) -> list[date]:
         """Remove the files of compacted days beyond their age, and of the oldest ones beyond the size; manifests stay."""
-        newest = max(self.days(), default=None)
+        since = self.retained_since()
+        for day in [one for one in self.days() if since is not None and one < since and self.is_compacted(one)]:
+            self._remove_day(day)  # of a removal that was interrupted
+        days = self.days()
+        sizes = {day: self.bytes_of(day) for day in days}
         removed: list[date] = []
-        sizes = {day: self.bytes_of(day) for day in self.days()}
-        for day in [one for one in self.days() if self.is_compacted(one)]:
-            too_old = newest is not None and (newest - day).days >= keep_days
+        for day in [one for one in days if self.is_compacted(one)]:
+            too_old = (days[-1] - day).days >= keep_days
             if not too_old and sum(sizes.values()) <= max_bytes:
                 break
             _write_text(self.root / MANIFESTS / RETAINED_FILE, json.dumps({"since": str(day + timedelta(days=1))}))
-            for table in self.tables():
-                folder = self.folder(table, day)
-                for path in folder.glob("*"):
-                    path.unlink(missing_ok=True)
-                if folder.is_dir():
-                    folder.rmdir()
+            self._remove_day(day)
             sizes.pop(day)
             removed.append(day)
         return removed
 
+    def _remove_day(self, day: date) -> None:
+        for table in self.tables():
+            folder = self.folder(table, day)
+            for path in folder.glob("*"):
+                path.unlink(missing_ok=True)
+            if folder.is_dir():
+                folder.rmdir()
+
     def bytes_of(self, day: date) -> int:
         """Add up the files of a day."""
-        return sum(path.stat().st_size for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
+        return sum(_size(path) for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
 
     def _parts(self, table: str, day: date) -> list[Path]:
         return sorted(self.folder(table, day).glob("part-*.parquet"))
@@ -336,7 +394,41 @@ class Archive:
     def _remove_parts(self, day: date) -> None:
         for table in self.tables():
             for path in self._parts(table, day):
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+
+def compactable(archive: Archive) -> list[date]:
+    """Give the days that are over, and have no manifest yet, oldest first.
+
+    Raises
+    ------
+    DamagedPositionError
+        Nobody knows which day is over.
+    """
+    today = archive.position().day
+    return [day for day in archive.days() if str(day) < today and not archive.is_compacted(day)]
+
+
+def joined(frames: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, list[int]]:
+    """Put frames below each other, missing columns as nulls; and give the places of those whose columns are of other types.
+
+    Types that differ become one that holds both, where there is one. Where there is none, the first frames decide.
+    """
+    if not frames:
+        return pl.DataFrame(), []
+    try:
+        return pl.concat(frames, how="diagonal_relaxed"), []
+    except pl.exceptions.PolarsError:
+        pass
+    types: dict[str, Any] = {}
+    misfits = []
+    for place, frame in enumerate(frames):
+        if all(types.get(name, kind) == kind for name, kind in frame.schema.items()):
+            types |= frame.schema
+        else:
+            misfits.append(place)
+    fitting = [frame for place, frame in enumerate(frames) if place not in set(misfits)]
+    return pl.concat(fitting, how="diagonal"), misfits
 
 
 def day_of(moment: datetime, position: Position) -> date:
@@ -372,6 +464,23 @@ def _settle(partial: Path, path: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a name may be lost with the power that a later commit counts on
+    finally:
+        os.close(folder)
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # compacted or removed by another process meanwhile
+        return 0
 
 
 def _number_of(part: Path) -> int:

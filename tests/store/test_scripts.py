@@ -90,6 +90,7 @@ REFUSALS = (
     Refusal("resources/recorder/lua/record.lua", ["new", TEXT, "seq"], ["token", "slot", "1", 10, *FLAT]),
     Refusal("resources/recorder/lua/record.lua", ["new", "writers", HASH], ["token", "slot", "1", 10, *FLAT]),
     Refusal("resources/recorder/lua/record.lua", ["new", "writers", TEXT], ["token", "slot", "1", 10, *FLAT], "BROKEN"),
+    Refusal("resources/recorder/lua/tail.lua", [TEXT], ["0-0", 10, 100, 10, 100]),
     Refusal("quantum_assets/lua/let_go.lua", [TEXT], [1, *FLAT]),
     Refusal("quantum_ops/exporter/lua/fold.lua", [TEXT], ["", "1", "{}", "count", "1"]),
     Refusal("quantum_ops/recordings/lua/replace_candles.lua", [TEXT], [60, 1, 1, "{}"], "FOREIGN"),
