@@ -345,6 +345,23 @@ CATALOGUE = (
         independent=True,
     ),
     Kind(
+        "recorder",
+        "warn",
+        "The recorder, which writes what goes into and comes out of every cycle to files, has not reported for a minute, its "
+        "disk takes nothing, or it does not keep up. What is not written waits in Redis, at most 2000 records: beyond that the "
+        "oldest are lost, and the archive has a gap.",
+        "none: cycles and decisions do not wait for it; only the record of them is at risk",
+        "quantum recorder --status",
+        "Silent: `systemctl restart quantum-recorder`; `quantum up` restarts it by itself, and its lines in `quantum.log` say "
+        "why it ends. No space left: make room on the disk of RECORDER_URL, or lower RECORDER_DAYS or RECORDER_MAX_GB; it goes "
+        "on by itself and nothing is written twice. `position.json is damaged`: restore it, or move the folder away; nothing is "
+        "ever begun anew silently. Does not keep up: give it a faster disk. If it is not wanted here: RECORDER=off for all "
+        "processes.",
+        "The recorder writes again, and less than a quarter of the records that fit are waiting.",
+        independent=True,
+        may_flap=True,
+    ),
+    Kind(
         "clock",
         "warn",
         "The clock of the watcher's host has jumped by more than 5 s: somebody set it, or the machine slept. Cycles go on "

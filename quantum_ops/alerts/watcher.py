@@ -22,6 +22,8 @@ from quantum_ops.alerts.host_signs import HostSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
 from quantum_ops.alerts.profile_signs import ALERTS as OF_PROFILE
 from quantum_ops.alerts.profile_signs import profile_troubles
+from quantum_ops.alerts.recorder_signs import ALERTS as OF_RECORDER
+from quantum_ops.alerts.recorder_signs import recorder_troubles
 from quantum_ops.alerts.sinks import Outbox, SinkState, from_json, sinks, to_json
 from quantum_ops.alerts.trading_signs import TradingSignsReader
 from quantum_ops.alerts.trading_watch import TradingWatch
@@ -151,6 +153,7 @@ class Watcher:
             symbols = signs.symbols if signs else ()
             decided = self._guarded.call("what was decided", None, self._decided, symbols, now)
             profile = self._guarded.call("the profile in force", None, profile_troubles, self.store, now)
+            recorder = self._guarded.call("the recorder", None, recorder_troubles, self.store, now)
         except RedisUnavailableError as error:
             log.debug("%s", error)
             self._condition = error.condition
@@ -160,7 +163,9 @@ class Watcher:
             decided = Decided(unsure=frozenset(self.ledger.active))
         if profile is None:
             decided = replace(decided, unsure=decided.unsure | OF_PROFILE)
-        decided = replace(decided, troubles={**decided.troubles, **(profile or {})})
+        if recorder is None:
+            decided = replace(decided, unsure=decided.unsure | OF_RECORDER)
+        decided = replace(decided, troubles={**decided.troubles, **(profile or {}), **(recorder or {})})
         if signs is None:
             return Evaluation((), ()), replace(decided, unsure=decided.unsure | self.ledger.active.keys())
         evaluation = evaluate(signs, self.limits, now)

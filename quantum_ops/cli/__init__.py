@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module that defines it (imported when it is used), and w
     "profile": ("desk.profile", "List, compare, check and use profiles of parameters."),
     "prove": ("audit.prove", "Judge every proof against what is published now."),
     "watch": ("run.watch", "Watch everything and alert; `quantum up` starts it."),
+    "recorder": ("run.recorder", "Record every cycle to files; `quantum up` starts it."),
     "doctor": ("audit.doctor", "Name what may be wrong with this installation."),
     "exporter": ("run.exporter", "Serve metrics to Prometheus."),
     "alerts": ("desk.alerts", "Test the alert sinks, list alerts and their kinds."),

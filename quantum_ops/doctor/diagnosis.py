@@ -41,6 +41,7 @@ from resources.inputs.candle_memory import without_unchanged
 from resources.inputs.candle_series import grid_theta_of
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
+from resources.recorder.state import read_state, what_is_wrong
 from resources.store.connection import sentinel_options
 from resources.store.lease import standing_by
 from resources.store.profiles import bring_up_to_date
@@ -99,7 +100,20 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "fail", str(pong), "correct user and password in REDIS_URL")
         return
     yield Finding("redis", "ok", f"{settings.redis_address} answers")
-    for look_at in (_server, _sentinels, _commands, _clock, _broker, _rights, _stacks, _bell, _profile, _published, _inputs):
+    for look_at in (
+        _server,
+        _sentinels,
+        _commands,
+        _clock,
+        _broker,
+        _rights,
+        _stacks,
+        _bell,
+        _recorder,
+        _profile,
+        _published,
+        _inputs,
+    ):
         try:
             yield from look_at(store)
         except (RedisUnavailableError, redis.RedisError) as error:
@@ -392,6 +406,27 @@ def _bell(store: RedisStore) -> Iterator[Finding]:
         yield Finding("bell", "warn", f"silent for {silent_sec:.0f} s: plans and candles are answered every 5 s", remedy)
     else:
         yield Finding("bell", "ok", f"heard of a write of its own {silent_sec:.0f} s ago")
+
+
+def _recorder(store: RedisStore) -> Iterator[Finding]:
+    settings = store.settings
+    if not settings.recorder:
+        yield Finding("recorder", "ok", "RECORDER is off: nothing is recorded")
+        return
+    state, now = read_state(store), store.clock().timestamp()
+    if state.at is None:
+        yield Finding(
+            "recorder", "ok", "none has ever run here", "to keep what cycles do: quantum recorder; `quantum up` starts it"
+        )
+        return
+    kept = f"{state.waiting} records wait, {state.gaps} gaps; {state.day}: {state.day_bytes / 1e6:.1f} MB so far, "
+    seen = f"{kept}{state.free_bytes / 1e9:.1f} GB free for {state.folder}"
+    if wrong := what_is_wrong(state, now):
+        yield Finding("recorder", "warn", f"{wrong}; {seen}", "quantum recorder --status; docs/alerts.md, recorder")
+    elif state.free_bytes < DISK_MIN_GB * 1e9:
+        yield Finding("recorder", "warn", seen, "make room, or lower RECORDER_DAYS or RECORDER_MAX_GB")
+    else:
+        yield Finding("recorder", "ok", seen)
 
 
 def _profile(store: RedisStore) -> Iterator[Finding]:

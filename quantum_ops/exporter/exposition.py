@@ -13,6 +13,7 @@ from prometheus_client.utils import floatToGoString
 from quantum_core.freshness import WELL
 from quantum_ops.exporter.metrics import BUCKETS_SEC, PARTS_OF_A_CYCLE, Look
 from resources.instance.retention import FINISHED
+from resources.recorder.state import RecorderState
 from resources.store.vital_signs import CLOCKED
 
 P29, P32 = "p29_shadow", "p32_eff"  # names operators know
@@ -74,6 +75,16 @@ def common_families(look: Look) -> Iterator[Metric]:
     yield _gauge("quantum_scopes_disarmed", "Planners and symbols disarmed one by one.", scopes)
     if look.plans_waiting is not None:
         yield _gauge("quantum_plans_waiting", "Plans nobody has decided.", {(): float(look.plans_waiting)})
+    if look.recorder is not None:
+        yield from _recorder(look.recorder, look.at)
+
+
+def _recorder(state: RecorderState, now: float) -> Iterator[Metric]:
+    yield _gauge("quantum_recorder_age_seconds", "Since the recorder reported.", {(): now - (state.at or 0.0)})
+    yield _gauge("quantum_recorder_waiting", "Records that are not written yet.", {(): float(state.waiting)})
+    yield _counter("quantum_recorder_gaps", "Gaps: records that were lost before they were written.", {(): float(state.gaps)})
+    yield _gauge("quantum_recorder_day_bytes", "Size of what is written of this UTC day.", {(): state.day_bytes})
+    yield _gauge("quantum_recorder_free_bytes", "Room that is left for it.", {(): state.free_bytes})
 
 
 def _cycles(look: Look) -> Iterator[Metric]:

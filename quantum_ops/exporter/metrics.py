@@ -33,6 +33,7 @@ from resources.governor.switches import read_switches
 from resources.inputs.foreign import number_or_none
 from resources.instance.launcher import heartbeat_parts
 from resources.instance.retention import FINISHED
+from resources.recorder.state import RecorderState, read_state
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, texts
 from resources.store.scripts import Script
@@ -88,6 +89,8 @@ class Look:
         By number of the shard: between the ends of its last two cycles, or since the last one where that is longer.
     interval_sec
         PUBLISH_INTERVAL_SEC.
+    recorder
+        How the recorder is; ``None`` where none has ever run.
     """
 
     at: float
@@ -108,6 +111,7 @@ class Look:
     plans_waiting: int | None = None
     cycle_gaps_sec: Mapping[str, float] = field(default_factory=dict)
     interval_sec: int = 0
+    recorder: RecorderState | None = None
 
 
 class Collector:
@@ -149,6 +153,7 @@ class Collector:
         allocations, permits = ({one.symbol: one.numbers[asset] for one in signs.symbols} for asset in SHOWN)
         bring_up_to_date(self.store)  # its limits decide what is too old
         switches, guards = read_switches(store), read_guards(store)
+        recorder = read_state(store)
         try:
             waiting: int | None = waiting_plans(store).count
         except UnreadableKeyError:
@@ -170,6 +175,7 @@ class Collector:
             "plans_waiting": waiting,
             "cycle_gaps_sec": {str(shard): _gap_sec(reply, now) for shard, reply in enumerate(ends)},
             "interval_sec": store.settings.publish_interval_sec,
+            "recorder": recorder if recorder.at is not None else None,
         }
 
 

@@ -115,6 +115,8 @@ def processes(settings: Settings, *, port: int, feed: Sequence[str] = (), redis_
     """
     home = prepare_home(settings)
     listed = [code(home), worker(), daemon(home), webserver(home, port=port), watch()]
+    if settings.recorder:
+        listed.append(recorder())
     if redis_port is not None:
         listed.insert(0, valkey(redis_port))
     if feed:
@@ -162,6 +164,11 @@ def webserver(home: Path, *, port: int, host: str = "127.0.0.1", read_only: bool
 def watch() -> Process:
     """Give the watcher."""
     return _python("watch", "-m quantum_ops.cli watch")
+
+
+def recorder() -> Process:
+    """Give the recorder."""
+    return _python("recorder", "-m quantum_ops.cli recorder")
 
 
 def _python(name: str, words: str, *paths: str, after: str = "") -> Process:

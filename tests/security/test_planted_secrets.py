@@ -36,7 +36,7 @@ ALERT_TOKEN, POSTGRES_PASSWORD = "planted-a1e7-token", "planted-9057-gres"
 PLANTED = re.compile("planted-[0-9a-f]{4}|" + "|".join(one.encode().hex() for one in (PASSWORD, ALERT_TOKEN, POSTGRES_PASSWORD)))
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 GIVEN_UP = "Not started after"  # what the sensor says of a request that no worker took
-PARTS_AS_UNITS = ("code", "daemon", "worker", "webserver", "watch", "exporter")
+PARTS_AS_UNITS = ("code", "daemon", "worker", "webserver", "watch", "exporter", "recorder")
 RUNS = "{runsOrError{... on Runs{results{runId status tags{key value} runConfigYaml}}} instance{info runLauncher{name}}}"
 EVENTS = "query E($id: ID!){logsForRun(runId: $id, limit: 1000){... on EventConnection{events{__typename ... on MessageEvent{message}}}}}"
 

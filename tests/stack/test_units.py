@@ -33,7 +33,7 @@ def test_there_is_a_unit_for_each_process_and_the_target_wants_them_all() -> Non
     names = {path.stem.removeprefix("quantum-") for path in SERVICES}
     assert names >= PARTS.keys()
     wanted = unit(UNITS / "quantum.target")["Unit"]["Wants"].split()
-    assert set(wanted) >= {f"quantum-{part}.service" for part in PARTS}
+    assert set(wanted) >= {f"quantum-{part}.service" for part in (*PARTS, "exporter", "recorder")}
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
@@ -144,7 +144,7 @@ def test_the_compose_file_runs_every_process_with_commands_there_are() -> None:
         served.add(context.params.get("part") or command)
         if queues := context.params.get("queues"):
             assert queues in all_queues(int(service["environment"]["SHARDS"])), name
-    assert served == {*PARTS, "exporter"}
+    assert served == {*PARTS, "exporter", "recorder"}
     listening = {queue for one in ours.values() if "--queues" in one["command"] for queue in one["command"][-1].split(",")}
     assert listening == set(all_queues(int(ours["daemon"]["environment"]["SHARDS"])))
     published = [port for one in compose["services"].values() for port in one.get("ports", ())]

@@ -91,7 +91,7 @@ _ALSO = {
     "48 h)",
     "closes_granted": "when closes of the symbol were permitted, epoch s, newest first (list, 24 h, 100)",
     "closed_today": "what closes of the symbol were permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
-    "heartbeat": "when worker, daemon, cycle and watch were last heard of, epoch s; the part is the last word; with SHARDS, each "
+    "heartbeat": "when worker, daemon, cycle, watch and recorder were last heard of, epoch s; the part is the last word; with SHARDS, each "
     "queue's workers too (string)",
     "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since, at (epoch "
     "s), cycle_id (hash)",
@@ -131,9 +131,9 @@ _ALSO = {
     "recorder_writers": "asset and first symbol of a shard to the process that recorded it last; without it the next record has "
     "everything (hash)",
     "recorder_seq": "number of the last record (string)",
-    "recorder_lease": "the recorder that writes, host:pid:number (string, 30 s, renewed while it runs)",
-    "recorder_state": "what the recorder says of itself: folder, owner, at (epoch s), seq, behind, gaps, bytes, "
-    "free_bytes, trouble (hash)",
+    "recorder_lease": "the recorder that writes, host:folder (string, 30 s, renewed while it runs)",
+    "recorder_state": "what the recorder says of itself: owner, folder, at (epoch s), trouble, seq and day of what is written, "
+    "bytes of that day, free_bytes, buffered_bytes, gaps (hash)",
     "banner": "what the example feed plays (string, 120 s)",
 }
 

@@ -20,6 +20,7 @@ from quantum_core.settings import load_settings
 from quantum_ops.alerts.findings import wrong_now
 from quantum_ops.alerts.incidents import Policy
 from quantum_ops.alerts.profile_signs import profile_troubles
+from quantum_ops.alerts.recorder_signs import recorder_troubles
 from quantum_ops.alerts.sinks import to_json
 from quantum_ops.alerts.trading_signs import TradingSignsReader
 from quantum_ops.alerts.trading_watch import TradingWatch
@@ -79,7 +80,8 @@ def _look_once(store: RedisStore, *, as_json: bool) -> None:
     evaluation = evaluate(signs, limits, now)
     trading = TradingSignsReader(store).read({})
     decided = TradingWatch().observe(trading, signs.symbols, now, stop_age_sec=limits.proposal_sec, patient=False)
-    decided = replace(decided, troubles={**decided.troubles, **profile_troubles(store, now)})
+    beside = {**profile_troubles(store, now), **recorder_troubles(store, now)}
+    decided = replace(decided, troubles={**decided.troubles, **beside})
     troubles = wrong_now(evaluation, now, decided)
     aging = [vital for vital in (*evaluation.heartbeats, *evaluation.vitals) if vital.condition is Condition.AGING]
     if as_json:
