@@ -91,8 +91,8 @@ _ALSO = {
     "48 h)",
     "closes_granted": "when closes of the symbol were permitted, epoch s, newest first (list, 24 h, 100)",
     "closed_today": "what closes of the symbol were permitted today; the key ends in `:<UTC date>:usd` or `:qty` (string, 48 h)",
-    "heartbeat": "when worker, daemon, cycle, watch and recorder were last heard of, epoch s; the part is the last word; with SHARDS, each "
-    "queue's workers too (string)",
+    "heartbeat": "when worker, daemon, cycle, watch and recorder were last heard of, epoch s; the part is the last word; with "
+    "SHARDS, each queue's workers too (string)",
     "failures": "what the last cycle could not compute; the asset is the last word: symbol to JSON symbol, why, since, at (epoch "
     "s), cycle_id (hash)",
     "shown": "what Dagster's pages show of an asset or input, the last word: symbol to JSON [at, code, failed, storage, changed, "
