@@ -159,7 +159,6 @@ class Settings(BaseSettings):
     events: bool = Field(
         default=True, description="answer plans, closed candles and changed positions at once; off: on the daemon's grid of 5 s"
     )
-    recorder: bool = Field(default=True, description="leave a record of each step, for `quantum recorder` to write into files")
     publish_interval_sec: Seconds = Field(10, description="cycle of the proposals")
     marketstate_publish_interval: Seconds = Field(60, description="market state is evaluated at least this often")
     marketstate_window_size: int = Field(300, ge=257, le=5000, description="candles read per symbol")
