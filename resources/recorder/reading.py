@@ -1,0 +1,371 @@
+"""What the archive says: the values of one symbol over time, and everything as it stood at one moment.
+
+A row is written when something was published or has changed, and stands until the next one of its symbol. Queries read the days
+they need and no other. Here belongs what a row means; where files are is :mod:`resources.recorder.archive`'s, and what people see
+of it the commands'. Times are aware UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from quantum_core.contracts.legs import underlying
+from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import ACCOUNT
+from quantum_core.contracts.tables import OF_UNDERLYING, PUBLISHED, PUBLISHED_TABLES
+from quantum_core.settings import Settings
+from resources.governor.plan import PLAN_MAX_AGE_SEC
+from resources.recorder.archive import FOLDER, GAPS, Archive, Fault
+
+ASSETS = tuple(table.asset for table in PUBLISHED)
+CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS = (
+    *("candles", "raw_positions", "without_result", "switches", "plans", "decisions"),
+)
+DAYS_BACK = (
+    2  # before the day itself, where it has no row yet: every asset is published at least once a minute while it is computed
+)
+EVERY_DAY = 36_500  # days back of what is written when it changes: a switch may be a month old
+RECENT = timedelta(hours=1)  # decisions and gaps so near to a moment are part of what is shown of it
+TIME = pl.Datetime("us", "UTC")
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything as it stood at one moment.
+
+    Attributes
+    ----------
+    at
+        The moment.
+    rows
+        Symbol to asset to the row that was published last: all its columns, ``at`` being when the step took its inputs.
+    without
+        Symbol to asset to the row of ``without_result``, where the asset had no result: what was published before does not stand.
+    positions, candles
+        Symbol to its last raw position, and to its newest candle.
+    guard
+        The last row of the risk guard.
+    switches
+        Name to value: kill, disarmed, guards; of what was never written there is none.
+    plans
+        Plans that were younger than PLAN_MAX_AGE_SEC and not decided, oldest first.
+    decisions
+        Those of the hour before, newest first.
+    gaps
+        What was lost within an hour before or after: there, what stands may not have stood.
+    """
+
+    at: datetime
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    without: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    positions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    candles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    guard: Mapping[str, Any] | None = None
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    plans: Sequence[Mapping[str, Any]] = ()
+    decisions: Sequence[Mapping[str, Any]] = ()
+    gaps: Sequence[Mapping[str, Any]] = ()
+
+
+def archive_of(settings: Settings) -> Archive:
+    """Give the archive of an installation; nothing is opened or made."""
+    return Archive(settings.quantum_home / FOLDER)
+
+
+class Reader:
+    """Asks one archive.
+
+    Parameters
+    ----------
+    archive
+        Which.
+
+    Attributes
+    ----------
+    unreadable
+        Files that were left out because they are no Parquet: an answer without them is not whole.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self._faults: list[Fault] = []
+
+    @property
+    def unreadable(self) -> Sequence[Fault]:
+        """Give each file that was left out, once."""
+        return tuple(dict.fromkeys(self._faults))
+
+    def covered(self) -> tuple[datetime, datetime] | None:
+        """Give the times of the first and the last row of any asset; ``None`` while there is none."""
+        days = self.archive.days()
+        first = next((times[0] for day in days if (times := self._times(day))), None)
+        last = next((times[1] for day in reversed(days) if (times := self._times(day))), None)
+        return None if first is None or last is None else (first, last)
+
+    def symbols(self, days: Collection[date] | None = None) -> list[str]:
+        """Name the symbols of which any asset has a row, on some days or on any."""
+        names: set[str] = set()
+        for asset in ASSETS:
+            wanted = [day for day in self.archive.days(asset) if days is None or day in days]
+            frame = self._read(asset, wanted)
+            if "symbol" in frame.collect_schema():
+                names.update(frame.select(pl.col("symbol").unique()).collect()["symbol"].drop_nulls())
+        return sorted(names - {ACCOUNT})
+
+    def columns(self, table: str, start: datetime, end: datetime) -> list[str]:
+        """Name the columns a table has on the days from one time to another."""
+        return self._read(table, self._days(table, start, end)).collect_schema().names()
+
+    def between(self, table: str, start: datetime, end: datetime, symbols: Collection[str] = ()) -> pl.LazyFrame:
+        """Query the rows of a table whose inputs were taken from ``start`` to ``end``, both inclusive, oldest first.
+
+        Parameters
+        ----------
+        table
+            Any of the archive.
+        start, end
+            Aware UTC.
+        symbols
+            Only of these; of all when none is given. A leg shares the rows of its symbol where it shares the key.
+
+        Returns
+        -------
+        polars.LazyFrame
+            Without any column where the archive has no such rows on these days.
+        """
+        frame = self._read(table, self._days(table, start, end))
+        columns = frame.collect_schema().names()
+        if "at" not in columns:
+            return frame
+        within = pl.col("at").is_between(start, end)
+        if symbols and "symbol" in columns:
+            within &= pl.col("symbol").is_in(names_in(table, symbols))
+        return frame.filter(within).sort([name for name in ("at", "seq") if name in columns], maintain_order=True)
+
+    def last(
+        self,
+        table: str,
+        moment: datetime,
+        *,
+        by: Sequence[str] = ("symbol",),
+        symbols: Collection[str] = (),
+        days_back: int = DAYS_BACK,
+        newest: str = "at",
+    ) -> list[dict[str, Any]]:
+        """Give the last row of each key at or before a moment; days before are read only for the keys that are missing.
+
+        Parameters
+        ----------
+        table, moment, symbols
+            As of :meth:`between`.
+        by
+            Columns of the key.
+        days_back
+            Days before that of the moment in which a row still counts.
+        newest
+            Column by which the last one is the newest.
+        """
+        frame = self._last(table, moment, by=by, symbols=symbols, days_back=days_back, newest=newest)
+        return frame.to_dicts()
+
+    def standing(self, columns: Sequence[tuple[str, str]], symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give columns of several assets side by side, at every time at which one of them may have changed.
+
+        Parameters
+        ----------
+        columns
+            Asset and name of each.
+        symbol
+            Of which symbol.
+        start, end
+            As of :meth:`between`.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``at``, then one column per pair, named ``asset.column``. A value stands from its row until the next, also from one
+            before ``start``; while the asset has no result there is none.
+        """
+        assets = list(dict.fromkeys(asset for asset, _ in columns))
+        frames = {asset: self._with_the_one_before(asset, symbol, start, end) for asset in assets}
+        states = {asset: self._states(asset, symbol, start, end) for asset in assets}
+        times = [frame.select("at") for frame in (*frames.values(), *states.values()) if frame.width]
+        if not times:
+            return pl.DataFrame(schema=[("at", TIME), *((f"{asset}.{name}", pl.Null) for asset, name in columns)])
+        grid = pl.concat(times).filter(pl.col("at") >= start).unique().sort("at")
+        for asset in assets:
+            wanted = [name for of, name in columns if of == asset]
+            frame, state = frames[asset], states[asset]
+            have = [name for name in wanted if name in frame.columns]
+            values = frame.select("at", *(pl.col(name).alias(f"{asset}.{name}") for name in have)) if frame.width else None
+            grid = grid.join_asof(values, on="at") if values is not None else grid
+            missing = [name for name in wanted if name not in have]
+            grid = grid.with_columns(pl.lit(None).alias(f"{asset}.{name}") for name in missing)
+            if state.width:
+                lost = pl.col("state").fill_null(State.PRESENT) != str(State.PRESENT)
+                kept = [pl.when(~lost).then(pl.col(f"{asset}.{name}")).alias(f"{asset}.{name}") for name in wanted]
+                grid = grid.join_asof(state.select("at", "state"), on="at").with_columns(kept).drop("state")
+        return grid.select("at", *(f"{asset}.{name}" for asset, name in columns))
+
+    def candles(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the candles that opened from ``start`` to ``end``, each once as it was read last, oldest first.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``open_time_ms``, ``high``, ``low``, ``close``, ``volume``, ``source``, ``key``; without columns where none is kept.
+        """
+        days = [day for day in self.archive.days(CANDLES) if start.date() <= day <= end.date() + timedelta(days=1)]
+        frame = self._read(CANDLES, days)
+        if "open_time_ms" not in frame.collect_schema():
+            return pl.DataFrame()
+        opened = pl.col("open_time_ms").is_between(int(start.timestamp() * 1000), int(end.timestamp() * 1000))
+        of_symbol = frame.filter(pl.col("symbol").is_in(names_in(CANDLES, [symbol])) & opened)
+        last = of_symbol.sort("at", "seq", maintain_order=True).unique("open_time_ms", keep="last")
+        return last.sort("open_time_ms").select("open_time_ms", "high", "low", "close", "volume", "source", "key").collect()
+
+    def at(self, moment: datetime, symbols: Sequence[str] = ()) -> Moment:
+        """Give everything as it stood at a moment, of some symbols or of all that had a row that day or the day before."""
+        names = list(symbols) or self.symbols({moment.date(), moment.date() - timedelta(days=1)})
+        rows: dict[str, dict[str, Mapping[str, Any]]] = {symbol: {} for symbol in names}
+        for asset in ASSETS:
+            if PUBLISHED_TABLES[asset].of_account:
+                continue
+            for symbol, row in by_symbol(asset, names, self.last(asset, moment, symbols=names)).items():
+                rows[symbol][asset] = row
+        without: dict[str, dict[str, Mapping[str, Any]]] = {symbol: {} for symbol in names}
+        for row in self.last(WITHOUT_RESULT, moment, by=("symbol", "asset"), days_back=EVERY_DAY):
+            for symbol in by_symbol(row["asset"], names, [row]) if row["state"] != State.PRESENT else ():
+                without[symbol][row["asset"]] = row
+        if not symbols:
+            rows = {symbol: found for symbol, found in rows.items() if found or without[symbol]}
+            without = {symbol: without[symbol] for symbol in rows}
+        return Moment(
+            at=moment,
+            rows=rows,
+            without=without,
+            positions=by_symbol(RAW_POSITIONS, names, self.last(RAW_POSITIONS, moment, symbols=names, days_back=EVERY_DAY)),
+            candles=by_symbol(CANDLES, names, self.last(CANDLES, moment, symbols=names, newest="open_time_ms")),
+            guard=next(iter(self.last("risk_guard", moment)), None),
+            switches={row["name"]: row["value"] for row in self.last(SWITCHES, moment, by=("name",), days_back=EVERY_DAY)},
+            plans=self.open_plans(moment),
+            decisions=self._dicts(DECISIONS, moment - RECENT, moment)[::-1],
+            gaps=self.gaps(moment - RECENT, moment + RECENT),
+        )
+
+    def open_plans(self, moment: datetime) -> list[dict[str, Any]]:
+        """Give the plans that nobody had decided at a moment, and that could still be decided, oldest first."""
+        since = moment - timedelta(seconds=PLAN_MAX_AGE_SEC)
+        decided = {row.get("plan_id") for row in self._dicts(DECISIONS, since, moment)}
+        return [plan for plan in self._dicts(PLANS, since, moment) if plan.get("plan_id") not in decided]
+
+    def gaps(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        """Give what was lost between two times; a gap without a time counts on the whole day it was found."""
+        frame = self._read(GAPS, self._days(GAPS, start, end))
+        if "at" in frame.collect_schema():
+            frame = frame.filter(pl.col("at").is_null() | pl.col("at").is_between(start, end))
+        return frame.collect().to_dicts() if frame.collect_schema() else []
+
+    def _dicts(self, table: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        frame = self.between(table, start, end)
+        return frame.collect().to_dicts() if frame.collect_schema() else []
+
+    def _last(
+        self,
+        table: str,
+        moment: datetime,
+        *,
+        by: Sequence[str] = ("symbol",),
+        symbols: Collection[str] = (),
+        days_back: int = DAYS_BACK,
+        newest: str = "at",
+    ) -> pl.DataFrame:
+        """Give the rows of :meth:`last`; without columns where there are none."""
+        names = names_in(table, symbols) if symbols else frozenset()
+        today, missing = moment.date(), set(names)
+        days = [day for day in self.archive.days(table) if -1 <= (today - day).days <= days_back]
+        recent = [day for day in days if day >= today]  # what was taken before midnight may be written after it
+        found: list[pl.DataFrame] = []
+        for group in [recent, *([day] for day in reversed(days) if day < today)]:
+            frame = self._read(table, group)
+            columns = frame.collect_schema().names()
+            if "at" not in columns or not {*by} <= {*columns}:
+                continue
+            counts = pl.col("at") <= moment
+            if names and "symbol" in columns:
+                counts &= pl.col("symbol").is_in(names)
+            order = list(dict.fromkeys([newest, *(name for name in ("at", "seq") if name in columns)]))
+            rows = frame.filter(counts).sort(order, maintain_order=True).unique(by, keep="last", maintain_order=True).collect()
+            known = pl.concat([one.select(by) for one in found]) if found else rows.select(by).clear()
+            found.append(rows.join(known, on=by, how="anti", maintain_order="left"))
+            missing -= {*rows["symbol"]} if names and "symbol" in columns else set()
+            if names and [*by] == ["symbol"] and not missing:
+                break
+        return pl.concat(found, how="diagonal_relaxed") if found else pl.DataFrame()
+
+    def _with_the_one_before(self, asset: str, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the rows of one symbol and the one that stood at the start; of those of one time the last."""
+        before = self._last(asset, start - _TICK, symbols=[symbol])
+        rows = self.between(asset, start, end, [symbol]).collect()
+        frames = [one for one in (before, rows) if one.width]
+        return pl.concat(frames, how="diagonal_relaxed").unique("at", keep="last").sort("at") if frames else pl.DataFrame()
+
+    def _states(self, asset: str, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give since when an asset had a result of a symbol, or none: ``at``, ``state``, ``why``."""
+        before = self._last(WITHOUT_RESULT, start - _TICK, by=("symbol", "asset"), days_back=EVERY_DAY)
+        rows = self.between(WITHOUT_RESULT, start, end).collect()
+        frames = [one for one in (before, rows) if one.width]
+        if not frames:
+            return pl.DataFrame()
+        both = pl.concat(frames, how="diagonal_relaxed")
+        own = both.filter((pl.col("asset") == asset) & pl.col("symbol").is_in(names_in(asset, [symbol])))
+        return own.unique("at", keep="last").sort("at").select("at", "state", "why")
+
+    def _read(self, table: str, days: Sequence[date]) -> pl.LazyFrame:
+        return _timed(self.archive.read(table, days, self._faults))
+
+    def _days(self, table: str, start: datetime, end: datetime) -> list[date]:
+        """Name the days whose files may hold rows of a time: what was taken before midnight is written after it."""
+        return [day for day in self.archive.days(table) if start.date() <= day <= end.date() + timedelta(days=1)]
+
+    def _times(self, day: date) -> tuple[datetime, datetime] | None:
+        """Give the times of the first and the last row of any asset on one day."""
+        found: list[datetime] = []
+        for asset in ASSETS:
+            frame = self._read(asset, [day])
+            if "at" in frame.collect_schema():
+                ends = frame.select(pl.min("at").alias("first"), pl.max("at").alias("last")).collect().row(0)
+                found += [one.astimezone(UTC) for one in ends if one is not None]
+        return (min(found), max(found)) if found else None
+
+
+def names_in(table: str, symbols: Collection[str]) -> frozenset[str]:
+    """Name whom a table has rows of, of some symbols: a leg shares those of its symbol where it shares the key."""
+    if (published := PUBLISHED_TABLES.get(table)) is not None and published.of_account:
+        return frozenset({ACCOUNT})
+    shared = table == CANDLES or table in OF_UNDERLYING
+    return frozenset(symbols) | (frozenset(map(underlying, symbols)) if shared else frozenset())
+
+
+def by_symbol(table: str, symbols: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Sort the rows of a table by symbol: its own one, else that of the symbol whose leg it is."""
+    found = {str(row["symbol"]): row for row in rows}
+    named = {symbol: next((one for one in (symbol, *names_in(table, [symbol])) if one in found), None) for symbol in symbols}
+    return {symbol: found[name] for symbol, name in named.items() if name is not None}
+
+
+def _timed(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Give every row of a frame its time: ``at`` where the recorder wrote one, else that of its entry in a stream."""
+    schema = frame.collect_schema()
+    if isinstance(schema.get("at"), pl.Datetime):
+        return frame.with_columns(pl.col("at").cast(TIME))
+    if "entry_id" not in schema:
+        return frame
+    entered_ms = pl.col("entry_id").str.split("-").list.first().cast(pl.Int64, strict=False)
+    return frame.with_columns(pl.from_epoch(entered_ms, "ms").dt.replace_time_zone("UTC").cast(TIME).alias("at"))
