@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,19 @@ MARGIN_LABELLED = 0.12  # share of the chart without a state from which there is
 SHOWN_CANDLES = 120  # of one symbol: two hours of one-minute candles
 STATE_STEP = 4  # candles between two of its states: some 30 points, 10 ms
 CANDLES_WANTED = MarketStateTheta().candles_required + SHOWN_CANDLES - 1  # so that there is a state at every candle shown
+REGIME_HATCHES = {"trend": "", "mr": "///", "chop": "..."}  # of a picture that is also printed without colours
+PAST_LINES: Mapping[str, tuple[str, Any, float]] = {  # level over time to colour, dashes and width
+    "target": (LEVEL_COLORS["target"], (0, (6, 2)), 1.4),
+    "peak": ("#8d99a5", "solid", 0.9),
+    "entry": (LEVEL_COLORS["entry"], (0, (1, 2)), 1.3),
+    "stop": (LEVEL_COLORS["stop"], "solid", 1.8),
+}
+PAST_MARKS = {
+    "block": ("X", "#b8432f"),
+    "permit": ("o", "#2a7a4f"),
+    "harvest": ("v", INK),
+}  # lane to marker and colour, from below
+MARKS_NAMED = 10  # of a lane; more would be drawn over each other
 FONT = "DejaVu Sans"  # comes with matplotlib
 TITLE_CHARS = 40  # of a title beside its note; a longer one is written smaller
 LABEL_PX = 16  # height of a label with its air; closer, and two of them touch
@@ -143,6 +157,111 @@ def symbol_figure(symbol: str, times: Times, closes: Floats, levels: Mapping[Lev
     sigma.locator_params(axis="y", nbins=2)
     _time_axis(sigma, times[shown])
     return figure
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one symbol had between two times; every series oldest first.
+
+    Attributes
+    ----------
+    symbol, start, end
+        Title, and the ends of the time axis (datetime64, UTC).
+    times, closes
+        Its candles, shape (n,); n may be 0.
+    levels
+        Name in PAST_LINES to times and prices, quote units; NaN where it had none. A price holds until the next time, and nobody
+        knows what it was after the last.
+    regimes
+        Times and most probable regime, each until the next; empty where there was no state.
+    marks
+        Lane in PAST_MARKS to times and what happened.
+    gaps
+        First and last time of what was not recorded.
+    """
+
+    symbol: str
+    start: np.datetime64
+    end: np.datetime64
+    times: Times
+    closes: Floats
+    levels: Mapping[str, tuple[Times, Floats]] = field(default_factory=dict)
+    regimes: tuple[Times, Sequence[str]] = (np.array([], "datetime64[ms]"), ())
+    marks: Mapping[str, tuple[Times, Sequence[str]]] = field(default_factory=dict)
+    gaps: Sequence[tuple[np.datetime64, np.datetime64]] = ()
+
+
+def past_figure(past: Past) -> Figure:
+    """Draw what a symbol had over time: prices with stop, target, entry and peak over its regimes; below, what was decided."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(11, 6.4), facecolor=PAPER)
+    margins = {"left": 0.08, "right": 0.8, "top": 0.88, "bottom": 0.09, "hspace": 0.08}
+    price, lanes = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1), **margins})
+    _plain(price, lanes)
+    title, families = legible(past.symbol)
+    size = min(13.0, 13 * TITLE_CHARS / len(title))
+    figure.text(0.02, 0.94, title, color=INK, fontsize=size, fontweight="bold", fontfamily=families, parse_math=False)
+    price.plot(past.times, past.closes, color=INK, linewidth=1.1)
+    _draw_past_levels(price, past)
+    _draw_past_regimes(price, past)
+    _draw_marks(lanes, past)
+    for panel in (price, lanes):
+        for first, last in past.gaps:
+            panel.axvspan(first, last, facecolor=INK, alpha=0.4, linewidth=0)
+    patches = [
+        Patch(
+            facecolor=REGIME_COLORS[one],
+            edgecolor=INK,
+            linewidth=0,
+            alpha=0.4,
+            hatch=REGIME_HATCHES[one],
+            label=REGIME_LABELS[one],
+        )
+        for one in REGIMES
+    ]
+    patches += [Patch(facecolor=INK, alpha=0.4, label="not recorded")] if past.gaps else []
+    figure.legend(handles=patches, loc="upper right", ncols=len(patches), frameon=False, fontsize=8.5, labelcolor=INK)
+    price.set_ylabel("price", color=INK)
+    _time_axis(lanes, np.array([past.start, past.end]))
+    return figure
+
+
+def _draw_past_levels(panel: Axes, past: Past) -> None:
+    labels = {f"close {past.closes[-1]:,.6g}": (float(past.closes[-1]), INK)} if len(past.closes) else {}
+    for name, (times, prices) in past.levels.items():
+        color, dashes, width = PAST_LINES[name]
+        panel.plot(times, prices, color=color, linestyle=dashes, linewidth=width, drawstyle="steps-post")
+        if (known := prices[np.isfinite(prices)]).size:
+            ended = "" if np.isfinite(prices[-1]) else " (ended)"
+            labels[f"{name} {known[-1]:,.6g}{ended}"] = (float(known[-1]), color)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    low, high = panel.get_ylim()
+    _label_right(panel, {text: ((value - low) / (high - low), color) for text, (value, color) in labels.items()})
+    panel.set_ylim(low, high)
+
+
+def _draw_past_regimes(panel: Axes, past: Past) -> None:
+    """Shade each stretch of one regime once, with a hatch of its own: a day has thousands of states, and printers no colours."""
+    times, regimes = past.regimes
+    begins = [n for n in range(len(regimes)) if n == 0 or regimes[n] != regimes[n - 1]]
+    for first, after in pairwise([*begins, len(regimes)]):
+        if (regime := regimes[first]) in REGIME_COLORS:
+            until = times[min(after, len(times) - 1)]
+            color, hatch = REGIME_COLORS[regime], REGIME_HATCHES[regime]
+            panel.axvspan(times[first], until, facecolor=color, edgecolor=INK, alpha=0.2, hatch=hatch, linewidth=0)
+
+
+def _draw_marks(panel: Axes, past: Past) -> None:
+    for height, (lane, (marker, color)) in enumerate(PAST_MARKS.items()):
+        times, texts = past.marks.get(lane, (np.array([], "datetime64[ms]"), ()))
+        panel.plot(times, np.full(len(times), height), marker=marker, color=color, linestyle="none", markersize=7, zorder=3)
+        for moment, text in list(zip(times, texts, strict=True))[:MARKS_NAMED]:
+            place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points", "annotation_clip": True}
+            panel.annotate(text, (moment, height), fontsize=7, color=INK, parse_math=False, **place)
+    panel.set_ylim(-0.5, len(PAST_MARKS) - 0.2)
+    panel.set_yticks(range(len(PAST_MARKS)), [*PAST_MARKS])
 
 
 def states_along(closes: Floats) -> tuple[npt.NDArray[np.intp], MarketState]:

@@ -189,8 +189,9 @@ class Reader:
         Returns
         -------
         polars.DataFrame
-            ``at``, then one column per pair, named ``asset.column``. A value stands from its row until the next, also from one
-            before ``start``; while the asset has no result there is none.
+            ``at``, then one column per pair, named ``asset.column``. A value stands from its row until the next; while the asset
+            has no result there is none. The first row is what stood at ``start``. Without rows where none was written between:
+            whether anybody published then, nobody knows.
         """
         assets = list(dict.fromkeys(asset for asset, _ in columns))
         frames = {asset: self._with_the_one_before(asset, symbol, start, end) for asset in assets}
@@ -198,7 +199,10 @@ class Reader:
         times = [frame.select("at") for frame in (*frames.values(), *states.values()) if frame.width]
         if not times:
             return pl.DataFrame(schema=[("at", TIME), *((f"{asset}.{name}", pl.Null) for asset, name in columns)])
-        grid = pl.concat(times).filter(pl.col("at") >= start).unique().sort("at")
+        changes = pl.concat(times)
+        stood = pl.DataFrame({"at": [start]}, schema={"at": TIME}).filter((changes["at"] < start).any())
+        grid = changes.filter(pl.col("at") >= start)
+        grid = pl.concat([stood, grid]).unique().sort("at") if len(grid) else grid
         for asset in assets:
             wanted = [name for of, name in columns if of == asset]
             frame, state = frames[asset], states[asset]
@@ -271,6 +275,22 @@ class Reader:
         if "at" in frame.collect_schema():
             frame = frame.filter(pl.col("at").is_null() | pl.col("at").is_between(start, end))
         return frame.collect().to_dicts() if frame.collect_schema() else []
+
+    def gap_spans(self, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+        """Give from when to when records are missing: from the last row before each gap to the first one after it."""
+        known = self.between("position", start, end)
+        numbered = [gap for gap in self.gaps(start, end + RECENT) if isinstance(gap.get("from_seq"), int)]
+        if not numbered or "seq" not in known.collect_schema():
+            return []
+        rows = known.select("seq", "at").unique().collect()
+        spans = [
+            (
+                rows.filter(pl.col("seq") < gap["from_seq"])["at"].max() or start,
+                rows.filter(pl.col("seq") > gap["to_seq"])["at"].min() or end,
+            )
+            for gap in numbered
+        ]
+        return [(first, last) for first, last in spans if isinstance(first, datetime) and isinstance(last, datetime)]
 
     def _dicts(self, table: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
         frame = self.between(table, start, end)

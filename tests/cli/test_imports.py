@@ -38,6 +38,8 @@ PROGRAM = (
         (("profile", "show", "crypto-1m"), HEAVY | OURS | {"redis"}),
         (("profile", "use", "crypto-1m", "--name", "n", "--reason", "r"), HEAVY | OURS),
         (("profile", "history"), HEAVY | OURS),
+        (("history", "BTCUSDT"), (HEAVY - {"polars"}) | OURS),
+        (("at", "now"), (HEAVY - {"polars"}) | OURS),
         (("settings",), HEAVY | OURS | {"redis"}),
         (("keys",), HEAVY | OURS | {"redis"}),
     ],

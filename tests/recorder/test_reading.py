@@ -46,7 +46,7 @@ def test_a_value_stands_from_its_row_until_the_next_also_over_midnight(tape) -> 
     whole = reader.standing(columns, "BTCUSDT", first, second)
     assert whole.rows() == [(first, proposed, "LONG"), (second, later, "LONG")]
     from_midnight = reader.standing(columns, "BTCUSDT", MIDNIGHT, second)
-    assert from_midnight.rows() == [(second, later, "LONG")]
+    assert from_midnight.rows() == [(MIDNIGHT, proposed, "LONG"), (second, later, "LONG")]
     assert reader.at(MIDNIGHT).rows["BTCUSDT"]["risk_proposal"]["proposed_sl"] == proposed
     assert reader.at(second).rows["BTCUSDT"]["risk_proposal"]["proposed_sl"] == later
     assert reader.at(first - timedelta(microseconds=1)).rows == {}
@@ -123,6 +123,16 @@ def test_what_is_lost_is_named_near_the_moment_and_nowhere_else(tape) -> None:
     reader = Reader(tape.archive)
     assert [(gap["from_seq"], gap["to_seq"]) for gap in reader.at(at + timedelta(minutes=20)).gaps] == [(7, 9)]
     assert reader.at(at + timedelta(hours=2)).gaps == []
+
+
+def test_a_gap_lasts_from_the_row_before_it_to_the_row_after_it(tape) -> None:
+    """Within it what stands may not have stood: the picture shades it."""
+    first = tape.cycle()
+    tape.seq += 3
+    tape.store.clock.advance(50)
+    second = tape.cycle(gaps=[{"from_seq": 2, "to_seq": 4}])
+    assert Reader(tape.archive).gap_spans(first, second) == [(first, second)]
+    assert Reader(tape.archive).gap_spans(first - timedelta(hours=3), first - timedelta(hours=2)) == []
 
 
 def test_a_compacted_day_says_the_same_as_its_parts(tape) -> None:

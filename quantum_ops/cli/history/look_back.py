@@ -1,0 +1,517 @@
+"""``quantum history``, ``quantum at`` and ``quantum export``: what the flight recorder's archive says of the past.
+
+They need the folder of the archive and nothing else: no Redis, no Dagster. Here belongs what people see of it. What a row
+means is :mod:`resources.recorder.reading`'s; what a packed day contains is :mod:`quantum_ops.recordings.day_export`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantum_core.exit_codes import EXIT_FAILED
+from quantum_core.settings import as_listed, load_settings
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+
+    from quantum_assets.charts import Past
+    from resources.recorder.reading import Moment, Reader
+
+SHOWN = (  # of one symbol, where nobody says what
+    "position.side",
+    "position.current_price",
+    "risk_proposal.proposed_sl",
+    "risk_proposal.proposed_tp",
+    "harvest_proposal.harvest_action",
+    "harvest_proposal.R_net",
+)
+HEADINGS = {"current_price": "price", "proposed_sl": "stop", "proposed_tp": "target", "harvest_action": "harvest", "R_net": "R"}
+STAMPS = ("at", "cause")  # in front of the columns of one asset
+UNSHOWN = ("seq", "cycle_id", "symbol", "schema", "digest", "profile", "computed_at_utc", "last_update_epoch", "published_at_utc")
+PLOTTED = {  # level of the picture to the column it is
+    "target": ("risk_proposal", "proposed_tp"),
+    "peak": ("position", "peak_price"),
+    "entry": ("position", "entry_price"),
+    "stop": ("risk_proposal", "proposed_sl"),
+}
+REGIME_COLUMNS = {"trend": ("market_state", "p_trend"), "mr": ("market_state", "p_mr"), "chop": ("market_state", "p_chop")}
+OF_SYMBOLS_BACK_DAYS = 7  # of the archive, searched for the symbols there are
+UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+RELATIVE = re.compile(r"(\d+)([smhd])")
+FORMATS = ("table", "csv", "json", "parquet")
+HOW_TO_RECORD = "Start the recorder: `quantum recorder`, beside `quantum up`; QUANTUM_HOME names the folder of the deployment."
+
+
+class Time(click.ParamType[datetime]):
+    """A time as ISO 8601, in UTC unless it says otherwise, or so long before now (30m, 2h, 7d), or now."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read one."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return moment_of(value, datetime.now(UTC))
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time: give 2026-01-22, 2026-01-22T14:05, 2026-01-22T14:05:30+02:00, 30m, 2h or now", param, ctx
+            )
+
+
+@click.command()
+@click.argument("symbol")
+@click.option("--asset", help="Only the rows of this table, each as it was published; default: several side by side.")
+@click.option("--from", "start", type=Time(), default="1h", show_default=True, help="First time.")
+@click.option("--to", "end", type=Time(), default="now", show_default=True, help="Last time.")
+@click.option("--columns", help="Comma-separated; without --asset as asset.column.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: as --out ends, else table.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a PNG: prices, stop, regimes, decisions."
+)
+def history(
+    symbol: str,
+    asset: str | None,
+    start: datetime,
+    end: datetime,
+    columns: str | None,
+    form: str | None,
+    out: Path | None,
+    plot: Path | None,
+) -> None:
+    """Show what SYMBOL had over time, from the archive. A value stands until the next row.
+
+    Times are ISO 8601, in UTC unless they say otherwise (2026-01-22, 2026-01-22T14:05, 2026-01-22T14:05:30+02:00), or so long
+    before now: 30m, 2h, 7d. The table leaves out rows in which nothing shown has changed; files have all of them.
+
+    \b
+    quantum history BTCUSDT
+    quantum history BTCUSDT --from 2026-01-22T14:00 --to 2026-01-22T14:30 --plot btc.png
+    quantum history BTCUSDT --columns market_state.sigma,governor_permit.last_decision
+    quantum history BTCUSDT --asset harvest_proposal --from 1d --out harvest.parquet
+
+    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
+    read is shown); 2 wrong usage, unknown symbol or column, or wrong settings.
+    """
+    form = _form(form, out)
+    if start > end:
+        message = f"--from {_time(start)} is after --to {_time(end)}"
+        raise click.UsageError(message)
+    with _reader() as reader:
+        symbol = _known(reader, as_listed(symbol), start, end)
+        frame = (
+            _rows_of(reader, asset, symbol, start, end, columns) if asset else _side_by_side(reader, symbol, start, end, columns)
+        )
+        if plot is not None:
+            from quantum_assets.charts import as_png, past_figure
+
+            _write(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
+            click.echo(f"Picture: {plot}", err=True)
+        if frame.is_empty():
+            hint = f"`quantum at {start:%Y-%m-%dT%H:%M:%S}` shows what stood then. " if _is_covered(reader, start) else ""
+            click.echo(f"Nothing is recorded of {asset or symbol} {_range(start, end)}. {hint}{_covers(reader)}", err=True)
+            sys.exit(EXIT_FAILED)
+        _emit(frame, form, out, title=f"{symbol} {_range(start, end)}")
+        for gap in reader.gaps(start, end):
+            click.echo(f"Not recorded: {_gap_text(gap)}", err=True)
+
+
+@click.command()
+@click.argument("moment", metavar="TIME", type=Time())
+@click.option("--symbols", help="Comma-separated; default: all that had a row that day or the day before.")
+@click.option("--json", "as_json", is_flag=True, help="Print every field as JSON on stdout.")
+def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
+    """Show the whole state as it was at TIME, from the archive: switches, guards, every asset, plans that waited.
+
+    TIME is ISO 8601, in UTC unless it says otherwise, or so long before now: 30m, 2h, 7d. Beside each row stands when its inputs
+    were taken. An asset that had no result is named with the reason; what it published before did not stand any more.
+
+    \b
+    quantum at 2026-01-22T14:05
+    quantum at 2026-01-22T14:05:30+02:00 --symbols BTCUSDT,ETHUSDT
+    quantum at 15m --json
+
+    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
+    read is shown); 2 wrong usage, unknown symbol, or wrong settings.
+    """
+    with _reader() as reader:
+        wanted = [_known(reader, as_listed(one.strip()), moment, moment) for one in symbols.split(",")] if symbols else []
+        state = reader.at(moment, wanted)
+        covered = reader.covered()
+        if covered is None or moment < covered[0] or not (any(state.rows.values()) or any(state.without.values())):
+            click.echo(f"Nothing is recorded of {_time(moment)}. {_covers(reader)}", err=True)
+            sys.exit(EXIT_FAILED)
+        if as_json:
+            click.echo(json.dumps(asdict(state), indent=2, default=_plain))
+        else:
+            _print_state(state)
+        if moment > covered[1]:
+            click.echo(f"The last row is older than {_time(moment)}. {_covers(reader)}", err=True)
+
+
+@click.command()
+@click.argument("day", type=click.DateTime(["%Y-%m-%d"]))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: quantum-<day>.tar in the current folder.")
+def export(day: datetime, out: Path | None) -> None:
+    """Pack one recorded DAY (UTC) into one file: data, manifest, versions, and a README that says how to verify it.
+
+    \b
+    quantum export 2026-01-22
+    quantum export 2026-01-22 --out incident.tar
+
+    Exit codes: 0 packed; 1 nothing is recorded of that day, or its files are not as they were written (packed all the same, and
+    named); 2 wrong usage or settings.
+    """
+    from quantum_ops.recordings.day_export import faults_of, pack
+
+    with _reader() as reader:
+        wanted, target = day.date(), out or Path(f"quantum-{day:%Y-%m-%d}.tar")
+        if wanted not in reader.archive.days():
+            click.echo(f"Nothing is recorded of {wanted}. {_covers(reader)}", err=True)
+            sys.exit(EXIT_FAILED)
+        try:
+            pack(reader.archive, wanted, target)
+        except OSError as error:
+            message = f"{target} cannot be written ({error}): give another --out"
+            raise click.UsageError(message) from error
+        click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB", err=True)
+        if not reader.archive.is_compacted(wanted):
+            click.echo(f"{wanted} is not compacted yet: its files carry hashes of this moment and are in no chain.", err=True)
+        if faults := faults_of(reader.archive, wanted):
+            for fault in faults:
+                click.echo(f"{fault.file} {fault.what}", err=True)
+            sys.exit(EXIT_FAILED)
+
+
+def moment_of(text: str, now: datetime) -> datetime:
+    """Read a time as people write it.
+
+    Parameters
+    ----------
+    text
+        ISO 8601, in UTC unless it says otherwise; or ``30m``, ``2h``, ``7d`` before now; or ``now``.
+    now
+        Aware UTC.
+
+    Raises
+    ------
+    ValueError
+        It is none of these.
+    """
+    if text == "now":
+        return now
+    if (back := RELATIVE.fullmatch(text)) is not None:
+        try:
+            return now - timedelta(seconds=int(back[1]) * UNITS_SEC[back[2]])
+        except OverflowError as error:
+            raise ValueError(text) from error
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def past_of(reader: Reader, symbol: str, start: datetime, end: datetime) -> Past:
+    """Collect what the picture of a symbol shows."""
+    import numpy as np
+
+    from quantum_assets.charts import Past
+
+    def stamp(moment: datetime) -> Any:
+        return np.datetime64(int(moment.timestamp() * 1000), "ms")
+
+    candles = reader.candles(symbol, start, end)
+    standing = reader.standing([*PLOTTED.values(), *REGIME_COLUMNS.values()], symbol, start, end)
+    times = standing["at"].dt.replace_time_zone(None).to_numpy().astype("datetime64[ms]")
+    series = {name: standing[".".join(of)].cast(float).fill_null(float("nan")).to_numpy() for name, of in PLOTTED.items()}
+    shares = np.array([standing[".".join(of)].cast(float).fill_null(-1.0).to_numpy() for of in REGIME_COLUMNS.values()])
+    regimes = [[*REGIME_COLUMNS][column.argmax()] if column.max() >= 0 else "" for column in shares.T]
+    actions = reader.standing([("harvest_proposal", "harvest_action")], symbol, start, end).drop_nulls()
+    changed = actions.filter(
+        actions["harvest_proposal.harvest_action"].ne_missing(actions["harvest_proposal.harvest_action"].shift())
+    )
+    marks = {"harvest": ([row[0] for row in changed.rows()], [row[1] for row in changed.rows()])}
+    rows = reader.between("decisions", start, end, [symbol]).collect()
+    for lane, event in (("permit", "PERMIT"), ("block", "BLOCK")):
+        chosen = [row for row in rows.iter_rows(named=True) if row.get("event") == event]
+        marks[lane] = ([row["at"] for row in chosen], [row.get("reason") or row.get("action") or "" for row in chosen])
+    return Past(
+        symbol=symbol,
+        start=stamp(start),
+        end=stamp(end),
+        times=candles["open_time_ms"].to_numpy().astype("datetime64[ms]") if candles.width else np.array([], "datetime64[ms]"),
+        closes=candles["close"].to_numpy() if candles.width else np.array([]),
+        levels={name: (times, values) for name, values in series.items() if len(times)},
+        regimes=(times, regimes),
+        gaps=[(stamp(first), stamp(last)) for first, last in reader.gap_spans(start, end)],
+        marks={lane: (np.array([stamp(one) for one in at], "datetime64[ms]"), texts) for lane, (at, texts) in marks.items()},
+    )
+
+
+@contextmanager
+def _reader() -> Iterator[Reader]:
+    """Open the archive; say what to do where there is none, and name what cannot be read of it."""
+    from polars.exceptions import PolarsError
+
+    from resources.recorder.reading import Reader, archive_of
+
+    archive = archive_of(load_settings())
+    if not archive.days():
+        message = f"There is no archive in {archive.root}. {HOW_TO_RECORD}"
+        raise click.ClickException(message)
+    reader = Reader(archive)
+    try:
+        yield reader
+    except PolarsError as error:
+        message = (
+            f"A file of {archive.root} cannot be read: {str(error).splitlines()[0]}. `quantum export DAY` names those of a day."
+        )
+        raise click.ClickException(message) from error
+    for fault in reader.unreadable:
+        click.echo(f"Left out: {fault.file} {fault.what}", err=True)
+    if reader.unreadable:
+        sys.exit(EXIT_FAILED)
+
+
+def _known(reader: Reader, symbol: str, start: datetime, end: datetime) -> str:
+    """Give a symbol as it is, if the archive has it."""
+    from quantum_core.contracts.legs import underlying
+
+    days = set(reader.archive.days()[-OF_SYMBOLS_BACK_DAYS:])
+    days |= {day for day in reader.archive.days() if start.date() - timedelta(days=1) <= day <= end.date() + timedelta(days=1)}
+    names = reader.symbols(days)
+    if symbol not in names and underlying(symbol) not in names:
+        message = f"nothing is recorded of {symbol!r}: there are {', '.join(names) or 'no symbols'}"
+        raise click.UsageError(message)
+    return symbol
+
+
+def _side_by_side(reader: Reader, symbol: str, start: datetime, end: datetime, columns: str | None) -> pl.DataFrame:
+    """Give columns of several assets at every time one of them was published."""
+    from resources.recorder.reading import ASSETS
+
+    pairs = []
+    for name in _listed(columns) or SHOWN:
+        asset, dot, column = name.rpartition(".")
+        known = [one for one in ([asset] if dot else ASSETS) if one in ASSETS and column in _columns_of(reader, one, start, end)]
+        if not known:
+            message = f"no column {name!r}: give asset.column, assets are {', '.join(ASSETS)}"
+            raise click.UsageError(message)
+        pairs.append((known[0], column))
+    return reader.standing(pairs, symbol, start, end)
+
+
+def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: datetime, columns: str | None) -> pl.DataFrame:
+    """Give the rows of one table as they were published."""
+    tables = reader.archive.tables()
+    if asset not in tables:
+        message = f"no table {asset!r}: there are {', '.join(tables)}"
+        raise click.UsageError(message)
+    frame = reader.between(asset, start, end, [symbol]).collect()
+    if not frame.width:
+        return frame
+    wanted = _listed(columns)
+    if unknown := [name for name in wanted if name not in frame.columns]:
+        message = f"{asset} has no column {', '.join(unknown)}: there are {', '.join(frame.columns)}"
+        raise click.UsageError(message)
+    stamps = [name for name in STAMPS if name in frame.columns and name not in wanted]
+    return frame.select(*stamps, *(wanted or [name for name in frame.columns if name not in stamps]))
+
+
+def _columns_of(reader: Reader, asset: str, start: datetime, end: datetime) -> set[str]:
+    """Name the columns of an asset: those of its contract, and those that were recorded beside them."""
+    from quantum_core.contracts.tables import PUBLISHED_TABLES
+
+    return {*PUBLISHED_TABLES[asset].by_name, *reader.columns(asset, start, end)}
+
+
+def _listed(columns: str | None) -> list[str]:
+    return [one.strip() for one in (columns or "").split(",") if one.strip()]
+
+
+def _form(form: str | None, out: Path | None) -> str:
+    """Decide the format, which the name of the file may say."""
+    ending = out.suffix.removeprefix(".") if out is not None else ""
+    form = form or (ending if ending in FORMATS else "table")
+    if form == "parquet" and out is None:
+        message = "--format parquet needs --out: it is no text"
+        raise click.UsageError(message)
+    return form
+
+
+def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str) -> None:
+    """Print rows, or write them to a file, which is there whole or not at all."""
+    import io
+
+    import polars as pl
+    from polars import selectors
+
+    target = io.BytesIO()
+    if form == "parquet":
+        frame.write_parquet(target)
+    elif form == "csv":
+        frame.with_columns(selectors.list().list.join("|")).write_csv(target, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
+    elif form == "json":
+        target.write(f"{json.dumps(frame.to_dicts(), indent=2, default=_plain)}\n".encode())
+    else:
+        shown = [name for name in frame.columns if name not in UNSHOWN]
+        values = [name for name in shown if name != "at"]
+        news = (
+            pl.any_horizontal(*(pl.col(name).ne_missing(pl.col(name).shift()) for name in values))
+            if values
+            else pl.lit(value=True)
+        )
+        first = pl.int_range(pl.len()) == 0
+        _print_table(frame.select(shown).filter(news | first), title, out)
+        return
+    if out is None:
+        sys.stdout.write(target.getvalue().decode())
+        return
+    _write(out, target.getvalue())
+
+
+def _print_table(frame: pl.DataFrame, title: str, out: Path | None) -> None:
+    from rich.console import Console
+
+    from quantum_ops.cli.layout import PIPE_WIDTH, Column, console, records
+
+    days = {row.date() for row in frame["at"]} if "at" in frame.columns else set()
+    headings = [(name, HEADINGS.get(short := name.rpartition(".")[2], short)) for name in frame.columns]
+    columns = [Column(heading, right=frame[name].dtype.is_numeric(), labelled=name != "at") for name, heading in headings]
+    rows = [[_cell(name, value, one_day=len(days) == 1) for name, value in row.items()] for row in frame.iter_rows(named=True)]
+    if out is None:
+        shown = console()
+        shown.print(records(shown, columns, rows, title=title))
+        return
+    try:
+        with out.open("w", encoding="utf-8") as file:
+            target = Console(file=file, width=PIPE_WIDTH, highlight=False)
+            target.print(records(target, columns, rows, title=title))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _print_state(state: Moment) -> None:
+    """Lay the state out: what blocked openings first, then one block per asset, one record per symbol."""
+    from quantum_ops.cli.desk.status import SHOWN as OF_ASSET
+    from quantum_ops.cli.layout import Column, console, paragraph, records
+
+    out = console()
+    out.print(paragraph(out, f"{_time(state.at)}, {len(state.rows)} symbols"))
+    switches = [f"{name} {value}" for name, value in state.switches.items() if value not in (None, "", "0", "[]", "{}")]
+    out.print(paragraph(out, f"Switches: {', '.join(switches) or 'none on'}" if state.switches else "Switches: none on record"))
+    if state.guard is not None:
+        values = [
+            f"{name} {_cell(name, state.guard.get(name))}"
+            for name in OF_ASSET["risk_guard"]
+            if state.guard.get(name) not in (None, "", [])
+        ]
+        out.print(paragraph(out, f"Risk guard: {', '.join(values)}"))
+    for gap in state.gaps:
+        out.print(paragraph(out, f"Not recorded: {_gap_text(gap)}", "yellow"))
+    for asset, fields in OF_ASSET.items():
+        rows = []
+        for symbol, of_symbol in state.rows.items():
+            row, lost = of_symbol.get(asset), state.without.get(symbol, {}).get(asset)
+            if lost is not None:
+                rows.append([symbol, _clock(lost["at"], state.at), f"{lost['state']}: {lost['why']}", *("" for _ in fields)])
+            elif row is not None:
+                rows.append([symbol, _clock(row["at"], state.at), "", *(_cell(name, row.get(name)) for name in fields)])
+        if rows:
+            columns = [
+                Column("symbol"),
+                Column("since"),
+                Column("no result", labelled=True),
+                *(Column(name, labelled=True) for name in fields),
+            ]
+            used = [number for number in range(len(columns)) if number == 0 or any(row[number] for row in rows)]
+            out.print(
+                records(
+                    out, [columns[number] for number in used], [[row[number] for number in used] for row in rows], title=asset
+                )
+            )
+    _print_plans(out, state)
+
+
+def _print_plans(out: Console, state: Moment) -> None:
+    from quantum_ops.cli.layout import Column, records
+
+    names = ("symbol", "plan_id", "action", "event", "reason")
+    for title, entries in (("Plans that waited", state.plans), ("Decisions of the hour before, newest first", state.decisions)):
+        rows = [[_clock(one["at"], state.at), *(str(one.get(name) or "") for name in names)] for one in entries]
+        columns = [Column("time"), *(Column(name.replace("_", " ")) for name in names)]
+        if rows:
+            out.print(records(out, columns, rows, title=title))
+
+
+def _cell(name: str, value: Any, *, one_day: bool = False) -> str:
+    from quantum_core.display import ACTIONS, price_text
+
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%H:%M:%S}" if one_day else f"{value:%Y-%m-%d %H:%M:%S}"
+    if name.endswith("harvest_action"):
+        return ACTIONS.get(str(value), str(value))
+    if isinstance(value, float):
+        return (
+            price_text(value)
+            if any(word in name for word in ("price", "_sl", "_tp", "usd", "close", "equity"))
+            else f"{value:.6g}"
+        )
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _range(start: datetime, end: datetime) -> str:
+    return f"from {_time(start).removesuffix(' UTC')} to {_time(end)}"
+
+
+def _covers(reader: Reader) -> str:
+    covered = reader.covered()
+    if covered is None:
+        return f"The archive has no row of any asset. {HOW_TO_RECORD}"
+    return f"The archive covers {_range(*covered).removeprefix('from ')}; give a time within."
+
+
+def _is_covered(reader: Reader, moment: datetime) -> bool:
+    covered = reader.covered()
+    return covered is not None and covered[0] <= moment <= covered[1]
+
+
+def _gap_text(gap: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {_cell(name, value)}" for name, value in gap.items() if name not in UNSHOWN and value not in (None, "")
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> click.UsageError:
+    return click.UsageError(f"{path} cannot be written ({error}): give another file")
