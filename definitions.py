@@ -17,6 +17,7 @@ from quantum_assets.checks.asset_checks import calc_only_process, input_checks, 
 from quantum_assets.external import EXTERNAL_ASSETS
 from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
+from quantum_assets.history import history_asset
 from quantum_assets.market_state import market_state
 from quantum_assets.partitions import partitioned_by_symbol, symbol_partitions, under_prefix
 from quantum_assets.position import position
@@ -32,6 +33,7 @@ from resources.instance.dagster_internals import dismiss_welcome, forget_future_
 from resources.io_manager import NotesIOManager
 from resources.store.redis_store import RedisStore
 from sensors.cycle import cycle_sensor, loop_jobs
+from sensors.history import compaction_job, history_sensor
 from sensors.plans import plans_job, plans_sensor
 from sensors.proofs import proofs_job, proofs_sensor
 from sensors.retention import retention_job, retention_sensor
@@ -90,7 +92,11 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     loop = loop_jobs(settings)
     assets, checks = under_prefix(
         catalogued(
-            [*partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols), *challenger_assets(settings)],
+            [
+                *partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
+                *challenger_assets(settings),
+                history_asset(settings, store.clock().date()),
+            ],
             settings.keys,
             settings.own_profile,
         ),
@@ -100,8 +106,8 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=[*loop, plans_job(settings), proofs_job(settings), retention_job],
-        sensors=[cycle_sensor(store, loop), plans_sensor(store), proofs_sensor(store), retention_sensor],
+        jobs=[*loop, plans_job(settings), proofs_job(settings), compaction_job(settings), retention_job],
+        sensors=[cycle_sensor(store, loop), plans_sensor(store), proofs_sensor(store), history_sensor(store), retention_sensor],
         executor=executor,
         resources={
             "settings": settings_in_force(settings),

@@ -113,7 +113,9 @@ def days_of_rows(archive: Archive, first: date, count: int) -> None:
     """Write and compact days of a table of numbers, then open one more: what needs files and no meaning."""
     for number in range(count):
         day = first + timedelta(days=number)
-        frame = pl.DataFrame({"symbol": ["BTCUSDT"] * 3, "seq": [number * 3 + one for one in range(3)], "sigma": [0.1, 0.2, 0.3]})
+        frame = pl.DataFrame(
+            {"symbol": ["BTCUSDT"] * 3, "seq": [number * 3 + one for one in range(3)], "sigma": [0.1, 0.2, number]}
+        )
         archive.write({"market_state": frame}, Position(flush=archive.position().flush + 1, seq=number, day=str(day)))
         archive.compact(day)
     later = first + timedelta(days=count)

@@ -14,6 +14,7 @@ from quantum_assets.checks.proofs import (
     capital,
     governor_permit,
     harvest_proposal,
+    history,
     informative,
     market_state,
     position_size,
@@ -35,6 +36,7 @@ PROOFS: tuple[Proof, ...] = (
     *governor_permit.PROOFS,
     *product.PROOFS,
     *informative.PROOFS,
+    *history.PROOFS,
 )
 GROUPS = tuple(dict.fromkeys(proof.group for proof in PROOFS))
 LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at the first look is done at the second

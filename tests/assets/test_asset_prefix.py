@@ -6,6 +6,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from definitions import ASSETS, assemble
 from quantum_assets.external import EXTERNAL_ASSETS
+from quantum_assets.history import HISTORY
 from quantum_assets.partitions import symbol_partitions
 from quantum_core.settings import SettingsError, load_settings
 from quantum_ops.desk import pages
@@ -32,7 +33,7 @@ def world(make_store) -> RedisStore:
 
 def test_every_key_begins_with_it_and_nothing_keeps_its_old_one(world) -> None:
     graph = assemble(world).resolve_asset_graph()
-    names = {one.key.to_user_string() for one in (*ASSETS, *EXTERNAL_ASSETS)}
+    names = {one.key.to_user_string() for one in (*ASSETS, *EXTERNAL_ASSETS)} | {HISTORY}
     assert graph.get_all_asset_keys() == {dg.AssetKey([*PREFIX, name]) for name in names}
     assert {tuple(key.asset_key.path[:-1]) for key in graph.asset_check_keys} == {PREFIX}
     assert graph.get(dg.AssetKey([*PREFIX, "risk_proposal"])).metadata["redis_key"] == "quantum:risk:proposal:{symbol}"

@@ -58,10 +58,12 @@ def test_all_checks_of_an_asset_are_executed_by_one_click(world, instance, asset
 
 
 def test_one_symbol_can_be_asked_for_alone(world, instance) -> None:
-    """From the check's own partition dialog."""
+    """From the check's own partition dialog, which names the partition in a tag, as every launch of a page does."""
     run_cycle(world, instance)
     alone = {"asset_check_selection": {dg.AssetCheckKey(dg.AssetKey("risk_proposal"), SOUND)}}
-    assert set(execute(world, instance, "risk_proposal", selection=alone, partition_key="BTCUSDT")) == {(SOUND, "BTCUSDT")}
+    assert set(execute(world, instance, "risk_proposal", selection=alone, tags={"dagster/partition": "BTCUSDT"})) == {
+        (SOUND, "BTCUSDT")
+    }
 
 
 def test_all_checks_run_with_a_materialization_of_one_symbol(world, instance) -> None:

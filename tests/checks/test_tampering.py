@@ -8,7 +8,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ from quantum_ops.cli.audit.prove import catalogue
 from resources.governor.limits import limits_of
 from resources.governor.switches import arm, kill, release
 from resources.instance.home import open_instance
+from resources.recorder.reading import archive_of
 from resources.store.lease import other_holder
 from resources.store.profiles import KEY as USES
 from resources.store.profiles import use
 from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
+from tests.recorded import days_of_rows
 from tests.world import (
     QUIET,
     job_of,
@@ -70,6 +72,8 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 VICTIM = "ETHUSDT"
 INTENDED, IDLE = "BTCUSDT", "SOLUSDT"  # one that is to be closed, one that trends and is not
 PLAN = "p-close"
+RECORDED = date(2026, 1, 22)
+RECORDED_FILE = "market_state/date=2026-01-23/day.parquet"
 FRESH_SEC = 8.0  # a worker that has been silent for longer is suspected
 
 
@@ -464,6 +468,33 @@ def skipped_cycle(world: Proven) -> None:
     world.store.client.rpush(key, now - 1, now - 11, now - 60)
 
 
+def recorded(damage: Callable[[Path, Path], object]) -> Callable[[Proven], None]:
+    """Let three days have been recorded, which is no fault, then damage a file of the second, or change it with the third."""
+
+    def tamper(world: Proven) -> None:
+        archive = archive_of(world.store.settings)
+        days_of_rows(archive, RECORDED, 3)
+        assert world.verdicts("history/")["history/archive_intact"].finding.judged == 3
+        assert world.red() == {}
+        second, third = (archive.folder("market_state", RECORDED + timedelta(days=n)) / "day.parquet" for n in (1, 2))
+        damage(second, third)
+
+    return tamper
+
+
+def change_a_byte(path: Path, _: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def swap(one: Path, other: Path) -> None:
+    first, second = one.read_bytes(), other.read_bytes()
+    assert first != second
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
 def forget_the_change(world: Proven) -> None:
     """Let another profile be in force for an hour, of which no row knows anything."""
     recorded, stream = use(world.store, load("crypto-1m"), by="ada", reason="minutes"), world.store.keys.of(USES)
@@ -677,6 +708,7 @@ TAMPERINGS = (
     Tampering("allocation_target/informative", says_the_same("allocation_target", "multiplier:1.2000")),
     Tampering("governor_permit/profile_in_force", lambda w: w.forge(POSITION, profile=load("crypto-1m").fingerprint)),
     Tampering("governor_permit/profile_in_force", forget_the_change),
+    *(Tampering("history/archive_intact", recorded(damage), named=RECORDED_FILE) for damage in (change_a_byte, lambda path, _: path.unlink(), swap)),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
 

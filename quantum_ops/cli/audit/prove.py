@@ -33,6 +33,7 @@ GROUPS = (
     "governor_permit",
     "all",
     "informative",
+    "history",
 )
 NAMED = 5  # failing symbols named per proof; --json and --report name all
 
