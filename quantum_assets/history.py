@@ -16,12 +16,11 @@ from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore
 
 HISTORY = "history"
-DAYS_KEPT, GB_KEPT = 30, 20.0  # where the settings do not say
 
 
 def retention_of(settings: Settings) -> tuple[int, float]:
     """Give for how many days, and in how many GB, the archive keeps its files: RECORDER_DAYS and RECORDER_MAX_GB."""
-    return int(getattr(settings, "recorder_days", DAYS_KEPT)), float(getattr(settings, "recorder_max_gb", GB_KEPT))
+    return settings.recorder_days, settings.recorder_max_gb
 
 
 def days_due(archive: Archive) -> list[date]:
