@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -23,12 +24,13 @@ from resources.governor.plan import PLAN_MAX_AGE_SEC
 from resources.recorder.archive import FOLDER, GAPS, Archive, Fault
 
 ASSETS = tuple(table.asset for table in PUBLISHED)
-CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS = (
-    *("candles", "raw_positions", "without_result", "switches", "plans", "decisions"),
+CANDLES, RAW_POSITIONS, WITHOUT_RESULT = "candles", "raw_positions", "without_result"
+SWITCHES, PLANS, DECISIONS = "switches", "plans", "decisions"
+TABLES = (
+    *ASSETS,
+    *(CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS, "risk_events", "alerts", "profiles", "records", GAPS),
 )
-DAYS_BACK = (
-    2  # before the day itself, where it has no row yet: every asset is published at least once a minute while it is computed
-)
+DAYS_BACK = 2  # where a day has no row yet: while an asset is computed it is published at least once a minute
 EVERY_DAY = 36_500  # days back of what is written when it changes: a switch may be a month old
 RECENT = timedelta(hours=1)  # decisions and gaps so near to a moment are part of what is shown of it
 TIME = pl.Datetime("us", "UTC")
@@ -52,7 +54,7 @@ class Moment:
     guard
         The last row of the risk guard.
     switches
-        Name to value: kill, disarmed, guards; of what was never written there is none.
+        Name to value: kill, disarmed, guards; empty where it is gone, and of what was never written there is none.
     plans
         Plans that were younger than PLAN_MAX_AGE_SEC and not decided, oldest first.
     decisions
@@ -75,7 +77,7 @@ class Moment:
 
 def archive_of(settings: Settings) -> Archive:
     """Give the archive of an installation; nothing is opened or made."""
-    return Archive(settings.quantum_home / FOLDER)
+    return Archive(Path(getattr(settings, "recorder_folder", settings.quantum_home / FOLDER)))
 
 
 class Reader:
@@ -272,25 +274,16 @@ class Reader:
     def gaps(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
         """Give what was lost between two times; a gap without a time counts on the whole day it was found."""
         frame = self._read(GAPS, self._days(GAPS, start, end))
-        if "at" in frame.collect_schema():
-            frame = frame.filter(pl.col("at").is_null() | pl.col("at").is_between(start, end))
-        return frame.collect().to_dicts() if frame.collect_schema() else []
+        columns = frame.collect_schema().names()
+        if "at" in columns:
+            since = pl.coalesce("since", "at") if "since" in columns else pl.col("at")
+            frame = frame.filter(pl.col("at").is_null() | ((pl.col("at") >= start) & (since <= end)))
+        return frame.collect().to_dicts() if columns else []
 
     def gap_spans(self, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-        """Give from when to when records are missing: from the last row before each gap to the first one after it."""
-        known = self.between("position", start, end)
-        numbered = [gap for gap in self.gaps(start, end + RECENT) if isinstance(gap.get("from_seq"), int)]
-        if not numbered or "seq" not in known.collect_schema():
-            return []
-        rows = known.select("seq", "at").unique().collect()
-        spans = [
-            (
-                rows.filter(pl.col("seq") < gap["from_seq"])["at"].max() or start,
-                rows.filter(pl.col("seq") > gap["to_seq"])["at"].min() or end,
-            )
-            for gap in numbered
-        ]
-        return [(first, last) for first, last in spans if isinstance(first, datetime) and isinstance(last, datetime)]
+        """Give from when to when records are missing, of the gaps that say so."""
+        found = [(gap.get("since"), gap.get("at")) for gap in self.gaps(start, end)]
+        return [(first, last) for first, last in found if isinstance(first, datetime) and isinstance(last, datetime)]
 
     def _dicts(self, table: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
         frame = self.between(table, start, end)

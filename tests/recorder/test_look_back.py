@@ -1,10 +1,14 @@
 """The commands that look back: what they show is what was published, and where there is nothing they say what to do."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,6 +17,7 @@ from rich.console import Console
 from quantum_core.contracts.tables import RISK_PROPOSAL
 from quantum_ops.cli.history.look_back import moment_of
 from resources.governor.switches import kill
+from resources.recorder.reading import TABLES
 from tests.commands import run_command
 from tests.conftest import START
 from tests.recorded import Tape
@@ -21,6 +26,14 @@ from tests.world import real_closes, write_candles, write_plan, write_position, 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 HOUR = ("--from", "2026-01-22T11:30", "--to", "2026-01-22T12:30")
 
+LOST = {"symbol": "ETHUSDT", "asset": "risk_proposal", "state": "failed", "why": "candles_stale: 430 s > 420 s"}
+MORE = {  # cycle to more rows by table
+    1: {"switches": [{"name": "kill", "value": "set_by_kill"}]},
+    2: {"without_result": [LOST]},
+    3: {"without_result": [{**LOST, "state": "present", "why": ""}]},
+}
+PAGE = (Path(__file__).parents[2] / "docs" / "history.md").read_text()
+
 
 @pytest.fixture
 def tape(store, instance) -> Tape:
@@ -28,7 +41,7 @@ def tape(store, instance) -> Tape:
     write_world(store)
     tape = Tape(store, instance)
     write_plan(store, "p1", "BTCUSDT", price=real_closes("BTCUSDT")[-1])
-    tape.cycle(switches=[{"name": "kill", "value": "0"}])
+    tape.cycle(switches=[{"name": "kill", "value": ""}])
     kill(store, reason="drill", by="ada")
     for step, price in enumerate((1.01, 1.03, 1.02), start=1):
         store.clock.advance(60)
@@ -38,7 +51,7 @@ def tape(store, instance) -> Tape:
             write_position(store, symbol, entry=closes[0] * 0.9, mark=closes[-1])
         if step == 1:
             write_plan(store, "p2", "BTCUSDT", "OPEN", side="BUY", price=price)
-        tape.cycle(**({"switches": [{"name": "kill", "value": "1"}]} if step == 1 else {}))
+        tape.cycle(**MORE[step])
     return tape
 
 
@@ -115,14 +128,14 @@ def test_the_state_at_a_moment_names_switches_guards_assets_and_plans(tape) -> N
     assert "Switches: none on\n" in before.stdout
     assert "Risk guard: status ok" in before.stdout
     after = quantum(tape, "at", "2026-01-22T12:01:30")
-    assert "Switches: kill 1" in after.stdout
+    assert "Switches: kill set_by_kill" in after.stdout
     assert "kill_switch_active" in after.stdout
     for symbol in SYMBOLS:
         assert after.stdout.count(symbol) >= 6
     everything = json.loads(quantum(tape, "at", "2026-01-22T12:00:30", "--symbols", "ETHUSDT", "--json").stdout)
     assert list(everything["rows"]) == ["ETHUSDT"]
     assert everything["rows"]["ETHUSDT"]["market_state"]["candles_digest"]
-    assert everything["switches"] == {"kill": "0"}
+    assert everything["switches"] == {"kill": ""}
     assert [one["plan_id"] for one in everything["decisions"]] == ["p1"]
 
 
@@ -219,3 +232,42 @@ def test_an_open_day_says_that_it_is_in_no_chain(tape, tmp_path) -> None:
     assert "in no chain" in done.stderr
     with tarfile.open(tmp_path / "day.tar") as tar:
         assert "in no chain" in tar.extractfile("README.md").read().decode()
+
+
+def commands_of(page: str, program: str) -> list[list[str]]:
+    """Give the lines of a page's shell blocks that call a program, as a shell splits them."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines() if line.startswith(f"{program} ")]
+
+
+def test_every_command_of_the_page_shows_something(tape, tmp_path) -> None:
+    """The page is read by somebody who has no time to find out what it meant."""
+    commands = commands_of(PAGE, "quantum")
+    assert {arguments[0] for arguments in commands} == {"history", "at", "export"}
+    for arguments in commands:
+        files = [name for name in arguments if name.endswith((".png", ".tar"))]
+        done = quantum(tape, *(str(tmp_path / name) if name in files else name for name in arguments))
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert files or done.stdout.count("\n") >= 4, arguments
+        assert all((tmp_path / name).stat().st_size for name in files)
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["open day", "compacted day"])
+def test_the_queries_of_the_page_give_what_the_command_gives(tape, compacted) -> None:
+    if compacted:
+        tape.archive.compact(START.date())
+    columns = ("--columns", "proposed_sl", "--format", "json", "--asset", "risk_proposal")
+    stops = [row["proposed_sl"] for row in json.loads(quantum(tape, "history", "BTCUSDT", *HOUR, *columns).stdout)]
+    queries = commands_of(PAGE, "python")
+    assert ["polars" in query[1] for query in queries] == [True, False]
+    for _, query in queries if find_spec("duckdb") else queries[:1]:
+        done = subprocess.run(
+            [sys.executable, "-c", query], cwd=tape.store.settings.quantum_home, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        for stop in stops:
+            assert f"{stop:.1f}"[:-2] in done.stdout.replace(",", ""), done.stdout
+
+
+def test_the_page_names_every_table(tape) -> None:
+    assert set(tape.archive.tables()) <= {name for name in TABLES if f"`{name}`" in PAGE} == {*TABLES}

@@ -108,11 +108,11 @@ def test_a_plan_is_open_until_it_is_decided_and_no_longer_than_it_may_be(tape) -
 
 def test_a_switch_stands_however_long_ago_it_was_set(tape) -> None:
     """A kill switch of last month still blocks; a hash of last month is gone."""
-    at = tape.cycle(switches=[{"name": "kill", "value": "1"}, {"name": "disarmed", "value": ""}])
+    at = tape.cycle(switches=[{"name": "kill", "value": "set"}, {"name": "disarmed", "value": ""}])
     later = at + timedelta(days=40)
     tape.flush({"market_state": tape.stamped([{"symbol": "BTCUSDT", "sigma": 0.1}], later)}, later.date())
     moment = Reader(tape.archive).at(later)
-    assert moment.switches == {"kill": "1", "disarmed": ""}
+    assert moment.switches == {"kill": "set", "disarmed": ""}
     assert list(moment.rows) == ["BTCUSDT"]
     assert set(moment.rows["BTCUSDT"]) == {"market_state"}
     assert moment.guard is None
@@ -130,8 +130,10 @@ def test_a_gap_lasts_from_the_row_before_it_to_the_row_after_it(tape) -> None:
     first = tape.cycle()
     tape.seq += 3
     tape.store.clock.advance(50)
-    second = tape.cycle(gaps=[{"from_seq": 2, "to_seq": 4}])
+    second = tape.cycle(gaps=[{"from_seq": 2, "to_seq": 4, "since": first}])
     assert Reader(tape.archive).gap_spans(first, second) == [(first, second)]
+    within = first + timedelta(seconds=10)
+    assert Reader(tape.archive).gap_spans(within, within) == [(first, second)]
     assert Reader(tape.archive).gap_spans(first - timedelta(hours=3), first - timedelta(hours=2)) == []
 
 

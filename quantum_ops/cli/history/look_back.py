@@ -313,9 +313,11 @@ def _side_by_side(reader: Reader, symbol: str, start: datetime, end: datetime, c
 
 def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: datetime, columns: str | None) -> pl.DataFrame:
     """Give the rows of one table as they were published."""
-    tables = reader.archive.tables()
-    if asset not in tables:
-        message = f"no table {asset!r}: there are {', '.join(tables)}"
+    from resources.recorder.reading import TABLES
+
+    known = sorted({*TABLES, *reader.archive.tables()})
+    if asset not in known:
+        message = f"no table {asset!r}: there are {', '.join(known)}"
         raise click.UsageError(message)
     frame = reader.between(asset, start, end, [symbol]).collect()
     if not frame.width:
