@@ -50,7 +50,7 @@ OF_SYMBOLS_BACK_DAYS = 7  # of the archive, searched for the symbols there are
 UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 RELATIVE = re.compile(r"(\d+)([smhd])")
 FORMATS = ("table", "csv", "json", "parquet")
-HOW_TO_RECORD = "Start the recorder: `quantum recorder`, beside `quantum up`; QUANTUM_HOME names the folder of the deployment."
+HOW_TO_RECORD = "`quantum up` records while it runs, or start `quantum recorder`; QUANTUM_HOME names the deployment's folder."
 
 
 class Time(click.ParamType[datetime]):
