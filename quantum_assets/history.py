@@ -67,7 +67,7 @@ def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
             context.add_asset_metadata(metadata_of(manifest, sha256_of(recorded.manifest_path(day))), partition_key=str(day))
             for damaged in manifest["set_aside"]:
                 context.log.error(f"{damaged['file']} {damaged['what']}: set aside, the day is compacted without it")
-        keep_days, keep_gb = retention_of(store.settings)
+        keep_days, keep_gb = retention_of(store.settings)  # the recorder does it, too, every hour, where no Dagster runs
         if removed := recorded.prune(keep_days, keep_gb * 1e9):
             context.log.info(f"files of {', '.join(map(str, removed))} removed; their manifests stay")
 

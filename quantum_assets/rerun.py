@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
@@ -143,7 +144,7 @@ def rerun(
     end: datetime,
     *,
     profile: Profile | None = None,
-    progress: Callable[[Step], None] | None = None,
+    budget_sec: float = math.inf,
 ) -> Outcome:
     """Compute everything again that was recorded from one moment until before another.
 
@@ -155,8 +156,8 @@ def rerun(
         Aware UTC.
     profile
         Parameters to compute with; those that were in force when not given.
-    progress
-        Is called after each step.
+    budget_sec
+        Time after which no further step is begun; ``Outcome.ended`` tells how far it went.
 
     Raises
     ------
@@ -166,8 +167,8 @@ def rerun(
         A file of the archive cannot be read.
     """
     outcome, state = Outcome(), Replayed(profile)
-    first = True
-    while start < end:
+    first, last_moment = True, time.monotonic() + budget_sec
+    while start < end and time.monotonic() < last_moment:
         until = min(start + CHUNK, end)
         for step in steps_of(archive, start, until):
             if first:
@@ -175,8 +176,9 @@ def rerun(
                 first = False
             state.compute(step, outcome)
             outcome.began, outcome.ended = outcome.began or step.at, step.at
-            if progress is not None:
-                progress(step)
+            if time.monotonic() > last_moment:
+                until = step.at
+                break
         _decide_again(archive, start, until, outcome)
         start = until
     if first:

@@ -157,9 +157,8 @@ class RedisIOManager(dg.IOManager):
         self._looks.pop(table.asset, None)
         now = self.store.clock()
         outcomes = self._write(table, list(rows.values()), cycle_id, now)
-        if ONCE_TAG not in tags and (tape := tape_of(self.store)) is not None:
-            shard = tags.get(RANGE_TAGS[0], next(iter(obj["symbol"]), ""))
-            tape.record(table, obj, outcomes, shard=shard, cycle_id=cycle_id, run_id=run.run_id, now=now)
+        if (tape := tape_of(self.store)) is not None:
+            tape.record(table, obj, outcomes, slot=_slot(table, tags, obj), cycle_id=cycle_id, run_id=run.run_id, now=now)
         failures = {
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
             **{outcome.symbol: outcome.error for outcome in outcomes if outcome.error},
@@ -279,6 +278,12 @@ def of_the_loop(run: dg.DagsterRun) -> bool:
 def cycle_id_of(run: dg.DagsterRun) -> str:
     """Give the id all publications of a run carry: the cycle's, or the run's own when somebody asked for it."""
     return run.tags.get(CYCLE_ID_TAG, run.run_id)
+
+
+def _slot(table: Table, tags: Mapping[str, str], frame: pl.DataFrame) -> str:
+    """Name whose record a step continues: its shard's, whoever computes it; one that only decides plans remembers nothing."""
+    shard = tags.get(RANGE_TAGS[0], next(iter(frame["symbol"]), ""))
+    return f"{shard}:{table.asset}" if table.asset == "governor_permit" and CYCLE_TAG not in tags else shard
 
 
 def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.DataFrame:

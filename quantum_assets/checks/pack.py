@@ -39,7 +39,8 @@ PROOFS: tuple[Proof, ...] = (
     *history.PROOFS,
 )
 GROUPS = tuple(dict.fromkeys(proof.group for proof in PROOFS))
-LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at the first look is done at the second
+LOOKS = 3  # at what fails
+LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at one look is done at the next
 NAMES_STORED = 200  # of failing symbols per proof; the count is always exact
 RUN_FIELD = "_run"  # of the stored verdicts: when the last run ended, and how long it took
 
@@ -56,7 +57,7 @@ def judge(proof: Proof, evidence: Evidence) -> Verdict:
 def run(
     look: Callable[[], Evidence], proofs: Sequence[Proof] = PROOFS, *, look_again_sec: float = LOOK_AGAIN_SEC
 ) -> list[Verdict]:
-    """Judge proofs, and look a second time at what fails: only what is wrong both times is wrong.
+    """Judge proofs, and look again at what fails: only what is wrong each time is wrong.
 
     Parameters
     ----------
@@ -65,15 +66,18 @@ def run(
     proofs
         Which.
     look_again_sec
-        Pause before the second look. A cycle in its middle has new states beside old proposals.
+        Pause before another look. A cycle in its middle has new states beside old proposals, and where candles come every few
+        seconds the second look may fall into the next one.
     """
     evidence = look()
-    first = [judge(proof, evidence) for proof in proofs]
-    if all(verdict.passed for verdict in first):
-        return first
-    time.sleep(look_again_sec)
-    evidence = look()
-    return [verdict if verdict.passed else _confirmed(verdict, judge(verdict.proof, evidence)) for verdict in first]
+    verdicts = [judge(proof, evidence) for proof in proofs]
+    for _ in range(LOOKS - 1):
+        if all(verdict.passed for verdict in verdicts):
+            break
+        time.sleep(look_again_sec)
+        evidence = look()
+        verdicts = [one if one.passed else _confirmed(one, judge(one.proof, evidence)) for one in verdicts]
+    return verdicts
 
 
 def _confirmed(first: Verdict, second: Verdict) -> Verdict:

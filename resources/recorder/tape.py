@@ -98,7 +98,7 @@ class Tape:
         frame: pl.DataFrame,
         outcomes: Sequence[Publication],
         *,
-        shard: str,
+        slot: str,
         cycle_id: str,
         run_id: str,
         now: datetime,
@@ -113,8 +113,8 @@ class Tape:
             All rows it computed, with ``state`` and ``why``.
         outcomes
             What became of those in state ``present``.
-        shard
-            First symbol of the run's range.
+        slot
+            Whose memory the record continues: who records in it after another process records everything.
         cycle_id, run_id
             Whose step it is.
         now
@@ -141,7 +141,7 @@ class Tape:
                     **self._candle_tables(candles),
                 }
                 tables = {name: rows for name, rows in made.items() if len(rows)}
-                record = Record(table.asset, shard, cycle_id, run_id, now.timestamp(), facts, tables, full)
+                record = Record(table.asset, slot, cycle_id, run_id, now.timestamp(), facts, tables, full)
                 if append(self._store, record, token=token):
                     self._lost = 0
                     return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from definitions import defs
@@ -47,6 +48,7 @@ from quantum_ops.cli.audit.prove import catalogue
 from resources.governor.limits import limits_of
 from resources.governor.switches import arm, kill, release
 from resources.instance.home import open_instance
+from resources.recorder.archive import sha256_of, write_parquet
 from resources.recorder.reading import archive_of
 from resources.store.lease import other_holder
 from resources.store.profiles import KEY as USES
@@ -54,6 +56,7 @@ from resources.store.profiles import use
 from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.recorded import days_of_rows
+from tests.recorder.recording import archived
 from tests.world import (
     QUIET,
     job_of,
@@ -482,6 +485,21 @@ def recorded(damage: Callable[[Path, Path], object]) -> Callable[[Proven], None]
     return tamper
 
 
+def computed_otherwise(world: Proven) -> None:
+    """Record some cycles and compact their day, which is no fault; then change one number, and its hash with it."""
+    for _ in range(3):
+        run_cycle(world.store, world.instance)
+    archive = archived(world.store, world.store.settings.recorder_folder.parent)
+    (day,) = archive.days()
+    archive.compact(day)
+    assert world.verdicts("history/")["history/recomputed"].finding.judged > len(SYMBOLS)
+    assert world.red() == {}
+    path, manifest = archive.folder("risk_proposal", day) / "day.parquet", archive.manifest_path(day)
+    before, rows = sha256_of(path), pl.read_parquet(path)
+    write_parquet(rows.with_columns(proposed_sl=pl.col("proposed_sl") * (1 + 1e-12)), path)
+    manifest.write_text(manifest.read_text().replace(before, sha256_of(path)))
+
+
 def change_a_byte(path: Path, _: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -709,6 +727,7 @@ TAMPERINGS = (
     Tampering("governor_permit/profile_in_force", lambda w: w.forge(POSITION, profile=load("crypto-1m").fingerprint)),
     Tampering("governor_permit/profile_in_force", forget_the_change),
     *(Tampering("history/archive_intact", recorded(damage), named=RECORDED_FILE) for damage in (change_a_byte, lambda path, _: path.unlink(), swap)),
+    Tampering("history/recomputed", computed_otherwise, named=f"risk_proposal {INTENDED}"),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
 
