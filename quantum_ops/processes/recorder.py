@@ -421,8 +421,6 @@ class Recorder:
             message = f"the lease had lapsed, or went to the recorder of {self._holder()}"
             raise StandbyError(message)
         try:
-            if self._failed:
-                self.archive.remove_uncommitted()
             size = self.archive.write(tables, position)
         except OSError as error:
             self._failed = True

@@ -312,7 +312,11 @@ class Archive:
         A changed byte, a removed or added file, a removed day and two days that changed places are each found. What retention
         has removed is no fault.
         """
-        manifests, retained_since = self.manifest_days(), self.retained_since()
+        manifests, retained_since = self.manifest_days(), None
+        try:
+            retained_since = self.retained_since()
+        except ValueError as error:
+            yield Fault("", f"{MANIFESTS}/{RETAINED_FILE}", str(error))
         for number, day in enumerate(manifests):
             try:
                 manifest = self.manifest(day)

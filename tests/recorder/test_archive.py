@@ -394,6 +394,7 @@ def test_a_damaged_date_of_retention_is_named(tmp_path: Path, text: str) -> None
     (archive.root / "manifests" / "retained-since.json").write_text(text)
     with pytest.raises(ValueError, match=r"retained-since\.json is damaged"):
         archive.retained_since()
+    assert [file for file, _ in faults(archive)] == ["manifests/retained-since.json"]
 
 
 def test_the_position_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -295,6 +295,25 @@ def test_a_new_day_begins_with_its_first_record_and_nothing_is_added_to_the_one_
     assert numbers(recorder) == [1, 2, 3, 4]
 
 
+def test_a_day_without_a_record_begins_a_minute_late(store: RedisStore, recorder: Recorder, clock: Clock) -> None:
+    """Steps that began before midnight belong to the day before; what is no record must not end it."""
+    clock.now = START.replace(hour=23, minute=59, second=59)
+    leave(store, 1)
+    until_read(recorder)
+    began = clock().timestamp()
+    clock.advance(50)
+    kill(store, reason="because", by="me")
+    until_read(recorder)
+    rows = {"market_state": pl.DataFrame({"number": [2]})}
+    append(store, Record("market_state", "s", "c", "r", began, {}, rows, full=True), token=OURS)
+    until_read(recorder)
+    assert numbers(recorder, [DAY]) == [1, 2]
+    assert recorder.archive.days() == [DAY]
+    clock.advance(11)
+    until_read(recorder)
+    assert recorder.archive.days() == [DAY, DAY + timedelta(days=1)]
+
+
 def test_a_clock_ahead_of_ours_begins_no_day(store: RedisStore, recorder: Recorder) -> None:
     ahead = Record("a", "s", "c", "r", START.timestamp() + 10 * 86400, {}, {}, full=True)
     append(store, ahead, token=OURS)
@@ -371,6 +390,21 @@ def test_a_full_disk_that_had_taken_some_files_leaves_none_that_count_to_a_succe
     until_read(successor)
     assert numbers(successor) == [1, 2]
     successor._end()
+
+
+def test_files_of_a_flush_that_was_not_committed_never_count(store: RedisStore, recorder: Recorder, monkeypatch) -> None:
+    """The next flush has the same number, and perhaps other tables."""
+    leave(store, 1)
+    full_disk(monkeypatch, 2)
+    until_read(recorder)
+    assert list(recorder.archive.root.glob("market_state/*/part-*.parquet"))
+    monkeypatch.undo()
+    recorder._lock.close()  # as the kernel does when it is killed
+    store.client.flushdb()
+    successor = Recorder(store)
+    successor.once()
+    assert successor.archive.position().flush == 1
+    assert numbers(successor) == []
 
 
 def test_a_full_disk_at_midnight_keeps_both_days(store: RedisStore, recorder: Recorder, clock: Clock, monkeypatch) -> None:
