@@ -284,8 +284,10 @@ class Archive:
         """
         try:
             manifest = dict(json.loads(self.manifest_path(day).read_text()))
-        except (ValueError, TypeError) as error:
-            message = f"{self.manifest_path(day)} is damaged: {error}"
+            previous, hashes = manifest["previous"], {table: written["sha256"] for table, written in manifest["tables"].items()}
+            _ = previous is None or (previous["date"], previous["sha256"]), hashes
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            message = f"{self.manifest_path(day)} is damaged: {type(error).__name__}: {error}"
             raise ValueError(message) from None
         return manifest
 
@@ -310,7 +312,7 @@ class Archive:
         """Compare every compacted day with its manifest, and every manifest with the one after it; name what differs.
 
         A changed byte, a removed or added file, a removed day and two days that changed places are each found. What retention
-        has removed is no fault.
+        has removed is no fault. That the newest compacted day was removed with its manifest, only a copy elsewhere would show.
         """
         manifests, retained_since = self.manifest_days(), None
         try:
@@ -328,15 +330,17 @@ class Archive:
             yield from self._verify_link(manifest, manifests[number - 1] if number else None, day)
             if retained_since is None or day >= retained_since:
                 yield from self._verify_files(manifest.get("tables", {}), day)
-        for day in set(self.days()) - set(manifests):
+        yield from self._without_manifest({*manifests})
+
+    def _without_manifest(self, manifests: set[date]) -> Iterator[Fault]:
+        """Name the days that must have had one: a later day has, or they have a compacted file whose parts are gone."""
+        newest = max(manifests, default=date.min)
+        for day in [one for one in self.days() if one not in manifests]:
+            if day < newest:
+                yield Fault(str(day), f"{MANIFESTS}/{day}.json", "is missing, though later days have theirs")
             for table in self.tables():
                 if (self.folder(table, day) / DAY_FILE).exists() and not self._parts(table, day):
                     yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is in no manifest")
-        if self.days() and manifests:
-            missing = {manifests[0] + timedelta(days=n) for n in range((manifests[-1] - manifests[0]).days)} - {*manifests}
-            written = {*self.days()}
-            for day in sorted(missing & written):
-                yield Fault(str(day), f"{MANIFESTS}/{day}.json", "is missing, though later days have theirs")
 
     def _verify_link(self, manifest: Mapping[str, Any], before: date | None, day: date) -> Iterator[Fault]:
         name, previous = f"{MANIFESTS}/{day}.json", manifest.get("previous")

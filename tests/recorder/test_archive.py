@@ -341,7 +341,18 @@ def test_a_removed_day_is_found(tmp_path: Path, day: date) -> None:
     assert [what for _, what in faults(archive)] == ["follows 2026-01-22" if day == DAYS[0] else "follows 2026-01-23"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"date": "2026-01-22", "previous": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"previous": {}}',
+        '{"previous": null, "tables": []}',
+        '{"previous": "x", "tables": {}}',
+        '{"previous": null, "tables": {"a": 1}}',
+    ],
+)
 def test_a_damaged_manifest_is_a_fault_and_no_error(tmp_path: Path, text: str) -> None:
     archive = filled(tmp_path / "recorder")
     archive.manifest_path(DAYS[0]).write_text(text)
