@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
@@ -102,7 +101,7 @@ class Outcome:
     decisions: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, int] = field(default_factory=dict)
     began: datetime | None = None
     ended: datetime | None = None
 
@@ -112,12 +111,17 @@ class Outcome:
         if len(self.differences) < KEPT_MAX:
             self.differences.append(difference)
 
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Count a step that is not computed again."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + count
+
     def include(self, other: Outcome) -> None:
         """Add what came of a later time."""
         for name in ("steps", "rows", "decisions", "differing"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.differences += other.differences[: KEPT_MAX - len(self.differences)]
-        self.skipped += other.skipped
+        for reason, count in other.skipped.items():
+            self.skip(reason, count)
         self.began, self.ended = self.began or other.began, other.ended or self.ended
 
 
@@ -292,14 +296,14 @@ class Replayed:
         if contract is None:
             return
         if step.asset in NOT_AGAIN:
-            outcome.skipped[f"{step.asset}: not computed again"] += 1
+            outcome.skip(f"{step.asset}: not computed again")
             self._apply(contract, step, self._symbols(step) if self.settings else ())
             return
         try:
             symbols = self._symbols(step)
             frame = getattr(self, f"_{step.asset}")(step, symbols)
         except NotRecordedError as error:
-            outcome.skipped[f"{step.asset}: {error}"] += 1
+            outcome.skip(f"{step.asset}: {error}")
             self._apply(contract, step, self._symbols(step) if self.settings else ())
             return
         outcome.steps += 1
@@ -662,7 +666,7 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
         try:
             again = decided_again(fields_given)
         except IncompleteRecordError as error:
-            outcome.skipped[f"decision: {error}"] += 1
+            outcome.skip(f"decision: {error}")
             continue
         outcome.decisions += 1
         if again != fields_given.get("reason", ""):

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +46,7 @@ _DECIMALS = re.compile(r"\.(\d+)f")  # codecs of a fixed number of decimals, by 
 ROOT, SOURCES = Path(__file__).resolve().parents[2], ("quantum_core", "quantum_assets", "resources")
 PACKAGES = ("quantum-risk-pipeline", "dagster", "numpy", "polars", "scipy", "redis")
 
+ASK_AGAIN_SEC = 15.0  # whether anybody records now
 NOTHING = pl.DataFrame()
 
 Row = Mapping[str, Any]
@@ -74,11 +76,11 @@ class Tape:
         self._rows: dict[str, Mapping[str, Row]] = {}
         self._candles: list[_Taken] = []
         self._facts: dict[str, Any] = {}
-        self._lost = 0
+        self._lost, self._recorded, self._ask_at = 0, False, 0.0
         self._known: dict[tuple[str, str], Any] = {}
         self._series: dict[str, Series] = {}
         self._same: dict[tuple[str, bool], Candles] = {}
-        self._rest: dict[tuple[str, str], tuple[str, str]] = {}
+        self._rest: dict[str, dict[str, tuple[str, str]]] = {}
 
     def take(self, table: str, rows: Mapping[str, Row]) -> None:
         """Note what was read for some symbols; a row is recorded when it differs from the last one of its symbol."""
@@ -131,6 +133,9 @@ class Tape:
         }
         token = f"{self._me}:{now:%Y-%m-%d}"
         try:
+            if not self._somebody_records():
+                self._forget()
+                return
             for full in (False, True):
                 if full:
                     self._forget()
@@ -150,6 +155,13 @@ class Tape:
             log.warning("the record of %s (%s) is missing: %s", table.asset, cycle_id, error)
         self._lost += 1  # its number was never given, so that nobody else misses it
         self._forget()
+
+    def _somebody_records(self) -> bool:
+        """Whether a recorder has reported within the last day: else records would lie in Redis for nobody."""
+        if time.monotonic() >= self._ask_at:
+            (found,) = self._store.run("looking for a recorder", [("EXISTS", self._store.keys.of("recorder_state"))])
+            self._recorded, self._ask_at = found == 1, time.monotonic() + ASK_AGAIN_SEC
+        return self._recorded
 
     def _forget(self) -> None:
         """Record everything again, because nobody can know what was recorded last."""
@@ -181,17 +193,16 @@ class Tape:
         rows_said = zip(*(frame[name].to_list() for name in ("symbol", "state", "why")), strict=True)
         found = {symbol: (state, why or "") for symbol, state, why in rows_said if state != State.PRESENT}
         found |= {one.symbol: (str(State.FAILED), one.error) for one in outcomes if one.error}
-        rest_before = {symbol for of, symbol in self._rest if of == asset}
-        if rest_before:
-            found |= dict.fromkeys(rest_before.intersection(frame["symbol"]) - found.keys(), (str(State.PRESENT), ""))
+        known, fine = self._rest.setdefault(asset, {}), (str(State.PRESENT), "")
+        symbols = frame["symbol"].to_list()
+        unlike = {symbol for symbol, said in known.items() if said != fine}
+        asked = found.keys() | (unlike.intersection(symbols)) | (set(symbols) - known.keys())
         rows = []
-        for symbol, (state, why) in found.items():
-            if self._rest.get((asset, symbol)) != (state, why):
-                rows.append((symbol, asset, state, why))
-            if state == State.PRESENT:
-                self._rest.pop((asset, symbol), None)
-            else:
-                self._rest[asset, symbol] = (state, why)
+        for symbol in [one for one in symbols if one in asked]:
+            said = found.get(symbol, fine)
+            if known.get(symbol) != said:
+                rows.append((symbol, asset, *said))
+                known[symbol] = said
         if not rows:
             return NOTHING
         schema = {"symbol": pl.String, "asset": pl.String, "state": pl.String, "why": pl.String}

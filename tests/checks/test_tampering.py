@@ -56,7 +56,7 @@ from resources.store.profiles import use
 from resources.store.redis_store import RedisStore
 from sensors.proofs import PROOFS_JOB_NAME
 from tests.recorded import days_of_rows
-from tests.recorder.recording import archived
+from tests.recorder.recording import archived, somebody_records
 from tests.world import (
     QUIET,
     job_of,
@@ -487,6 +487,7 @@ def recorded(damage: Callable[[Path, Path], object]) -> Callable[[Proven], None]
 
 def computed_otherwise(world: Proven) -> None:
     """Record some cycles and compact their day, which is no fault; then change one number, and its hash with it."""
+    somebody_records(world.store)
     for _ in range(3):
         run_cycle(world.store, world.instance)
     archive = archived(world.store, world.store.settings.recorder_folder.parent)

@@ -18,11 +18,17 @@ from tests.world import real_closes, write_candles, write_efficiency, write_equi
 STEP_SEC = 10
 
 
+def somebody_records(store: RedisStore) -> None:
+    """Let a recorder have reported."""
+    store.client.hset(store.keys.of("recorder_state"), "host", "here")
+
+
 class Desk:
     """Writes what the other programs write, one cycle after the other, from a seed."""
 
     def __init__(self, store: RedisStore, clock, seed: int = 1) -> None:
         self.store, self.clock, self.rng = store, clock, np.random.default_rng(seed)
+        somebody_records(store)
         self.symbols = store.settings.symbols
         self.closes = {symbol: real_closes(symbol) for symbol in self.symbols}
         self.sides = dict.fromkeys(self.symbols, "LONG")

@@ -11,7 +11,7 @@ import pytest
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from resources.recorder import records, tape
 from resources.store.redis_store import pairs
-from tests.recorder.recording import Desk
+from tests.recorder.recording import Desk, somebody_records
 from tests.world import hash_of, run_cycle, write_position, write_world
 
 SYMBOL = "BTCUSDT"
@@ -36,6 +36,7 @@ def facts_of(record):
 def test_every_step_of_a_cycle_leaves_a_record_with_what_it_published(make_store, instance):
     store = make_store()
     write_world(store)
+    somebody_records(store)
     run_cycle(store, instance)
     left = recorded(store)
     assert Counter(one.row["asset"] for one in left) == dict.fromkeys(PUBLISHED_TABLES, 1)
@@ -75,6 +76,7 @@ def test_each_candle_is_recorded_once_and_a_corrected_one_again(make_store, cloc
 def test_what_has_not_changed_is_not_recorded_again(make_store, clock, instance):
     store = make_store()
     write_world(store)
+    somebody_records(store)
     run_cycle(store, instance)
     recorded(store)
     clock.advance(10)
@@ -89,6 +91,7 @@ def test_what_has_not_changed_is_not_recorded_again(make_store, clock, instance)
 def test_all_is_recorded_again_when_nobody_can_know_what_was_recorded_last(make_store, clock, instance, happened):
     store = make_store()
     write_world(store)
+    somebody_records(store)
     run_cycle(store, instance)
     recorded(store)
     if happened == "another process":
@@ -109,6 +112,7 @@ def test_all_is_recorded_again_when_nobody_can_know_what_was_recorded_last(make_
 def test_a_record_that_cannot_be_left_costs_no_publication_and_is_counted(make_store, clock, instance, caplog):
     store = make_store()
     write_world(store)
+    somebody_records(store)
     store.client.set(store.keys.of("stream_recorder"), "in the way")
     run_cycle(store, instance)
     assert hash_of(store, "harvest_proposal", SYMBOL)["harvest_action"]
@@ -125,6 +129,7 @@ def test_a_record_that_cannot_be_left_costs_no_publication_and_is_counted(make_s
 def test_a_symbol_without_a_result_is_named_when_that_changes(make_store, clock, instance):
     store = make_store()
     write_world(store)
+    somebody_records(store)
     store.client.delete(store.keys.of("candles_history", SYMBOL))
     run_cycle(store, instance)
     left = rows_of(recorded(store), tape.WITHOUT_RESULT)
@@ -136,6 +141,7 @@ def test_a_symbol_without_a_result_is_named_when_that_changes(make_store, clock,
     run_cycle(store, instance)
     assert not len(rows_of(recorded(store), tape.WITHOUT_RESULT))
     write_world(store)
+    somebody_records(store)
     run_cycle(store, instance)
     back = rows_of(recorded(store), tape.WITHOUT_RESULT).filter(pl.col("symbol") == SYMBOL)
     assert set(back.select("state", "why").rows()) == {("present", "")}
@@ -143,6 +149,15 @@ def test_a_symbol_without_a_result_is_named_when_that_changes(make_store, clock,
 
 def test_nothing_is_left_where_it_is_switched_off(make_store, instance):
     store = make_store(recorder=False)
+    write_world(store)
+    somebody_records(store)
+    run_cycle(store, instance)
+    assert not store.client.exists(store.keys.of("stream_recorder"))
+
+
+def test_nothing_is_left_where_no_recorder_has_ever_reported(make_store, instance):
+    """Plain Dagster has none, and Redis would fill with what nobody takes out."""
+    store = make_store()
     write_world(store)
     run_cycle(store, instance)
     assert not store.client.exists(store.keys.of("stream_recorder"))
@@ -156,6 +171,7 @@ def test_no_secret_is_recorded(make_store, instance, valkey_url):
         redis_url=valkey_url, redis_sentinel_password=secret, celery_broker_url=server, alert_urls=f"json://{secret}"
     )
     write_world(store)
+    somebody_records(store)
     run_cycle(store, instance)
     (entries,) = [store.client.xrange(store.keys.of("stream_recorder"))]
     left = [records.read(pairs(fields)) for _, fields in entries]

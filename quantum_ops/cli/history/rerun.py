@@ -91,17 +91,17 @@ def _computed(root: Path, start: datetime, end: datetime, profile_name: str | No
     total, cut = Outcome(), list(parts(start, end))
     work = partial(_part, root, profile_name)
     if jobs == 1 or len(cut) == 1:
-        found: Iterator[Outcome | None] = map(work, cut)
-        return _added(total, found, cut, quiet=quiet)
-    with ProcessPoolExecutor(min(jobs, len(cut)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        _added(total, pool.map(work, cut), cut, quiet=quiet)
+        _add(total, map(work, cut), cut, quiet=quiet)
+    else:
+        with ProcessPoolExecutor(min(jobs, len(cut)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            _add(total, pool.map(work, cut), cut, quiet=quiet)
     if total.began is None:
         message = f"no cycle is recorded from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
         raise NotRecordedError(message)
     return total
 
 
-def _added(total: Outcome, found: Iterator[Outcome | None], cut: list[Any], *, quiet: bool) -> Outcome:
+def _add(total: Outcome, found: Iterator[Outcome | None], cut: list[Any], *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -109,7 +109,6 @@ def _added(total: Outcome, found: Iterator[Outcome | None], cut: list[Any], *, q
         for outcome in progress.track(found, total=len(cut), description="Computing again"):
             if outcome is not None:
                 total.include(outcome)
-    return total
 
 
 def _part(root: Path, profile_name: str | None, times: tuple[datetime, datetime]) -> Outcome | None:
