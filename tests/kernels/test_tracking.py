@@ -328,6 +328,13 @@ def test_a_looser_real_stop_loosens_nothing_and_actual_knows_no_other():
     assert move(before, Snapshot(current_sl=95.0), last_proposed_sl=99.0, theta=ACTUAL).current_sl == 95.0
 
 
+def test_a_clock_that_steps_back_leaves_no_position_tracked_since_later_than_now():
+    """What is proposed from then on would be of before the position, and the stop that was proposed last be forgotten."""
+    ahead = replace(move(), tracked_since_epoch=NOW + 137)
+    assert move(ahead).tracked_since_epoch == NOW
+    assert move(replace(ahead, tracked_since_epoch=NOW - 5)).tracked_since_epoch == NOW - 5
+
+
 def test_age_follows_the_snapshot_and_is_never_negative():
     """The age feeds the kill score; a clock that runs ahead must not make it negative."""
     assert move(snapshot=Snapshot(opened_at_epoch=NOW - 50)).age_sec == 50

@@ -244,7 +244,7 @@ def track(
         collared_candle_ms=walk.held_candle_ms,
         mark_price=snapshot.current_price,
         contracts=None,
-        tracked_since_epoch=now if previous is None else previous.tracked_since_epoch or previous.opened_at_epoch,
+        tracked_since_epoch=_tracked_since(previous, now),
         carried=previous.carried if previous else "",
         leftover=previous.leftover if previous else "",
         conflict_until_epoch=previous.conflict_until_epoch if previous else 0.0,
@@ -339,6 +339,11 @@ def _opened_at(previous: Tracked | None, snapshot: Snapshot, now: float) -> floa
     else:
         reported_at = now
     return reported_at if previous is None else min(reported_at, previous.opened_at_epoch)
+
+
+def _tracked_since(previous: Tracked | None, now: float) -> float:
+    """Give since when a position is tracked: never after now, or nothing proposed once a clock has stepped back would count."""
+    return now if previous is None else min(previous.tracked_since_epoch or previous.opened_at_epoch, now)
 
 
 def _newest(bars: Bars | None) -> Bar | None:
