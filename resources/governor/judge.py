@@ -152,9 +152,9 @@ class Found:
         return default if row is None else row[name]
 
     def labels(self, *, closing: bool) -> set[str]:
-        """Give what the writers of these rows say of themselves."""
-        labels = _labels(self.needed(closing=closing))
-        return labels if self.flat is None else labels | {self.flat.position_source}
+        """Give what the writers of these rows, and of the snapshot as it is now, say of themselves."""
+        shown = None if closing and self.flat is None else self.snapshot.value  # a close is judged by the row
+        return _labels(self.needed(closing=closing)) | (set() if shown is None else {shown.position_source})
 
 
 @dataclass(frozen=True)

@@ -280,3 +280,12 @@ def test_a_guard_nobody_knows_blocks_openings_by_its_name(store: RedisStore, dec
     desk.plan("c", SYMBOL, "CLOSE")
     desk.decide()
     assert desk.outcome("c") == ""
+
+
+@pytest.mark.parametrize(("action", "reason"), [("OPEN", "synthetic_data"), ("CLOSE", "")])
+def test_a_snapshot_that_turns_synthetic_opens_nothing_on_the_row_of_before(desk: Desk, action: str, reason: str) -> None:
+    """The tracked row stays as it was, and is fresh enough for two minutes; a close is judged by it, as ever."""
+    desk.ready(SYMBOL)
+    now = desk.store.clock().timestamp()
+    tell(desk, side="LONG", quantity=2, entry_price=100, mark_price=105, ts_epoch=now, source="synthetic")
+    assert asked(desk, action) == reason
