@@ -149,9 +149,16 @@ def recomputed(evidence: Evidence) -> Finding:
         inconsistent = row["eff_stale"] != (row["reason"] not in ("ok", "low_conf")) or scored != (row["eff_score"] is not None)
         if abs(row["multiplier"] - expected) > step or inconsistent:
             failing[symbol] = f"multiplier {row['multiplier']}, reason {row['reason']}: recomputed {expected:.4f}"
-        elif abs(row["proposed_target"] - target) > PRINTED_USD + PRINTED_MULTIPLIER * row["base_target"]:
+        elif (
+            abs(row["proposed_target"] - target) > PRINTED_USD * (1 + row["multiplier"]) + PRINTED_MULTIPLIER * row["base_target"]
+        ):
             failing[symbol] = f"proposed_target {row['proposed_target']}, recomputed {target:.2f}"
     return Finding(f"largest difference {largest:.1e}", "equal as printed", len(rows), failing)
+
+
+def _printed(row: Mapping[str, Any]) -> float:
+    """Give by how much a target may differ from base x multiplier: all three are rounded as they are printed."""
+    return float(PRINTED_USD * (1 + row["multiplier"]) + PRINTED_MULTIPLIER * row["base_target"])
 
 
 def one_entry_per_evaluation(evidence: Evidence) -> Finding:
