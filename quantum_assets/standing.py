@@ -28,7 +28,8 @@ from quantum_assets.rows import assemble, shared_by_legs, without_result
 from quantum_assets.trade_intent import GONE, both_proposals, intent_frame
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, Table, publication_due
-from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES
+from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES, RISK_PROPOSAL
+from quantum_core.kernels import CLOCK_SKEW_SEC
 from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
 from quantum_core.kernels.governor.risk_guard import Account
 from quantum_core.kernels.position.identity import Memory
@@ -149,7 +150,9 @@ class Standing(ABC):
             {
                 one: proposals[one]
                 for one in symbols
-                if one in proposals and profile.theta(TrackingTheta, one).sl_ratchet == "proposed"
+                if one in proposals
+                and profile.theta(TrackingTheta, one).sl_ratchet == "proposed"
+                and now - self.evaluated["risk_proposal"].get(one, now) <= self._ttl_sec(RISK_PROPOSAL)
             },
             {},
         )
@@ -241,6 +244,8 @@ class Standing(ABC):
                 state, why = str(State.ABSENT), f"{table.key}_missing"
             elif now - evaluated[symbol] > limit:
                 state, why = str(State.FAILED), f"{asset}_stale: {now - evaluated[symbol]:.0f} s > {limit} s"
+            elif now - evaluated[symbol] < -CLOCK_SKEW_SEC:
+                state, why = str(State.FAILED), f"{asset}_in_future: {evaluated[symbol] - now:.0f} s ahead of the clock"
             elif not present:
                 state, why = str(State.ABSENT), f"no_{asset}"
             if symbol in without:
@@ -256,6 +261,11 @@ class Standing(ABC):
             message = "settings and parameters are not recorded yet"
             raise NotRecordedError(message)
         return self.settings, self.profile
+
+    def _ttl_sec(self, table: Table) -> int:
+        """Give the lifetime of a table's rows; what is older has expired."""
+        settings, _ = self._in_force()
+        return table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
 
     def _targets(self, symbols: Sequence[str]) -> list[Scored]:
         rows = self.inputs["base_targets"]
@@ -317,8 +327,7 @@ class Standing(ABC):
             }
         if not table.rate_limited:
             return dict.fromkeys(computed["symbol"], "first")
-        last, causes = self.published[table.asset], {}
-        ttl = table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
+        last, causes, ttl = self.published[table.asset], {}, self._ttl_sec(table)
         for row in computed.iter_rows(named=True):
             symbol = row["symbol"]
             stands = last.get(symbol)

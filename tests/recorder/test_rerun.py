@@ -17,6 +17,7 @@ from tests.recorder.recording import STEP_SEC, Desk, archived
 from tests.world import run_cycle
 
 CYCLES = 20
+PROPOSALS = ("risk_proposal", "harvest_proposal")
 BEGAN, ENDED = START, START + timedelta(seconds=CYCLES * STEP_SEC + 1)
 
 
@@ -84,3 +85,28 @@ def test_a_part_of_the_time_begins_where_the_rest_left_off(archive):
 def test_a_time_of_which_nothing_is_recorded_is_named(archive):
     with pytest.raises(NotRecordedError, match="nothing was recorded"):
         rerun(archive, ENDED + timedelta(days=2), ENDED + timedelta(days=3))
+
+
+@pytest.mark.parametrize("pause_sec", [-120, 150])
+def test_a_clock_that_steps_back_and_an_outage_come_out_as_they_were(tmp_path, valkey_url, pause_sec):
+    """What is dated in the future is not read, and what has expired counts for no stop, in Redis as computed again."""
+    clock = Clock()
+    clock.advance(600)
+    settings = load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home")
+    store = RedisStore(settings, clock)
+    store.client.flushdb()
+    desk = Desk(store, clock)
+    prepare_home(settings)
+    with open_instance(settings) as instance:
+        for _ in range(2):
+            desk.advance()
+            run_cycle(store, instance)
+        clock.advance(pause_sec)
+        if pause_sec > 0:  # the server's own clock has not moved
+            store.client.delete(*(store.keys.of(key, one) for key in PROPOSALS for one in settings.symbols))
+        desk.write()
+        run_cycle(store, instance, assets=["position", "risk_proposal", "harvest_proposal"])
+    outcome = rerun(archived(store, tmp_path), START, START + timedelta(hours=1))
+    store.client.close()
+    assert outcome.differences == []
+    assert outcome.rows > 30
