@@ -213,6 +213,7 @@ class Replayed(Standing):
         super().__init__(profile=profile)
         self._profile_wanted = profile
         self._profile_then, self._versions = "", dict[str, str]()
+        self._began: dict[str, datetime] = {}  # a cycle, by its id
         self._settings_given: dict[str, Any] = {}
         self.series: dict[str, Series] = {}
 
@@ -246,6 +247,7 @@ class Replayed(Standing):
                 self._take(table, step.tables[table])
         if CANDLES in step.tables:
             self._merge(step.tables[CANDLES])
+        self._began.setdefault(step.cycle_id, step.at)
         contract = PUBLISHED_TABLES.get(step.asset)
         if contract is None:
             return
@@ -374,11 +376,13 @@ class Replayed(Standing):
             reason = self._reason(profile)
             return Difference(step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at)
 
-        different: set[str] = set()
+        different = self._overtaken(step, present["symbol"].to_list())
+        if different:
+            outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(different))
         if recorded is not None:
             joined = recorded.join(computed, on="symbol", how="left", suffix="_again", maintain_order="left")
             unequal = joined.filter(pl.any_horizontal(_unequal(item.name, joined) for item in table.fields))
-            for row in unequal.iter_rows(named=True):
+            for row in unequal.filter(~pl.col("symbol").is_in(list(different))).iter_rows(named=True):
                 names = (item.name for item in table.fields)
                 name = next(one for one in names if _bits(row[one]) != _bits(row[f"{one}_again"]))
                 different.add(row["symbol"])
@@ -386,6 +390,19 @@ class Replayed(Standing):
         for symbol in {*causes, *written} - different:
             if (before := written.get(symbol)) != (after := causes.get(symbol)):
                 yield differs(symbol, "cause", before, after)
+
+    def _overtaken(self, step: Step, symbols: Sequence[str]) -> set[str]:
+        """Name the symbols of which another run has published something since this one began: nobody knows which of it was read.
+
+        Cycles of a shard never overlap; a cycle on request overlaps them.
+        """
+        began, mine = self._began[step.cycle_id], step.cycle_id
+        return {
+            symbol
+            for rows in self.published.values()
+            for symbol in symbols
+            if (row := rows.get(symbol)) is not None and row["cycle_id"] != mine and row["written_at"] >= began
+        }
 
     def _reason(self, profile: Profile) -> str:
         """Say what is known to be another than then."""

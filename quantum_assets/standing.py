@@ -302,6 +302,7 @@ class Standing(ABC):
         last = self.published.setdefault(table.asset, {})
         for row in stamped.iter_rows(named=True):
             symbol = row["symbol"]
+            row["written_at"] = row["published_at_utc"]
             if row["cause"] == "unchanged" and symbol in last:  # kept current: it is no publication
                 row["published_at_utc"] = last[symbol]["published_at_utc"]
             last[symbol] = row
