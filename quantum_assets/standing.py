@@ -306,7 +306,7 @@ class Standing(ABC):
             if row["cause"] == "unchanged" and symbol in last:  # kept current: it is no publication
                 row["published_at_utc"] = last[symbol]["published_at_utc"]
             last[symbol] = row
-            self.evaluated[table.asset][symbol] = int(row["published_at_utc"].timestamp())
+            self.evaluated[table.asset][symbol] = int(row["written_at"].timestamp())
             if table is POSITION:
                 self.released.discard(symbol)
         before = self.latest.get(table.asset)

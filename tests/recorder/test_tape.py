@@ -134,7 +134,8 @@ def test_a_symbol_without_a_result_is_named_when_that_changes(make_store, clock,
     run_cycle(store, instance)
     left = rows_of(recorded(store), tape.WITHOUT_RESULT)
     assert left.filter(pl.col("asset") == "market_state").select("symbol", "state", "why").rows() == [
-        (SYMBOL, "failed", "candles_missing")
+        (SYMBOL, "failed", "candles_missing"),
+        *((symbol, "present", "") for symbol in ("ETHUSDT", "SOLUSDT")),
     ]
     assert (SYMBOL, "failed") in left.filter(pl.col("asset") == "risk_proposal").select("symbol", "state").rows()
     clock.advance(10)
