@@ -122,7 +122,7 @@ def rerun(
     profile
         Parameters to compute with; those that were in force when not given.
     budget_sec
-        Time after which no further step is begun; ``Outcome.ended`` tells how far it went.
+        Time after which no further step is begun; ``Outcome.ended`` shows how far it went.
 
     Raises
     ------

@@ -297,7 +297,7 @@ class Settings(BaseSettings):
     run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
     recorder: bool = Field(default=True, description="record what goes into and comes out of every cycle, see `quantum recorder`")
     recorder_url: str = Field("", description="folder of the recordings, an absolute path; default: QUANTUM_HOME/recorder")
-    recorder_flush_sec: int = Field(10, ge=1, le=600, description="the recorder writes files this often")
+    recorder_flush_sec: int = Field(60, ge=1, le=600, description="the recorder writes files this often")
     recorder_days: int = Field(30, ge=1, le=36500, description="age from which recorded days are deleted")
     recorder_max_gb: Positive = Field(20, description="size of the recordings from which the oldest days are deleted")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(

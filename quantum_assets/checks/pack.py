@@ -40,7 +40,7 @@ PROOFS: tuple[Proof, ...] = (
 )
 GROUPS = tuple(dict.fromkeys(proof.group for proof in PROOFS))
 LOOKS = 3  # at what fails
-LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way at one look is done at the next
+LOOK_AGAIN_SEC = 2.5  # longer than a cycle writes: what was half-way is done the next time
 NAMES_STORED = 200  # of failing symbols per proof; the count is always exact
 RUN_FIELD = "_run"  # of the stored verdicts: when the last run ended, and how long it took
 

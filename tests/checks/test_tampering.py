@@ -762,6 +762,16 @@ def test_a_live_guard_and_a_switch_are_no_fault_of_the_product(proven: Proven) -
     assert proven.red() == {}
 
 
+def test_what_is_left_of_a_closed_position_is_judged_by_no_state_of_now(proven: Proven) -> None:
+    """Its last proposal stands for a while; the pack was red for a minute after each close of the example."""
+    write_position(proven.store, VICTIM, side="FLAT")
+    run_cycle(proven.store, proven.instance)
+    proven.forge_row(RISK_PROPOSAL, p_trend=0.999)
+    verdicts = proven.verdicts("risk_proposal/")
+    assert verdicts["risk_proposal/p_trend_truthful"].passed
+    assert verdicts["risk_proposal/p_trend_truthful"].finding.judged == len(SYMBOLS) - 1
+
+
 def test_in_plan_mode_every_proof_holds_too(proven: Proven) -> None:
     """The intents made before the switch have no plan, those made since have one."""
     in_plan_mode(proven)

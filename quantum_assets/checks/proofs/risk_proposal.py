@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from quantum_assets.checks import reference
 from quantum_assets.checks.common import (
@@ -78,9 +79,15 @@ def tightens(evidence: Evidence) -> Finding:
     )
 
 
+def _of_open_positions(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Give the proposals made now: of a position that was closed the last one stands for a while, and nobody renews it."""
+    held = set(evidence.open_positions)
+    return {symbol: row for symbol, row in evidence.rows(RISK_PROPOSAL).items() if symbol in held}
+
+
 def right_side(evidence: Evidence) -> Finding:
     """The price has not yet crossed the stop."""
-    rows, failing = evidence.rows(RISK_PROPOSAL), {}
+    rows, failing = _of_open_positions(evidence), {}
     for symbol, row in rows.items():
         below = row["proposed_sl"] < row["position_current_price"]
         if row["sl_breached"] or below != (row["position_side"] == "LONG"):
@@ -112,7 +119,7 @@ def _percent(shares: Iterable[float]) -> str:
 def p_trend_truthful(evidence: Evidence) -> Finding:
     """The trend probability used is the market state's, which an old publisher lost."""
     states, failing, judged, farthest = evidence.rows(MARKET_STATE), {}, 0, 0.0
-    for symbol, row in evidence.rows(RISK_PROPOSAL).items():
+    for symbol, row in _of_open_positions(evidence).items():
         state = states.get(symbol)
         if state is None:
             continue
