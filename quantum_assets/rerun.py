@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -380,13 +381,16 @@ class Replayed(Standing):
         if different:
             outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(different))
         if recorded is not None:
-            joined = recorded.join(computed, on="symbol", how="left", suffix="_again", maintain_order="left")
-            unequal = joined.filter(pl.any_horizontal(_unequal(item.name, joined) for item in table.fields))
-            for row in unequal.filter(~pl.col("symbol").is_in(list(different))).iter_rows(named=True):
-                names = (item.name for item in table.fields)
-                name = next(one for one in names if _bits(row[one]) != _bits(row[f"{one}_again"]))
-                different.add(row["symbol"])
-                yield differs(row["symbol"], name, row[name], row[f"{name}_again"])
+            names = [item.name for item in table.fields]
+            again = dict(zip(computed["symbol"], computed.select(names).rows(), strict=True))
+            nothing = (None,) * len(names)
+            for symbol, was in zip(recorded["symbol"], recorded.select(names).rows(), strict=True):
+                is_now = again.get(symbol, nothing)
+                if symbol not in different and (was != is_now or 0.0 in was):  # 0.0 equals -0.0, which reads otherwise
+                    unequal = (row for row in zip(names, was, is_now, strict=True) if _bits(row[1]) != _bits(row[2]))
+                    for name, published, found in islice(unequal, 1):
+                        different.add(symbol)
+                        yield differs(symbol, name, published, found)
         for symbol in {*causes, *written} - different:
             if (before := written.get(symbol)) != (after := causes.get(symbol)):
                 yield differs(symbol, "cause", before, after)
@@ -437,14 +441,6 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
                     again,
                 )
             )
-
-
-def _unequal(name: str, joined: pl.DataFrame) -> pl.Expr:
-    """Compare bit by bit: numbers as they are (no field may be NaN), lists as their text."""
-    before, after = pl.col(name), pl.col(f"{name}_again")
-    if isinstance(joined.schema[name], pl.List):
-        before, after = before.list.join(","), after.list.join(",")
-    return before.ne_missing(after)
 
 
 def _bits(value: Any) -> Any:
