@@ -233,9 +233,9 @@ class Replayed(Standing):
             rows = _collected(archive, asset, days, before)
             if len(rows):
                 news = rows.filter(pl.col("cause") != "unchanged")
-                self._publish(contract, news.group_by("symbol", maintain_order=True).last())
+                self.stand(contract, news.group_by("symbol", maintain_order=True).last())
                 if contract.kept_current:
-                    self._publish(contract, rows.group_by("symbol", maintain_order=True).last())
+                    self.stand(contract, rows.group_by("symbol", maintain_order=True).last())
         rest = _collected(archive, WITHOUT_RESULT, days, before)
         if len(rest):
             for row in rest.group_by("symbol", "asset", maintain_order=True).last().iter_rows(named=True):
@@ -360,7 +360,7 @@ class Replayed(Standing):
                 self.evaluated[step.asset][symbol] = int(step.at.timestamp())
         rows = step.tables.get(step.asset)
         if rows is not None:
-            self._publish(table, rows)
+            self.stand(table, rows)
 
     # Comparing.
 
@@ -369,7 +369,7 @@ class Replayed(Standing):
         present = frame.filter(pl.col("state") == State.PRESENT)
         computed = as_read(table, present)
         recorded = step.tables.get(step.asset)
-        causes = self._causes(table, step, present, computed)
+        causes = self.causes(table, step, present, computed)
         written = {} if recorded is None else dict(zip(recorded["symbol"], recorded["cause"], strict=True))
         outcome.rows += len(present)
 

@@ -152,7 +152,7 @@ class Standing(ABC):
                 for one in symbols
                 if one in proposals
                 and profile.theta(TrackingTheta, one).sl_ratchet == "proposed"
-                and now - self.evaluated["risk_proposal"].get(one, now) <= self._ttl_sec(RISK_PROPOSAL)
+                and not self.expired(RISK_PROPOSAL, one, now)
             },
             {},
         )
@@ -262,10 +262,11 @@ class Standing(ABC):
             raise NotRecordedError(message)
         return self.settings, self.profile
 
-    def _ttl_sec(self, table: Table) -> int:
-        """Give the lifetime of a table's rows; what is older has expired."""
+    def expired(self, table: Table, symbol: str, now: float) -> bool:
+        """Say whether a row has outlived its lifetime, by the clock of the host: nobody has recorded the server's."""
         settings, _ = self._in_force()
-        return table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
+        ttl_sec = table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
+        return now - self.evaluated[table.asset].get(symbol, 0) > ttl_sec
 
     def _targets(self, symbols: Sequence[str]) -> list[Scored]:
         rows = self.inputs["base_targets"]
@@ -293,7 +294,7 @@ class Standing(ABC):
                 kept = {**rows[symbol], **(doubtful[symbol].row() if symbol in doubtful else {}), "held": False}
                 rows[symbol] = kept
 
-    def _publish(self, table: Table, rows: pl.DataFrame) -> None:
+    def stand(self, table: Table, rows: pl.DataFrame) -> None:
         """Let published rows stand."""
         stamped = rows.rename({"at": "published_at_utc"}).drop("seq", strict=False)
         if table.asset in DIGESTED:
@@ -316,7 +317,7 @@ class Standing(ABC):
             kept = before.filter(~pl.col("symbol").is_in(stamped["symbol"].implode()))
             self.latest[table.asset] = pl.concat([kept, stamped], how="diagonal_relaxed")
 
-    def _causes(self, table: Table, step: Step, present: pl.DataFrame, computed: pl.DataFrame) -> dict[str, str]:
+    def causes(self, table: Table, step: Step, present: pl.DataFrame, computed: pl.DataFrame) -> dict[str, str]:
         """Say which of the computed rows are publications, and why."""
         settings, profile = self._in_force()
         if table.asset == "trade_intent":
@@ -328,13 +329,12 @@ class Standing(ABC):
             }
         if not table.rate_limited:
             return dict.fromkeys(computed["symbol"], "first")
-        last, causes, ttl = self.published[table.asset], {}, self._ttl_sec(table)
+        last, causes = self.published[table.asset], {}
         for row in computed.iter_rows(named=True):
             symbol = row["symbol"]
             stands = last.get(symbol)
-            if (symbol in self.released and table is POSITION) or (
-                stands is not None and step.at.timestamp() - self.evaluated[table.asset].get(symbol, 0) > ttl
-            ):
+            released = symbol in self.released and table is POSITION
+            if released or (stands is not None and self.expired(table, symbol, step.at.timestamp())):
                 stands = None
             row["profile"] = profile.fingerprint_of(symbol)
             cause = publication_due(
