@@ -42,6 +42,7 @@ RAN_WITH = ("versions", "settings", "parameters")
 NOT_AGAIN = ("capital_efficiency", "risk_guard", "governor_permit")
 KEPT_MAX = 100  # differences; the count is always exact
 CHUNK = timedelta(hours=1)
+WRITTEN_AS = {"seq": pl.Int64(), "at": pl.Datetime("us", "UTC"), "cycle_id": pl.String(), "symbol": pl.String()}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def cycle_time(archive: Archive, cycle_id: str) -> tuple[datetime, datetime]:
     NotRecordedError
         There is none.
     """
-    records = archive.read("records")
+    records = _read(archive, "records")
     found = (
         records.filter(pl.col("cycle_id") == cycle_id).select("at").collect()
         if "at" in records.collect_schema()
@@ -184,7 +185,7 @@ def steps_of(archive: Archive, start: datetime, end: datetime) -> Iterator[Step]
     for table in archive.tables():
         if table in ("records", "gaps"):
             continue
-        query = archive.read(table, _days(start, end))
+        query = _read(archive, table, _days(start, end))
         if "seq" in query.collect_schema():
             frame = query.filter(pl.col("seq").is_between(low, high)).sort("seq", maintain_order=True).collect()
             rows[table] = {key[0]: part for key, part in frame.partition_by("seq", as_dict=True, maintain_order=True).items()}
@@ -456,14 +457,24 @@ def _days(start: datetime, end: datetime) -> list[date]:
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
+def _read(archive: Archive, table: str, days: Sequence[date] | None = None) -> pl.LazyFrame:
+    """Read a table; what has other types than the recorder writes is not of the recorder."""
+    query = archive.read(table, days)
+    schema = query.collect_schema()
+    if any(name in schema and schema[name] != dtype for name, dtype in WRITTEN_AS.items()):
+        message = f"{table}: a file of it has other columns than the recorder writes"
+        raise ValueError(message)
+    return query
+
+
 def _collected(archive: Archive, table: str, days: Sequence[date], where: pl.Expr) -> pl.DataFrame:
-    query = archive.read(table, [day for day in archive.days(table) if day in days])
+    query = _read(archive, table, [day for day in archive.days(table) if day in days])
     return query.filter(where).sort("seq", maintain_order=True).collect() if "seq" in query.collect_schema() else pl.DataFrame()
 
 
 def _between(archive: Archive, table: str, start: datetime, end: datetime) -> pl.DataFrame:
     days = set(_days(start, end))
-    query = archive.read(table, [day for day in archive.days(table) if day in days])
+    query = _read(archive, table, [day for day in archive.days(table) if day in days])
     if "at" not in query.collect_schema():
         return pl.DataFrame()
     return query.filter(pl.col("at").is_between(start, end, closed="left")).collect()

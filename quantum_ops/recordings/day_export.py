@@ -100,7 +100,9 @@ def pack(archive: Archive, day: date, target: Path) -> None:
 
 def faults_of(archive: Archive, day: date) -> list[Fault]:
     """Name what of a day is not as it was written; the whole chain is verified, for a day is exchanged with its manifest."""
-    return [fault for fault in archive.verify() if fault.day == str(day)]
+    changed = [fault for fault in archive.verify() if fault.day == str(day)]
+    named = {fault.file for fault in changed}
+    return changed + [fault for fault in archive.damaged([day]) if fault.file not in named]
 
 
 def _versions() -> dict[str, str]:

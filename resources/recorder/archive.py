@@ -120,8 +120,7 @@ class Archive:
     def days(self, table: str = "") -> list[date]:
         """Give the days of which there are files, of one table or of any, oldest first."""
         tables = [table] if table else self.tables()
-        found = {one.name.removeprefix("date=") for name in tables for one in (self.root / name).glob("date=*")}
-        return sorted(map(date.fromisoformat, found))
+        return sorted({day for name in tables for one in (self.root / name).glob("date=*") if (day := _day_of(one)) is not None})
 
     def files(self, table: str, day: date) -> list[Path]:
         """Give the files of a table and day that count, in the order in which they were written."""
@@ -129,6 +128,16 @@ class Archive:
         if self.is_compacted(day):
             return [one for one in (folder / DAY_FILE,) if one.exists()]
         return self._parts(table, day)
+
+    def damaged(self, days: Sequence[date]) -> Iterator[Fault]:
+        """Read every file of some days whole, and name those that cannot be read: what a query meets has a name only here."""
+        for day in days:
+            for table in self.tables():
+                for path in self.files(table, day):
+                    try:
+                        pl.read_parquet(path)
+                    except (pl.exceptions.PolarsError, OSError) as error:
+                        yield Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
 
     def is_compacted(self, day: date) -> bool:
         """Say whether the manifest of a day stands."""
@@ -397,7 +406,7 @@ class Archive:
         return sum(_size(path) for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
 
     def _parts(self, table: str, day: date) -> list[Path]:
-        return sorted(self.folder(table, day).glob("part-*.parquet"))
+        return sorted(path for path in self.folder(table, day).glob("part-*.parquet") if path.is_file())
 
     def _remove_parts(self, day: date) -> None:
         for table in self.tables():
@@ -437,6 +446,13 @@ def joined(frames: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, list[int]]:
             misfits.append(place)
     fitting = [frame for place, frame in enumerate(frames) if place not in set(misfits)]
     return pl.concat(fitting, how="diagonal"), misfits
+
+
+def _day_of(folder: Path) -> date | None:
+    try:
+        return date.fromisoformat(folder.name.removeprefix("date="))
+    except ValueError:  # somebody's own folder
+        return None
 
 
 def day_of(moment: datetime, position: Position) -> date:

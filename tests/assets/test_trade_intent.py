@@ -144,7 +144,7 @@ def test_a_crossed_stop_or_an_action_is_due_an_intent_that_says_why(store, risk,
 def test_nothing_is_intended_when_nothing_is_proposed(store) -> None:
     """The usual state of the book."""
     propose(store, **NOTHING)
-    assert evaluate(store) == Publication(SYMBOL, published=False, cause="nothing due")
+    assert evaluate(store) == Publication(SYMBOL, published=False, cause="nothing due", kept=True)
     assert pending(store) == {}
     assert store.client.hget(LAST, "due") == b"0"
 

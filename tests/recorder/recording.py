@@ -10,10 +10,22 @@ import numpy as np
 import polars as pl
 
 from quantum_core.contracts.tables import PUBLISHED_TABLES
+from quantum_core.settings import load_settings
+from resources.instance.home import open_instance, prepare_home
 from resources.recorder import records
 from resources.recorder.archive import Archive, Position
 from resources.store.redis_store import RedisStore, pairs
-from tests.world import real_closes, write_candles, write_efficiency, write_equity, write_plan, write_position, write_target
+from tests.conftest import Clock
+from tests.world import (
+    real_closes,
+    run_cycle,
+    write_candles,
+    write_efficiency,
+    write_equity,
+    write_plan,
+    write_position,
+    write_target,
+)
 
 STEP_SEC = 10
 
@@ -76,6 +88,23 @@ class Desk:
             "close_time": now_ms - 1, "is_closed": True,
         }  # fmt: skip
         self.store.client.zadd(self.store.keys.of("candles_history", symbol), {json.dumps(candle): opened})
+
+
+def lived(folder: Path, url: str, cycles: int) -> Path:
+    """Let a desk live for some cycles on an emptied server, and give the folder with its archive."""
+    settings = load_settings(redis_url=url, quantum_home=folder / "home")
+    clock = Clock()
+    store = RedisStore(settings, clock)
+    store.client.flushdb()
+    desk = Desk(store, clock)
+    prepare_home(settings)
+    with open_instance(settings) as instance:
+        for _ in range(cycles):
+            desk.advance()
+            run_cycle(store, instance)
+    archived(store, folder)
+    store.client.close()
+    return folder
 
 
 def archived(store: RedisStore, folder: Path) -> Archive:

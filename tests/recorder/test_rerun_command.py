@@ -1,6 +1,7 @@
 """``quantum rerun``: what it says, and how it ends."""
 
 import json
+import shutil
 from datetime import timedelta
 from itertools import pairwise
 
@@ -12,22 +13,21 @@ from quantum_core.exit_codes import EXIT_FAILED, EXIT_USAGE
 from quantum_ops.cli.history.rerun import parts, rerun
 from resources.recorder.archive import Archive, write_parquet
 from tests.conftest import START
-from tests.recorder.recording import STEP_SEC, Desk, archived
-from tests.world import run_cycle
+from tests.recorder.recording import STEP_SEC, lived
 
 CYCLES = 6
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, valkey_url):
+    return lived(tmp_path_factory.mktemp("lived"), valkey_url, CYCLES)
+
+
 @pytest.fixture
-def home(make_store, clock, instance, tmp_path, monkeypatch):
+def home(made, tmp_path, monkeypatch):
     """An instance folder with the archive of some cycles."""
-    store = make_store()
-    desk = Desk(store, clock)
-    for _ in range(CYCLES):
-        desk.advance()
-        run_cycle(store, instance)
     folder = tmp_path / "recorded"
-    archived(store, folder)
+    shutil.copytree(made / "recorder", folder / "recorder")
     monkeypatch.setenv("QUANTUM_HOME", str(folder))
     return folder
 
@@ -89,6 +89,36 @@ def test_a_time_without_records_and_no_archive_at_all_say_what_to_do(monkeypatch
     empty = ask()
     assert empty.exit_code == EXIT_USAGE
     assert "quantum recorder" in empty.output
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[8:200] = bytes(192)
+    path.write_bytes(content)
+
+
+def test_a_damaged_file_and_one_of_another_table_are_named_and_nothing_is_called_equal(home):
+    archive = Archive(home / "recorder")
+    (path,) = archive.files("risk_proposal", START.date())
+    kept = path.read_bytes()
+    damage(path)
+    result = ask(*whole())
+    assert result.exit_code == EXIT_FAILED
+    assert "risk_proposal/date=2026-01-22/part-000000000001.parquet cannot be read" in result.output
+    path.write_bytes(kept)
+    (home / "recorder" / "risk_proposal" / "date=garbage").mkdir()
+    (path.parent / "part-000000000009.parquet").mkdir()
+    assert ask(*whole()).exit_code == 0
+    stranger = pl.DataFrame({"seq": [3], "cycle_id": ["x"], "at": ["noon"], "symbol": [7], "proposed_sl": ["none"]})
+    stranger.write_parquet(path.parent / "part-000000000000.parquet")
+    result = ask(*whole())
+    assert result.exit_code == EXIT_FAILED
+    assert "does not belong there" in result.output
+
+
+@pytest.mark.usefixtures("home")
+def test_a_time_that_ends_before_it_begins_is_a_wrong_call():
+    assert ask("--from", "2m", "--to", "5m").exit_code == EXIT_USAGE
 
 
 def test_a_time_is_cut_into_parts_without_a_hole():

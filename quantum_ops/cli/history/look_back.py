@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quantum_assets.charts import Past
+    from resources.recorder.archive import Archive
     from resources.recorder.reading import Moment, Reader
 
 SHOWN = (  # of one symbol, where nobody says what
@@ -49,6 +50,7 @@ REGIME_COLUMNS = {"trend": ("market_state", "p_trend"), "mr": ("market_state", "
 OF_SYMBOLS_BACK_DAYS = 7  # of the archive, searched for the symbols there are
 UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 RELATIVE = re.compile(r"(\d+)([smhd])")
+NAMED_MAX = 5  # damaged files
 FORMATS = ("table", "csv", "json", "parquet")
 HOW_TO_RECORD = "`quantum up` records while it runs, or start `quantum recorder`; QUANTUM_HOME names the deployment's folder."
 
@@ -119,6 +121,9 @@ def history(
 
             _write(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
             click.echo(f"Picture: {plot}", err=True)
+        if frame.is_empty() and asset == "gaps":
+            click.echo(f"No record was lost {_range(start, end)}. {_covers(reader)}", err=True)
+            return
         if frame.is_empty():
             hint = f"`quantum at {start:%Y-%m-%dT%H:%M:%S}` shows what stood then. " if _is_covered(reader, start) else ""
             click.echo(f"Nothing is recorded of {asset or symbol} {_range(start, end)}. {hint}{_covers(reader)}", err=True)
@@ -273,14 +278,20 @@ def _reader() -> Iterator[Reader]:
     try:
         yield reader
     except PolarsError as error:
-        message = (
-            f"A file of {archive.root} cannot be read: {str(error).splitlines()[0]}. `quantum export DAY` names those of a day."
-        )
-        raise click.ClickException(message) from error
+        raise click.ClickException(unreadable_files(archive, error)) from error
     for fault in reader.unreadable:
         click.echo(f"Left out: {fault.file} {fault.what}", err=True)
     if reader.unreadable:
         sys.exit(EXIT_FAILED)
+
+
+def unreadable_files(archive: Archive, error: Exception) -> str:
+    """Name the files that a query has failed on, and what to do with them."""
+    found = [f"{fault.file} {fault.what}" for fault in archive.damaged(archive.days())]
+    found = found or [str(error).splitlines()[0]]
+    named = "; ".join(found[:NAMED_MAX])
+    more = f"; and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
+    return f"{archive.root}: {named}{more}. Move what is damaged or does not belong there out of the archive, and ask again."
 
 
 def _known(reader: Reader, symbol: str, start: datetime, end: datetime) -> str:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantum_core.exit_codes import EXIT_FAILED, EXIT_USAGE
+from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
-from quantum_ops.cli.history.look_back import HOW_TO_RECORD, Time
+from quantum_ops.cli.history.look_back import HOW_TO_RECORD, Time, unreadable_files
 
 if TYPE_CHECKING:
     from quantum_assets.rerun import Outcome
@@ -49,8 +49,11 @@ def rerun(
     CYCLE_ID computes one cycle; else every cycle from --from until before --to. The first difference of each row is named. Not
     computed again: capital efficiency, the account's guards, and the governor's counters; its decisions are.
 
-    Exit codes: 0 no difference, 1 some rows differ, or nothing was recorded then, 2 the call is wrong or there is no archive.
+    Exit codes: 0 no difference; 1 some rows differ, nothing was recorded then, or a file cannot be read; 2 the call is wrong, or
+    there is no archive.
     """
+    from polars.exceptions import PolarsError
+
     from quantum_assets.rerun import NotRecordedError, cycle_time
     from resources.recorder.archive import Archive
 
@@ -62,13 +65,19 @@ def rerun(
     if profile_name is not None:
         load_settings(profile=profile_name).own_profile  # noqa: B018 - says now, and once, what is wrong with it
     began = time.monotonic()
+    if cycle_id is None and start >= end:
+        message = f"--from {start:%Y-%m-%d %H:%M:%S} is not before --to {end:%Y-%m-%d %H:%M:%S} UTC"
+        raise click.UsageError(message)
     try:
         if cycle_id is not None:
             start, end = cycle_time(archive, cycle_id)
         outcome = _computed(archive.root, start, end, profile_name, jobs or min(os.cpu_count() or 1, 8), quiet=as_json)
-    except (NotRecordedError, ValueError) as error:
-        click.echo(f"Nothing was compared: {error}", err=True)
-        sys.exit(EXIT_FAILED if isinstance(error, NotRecordedError) else EXIT_USAGE)
+    except NotRecordedError as error:
+        click.echo(f"Nothing was compared: {error}. `quantum history` says what the archive covers.", err=True)
+        sys.exit(EXIT_FAILED)
+    except (ValueError, PolarsError) as error:
+        click.echo(f"Nothing was compared: {unreadable_files(archive, error)}", err=True)
+        sys.exit(EXIT_FAILED)
     seconds = time.monotonic() - began
     if as_json:
         click.echo(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}, default=str))
@@ -146,5 +155,7 @@ def _show(outcome: Outcome, seconds: float) -> None:
         at = f"{one.at.astimezone(UTC):%H:%M:%S}" if one.at is not None else ""
         table.add_row(at, one.asset, one.symbol, one.name, one.recorded, one.computed)
     Console().print(table)
+    if outcome.differing > SHOWN_MAX:
+        click.echo(f"and {outcome.differing - SHOWN_MAX:,} more; --json gives the first {len(outcome.differences)}.")
     for reason in sorted({one.reason for one in outcome.differences} - {""}):
         click.echo(f"Known reason: {reason}.")
