@@ -166,6 +166,9 @@ def stops_never_loosen(run: Run, made: Made, watch: Watch) -> Iterator[str]:
     rows, now = run.memory.rows.get(POSITION.asset, {}), made.now.timestamp()
     for symbol in run.settings.symbols:
         row = rows.get(symbol)
+        if symbol in made.expired[RISK_PROPOSAL.asset]:
+            for side in ("LONG", "SHORT"):
+                watch.stops.get((symbol, side), {}).pop(PROPOSED, None)
         watch.gone |= {(symbol, side) for side in ("LONG", "SHORT") if row is None or row["side"] != side}
         if row is None or symbol not in made.evaluated[POSITION.asset]:
             continue
@@ -175,8 +178,6 @@ def stops_never_loosen(run: Run, made: Made, watch: Watch) -> Iterator[str]:
         known = watch.stops.setdefault(position, {})
         if anew or judged_first:
             known.clear()
-        if symbol in made.expired[RISK_PROPOSAL.asset]:
-            known.pop(PROPOSED, None)
         watch.gone.discard(position)
         (watch.unjudged.discard if row["last_candle_ms"] else watch.unjudged.add)(position)
         stops = {IN_FORCE: row["current_sl"]}
@@ -222,7 +223,8 @@ def candles_trouble(run: Run, symbol: str, now: float) -> str:
     usable = [opened for opened, closes in newest.items() if len(closes) == 1 and all(0 < one < math.inf for one in closes)]
     if len(usable) < CLOSES:
         return "too few"
-    age = now - (max(newest) / 1000 + CANDLE_SEC)
+    known = [opened for opened, closes in newest.items() if len(closes) == 1]  # of two versions nobody knows which is right
+    age = now - (max(known) / 1000 + CANDLE_SEC)
     return f"{age:.0f} s old" if not -CANDLE_SEC - 1 <= age <= STALE_SEC + CANDLE_SEC else ""
 
 
