@@ -148,6 +148,8 @@ class Table:
         True when ``computed_at_utc`` stays with the values it was published with: consumers hash it.
     of_account
         True for the one hash of the account, which carries ``ACCOUNT`` as its symbol.
+    outdated
+        Says why what stands must not stand beside new values, however little they have changed; empty when it may.
     headline
         Format of the log line of one publication; operators grep for it. Prices in it (unit quote) read as
         :func:`logged_price` writes them.
@@ -165,6 +167,7 @@ class Table:
     presence: str | None = None
     dated_by_publication: bool = False
     of_account: bool = False
+    outdated: Callable[[Mapping[str, Any], Mapping[str, Any]], str] | None = field(default=None, compare=False)
     headline: str = ""
     doc: str = ""
     by_name: Mapping[str, Field] = field(init=False, repr=False, compare=False)
@@ -402,6 +405,8 @@ def publication_due(
     for item in table.fields:
         if item.change is not Change.IGNORED and _changed(item.change, last[item.name], new[item.name], change_eps_pct):
             return f"{item.name} changed"
+    if table.outdated is not None and (why := table.outdated(last, new)):
+        return why
     if not 0 <= (now - last["published_at_utc"]).total_seconds() < max_age_sec:  # a clock turned back must not end publications
         return "max age"
     return None

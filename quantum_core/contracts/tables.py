@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from quantum_core.contracts.codecs import (
     AMOUNT,
@@ -310,9 +311,20 @@ MARKET_STATE = Table(
     ),
 )
 
+
+def _looser_than_in_force(last: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Somebody has moved the stop in force by less than CHANGE_EPS_PCT, and yet beyond what stands proposed."""
+    in_force, side = new["position_current_sl"], new["position_side"]
+    if in_force is None or side != last["position_side"]:
+        return ""
+    passed = (in_force - last["proposed_sl"]) * (1 if side == "LONG" else -1) > 0
+    return "looser than the stop in force" if passed else ""
+
+
 RISK_PROPOSAL = Table(
     asset="risk_proposal",
     key="risk_proposal",
+    outdated=_looser_than_in_force,
     ttl_sec=PROPOSAL_TTL_SEC,
     ttl_intervals_of="publish_interval_sec",
     headline="proposal for {symbol}: SL=${proposed_sl} TP=${proposed_tp} reasons={reason_codes}",

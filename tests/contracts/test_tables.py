@@ -288,6 +288,29 @@ def test_an_unchanged_value_is_published_again_at_the_age_limit() -> None:
     assert due == {59.9: None, 60.0: "max age"}
 
 
+@pytest.mark.parametrize(
+    ("side", "in_force", "why"),
+    [
+        ("LONG", 100.0001, "looser than the stop in force"),
+        ("LONG", 99.9999, None),
+        ("LONG", 100.0, None),
+        ("LONG", None, None),
+        ("SHORT", 99.9999, "looser than the stop in force"),
+        ("SHORT", 100.0001, None),
+    ],
+)
+def test_a_stop_that_stands_looser_than_the_one_in_force_is_renewed(side: str, in_force: float | None, why: str | None) -> None:
+    """Somebody had moved the stop by less than a change that counts: found by the simulation, seed 143."""
+    row = {**plain_row(RISK_PROPOSAL), "position_side": side, "proposed_sl": 100.0, "position_current_sl": 100.0}
+    new = {**row, "position_current_sl": in_force}
+    cause = publication_due(RISK_PROPOSAL, last_of(row), new, now=NOW, change_eps_pct=0.001, max_age_sec=60)
+    assert cause == why
+    other = {**new, "position_side": "SHORT" if side == "LONG" else "LONG"}
+    assert "position_side" in str(
+        publication_due(RISK_PROPOSAL, last_of(row), other, now=NOW, change_eps_pct=0.001, max_age_sec=60)
+    )
+
+
 def test_the_first_value_is_always_published() -> None:
     """Nothing to compare with is not "unchanged"."""
     row = plain_row(RISK_PROPOSAL)

@@ -148,6 +148,7 @@ def test_the_very_first_flush_killed_before_any_operation_leaves_an_archive_that
             return
 
 
+@pytest.mark.slow
 def test_a_compaction_killed_before_any_operation_is_done_again_with_the_same_result(tmp_path: Path) -> None:
     expected = None
     for operation in itertools.chain([10**6], itertools.count()):
@@ -379,6 +380,7 @@ def test_retention_removes_the_oldest_compacted_days_and_is_no_fault(tmp_path: P
     assert faults(archive) == [("state/date=2026-01-25/day.parquet", "is missing")]
 
 
+@pytest.mark.slow
 def test_a_removal_killed_before_any_operation_is_finished_by_the_next(tmp_path: Path) -> None:
     for operation in itertools.count():
         archive = filled(tmp_path / f"{operation}")

@@ -137,6 +137,7 @@ def test_a_gap_lasts_from_the_row_before_it_to_the_row_after_it(tape) -> None:
     assert Reader(tape.archive).gap_spans(first - timedelta(hours=3), first - timedelta(hours=2)) == []
 
 
+@pytest.mark.slow
 def test_a_compacted_day_says_the_same_as_its_parts(tape) -> None:
     first = tape.cycle()
     go_on(tape, 90, 1.01)
@@ -182,6 +183,7 @@ def test_what_was_taken_before_midnight_and_written_after_it_counts(tape) -> Non
     assert reader.at(at + timedelta(seconds=58)).rows["BTCUSDT"]["market_state"]["sigma"] != 0.25
 
 
+@pytest.mark.slow
 def test_it_covers_the_time_from_the_first_row_to_the_last(tape) -> None:
     first = tape.cycle()
     go_on(tape, 90, 1.0)

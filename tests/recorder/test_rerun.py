@@ -75,6 +75,7 @@ def test_a_time_of_which_nothing_is_recorded_is_named(archive):
         rerun(archive, ENDED + timedelta(days=2), ENDED + timedelta(days=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause_sec", [-120, 150])
 def test_a_clock_that_steps_back_and_an_outage_come_out_as_they_were(tmp_path, valkey_url, pause_sec):
     """What is dated in the future is not read, and what has expired counts for no stop, in Redis as computed again."""

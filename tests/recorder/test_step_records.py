@@ -76,6 +76,7 @@ def test_records_of_many_processes_have_the_numbers_of_their_places(store: Redis
     assert [read(fields).seq for fields in stream(store)] == list(range(1, 201))
 
 
+@pytest.mark.slow
 def test_a_stream_nobody_reads_is_bounded(store: RedisStore) -> None:
     for number in range(RECORDER_STREAM_MAXLEN + 300):
         append(store, record(number, tables={}), token=OURS)

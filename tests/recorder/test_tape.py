@@ -54,12 +54,12 @@ def test_every_step_of_a_cycle_leaves_a_record_with_what_it_published(make_store
 def test_each_candle_is_recorded_once_and_a_corrected_one_again(make_store, clock, instance):
     store = make_store()
     desk = Desk(store, clock)
-    for _ in range(13):
+    for _ in range(7):
         desk.advance()
         run_cycle(store, instance)
     candles = rows_of(recorded(store), "candles").filter(pl.col("symbol") == SYMBOL)
     held = store.client.zcard(store.keys.of("candles_history", SYMBOL))
-    assert held == 302
+    assert held == 301
     assert len(candles) == candles["open_time_ms"].n_unique() == held
     key = store.keys.of("candles_history", SYMBOL)
     (member,) = store.client.zrange(key, -1, -1)
