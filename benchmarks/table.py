@@ -467,6 +467,50 @@ def reaction(figures: Figures) -> str:
     )
 
 
+def recorder(figures: Figures) -> str:
+    """Render the product with and without the flight recorder, and what the archive gives."""
+    rows = [
+        [
+            one["symbols"],
+            name,
+            of(one[name], "latency_p50_sec", "latency_p95_sec", digits=3),
+            *(number(one[name][which], 3) for which in ("cpu_sec_per_cycle", "recorder_cpu_sec_per_cycle")),
+            number(one[name]["peak_pss_mb"], 0),
+        ]
+        for one in figures["cases"]
+        for name in ("without", "with")
+    ]
+    ratios = [
+        [one["symbols"], *(number(one["ratio"][which], 3) for which in ("latency_p50_sec", "cpu_sec_per_cycle"))]
+        for one in figures["cases"]
+    ]
+    archives = [
+        [
+            one["symbols"],
+            number(one["archive"]["mb_per_day"], 1),
+            ", ".join(f"{table} {number(size, 1)}" for table, size in one["archive"]["largest_mb_per_day"].items()),
+            *(f"{one['rerun'][which]:,}" for which in ("rows", "differing", "left_out")),
+            number(one["rerun"]["times_as_fast_one_process"], 1),
+        ]
+        for one in figures["cases"]
+    ]
+    return (
+        "## The flight recorder (`benchmarks.recorder`)\n"
+        + paragraph("""
+            The product with the recorder and without it, deployments in turns; the medians of all turns. CPU is of all processes
+            and the server, that of the recorder's own process is a part of it. Every price moves every 5 s, which is more than
+            markets do. Sizes are reckoned to a day from some minutes, sorted and compressed as a compacted day is.""")
+        + table(["symbols", "recorder", "latency, s: p50 / p95", "CPU, s per cycle", "of it the recorder's", "memory, MB"], rows)
+        + "\nTimes without:\n"
+        + table(["symbols", "latency p50", "CPU"], ratios)
+        + "\nWhat was recorded, computed again by one process:\n"
+        + table(
+            ["symbols", "MB per day", "largest tables, MB per day", "rows", "differing", "left out", "times as fast as it was"],
+            archives,
+        )
+    )
+
+
 def peers(figures: Figures) -> str:
     """Render the product beside its peers."""
     ran = {name: one for name, one in figures["peers"].items() if "not_run" not in one}
@@ -529,6 +573,7 @@ PARTS: dict[str, Callable[[Figures], str]] = {
     "cycle": cycle,
     "growth": beside_proofs,
     "naked": naked,
+    "recorder": recorder,
     "path": path,
     "disk": disk,
     "event_log": event_log,

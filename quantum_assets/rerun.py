@@ -25,7 +25,7 @@ import polars as pl
 from quantum_assets.standing import BY_SYMBOL, NotRecordedError, Standing, Step
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import Table
-from quantum_core.contracts.tables import PUBLISHED_TABLES
+from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES
 from quantum_core.profiles.profile import Profile, from_body
 from quantum_core.settings import Settings, load_settings
 from resources.governor.decisions import IncompleteRecordError, decided_again
@@ -378,23 +378,28 @@ class Replayed(Standing):
             reason = self._reason(profile)
             return Difference(step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at)
 
-        different = self._overtaken(step, present["symbol"].to_list())
-        if different:
-            outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(different))
+        left_out = self._overtaken(step, present["symbol"].to_list())
+        if left_out:
+            outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(left_out))
+        blind = self._blind(table, causes, written) - left_out
+        if blind:
+            outcome.skip(f"{step.asset}: what stood before it is not recorded", len(blind))
+        left_out |= blind
         if recorded is not None:
-            names = [item.name for item in table.fields]
-            again = dict(zip(computed["symbol"], computed.select(names).rows(), strict=True))
-            nothing = (None,) * len(names)
-            for symbol, was in zip(recorded["symbol"], recorded.select(names).rows(), strict=True):
-                is_now = again.get(symbol, nothing)
-                if symbol not in different and (was != is_now or 0.0 in was):  # 0.0 equals -0.0, which reads otherwise
-                    unequal = (row for row in zip(names, was, is_now, strict=True) if _bits(row[1]) != _bits(row[2]))
-                    for name, published, found in islice(unequal, 1):
-                        different.add(symbol)
-                        yield differs(symbol, name, published, found)
-        for symbol in {*causes, *written} - different:
+            for symbol, name, published, found in _unequal(table, recorded, computed):
+                if symbol not in left_out:
+                    left_out.add(symbol)
+                    yield differs(symbol, name, published, found)
+        for symbol in {*causes, *written} - left_out:
             if (before := written.get(symbol)) != (after := causes.get(symbol)):
                 yield differs(symbol, "cause", before, after)
+
+    def _blind(self, table: Table, causes: Mapping[str, str], written: Mapping[str, str]) -> set[str]:
+        """Name the symbols whose row before this one was published before the recorder began, so that nobody knows it."""
+        unknown = {*causes, *written} - self.published[table.asset].keys()
+        if table is POSITION:  # every row is moved on from the one before
+            return {symbol for symbol in unknown if written.get(symbol) != "first"}
+        return {symbol for symbol in unknown if written.get(symbol) != causes.get(symbol)}
 
     def _overtaken(self, step: Step, symbols: Sequence[str]) -> set[str]:
         """Name the symbols of which another run has published something since this one began: nobody knows which of it was read.
@@ -442,6 +447,18 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
                     again,
                 )
             )
+
+
+def _unequal(table: Table, recorded: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, str, Any, Any]]:
+    """Give the first field of each recorded row that differs bit by bit: symbol, field, and both values."""
+    names = [item.name for item in table.fields]
+    again, nothing = dict(zip(computed["symbol"], computed.select(names).rows(), strict=True)), (None,) * len(names)
+    for symbol, was in zip(recorded["symbol"], recorded.select(names).rows(), strict=True):
+        is_now = again.get(symbol, nothing)
+        if was != is_now or 0.0 in was:  # 0.0 equals -0.0, which reads otherwise
+            unequal = (pair for pair in zip(names, was, is_now, strict=True) if _bits(pair[1]) != _bits(pair[2]))
+            for name, published, found in islice(unequal, 1):
+                yield symbol, name, published, found
 
 
 def _bits(value: Any) -> Any:

@@ -91,7 +91,7 @@ def desk(home: Path, **options: Any) -> Iterator[Desk]:
         wait_for("all assets of three symbols", lambda: all_materialized(home))
         wait_for("the page", lambda: bool(page_of(port)))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(**{"viewport": {"width": 1600, "height": 900}, **options})
+        page = browser.new_page(**{"viewport": {"width": 1600, "height": 1400}, **options})
         page.set_default_timeout(ANSWER_MS)
         expect.set_options(timeout=ANSWER_MS)
         yield Desk(home, port, page)

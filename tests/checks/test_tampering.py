@@ -50,6 +50,7 @@ from resources.governor.switches import arm, kill, release
 from resources.instance.home import open_instance
 from resources.recorder.archive import sha256_of, write_parquet
 from resources.recorder.reading import archive_of
+from resources.recorder.tape import tape_of
 from resources.store.lease import other_holder
 from resources.store.profiles import KEY as USES
 from resources.store.profiles import use
@@ -488,6 +489,7 @@ def recorded(damage: Callable[[Path, Path], object]) -> Callable[[Proven], None]
 def computed_otherwise(world: Proven) -> None:
     """Record some cycles and compact their day, which is no fault; then change one number, and its hash with it."""
     somebody_records(world.store)
+    tape_of(world.store)._ask_at = 0.0  # it was asked before, and there was nobody
     for _ in range(3):
         run_cycle(world.store, world.instance)
     archive = archived(world.store, world.store.settings.recorder_folder.parent)
@@ -495,9 +497,9 @@ def computed_otherwise(world: Proven) -> None:
     archive.compact(day)
     assert world.verdicts("history/")["history/recomputed"].finding.judged > len(SYMBOLS)
     assert world.red() == {}
-    path, manifest = archive.folder("risk_proposal", day) / "day.parquet", archive.manifest_path(day)
+    path, manifest = archive.folder("position", day) / "day.parquet", archive.manifest_path(day)
     before, rows = sha256_of(path), pl.read_parquet(path)
-    write_parquet(rows.with_columns(proposed_sl=pl.col("proposed_sl") * (1 + 1e-12)), path)
+    write_parquet(rows.with_columns(mark_price=pl.col("mark_price") * (1 + 1e-12)), path)
     manifest.write_text(manifest.read_text().replace(before, sha256_of(path)))
 
 
@@ -728,7 +730,7 @@ TAMPERINGS = (
     Tampering("governor_permit/profile_in_force", lambda w: w.forge(POSITION, profile=load("crypto-1m").fingerprint)),
     Tampering("governor_permit/profile_in_force", forget_the_change),
     *(Tampering("history/archive_intact", recorded(damage), named=RECORDED_FILE) for damage in (change_a_byte, lambda path, _: path.unlink(), swap)),
-    Tampering("history/recomputed", computed_otherwise, named=f"risk_proposal {INTENDED}"),
+    Tampering("history/recomputed", computed_otherwise, named=f"position {INTENDED}"),
     Tampering("governor_permit/imports_anywhere", lambda w: w.copy_source("sensors/plans.py", "import sys; sys.path.insert(0, '.')"), named="sensors.plans"),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from resources.recorder.archive import Archive, write_parquet
 from tests.conftest import START
 from tests.recorder.recording import STEP_SEC, lived
 
-CYCLES = 6
+CYCLES = 3
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_equal_rows_end_with_success_and_a_sentence():
     result = ask(*whole())
     assert result.exit_code == 0, result.output
     assert "equal, bit by bit" in result.output
-    assert "left out 6 times: capital_efficiency" in result.output
+    assert "left out 3 times: capital_efficiency" in result.output
     assert max(map(len, result.output.splitlines())) <= 160
 
 

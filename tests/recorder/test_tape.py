@@ -87,7 +87,10 @@ def test_what_has_not_changed_is_not_recorded_again(make_store, clock, instance)
     assert not any({"candles", "base_targets", "settings", "parameters"} & one.tables.keys() for one in left)
 
 
-@pytest.mark.parametrize("happened", ["another process", "a new day", "Redis was emptied of it"])
+@pytest.mark.parametrize(
+    "happened",
+    ["another process", *(pytest.param(one, marks=pytest.mark.slow) for one in ("a new day", "Redis was emptied of it"))],
+)
 def test_all_is_recorded_again_when_nobody_can_know_what_was_recorded_last(make_store, clock, instance, happened):
     store = make_store()
     write_world(store)
