@@ -51,7 +51,7 @@ FAILOVER_TIMEOUT_MS = 5000
 RESUMES_WITHIN_SEC = 15.0
 PLAN_EVERY_SEC = 0.5
 GOVERN_EVERY_SEC = 0.1
-FIRST_CYCLE_SEC = 600
+FIRST_CYCLE_SEC = 240
 DECIDED_WITHIN_SEC = 150  # a plan that a governor took and could not record is taken over after 15 s, as often as need be
 LAST_LINES = 60
 LIMITS = {"GOV_MAX_EXEC_PER_HOUR": "40", "GOV_MAX_EXEC_PER_5MIN": "8", "GOV_MAX_REDUCE_NOTIONAL_PER_DAY_USD": "1000000000"}
@@ -229,7 +229,11 @@ class Trial:
             self.log.touch()
             work = [self.planner.plan, self.executor.run]
             with self.deployment(home, names) if self.whole else self.governors():
-                wait_until("the first cycle", lambda: self.cycled_after(0), FIRST_CYCLE_SEC)
+                try:
+                    wait_until("the first cycle", lambda: self.cycled_after(0), FIRST_CYCLE_SEC)
+                except DidNotHappenError as error:
+                    error.add_note(f"the log ends with\n{self.log.read_text()[-3000:]}")
+                    raise
                 threads = [threading.Thread(target=one) for one in (*work, *([self.planner.run] if self.whole else []))]
                 for thread in threads:
                     thread.start()
