@@ -7,6 +7,7 @@ of it the commands'. Times are aware UTC.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -222,6 +223,9 @@ class Reader:
     def candles(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give the candles that opened from ``start`` to ``end``, each once as it was read last, oldest first.
 
+        A window that was recorded whole begins the series anew: of what was read before it, nothing stands from its first candle
+        on. A replay gives all of its candles other times whenever it adds one.
+
         Returns
         -------
         polars.DataFrame
@@ -232,9 +236,12 @@ class Reader:
         if "open_time_ms" not in frame.collect_schema():
             return pl.DataFrame()
         opened = pl.col("open_time_ms").is_between(int(start.timestamp() * 1000), int(end.timestamp() * 1000))
-        of_symbol = frame.filter(pl.col("symbol").is_in(names_in(CANDLES, [symbol])) & opened)
-        last = of_symbol.sort("at", "seq", maintain_order=True).unique("open_time_ms", keep="last")
-        return last.sort("open_time_ms").select("open_time_ms", "high", "low", "close", "volume", "source", "key").collect()
+        of_symbol = frame.filter(pl.col("symbol").is_in(names_in(CANDLES, [symbol])))
+        rows = of_symbol.sort("at", "seq", maintain_order=True).collect()
+        if "whole" in rows.columns:
+            rows = rows.filter(~superseded(rows))
+        last = rows.filter(opened).unique("open_time_ms", keep="last").sort("open_time_ms")
+        return last.select("open_time_ms", "high", "low", "close", "volume", "source", "key")
 
     def at(self, moment: datetime, symbols: Sequence[str] = ()) -> Moment:
         """Give everything as it stood at a moment, of some symbols or of all that had a row that day or the day before."""
@@ -356,6 +363,19 @@ class Reader:
                 ends = frame.select(pl.min("at").alias("first"), pl.max("at").alias("last")).collect().row(0)
                 found += [one.astimezone(UTC) for one in ends if one is not None]
         return (min(found), max(found)) if found else None
+
+
+def superseded(candles: pl.DataFrame) -> pl.Series:
+    """Say of each recorded candle of a symbol whether a later window begins at or before it; rows are in the order of records."""
+    first_of_later = math.inf
+    begins: dict[int, float] = {}
+    windows = candles.filter(pl.col("whole")).group_by("seq").agg(pl.col("open_time_ms").min()).sort("seq", descending=True)
+    first = dict(windows.iter_rows())
+    for seq in sorted(set(candles["seq"]), reverse=True):
+        begins[seq] = first_of_later
+        first_of_later = min(first_of_later, first.get(seq, math.inf))
+    later = candles["seq"].replace_strict(begins, return_dtype=pl.Float64)
+    return candles["open_time_ms"] >= later
 
 
 def names_in(table: str, symbols: Collection[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ import pytest
 from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_core.settings import load_settings
 from resources.recorder.archive import Position
-from resources.recorder.reading import Reader, archive_of
+from resources.recorder.reading import Reader, archive_of, superseded
 from tests.recorded import Tape
 from tests.world import real_closes, write_candles, write_plan, write_position, write_world
 
@@ -69,6 +69,13 @@ def test_the_state_at_a_moment_is_what_redis_held_then(tape) -> None:
         symbol: held[symbol]["close"] for symbol in SYMBOLS
     }
     assert {row["state"] for row in moment.positions.values()} == {"present"}
+
+
+def test_a_window_that_was_read_whole_takes_the_place_of_what_was_read_before() -> None:
+    """A replay gives all of its candles other times: drawn together they were a saw."""
+    rows = [(1, 60, False), (1, 120, False), (2, 70, True), (2, 130, True), (3, 190, False)]
+    frame = pl.DataFrame(rows, schema=["seq", "open_time_ms", "whole"], orient="row")
+    assert superseded(frame).to_list() == [False, True, False, False, False]
 
 
 def test_while_an_asset_has_no_result_nothing_stands(tape) -> None:
