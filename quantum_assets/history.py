@@ -11,7 +11,7 @@ import dagster as dg
 
 from quantum_assets.partitions import OWNERS
 from quantum_core.settings import Settings
-from resources.recorder.archive import MANIFESTS, Archive, sha256_of
+from resources.recorder.archive import MANIFESTS, Archive, compactable, sha256_of
 from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore
 
@@ -21,16 +21,6 @@ HISTORY = "history"
 def retention_of(settings: Settings) -> tuple[int, float]:
     """Give for how many days, and in how many GB, the archive keeps its files: RECORDER_DAYS and RECORDER_MAX_GB."""
     return settings.recorder_days, settings.recorder_max_gb
-
-
-def days_due(archive: Archive) -> list[date]:
-    """Name the days that are over and not compacted, oldest first.
-
-    Manifests are a chain: a day before the newest of them is too late for it, and the proof ``archive_intact`` names it.
-    """
-    now, compacted = archive.position().day, archive.manifest_days()
-    after = compacted[-1] if compacted else date.min
-    return [day for day in archive.days() if after < day and str(day) < now]
 
 
 def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
@@ -85,7 +75,7 @@ def why_not(archive: Archive, day: date) -> str:
         return f"{day} is not over: the recorder still writes to {now}. Its run is requested when it is."
     if day not in archive.days():
         return f"Nothing is recorded of {day}."
-    due = days_due(archive)
+    due = compactable(archive)
     if day not in due:
         return f"{day} is too late for the chain of manifests: later days have theirs. Move its files out of {archive.root}."
     return f"Compact {due[0]} first: each manifest names the one before it." if due[0] < day else ""

@@ -485,13 +485,12 @@ def _read(archive: Archive, table: str, days: Sequence[date] | None = None) -> p
 
 
 def _collected(archive: Archive, table: str, days: Sequence[date], where: pl.Expr) -> pl.DataFrame:
-    query = _read(archive, table, [day for day in archive.days(table) if day in days])
+    query = _read(archive, table, days)
     return query.filter(where).sort("seq", maintain_order=True).collect() if "seq" in query.collect_schema() else pl.DataFrame()
 
 
 def _between(archive: Archive, table: str, start: datetime, end: datetime) -> pl.DataFrame:
-    days = set(_days(start, end))
-    query = _read(archive, table, [day for day in archive.days(table) if day in days])
+    query = _read(archive, table, _days(start, end))
     if "at" not in query.collect_schema():
         return pl.DataFrame()
     return query.filter(pl.col("at").is_between(start, end, closed="left")).collect()

@@ -4,10 +4,11 @@ import dagster as dg
 import redis
 
 from quantum_assets.checks.proofs.history import PROOFS
-from quantum_assets.history import HISTORY, days_due
+from quantum_assets.history import HISTORY
 from quantum_core.settings import Settings
 from resources.instance.dagster_internals import AssetJob, storage_id
 from resources.instance.launcher import has_warm_workers
+from resources.recorder.archive import compactable
 from resources.recorder.reading import archive_of
 from resources.store.lease import other_holder, standing_by_for
 from resources.store.redis_store import RedisStore
@@ -45,7 +46,7 @@ def history_sensor(store: RedisStore) -> dg.SensorDefinition:
         if not archive.days():
             return dg.SensorResult(skip_reason=f"nothing is recorded in {archive.root}")
         try:
-            due = days_due(archive)
+            due = compactable(archive)
         except ValueError as error:  # the archive's position is damaged
             return dg.SensorResult(skip_reason=str(error))
         if not due:

@@ -26,11 +26,10 @@ from typing import Any
 
 import polars as pl
 
-FOLDER, MANIFESTS, SET_ASIDE = "recorder", "manifests", "set-aside"
+MANIFESTS, SET_ASIDE = "manifests", "set-aside"
 POSITION_FILE, DAY_FILE = "position.json", "day.parquet"
 RETAINED_FILE = "retained-since.json"  # beside the manifests: of earlier days retention has removed the files
 GAPS = "gaps"  # table of what was lost before it was written
-READ_BYTES = 1 << 20
 SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
 
 
@@ -137,7 +136,7 @@ class Archive:
                     try:
                         pl.read_parquet(path)
                     except (pl.exceptions.PolarsError, OSError) as error:
-                        yield Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
+                        yield self._unreadable(day, path, error)
 
     def is_compacted(self, day: date) -> bool:
         """Say whether the manifest of a day stands."""
@@ -174,7 +173,7 @@ class Archive:
                 try:
                     pl.read_parquet_schema(path)
                 except (pl.exceptions.PolarsError, OSError) as error:
-                    fault = Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
+                    fault = self._unreadable(day, path, error)
                     if unreadable is None:
                         message = f"{fault.file} {fault.what}"
                         raise ValueError(message) from None
@@ -273,7 +272,7 @@ class Archive:
             try:
                 read[path] = pl.read_parquet(path)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-                damaged.append(Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}"))
+                damaged.append(self._unreadable(day, path, error))
         table, misfits = joined(list(read.values()))
         named = list(read)
         damaged += [Fault(str(day), str(named[one].relative_to(self.root)), "has columns of other types") for one in misfits]
@@ -405,6 +404,9 @@ class Archive:
         """Add up the files of a day."""
         return sum(_size(path) for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
 
+    def _unreadable(self, day: date, path: Path, error: BaseException) -> Fault:
+        return Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
+
     def _parts(self, table: str, day: date) -> list[Path]:
         return sorted(path for path in self.folder(table, day).glob("part-*.parquet") if path.is_file())
 
@@ -412,18 +414,6 @@ class Archive:
         for table in self.tables():
             for path in self._parts(table, day):
                 path.unlink(missing_ok=True)
-
-
-def compactable(archive: Archive) -> list[date]:
-    """Give the days that are over, and have no manifest yet, oldest first.
-
-    Raises
-    ------
-    DamagedPositionError
-        Nobody knows which day is over.
-    """
-    today = archive.position().day
-    return [day for day in archive.days() if str(day) < today and not archive.is_compacted(day)]
 
 
 def joined(frames: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, list[int]]:
@@ -470,6 +460,21 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
         raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def compactable(archive: Archive) -> list[date]:
+    """Give the days that are over and not compacted, oldest first.
+
+    Manifests are a chain: a day before the newest of them is too late for it, and the proof ``archive_intact`` names it.
+
+    Raises
+    ------
+    DamagedPositionError
+        Nobody knows which day is over.
+    """
+    now, compacted = archive.position().day, archive.manifest_days()
+    after = compacted[-1] if compacted else date.min
+    return [day for day in archive.days() if after < day and str(day) < now]
 
 
 def sha256_of(path: Path) -> str:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -22,7 +21,7 @@ from quantum_core.contracts.schema import ACCOUNT
 from quantum_core.contracts.tables import OF_UNDERLYING, PUBLISHED, PUBLISHED_TABLES
 from quantum_core.settings import Settings
 from resources.governor.plan import PLAN_MAX_AGE_SEC
-from resources.recorder.archive import FOLDER, GAPS, Archive, Fault
+from resources.recorder.archive import GAPS, Archive, Fault
 
 ASSETS = tuple(table.asset for table in PUBLISHED)
 CANDLES, RAW_POSITIONS, WITHOUT_RESULT = "candles", "raw_positions", "without_result"
@@ -78,7 +77,7 @@ class Moment:
 
 def archive_of(settings: Settings) -> Archive:
     """Give the archive of an installation; nothing is opened or made."""
-    return Archive(Path(getattr(settings, "recorder_folder", settings.quantum_home / FOLDER)))
+    return Archive(settings.recorder_folder)
 
 
 class Reader:

@@ -12,8 +12,8 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Verdict
 from quantum_assets.checks.proofs.history import PROOFS, archive_intact
 from quantum_assets.checks.results import description_of
-from quantum_assets.history import days_due, retention_of, why_not
-from resources.recorder.archive import Position, sha256_of
+from quantum_assets.history import retention_of, why_not
+from resources.recorder.archive import Position, compactable, sha256_of
 from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, EVENT_JOB_NAME
@@ -85,12 +85,12 @@ def test_a_day_out_of_its_turn_is_refused_with_the_reason(store, instance, day, 
 
 def test_days_are_due_oldest_first_and_never_the_open_one(store) -> None:
     archive = archive_of(store.settings)
-    assert days_due(archive) == []
+    assert compactable(archive) == []
     assert "Start the recorder here" in why_not(archive, FIRST)
     record(store, *days(4))
-    assert days_due(archive) == days(3)
+    assert compactable(archive) == days(3)
     archive.compact(FIRST)
-    assert days_due(archive) == days(3)[1:]
+    assert compactable(archive) == days(3)[1:]
     assert why_not(archive, FIRST) == ""
     assert why_not(archive, FIRST - timedelta(days=9)) == "Nothing is recorded of 2026-01-13."
 
@@ -99,7 +99,7 @@ def test_a_day_that_comes_too_late_for_the_chain_is_left_alone_and_named(store) 
     record(store, FIRST, FIRST + timedelta(days=1), FIRST + timedelta(days=2))
     archive = archive_of(store.settings)
     archive.compact(FIRST + timedelta(days=1))
-    assert days_due(archive) == []
+    assert compactable(archive) == []
     assert "too late for the chain" in why_not(archive, FIRST)
 
 
