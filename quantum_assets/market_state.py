@@ -116,6 +116,7 @@ def market_state_frame(
                 dtype=float,
             )
         ),
+        "tail_move": none_for_nan(result.tail_move[ok]),
     }
     return assemble([reading.symbol for reading in candles], computed, without_result([*unread, *off_grid, *without_state]))
 

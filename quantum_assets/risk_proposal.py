@@ -51,6 +51,7 @@ def risk_frame(market_state: pl.DataFrame, position: pl.DataFrame, profile: Prof
         "trail_gap_pct": proposal.trail_gap_pct,
         "reason_codes": pl.Series([list(codes) for codes in proposal.reason_codes], dtype=pl.List(pl.String)),
         "sl_breached": proposal.sl_breached,
+        "tail_move": rows["tail_move"],
         **inputs_used(rows),
     }
     return assemble(position["symbol"].to_list(), computed, uncomputed)

@@ -75,9 +75,10 @@ def without_result(rows: Sequence[tuple[str, State, str]]) -> pl.DataFrame:
 
 
 def market_columns(frame: pl.DataFrame, suffix: str = "") -> Market:
-    """Take the kernels' market columns out of a frame."""
+    """Take the kernels' market columns out of a frame; no tail becomes NaN."""
     names = ("sigma", "ts", "p_trend", "p_mr", "p_chop")
-    return Market(**{name: frame[f"{name}{suffix}"].to_numpy() for name in names})
+    given = {name: frame[f"{name}{suffix}"].to_numpy() for name in names}
+    return Market(**given, tail_move=nan_for_none(frame[f"tail_move{suffix}"]))
 
 
 def position_columns(frame: pl.DataFrame) -> Position:

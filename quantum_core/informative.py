@@ -68,6 +68,9 @@ FIT = "take a profile that fits these candles (`quantum profile try` compares th
 FACTS: Mapping[str, _Fact] = {
     "stop_at_floor": _Fact("the stop distance is its floor", "stops.sl_min_pct", f"lower it, raise stops.k_sl, or {FIT}"),
     "target_at_floor": _Fact("the target distance is its floor", "stops.tp_min_pct", f"lower it, raise stops.k_tp, or {FIT}"),
+    "tail_stop_at_floor": _Fact(
+        "the stop distance is its floor", "stops.sl_min_pct", f"lower it, raise market_state.vol.tail_horizon, or {FIT}"
+    ),
     "trail_at_floor": _Fact("the trailing gap is its floor", "stops.sl_min_pct", f"lower it, raise stops.k_trail, or {FIT}"),
     "sigma_at_floor": _Fact("sigma is its floor", "market_state.vol.sigma_floor", "look whether the candles move at all"),
     "spike_at_cap": _Fact("the spike proxy is its cap", "market_state.vol.spike_proxy_cap", "look at the candles; then raise it"),
@@ -119,8 +122,9 @@ def _market_state(row: Mapping[str, Any], profile: Profile) -> list[str]:
 
 def _risk_proposal(row: Mapping[str, Any], profile: Profile) -> list[str]:
     theta = profile.theta(StopsTheta, row["symbol"])
+    stop = "tail_stop_at_floor" if theta.tail_stop and row.get("tail_move") is not None else "stop_at_floor"
     floors = {
-        "stop_at_floor": (row["stop_dist_pct"], theta.sl_min_pct),
+        stop: (row["stop_dist_pct"], theta.sl_min_pct),
         "target_at_floor": (row["tp_dist_pct"], theta.tp_min_pct),
         "trail_at_floor": (row["trail_gap_pct"], theta.sl_min_pct),
     }

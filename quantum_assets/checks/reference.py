@@ -28,6 +28,7 @@ SAME_CLOSE_REL = 1e-8  # closes no further apart are one
 CLOSES_USED = 257  # 256 returns: what a state is computed from by the specification, however many candles there are
 MAD_TO_SIGMA = 1.4826
 HUBER_K, HUBER_STEPS, HUBER_TOLERANCE = 1.345, 200, 1e-10
+CHOP_LEVEL, WALK_SLOPE = 5.0, {"ols": 1.0, "theil_sen": 1.01, "huber": 1.01}
 
 Parameters = Mapping[str, Any]
 
@@ -43,13 +44,19 @@ MARKET_STATE: Parameters = MappingProxyType(
             "spike_proxy_cap": 5,
             "spike_center": 1.2,
             "spike_scale": 0.3,
+            "tail": "none",
+            "tail_exceedance": 0.05,
+            "tail_horizon": 1,
+            "tail_df": 5,
+            "tail_scale": 1,
         },
-        "trend": {"windows": (64, 128, 256), "weights": (0.5, 0.3, 0.2), "method": "theil_sen"},
+        "trend": {"windows": (64, 128, 256), "weights": (0.5, 0.3, 0.2), "method": "theil_sen", "horizon": 1},
         "regime": {
             "window": 256,
             "vr_k": 5,
             "softmax_temp": 1,
             "score": dict.fromkeys(("a1", "a2", "a3", "b1", "b2", "b3", "c1", "c2", "c3"), 1),
+            "measure": "scale",
         },
     }
 )
@@ -63,6 +70,7 @@ STOPS: Parameters = MappingProxyType(
         "tp_extend_gain": 0.5,
         "tp_extend_max": 0.3,
         "monotonic_sl": True,
+        "tail_stop": False,
         "eps": 1e-8,
     }
 )
@@ -140,7 +148,7 @@ def clip(x: float, low: float, high: float) -> float:
     return min(max(x, low), high)
 
 
-def market_state(closes: Sequence[float], parameters: Parameters | None = None) -> dict[str, float]:
+def market_state(closes: Sequence[float], parameters: Parameters | None = None) -> dict[str, float | None]:
     """Compute the market state of one symbol from as many of its last closes as it takes, oldest first.
 
     Raises
@@ -156,10 +164,12 @@ def market_state(closes: Sequence[float], parameters: Parameters | None = None) 
     of_vol = returns[-vol["window"] :]
     low, high = (float(np.quantile(of_vol, q)) for q in (vol["winsor_q_low"], vol["winsor_q_high"]))
     winsorised = [clip(x, low, high) for x in of_vol]
-    variance = variance_of(winsorised[:10])
+    variance, known = variance_of(winsorised[:10]), []
     for x in winsorised:
+        known.append(math.sqrt(variance))
         variance = vol["ewma_lambda"] * variance + (1 - vol["ewma_lambda"]) * x * x
     sigma_ewma = math.sqrt(variance)
+    moves = [abs(x) / (max(vol["sigma_floor"], before) + eps) for x, before in zip(of_vol, known, strict=True)]
     sigma_mad = MAD_TO_SIGMA * deviation(winsorised)
     spike_proxy = clip(sigma_mad / (sigma_ewma + eps), 0, vol["spike_proxy_cap"])
     blend = sigmoid((spike_proxy - vol["spike_center"]) / vol["spike_scale"])
@@ -168,19 +178,14 @@ def market_state(closes: Sequence[float], parameters: Parameters | None = None) 
     slope, whole = SLOPES[trend["method"]], sum(trend["weights"])
     both = zip(trend["windows"], trend["weights"], strict=True)
     mu = sum(weight / whole * slope(prices[-window:], eps) for window, weight in both)
-    ts = abs(mu) / (sigma + eps)
+    ts = abs(mu) * math.sqrt(trend["horizon"]) / (sigma + eps)
 
-    of_regime, k, score = returns[-regime["window"] :], regime["vr_k"], regime["score"]
+    of_regime, k = returns[-regime["window"] :], regime["vr_k"]
     signs = [(x > 0) - (x < 0) for x in of_regime]
     dp = fmean(before == after for before, after in pairwise(signs))
     sums = [sum(of_regime[i : i + k]) for i in range(len(of_regime) - k + 1)]
     vr = variance_of(sums) / (k * variance_of(of_regime) + eps)
-    off_walk = abs(vr - 1)
-    scores = (
-        score["a1"] * ts + score["a2"] * dp - score["a3"] * off_walk,
-        score["b1"] * off_walk - score["b2"] * ts - score["b3"] * abs(dp),
-        score["c1"] * (1 - abs(dp)) + score["c2"] * (1 - min(ts, 1)) - score["c3"] * off_walk,
-    )
+    scores = significance(of_regime, mu, dp, p) if regime["measure"] == "significance" else scale(ts, dp, vr, regime["score"])
     powers = [math.exp((one - max(scores)) / regime["softmax_temp"]) for one in scores]
     p_trend, p_mr, p_chop = (power / sum(powers) for power in powers)
     return {
@@ -193,7 +198,72 @@ def market_state(closes: Sequence[float], parameters: Parameters | None = None) 
         "dp": dp,
         "vr": vr,
         "spike_proxy": spike_proxy,
+        "tail_move": tail_move(sigma, moves, vol),
     }
+
+
+def tail_move(sigma: float, moves: Sequence[float], vol: Mapping[str, Any]) -> float | None:
+    """Give the move beyond which only the asked share lies; ``moves`` are returns over the sigma known before each."""
+    from scipy.special import betaincinv
+
+    asked, df = vol["tail_exceedance"], vol["tail_df"]
+    if vol["tail"] == "none":
+        return None
+    if vol["tail"] == "student_t":  # |t| > x exactly where df / (df + x^2), which has a beta distribution, is less
+        share = float(betaincinv(df / 2, 0.5, asked))
+        multiple = math.sqrt(df * (1 / share - 1)) * math.sqrt((df - 2) / df)
+    else:
+        multiple = float(np.quantile(moves[10:], 1 - asked))
+    return float(vol["tail_scale"] * multiple * sigma * math.sqrt(vol["tail_horizon"]))
+
+
+def scale(ts: float, dp: float, vr: float, score: Mapping[str, float]) -> tuple[float, float, float]:
+    """Score trend, mean reversion and chop by the size of the numbers themselves."""
+    off_walk = abs(vr - 1)
+    return (
+        score["a1"] * ts + score["a2"] * dp - score["a3"] * off_walk,
+        score["b1"] * off_walk - score["b2"] * ts - score["b3"] * abs(dp),
+        score["c1"] * (1 - abs(dp)) + score["c2"] * (1 - min(ts, 1)) - score["c3"] * off_walk,
+    )
+
+
+def significance(returns: Sequence[float], mu: float, dp: float, p: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Score trend, mean reversion and chop by what a random walk hardly ever shows."""
+    n, k, score, trend = len(returns), p["regime"]["vr_k"], p["regime"]["score"], p["trend"]
+    walk = WALK_SLOPE[trend["method"]] * slope_of_walks(tuple(trend["windows"]), tuple(trend["weights"]))
+    z_ts = abs(mu) / (math.sqrt(variance_of(returns)) * walk + p["eps"])
+
+    signs = [(x > 0) - (x < 0) for x in returns]
+    alike = Fraction(sum(signs.count(one) * (signs.count(one) - 1) for one in (-1, 0, 1)), n * (n - 1))
+    z_dp = (dp - float(alike)) / (math.sqrt(alike * (1 - alike) / (n - 1)) + p["eps"])
+
+    mean = fmean(returns)
+    d = [x - mean for x in returns]
+    whole = math.fsum(x * x for x in d)
+    above, spread = 0.0, 0.0
+    for lag in range(1, k):
+        products = [x * y for x, y in zip(d[lag:], d[:-lag], strict=True)]
+        above += 2 * (1 - lag / k) * (math.fsum(products) + whole * (n - lag) / (n * (n - 1)))
+        spread += (2 * (1 - lag / k)) ** 2 * math.fsum(one * one for one in products)
+    z_vr = above / math.sqrt(spread) if spread > 0 else 0.0
+    return (
+        score["a1"] * z_ts + score["a2"] * z_dp + score["a3"] * max(z_vr, 0.0),
+        score["b1"] * max(-z_vr, 0.0) - score["b2"] * z_ts - score["b3"] * z_dp,
+        score["c1"] * CHOP_LEVEL,
+    )
+
+
+@cache
+def slope_of_walks(windows: tuple[int, ...], weights: tuple[float, ...]) -> float:
+    """Give the standard deviation of the mean least-squares slope of a random walk, from what each of its steps moves it by."""
+    steps = [0.0] * (max(windows) - 1)
+    for window, weight in zip(windows, weights, strict=True):
+        middle, moved = (window - 1) / 2, 0.0
+        along = math.fsum((x - middle) ** 2 for x in range(window))
+        for x in range(window - 1, 0, -1):  # a step before point x lifts it and all points after it
+            moved += (x - middle) / along
+            steps[len(steps) - window + x] += weight / sum(weights) * moved
+    return math.sqrt(math.fsum(one * one for one in steps))
 
 
 def grid(
@@ -308,7 +378,8 @@ def stops(row: Mapping[str, Any], parameters: Parameters | None = None) -> dict[
         return float(k["trend"] * p_trend + k["mr"] * p_mr + k["chop"] * p_chop)
 
     eps = max(p["eps"] * min(price, 1.0), 1e-15 * price)
-    stop = max(p["sl_min_pct"], mix(p["k_sl"]) * sigma)
+    tail = row.get("tail_move") if p["tail_stop"] else None
+    stop = max(p["sl_min_pct"], mix(p["k_sl"]) * sigma if tail is None else tail)
     trail = max(p["sl_min_pct"], mix(p["k_trail"]) * sigma)
     stretch = min(p["tp_extend_gain"] * clip(ts, 0, 1) * p_trend, p["tp_extend_max"])
     extension = 1 + stretch if p_trend > 0.3 and ts > 0.1 else 1.0

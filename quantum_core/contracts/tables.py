@@ -303,6 +303,9 @@ MARKET_STATE = Table(
             "market_inactive", FLAG, "", "no volume or the same close for MARKET_INACTIVE_CANDLES: openings blocked", Change.EXACT
         ),
         Field("tick_pct", optional(NOT_NEGATIVE), "fraction", "smallest difference of two closes used; empty when all are one"),
+        Field(
+            "tail_move", optional(within(fixed(8), 0)), "log return", "move that vol.tail allows for; empty without", before=None
+        ),
     ),
     stream=Stream(
         "stream_market_state",
@@ -347,6 +350,7 @@ RISK_PROPOSAL = Table(
         *_REGIME,
         *_POSITION,
         Field("sl_breached", FLAG, "", "the proposed stop has already been crossed", Change.EXACT),
+        Field("tail_move", optional(NOT_NEGATIVE), "log return", "tail move used; empty without", before=None),
     ),
     stream=Stream("stream_risk_proposal", PROPOSAL_STREAM_MAXLEN, optional=True),
 )

@@ -6,7 +6,7 @@ array functions more than one kernel needs. A formula of one kernel stays in tha
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,12 @@ class Market(Columns):
     p_trend: Floats = dataclasses.field(metadata=SHARE)  # probability of the trend regime
     p_mr: Floats = dataclasses.field(metadata=SHARE)  # probability of the mean-reverting regime
     p_chop: Floats = dataclasses.field(metadata=SHARE)  # probability of the chop regime
+    tail_move: Floats = dataclasses.field(default=None, metadata=NOT_NEGATIVE_OR_NONE)  # type: ignore[arg-type]  # none: all NaN
+
+    def __post_init__(self) -> None:
+        if self.tail_move is None:
+            object.__setattr__(self, "tail_move", np.full(np.shape(self.sigma), np.nan))
+        super().__post_init__()
 
     def mix(self, trend: float, mr: float, chop: float) -> Floats:
         """Return the expectation of a per-regime number under the regime probabilities."""
@@ -132,6 +138,11 @@ def require_sound(**inputs: Columns) -> None:
             if fault is not None:
                 message = f"{name} row {row}: {fault}; drop faulty rows first (faults, take)"
                 raise ValueError(message)
+
+
+def across(parameter: Any) -> Any:
+    """Shape a column of one value per row to meet a matrix whose rows they are; a scalar stays one."""
+    return parameter[:, None] if isinstance(parameter, np.ndarray) else parameter
 
 
 def most_probable(p_trend: Floats, p_mr: Floats, p_chop: Floats) -> Labels:

@@ -29,6 +29,7 @@ def parameter(
     high: float = sys.float_info.max,
     choices: tuple[str, ...] = (),
     kind: type | None = None,
+    added: bool = False,
 ) -> Any:
     """Declare one parameter of a `Theta`.
 
@@ -44,8 +45,11 @@ def parameter(
         The closed set of a text parameter.
     kind : type
         Type of a number that is not set by default, whose default is None.
+    added : bool
+        Whether it came after the first specification: at its default it changes nothing, and no fingerprint.
     """
-    metadata = {"meaning": meaning, "low": low, "high": high, "choices": choices, "kind": kind or type(default)}
+    bounds = {"low": low, "high": high, "choices": choices, "kind": kind or type(default)}
+    metadata = {"meaning": meaning, "added": added, **bounds}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -102,7 +102,11 @@ class Profile:
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
-        return {symbol: _fingerprint(self.parameters(symbol)) for symbol in (ACCOUNT, *self.symbols)}
+        return {symbol: _fingerprint(self._fingerprinted(symbol)) for symbol in (ACCOUNT, *self.symbols)}
+
+    def _fingerprinted(self, symbol: str) -> dict[str, Any]:  # a parameter added later changes none that leaves it alone
+        of_symbol = self.symbols.get(symbol, {})
+        return {name: _nested(of_symbol.get(name, theta), added=False) for name, theta in self.sections.items()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -219,12 +223,15 @@ def _sections(given: Mapping[str, Any], base: Mapping[str, Theta], prefix: str) 
     return merged
 
 
-def _nested(theta: Theta) -> dict[str, Any]:
+def _nested(theta: Theta, *, added: bool = True) -> dict[str, Any]:
+    """Give the parameters that are set, with or without those a later version added that are at their default."""
     found: dict[str, Any] = {}
     for one in dataclasses.fields(theta):
         value = getattr(theta, one.name)
-        if value is not None:
-            found[one.name] = _nested(value) if isinstance(value, Theta) else list(value) if isinstance(value, tuple) else value
+        if isinstance(value, Theta):
+            found[one.name] = _nested(value, added=added)
+        elif value is not None and (added or not one.metadata.get("added") or value != one.default):
+            found[one.name] = list(value) if isinstance(value, tuple) else value
     return found
 
 

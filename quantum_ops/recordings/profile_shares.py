@@ -80,7 +80,7 @@ def _of_windows(profile: Profile, windows: Bars, held_candles: int, interval_sec
     state = market_state(windows.close, theta=profile.theta(MarketStateTheta))
     well = state.has_state
     windows = windows.rows(well)
-    market = Market(*(getattr(state, name)[well] for name in ("sigma", "ts", "p_trend", "p_mr", "p_chop")))
+    market = Market(*(getattr(state, name)[well] for name in ("sigma", "ts", "p_trend", "p_mr", "p_chop", "tail_move")))
     regime = state.regime[well]
     found: dict[str, Any] = {name: regime == name for name in REGIMES}
     stops_theta = profile.theta(StopsTheta)

@@ -38,7 +38,7 @@ def some(low: float, high: float) -> np.ndarray:
 
 
 P = RNG.dirichlet([1, 1, 1], ROWS).T
-MARKET = Market(some(1e-4, 0.03), some(0, 1), *P)
+MARKET = Market(some(1e-4, 0.03), some(0, 1), *P, np.where(np.arange(ROWS) % 4 == 1, np.nan, some(0.001, 0.05)))
 ENTRY = some(90, 110)
 POSITION = Position(
     np.arange(ROWS) % 2 == 0, ENTRY, ENTRY * some(0.97, 1.1), ENTRY * some(1.1, 1.2), ENTRY * some(0.9, 0.97),
@@ -292,6 +292,7 @@ WINDOWS = st.lists(st.integers(2, 280), min_size=1, max_size=4)
             "vol.winsor_q_low": st.floats(0, 0.3),
             "vol.winsor_q_high": st.floats(0.6, 1),
             "trend.windows": WINDOWS,
+            "vol.tail_df": st.floats(2.01, 30),
         },
     ),
     data=st.data(),
@@ -305,8 +306,9 @@ def test_market_states_agree_with_the_plain_formula(seed, p, data):
     state = market_state(closes[None], theta=theta)
     assert theta.candles_required == reference.closes_used(p)
     seen = {name: float(getattr(state, name)[0]) for name in STATE_COLUMNS}
+    seen["tail_move"] = None if np.isnan(state.tail_move[0]) else float(state.tail_move[0])
     again = reference.market_state(closes.tolist(), p)
-    assert compare(seen, again, dict.fromkeys(STATE_COLUMNS, 1e-9))[0] == ""
+    assert compare(seen, again, dict.fromkeys(seen, 1e-9))[0] == ""
 
 
 @given(p=drawn("efficiency"))

@@ -46,7 +46,8 @@ def row_of(columns, at: int = 0) -> dict:
 def markets(draw) -> Market:
     p = np.array([draw(st.floats(0.01, 1)) for _ in range(3)])
     sigma, ts = draw(st.floats(1e-6, 0.1)), draw(st.floats(0, 2))
-    return Market(*(np.array([value]) for value in (sigma, ts, *(p / p.sum()))))
+    tail_move = draw(st.just(math.nan) | st.floats(0, 0.3))
+    return Market(*(np.array([value]) for value in (sigma, ts, *(p / p.sum()), tail_move)))
 
 
 @st.composite
@@ -85,7 +86,8 @@ def wire_row(market: Market, position: Position, **more) -> dict:
     """What a proposal repeats of its inputs, as the second implementation reads it."""
     rest = {name: None if math.isnan(value) else float(value) for name, value in row_of(position).items() if name != "is_long"}
     side = {"position_side": "LONG" if position.is_long[0] else "SHORT"}
-    return row_of(market) | side | {f"position_{name}": value for name, value in rest.items()} | more
+    tail_move = None if math.isnan(market.tail_move[0]) else float(market.tail_move[0])
+    return row_of(market) | {"tail_move": tail_move} | side | {f"position_{name}": value for name, value in rest.items()} | more
 
 
 # --- market state -----------------------------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def test_a_market_state_does_not_depend_on_the_unit_of_price(kind, seed, power, 
     assert np.all(np.abs(other - one) <= RTOL * whole), (one, other)
     assert both.regime[0] == both.regime[1] or min(np.diff(np.sort(one[3:6]))) < RTOL
     again = reference.market_state((prices * 10.0**exponent).tolist())
-    seen = {name: float(value) for name, value in zip(STATE_COLUMNS, other, strict=True)}
+    seen = {name: float(value) for name, value in zip(STATE_COLUMNS, other, strict=True)} | {"tail_move": None}
     assert compare(seen, again, dict.fromkeys(STATE_COLUMNS, RTOL * seen["sigma"]))[0] == ""
 
 

@@ -16,14 +16,14 @@ from quantum_assets.checks.proof import Finding, Prover
 from quantum_core.contracts.legs import by_underlying, underlying
 from quantum_core.contracts.tables import MARKET_STATE, RISK_PROPOSAL
 from quantum_core.kernels.market import synthetic
-from quantum_core.kernels.market.market_state import MarketStateTheta, closes_matrix
+from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta, closes_matrix
 from quantum_core.kernels.market.market_state import market_state as kernel
 from quantum_core.kernels.theta import ThetaError
 from quantum_core.settings import Settings
 from resources.inputs.candle_series import Candles, candles_digest
 
 SUM_TOLERANCE = 3e-6  # three probabilities of six decimals each
-PRINTED = {"sigma": 0.51e-8, "mu": 0.51e-8} | dict.fromkeys(
+PRINTED = dict.fromkeys(("sigma", "mu", "tail_move"), 0.51e-8) | dict.fromkeys(
     ("ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy"), 0.51e-6
 )
 GRID = ("gap_count", "gap_max_sec", "filled", "market_inactive", "tick_pct")
@@ -31,8 +31,11 @@ SELF_TEST_CLOSES = 320
 OVERRIDES = {  # parameter -> the column that must move, and nothing before it
     ("vol", "ewma_lambda"): (0.5, "sigma"),
     ("trend", "method"): ("ols", "mu"),
+    ("trend", "horizon"): (60, "ts"),
     ("regime", "vr_k"): (10, "vr"),
     ("regime", "softmax_temp"): (2.0, "p_trend"),
+    ("regime", "measure"): ("significance", "p_trend"),
+    ("vol", "tail"): ("historical", "tail_move"),
 }
 
 
@@ -223,10 +226,10 @@ def deterministic(evidence: Evidence) -> Finding:  # noqa: ARG001
     failing = {}
     for row, closes in enumerate(series):
         alone = kernel(*closes_matrix([closes]))
-        if any(getattr(alone, name)[0] != getattr(together, name)[row] for name in PRINTED):
+        if any(getattr(alone, name)[0] != getattr(together, name)[row] for name in STATE_COLUMNS):
             failing[f"series {row}"] = "alone it gives other numbers than among others"
     again = kernel(*closes_matrix(series))
-    if any(not np.array_equal(getattr(again, name), getattr(together, name)) for name in PRINTED):
+    if any(not np.array_equal(getattr(again, name), getattr(together, name)) for name in STATE_COLUMNS):
         failing["all"] = "a second run gives other numbers"
     return Finding(f"{len(series)} series, alone, together and again", "equal bits", len(series), failing)
 

@@ -1,7 +1,7 @@
 """Market state: robust volatility, drift, trend strength and regime probabilities from close prices.
 
-Here belongs the market-state formula and the named reasons for which a symbol gets no state. Reading candles,
-judging their age and publishing the result stay out.
+Here belongs the market-state formula and the named reasons for which a symbol gets no state. Tails beyond sigma are
+``tails.py``, regimes by significance ``significance.py``. Reading candles, judging their age and publishing the result stay out.
 """
 
 import dataclasses
@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantum_core.kernels.columns import Bools, Floats, Labels, most_probable, regime_softmax
+from quantum_core.kernels.columns import Bools, Floats, Labels, across, most_probable, regime_softmax
+from quantum_core.kernels.market.significance import significance_scores
+from quantum_core.kernels.market.tails import EWMA_SEED_RETURNS, TAIL_KINDS, tail_move, winsorised
 from quantum_core.kernels.market.theil_sen import theil_sen
 from quantum_core.kernels.theta import Theta, ThetaError, parameter
 
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal variable over its median absolute deviation
-EWMA_SEED_RETURNS = 10  # returns whose variance starts the EWMA recursion (docs/spec.md#2-market-state-kernel-p0)
 HUBER_K = 1.345  # tuning constant with 95 % efficiency under normal errors (Huber 1981)
 HUBER_MAX_ITERATIONS = 200  # IRLS contracts linearly; a row that needs more moves by less than its tolerance
 HUBER_TOLERANCE = 1e-10  # change of the fitted line over the window, in residual scales, at which a row is done
 
-STATE_COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")
+STATE_COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_proxy")  # a number in every state
+COMPUTED = (*STATE_COLUMNS, "tail_move")
 NO_STATE_REASONS = ("too_few_candles", "price_nan", "price_infinite", "price_zero", "price_negative")
 
 
@@ -37,6 +39,13 @@ class VolTheta(Theta):
     spike_proxy_cap: float = parameter(5.0, "largest spike proxy", low=0)
     spike_center: float = parameter(1.2, "spike proxy at which both estimators weigh the same")
     spike_scale: float = parameter(0.3, "width of the blend between the estimators", low=1e-6)
+    tail: str = parameter("none", "what the tail move is made of", choices=TAIL_KINDS, added=True)
+    tail_exceedance: float = parameter(
+        0.05, "probability that a move is beyond the tail move, up or down", low=1e-6, high=1, added=True
+    )
+    tail_horizon: int = parameter(1, "candles of the tail move", low=1, high=100_000, added=True)
+    tail_df: float = parameter(5.0, "degrees of freedom of student_t", low=2.01, high=1e6, added=True)
+    tail_scale: float = parameter(1.0, "factor of the tail move", low=1e-6, high=1e6, added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +61,7 @@ class TrendTheta(Theta):
     windows: tuple[int, ...] = parameter((64, 128, 256), "log prices per slope", low=2, high=100_000)
     weights: tuple[float, ...] = parameter((0.5, 0.3, 0.2), "weight per slope, normalised to 1", low=0)
     method: str = parameter("theil_sen", "slope estimator", choices=("theil_sen", "huber", "ols"))
+    horizon: int = parameter(1, "candles over which drift is compared with sigma", low=1, high=100_000, added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +94,7 @@ class RegimeTheta(Theta):
     vr_k: int = parameter(5, "returns per sum of the variance ratio (Lo and MacKinlay 1988)", low=1, high=100_000)
     softmax_temp: float = parameter(1.0, "temperature of the regime probabilities", low=1e-6)
     score: ScoreTheta = ScoreTheta()
+    measure: str = parameter("scale", "what the scores are made of", choices=("scale", "significance"), added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,9 +123,9 @@ class MarketStateTheta(Theta):
         """Split rows into those that share eps, windows, quantiles and methods, with their parameters: one group, as a rule."""
         shapes = (
             (self, ("eps",)),
-            (self.vol, ("window", "winsor_q_low", "winsor_q_high")),
+            (self.vol, ("window", "winsor_q_low", "winsor_q_high", "tail")),
             (self.trend, ("windows", "weights", "method")),
-            (self.regime, ("window", "vr_k")),
+            (self.regime, ("window", "vr_k", "measure")),
         )
         every = np.arange(n_rows)
         keys = [list(theta.per_row(*names)) for theta, names in shapes]
@@ -132,13 +143,14 @@ class MarketState:
 
     sigma: Floats  # robust volatility per candle, log return, >= sigma_floor
     mu: Floats  # robust drift per candle, log return
-    ts: Floats  # trend strength |mu| / sigma, >= 0
+    ts: Floats  # trend strength |mu| / sigma, >= 0, times the root of the horizon
     p_trend: Floats  # probabilities, in [0, 1], of sum 1
     p_mr: Floats
     p_chop: Floats
     dp: Floats  # directional persistence, in [0, 1]
     vr: Floats  # variance ratio, >= 0
     spike_proxy: Floats  # in [0, spike_proxy_cap]
+    tail_move: Floats  # log return over the tail's horizon, >= 0; NaN without a tail
     reason: tuple[str | None, ...]  # None where there is a state, else one of NO_STATE_REASONS
 
     @property
@@ -217,7 +229,7 @@ def market_state(
         message = f"counts is {counts}: expected {n_symbols} integers from 0 to {width}"
         raise ValueError(message)
 
-    columns = np.full((len(STATE_COLUMNS), n_symbols), np.nan)
+    columns = np.full((len(COMPUTED), n_symbols), np.nan)
     reason: Labels = np.full(n_symbols, None, dtype=object)
     for rows, of_rows in theta.alike(n_symbols):
         required = of_rows.candles_required
@@ -227,12 +239,7 @@ def market_state(
             used, theta_used = closes[rows[well], -required:], of_rows.take(well)
             # Below a price of 1 eps is a share of it: log returns must not depend on the unit of price.
             columns[:, rows[well]] = _states(np.log(used + theta_used.eps * np.minimum(1.0, used)), theta_used)
-    return MarketState(**dict(zip(STATE_COLUMNS, columns, strict=True)), reason=tuple(reason))
-
-
-def across(parameter: Any) -> Any:
-    """Shape a column of one value per row to meet a matrix whose rows they are; a scalar stays one."""
-    return parameter[:, None] if isinstance(parameter, np.ndarray) else parameter
+    return MarketState(**dict(zip(COMPUTED, columns, strict=True)), reason=tuple(reason))
 
 
 def _no_state_reasons(closes: Floats, counts: npt.NDArray[np.intp], required: int) -> tuple[str | None, ...]:
@@ -246,9 +253,11 @@ def _no_state_reasons(closes: Floats, counts: npt.NDArray[np.intp], required: in
 
 def _states(log_price: Floats, theta: MarketStateTheta) -> Floats:
     returns = np.diff(log_price, axis=1)
-    sigma, spike_proxy = _volatility(returns[:, -theta.vol.window :], theta.vol, theta.eps)
+    w = returns[:, -theta.vol.window :]
+    sigma, spike_proxy = _volatility(w, theta.vol, theta.eps)
     mu = _drift(log_price, theta.trend, theta.eps)
-    ts = np.abs(mu) / (sigma + theta.eps)
+    ts = np.abs(mu) * np.sqrt(theta.trend.horizon) / (sigma + theta.eps)
+    tail = np.full_like(sigma, np.nan) if theta.vol.tail == "none" else tail_move(w, sigma, theta.vol, eps=theta.eps)
 
     k, score = theta.regime.vr_k, theta.regime.score
     r = returns[:, -theta.regime.window :]
@@ -256,19 +265,22 @@ def _states(log_price: Floats, theta: MarketStateTheta) -> Floats:
     dp = (sign[:, 1:] == sign[:, :-1]).mean(axis=1)
     rolling_sum = sum((r[:, i : r.shape[1] - k + 1 + i] for i in range(1, k)), start=r[:, : r.shape[1] - k + 1])
     vr = rolling_sum.var(axis=1) / (k * r.var(axis=1) + theta.eps)
-    off_walk = np.abs(vr - 1)
-    s_trend = score.a1 * ts + score.a2 * dp - score.a3 * off_walk
-    s_mr = score.b1 * off_walk - score.b2 * ts - score.b3 * np.abs(dp)
-    s_chop = score.c1 * (1 - np.abs(dp)) + score.c2 * (1 - np.minimum(ts, 1)) - score.c3 * off_walk
-    p_trend, p_mr, p_chop = regime_softmax((s_trend, s_mr, s_chop), theta.regime.softmax_temp)
-    return np.stack([sigma, mu, ts, p_trend, p_mr, p_chop, dp, vr, spike_proxy])
+    if theta.regime.measure == "significance":
+        scores = significance_scores(r, mu, dp, theta)
+    else:
+        off_walk = np.abs(vr - 1)
+        s_trend = score.a1 * ts + score.a2 * dp - score.a3 * off_walk
+        s_mr = score.b1 * off_walk - score.b2 * ts - score.b3 * np.abs(dp)
+        s_chop = score.c1 * (1 - np.abs(dp)) + score.c2 * (1 - np.minimum(ts, 1)) - score.c3 * off_walk
+        scores = (s_trend, s_mr, s_chop)
+    p_trend, p_mr, p_chop = regime_softmax(scores, theta.regime.softmax_temp)
+    return np.stack([sigma, mu, ts, p_trend, p_mr, p_chop, dp, vr, spike_proxy, tail])
 
 
 def _volatility(w: Floats, theta: VolTheta, eps: float) -> tuple[Floats, Floats]:
     from scipy.special import expit  # commands need the parameters, and no scipy
 
-    low, high = np.quantile(w, [theta.winsor_q_low, theta.winsor_q_high], axis=1)
-    rw = np.clip(w, low[:, None], high[:, None])
+    rw = winsorised(w, theta)
 
     # The recursion v = lambda v + (1 - lambda) x^2 written out as the weighted sum it is.
     decay = across(theta.ewma_lambda) ** np.arange(rw.shape[1] - 1, -1, -1)

@@ -64,6 +64,7 @@ class StopsTheta(Theta):
     tp_extend_gain: float = parameter(0.5, "target stretch per unit of ts x p_trend", low=0)
     tp_extend_max: float = parameter(0.3, "largest target stretch", low=0)
     monotonic_sl: bool = parameter(default=True, meaning="a stop in force is never loosened")
+    tail_stop: bool = parameter(default=False, meaning="the stop distance is the tail move, where there is one", added=True)
     eps: float = parameter(1e-8, "price difference that counts as none: price units, below a price of 1 a share of it", low=0)
 
 
@@ -110,7 +111,10 @@ def stop_distance(market: Market, theta: StopsTheta = StopsTheta()) -> Floats:
     docs/spec.md#3-stops-kernel-p1
     """
     require_sound(market=market)
-    distance: Floats = np.maximum(theta.sl_min_pct, market.mix(theta.k_sl.trend, theta.k_sl.mr, theta.k_sl.chop) * market.sigma)
+    move = market.mix(theta.k_sl.trend, theta.k_sl.mr, theta.k_sl.chop) * market.sigma
+    if np.any(theta.tail_stop):
+        move = np.where(theta.tail_stop & ~np.isnan(market.tail_move), market.tail_move, move)
+    distance: Floats = np.maximum(theta.sl_min_pct, move)
     return distance
 
 

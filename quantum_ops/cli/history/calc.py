@@ -47,6 +47,7 @@ class _Market(_Record):
     p_trend: Share
     p_mr: Share
     p_chop: Share
+    tail_move: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     def columns(self) -> Market:
         return Market(*(_column(getattr(self, field.name)) for field in dataclasses.fields(Market)))
@@ -117,7 +118,7 @@ class MarketStateCase(_Case):
         state = market_state(closes, counts, MarketStateTheta().override(self.theta_override))
         if state.reason[0] is not None:
             return None, state.reason[0]
-        return _row(state, " ".join(STATE_COLUMNS)), None
+        return _row(state, " ".join((*STATE_COLUMNS, "tail_move"))), None
 
 
 _STATE_EXAMPLE = '"market": {"sigma": 0.0114, "ts": 0.2454, "p_trend": 0.3719, "p_mr": 0.0758, "p_chop": 0.5523}'
