@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("definitions.py", "quantum_assets", "quantum_core", "quantum_feed", "quantum_ops", "resources", "sensors")
+OWN = ("core", "assets", "lab", "ops", "feed")
+PACKAGES = ("definitions.py", "resources", "sensors", *(f"quantum_{name}" for name in OWN))
 GENERATED = ("alerts.md", "keys.md", "proofs.md", "settings.md")
 AVOIDED = {  # regular expression, in any case: what to write
     r"signs? of life": "heartbeat",

@@ -21,6 +21,7 @@ FOLDERS = (
     "quantum_assets",
     "resources",
     "quantum_core",
+    "quantum_lab",
     "quantum_ops",
     "quantum_feed",
     "tests",
