@@ -58,10 +58,8 @@ from resources.store.redis_store import RedisStore, UnreadableKeyError, pairs, t
 from resources.store.vital_signs import VitalSignsReader
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (  # all but the feed, which never meets them
-    *("quantum_core", "resources", "quantum_lab", "quantum_assets"),
-    *("sensors", "quantum_ops"),
-)
+# All but the feed, which never meets them.
+PACKAGES = ("quantum_core", "resources", "quantum_lab", "quantum_assets", "sensors", "quantum_ops")
 OF_NO_SYMBOL = ("stream_plans", "stream_risk_events")  # one stream, in a cluster, too
 DECISIONS = ("PERMIT", "BLOCK")  # of the governor's events; the others are switches
 SPARE_CANDLES = 60  # read beyond the window: a state may be some candles old, and must still be found
