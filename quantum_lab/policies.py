@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quantum_core.kernels.columns import REGIMES, Bools, Floats, Position
+from quantum_core.kernels.columns import REGIMES, Floats, Position
 from quantum_core.kernels.position.tracking import Tracked, TrackingTheta, track
 from quantum_core.kernels.position.tracking_rows import NewBars, TrackedRows, track_rows
 from quantum_core.kernels.proposals.harvest import HarvestProposal, HarvestTheta, harvest
@@ -75,6 +75,13 @@ class Seen:
     at_target_floor: int = 0
     actions: Counter[str] = field(default_factory=Counter)
     regimes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Seen) -> None:
+        """Add what was counted of other positions."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            value += getattr(other, one.name)  # counters are changed where they are
+            setattr(self, one.name, value)
 
 
 class Proposed(NamedTuple):
@@ -336,10 +343,3 @@ def _codes(proposal: HarvestProposal) -> npt.NDArray[np.int8]:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def has_first_stop(states: States, entries: Entries) -> Bools:
-    """Say of which entries the candle before has a state: without one there is no first stop."""
-    known: Bools = entries.candle > 0
-    known[known] = states.has_state[entries.candle[known] - 1]
-    return known

@@ -1,0 +1,204 @@
+"""Trades of a desk from files: CSV by the names of columns, and the exports of freqtrade.
+
+Here belong the layouts. What has no place in the candles is for :mod:`quantum_lab.entries` to say.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from quantum_lab.entries import NAMED_MAX, TRADES
+
+SPELLINGS: Mapping[str, tuple[str, ...]] = {  # letters only, in the order of preference
+    "symbol": ("symbol", "pair", "ticker", "market"),
+    "side": ("side", "direction", "positionside"),
+    "entry_ms": ("entrytime", "opentime", "opendate", "openedat", "entrydate", "opentimestamp", "time"),
+    "entry_price": ("entryprice", "openrate", "openprice", "entry", "price"),
+    "qty": ("qty", "quantity", "amount", "size"),
+    "exit_ms": ("exittime", "closetime", "closedate", "closedat", "exitdate", "closetimestamp"),
+    "exit_price": ("exitprice", "closerate", "closeprice", "exit"),
+}
+NEEDED = ("symbol", "side", "entry_ms", "entry_price")
+LONG_WORDS, SHORT_WORDS = ("long", "buy", "l", "b"), ("short", "sell", "s")
+SECONDS_BELOW, MICROSECONDS_FROM = 1e11, 1e14  # an epoch number between them is in ms
+
+
+class TradeFileError(ValueError):
+    """A file of trades cannot be used; the text says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class TradeFile:
+    """Trades as read.
+
+    Attributes
+    ----------
+    trades
+        Columns of TRADES.
+    malformed
+        Rows left out.
+    named
+        The first of them, by row and reason.
+    """
+
+    trades: pl.DataFrame
+    malformed: int = 0
+    named: list[str] = field(default_factory=list)
+
+
+def read_trades(path: Path) -> TradeFile:
+    """Read the trades of a desk.
+
+    Parameters
+    ----------
+    path
+        CSV with a header (symbol, side, entry time and price; size and exit where known; names as in SPELLINGS), times epoch s,
+        ms or us, or ISO 8601 (UTC where no zone is given); or a backtest that freqtrade has exported, JSON or zip.
+
+    Raises
+    ------
+    TradeFileError
+        It cannot be read, lacks a column, or holds no usable trade.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            rows = _freqtrade(_json_in_zip(path), path)
+        elif path.read_bytes()[:64].lstrip()[:1] in (b"{", b"["):
+            rows = _freqtrade(path.read_bytes(), path)
+        else:
+            rows = _csv(path)
+    except (OSError, zipfile.BadZipFile, pl.exceptions.PolarsError, orjson.JSONDecodeError, UnicodeDecodeError) as error:
+        message = f"{path} cannot be read as trades ({str(error).partition(chr(10))[0]}): give CSV or an export of freqtrade"
+        raise TradeFileError(message) from error
+    return _judged(path, rows)
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    frame = pl.read_csv(path, infer_schema=False)
+    keys = {re.sub("[^a-z]", "", name.lower()): name for name in frame.columns}
+    at = {column: keys[one] for column, names in SPELLINGS.items() for one in reversed(names) if one in keys}
+    if missing := [column for column in NEEDED if column not in at]:
+        message = f"{path} lacks the columns {', '.join(missing)}: known names are {_names(missing)} (found {', '.join(keys)})"
+        raise TradeFileError(message)
+    return frame.select(pl.col(name).alias(column) for column, name in at.items()).to_dicts()
+
+
+def _names(columns: Iterable[str]) -> str:
+    return "; ".join(" ".join(SPELLINGS[column]) for column in columns)
+
+
+def _json_in_zip(path: Path) -> bytes:
+    """Give the result among the members of an export; beside it are the configuration and the strategy's parameters."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".json") and b'"trades"' in (content := archive.read(name)):
+                return content
+    message = f"{path} holds no JSON with trades: give the zip that freqtrade has exported"
+    raise TradeFileError(message)
+
+
+def _freqtrade(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """Take the trades of all strategies out of freqtrade's result."""
+    body = orjson.loads(content)
+    strategies = body.get("strategy", {}) if isinstance(body, dict) else {}
+    lists = [one.get("trades") for one in strategies.values()] if isinstance(strategies, dict) else []
+    if not lists:
+        lists = [body if isinstance(body, list) else body.get("trades")]
+    trades = [trade for one in lists if isinstance(one, list) for trade in one if isinstance(trade, dict)]
+    if not trades:
+        message = f"{path} has no trades: freqtrade writes them with --export trades"
+        raise TradeFileError(message)
+    return [
+        {
+            "symbol": str(trade.get("pair", "")),
+            "side": "short" if trade.get("is_short") else "long",
+            "entry_ms": trade.get("open_timestamp") or trade.get("open_date"),
+            "entry_price": trade.get("open_rate"),
+            "qty": trade.get("amount"),
+            "exit_ms": trade.get("close_timestamp") or trade.get("close_date"),
+            "exit_price": trade.get("close_rate"),
+        }
+        for trade in trades
+    ]
+
+
+def _judged(path: Path, rows: list[dict[str, Any]]) -> TradeFile:
+    good: list[dict[str, Any]] = []
+    named: list[str] = []
+    malformed = 0
+    for number, row in enumerate(rows, start=1):
+        try:
+            good.append(_trade(row))
+        except ValueError as error:
+            malformed += 1
+            named += [f"{path} trade {number}: {error}"] if len(named) < NAMED_MAX else []
+    if not good:
+        message = f"{path} holds no usable trade" + (f": {named[0]}" if named else "")
+        raise TradeFileError(message)
+    return TradeFile(pl.DataFrame(good, schema=TRADES, orient="row"), malformed, named)
+
+
+def _trade(row: Mapping[str, Any]) -> dict[str, Any]:
+    symbol = re.sub(r":.*|[^A-Za-z0-9]", "", str(row["symbol"])).upper()  # BTC/USDT:USDT is the future of BTC/USDT
+    word = str(row["side"]).strip().lower()
+    if word not in (*LONG_WORDS, *SHORT_WORDS):
+        message = f"side {row['side']!r} is neither long nor short"
+        raise ValueError(message)
+    if not symbol:
+        message = "no symbol"
+        raise ValueError(message)
+    closed = row.get("exit_ms") not in (None, "") and row.get("exit_price") not in (None, "")
+    return {
+        "symbol": symbol,
+        "side": "LONG" if word in LONG_WORDS else "SHORT",
+        "entry_ms": _epoch_ms(row["entry_ms"]),
+        "entry_price": _positive("entry price", row["entry_price"]),
+        "qty": abs(_number("size", row["qty"])) or 1.0 if row.get("qty") not in (None, "") else 1.0,
+        "exit_ms": _epoch_ms(row["exit_ms"]) if closed else None,
+        "exit_price": _positive("exit price", row["exit_price"]) if closed else None,
+    }
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        message = f"{name} {value!r} is no number"
+        raise ValueError(message) from None
+    if not abs(number) < float("inf"):
+        message = f"{name} {value!r} is no number"
+        raise ValueError(message)
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if number <= 0:
+        message = f"{name} {number:g} is not positive"
+        raise ValueError(message)
+    return number
+
+
+def _epoch_ms(value: Any) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        try:
+            moment = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            message = f"time {value!r} is neither epoch nor ISO 8601"
+            raise ValueError(message) from None
+        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not 0 < number < float("inf"):
+        message = f"time {value!r} is neither epoch nor ISO 8601"
+        raise ValueError(message)
+    return round(number * 1000 if number < SECONDS_BELOW else number / 1000 if number >= MICROSECONDS_FROM else number)
