@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 # Bytecode is kept: every program of the stack and of the tests would compile the whole product anew at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test slow check bench lock docs feed tools site audit sbom clean
+.PHONY: setup run test slow check bench lock docs feed lab tools site audit sbom clean
 
 setup: $(STAMP)
 
@@ -24,10 +24,10 @@ $(STAMP): requirements.lock pyproject.toml
 run: setup  ## the product on real recorded candles, user interface on http://localhost:3000
 	ALLOW_SYNTHETIC=true CHALLENGER=$${CHALLENGER-crypto-1m} $(BIN)/quantum up --replay quantum_assets/sample --examples
 
-test: setup  ## fast tests, in parallel
+test: setup lab  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q
 
-slow: setup feed  ## whole stacks, browsers, hundreds of symbols
+slow: setup lab feed  ## whole stacks, browsers, hundreds of symbols
 	log=$$(mktemp); $(BIN)/python -m pytest -m "slow and not whole_stack" -q --durations 10 > $$log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest -m "slow and whole_stack" -q --durations 10; stacks=$$?; \
 	wait $$beside; others=$$?; cat $$log; rm $$log; test $$stacks = 0 -a $$others = 0
@@ -54,15 +54,21 @@ lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --extra feed --group build pyproject.toml -o requirements-feed.lock
+	$(LOCK) --extra lab pyproject.toml --constraints requirements.lock -o requirements-lab.lock
 	$(LOCK) --group tools -o requirements-tools.lock
 
 feed: $(FEED)/.installed  ## the exchange feed, in an environment of its own
+lab: $(VENV)/.lab  ## what `quantum evidence` compares with, in the same environment; the tests need it
 tools: $(TOOLS)/.installed  ## documentation and audit
 
 $(FEED)/.installed: requirements-feed.lock pyproject.toml
 	test -x $(FEED)/bin/python || $(PYTHON) -m venv $(FEED)
 	$(FEED)/bin/python -m pip install $(LOCKED) -r requirements-feed.lock
 	$(FEED)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.lab: requirements-lab.lock $(STAMP)
+	$(BIN)/python -m pip install $(LOCKED) -r requirements-lab.lock
 	touch $@
 
 $(TOOLS)/.installed: requirements-tools.lock
@@ -74,7 +80,7 @@ site: tools  ## the documentation as pages in site/; a broken link or anchor fai
 	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict --quiet
 
 audit: tools  ## known vulnerabilities of what is locked; says so when they could not be asked for
-	$(TOOLS)/bin/python .ci/audit.py requirements.lock requirements-feed.lock
+	$(TOOLS)/bin/python .ci/audit.py requirements.lock requirements-feed.lock requirements-lab.lock
 
 sbom: tools  ## bill of materials of what is locked, CycloneDX JSON, validated against its schema
 	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
