@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantum_ops.report import verify
+from quantum_ops.sealed_page import verify
 from resources.store.redis_store import RedisStore
 from tests.commands import run_command
 

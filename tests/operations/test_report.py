@@ -12,7 +12,8 @@ import pytest
 from quantum_assets.checks.proof import Finding, Proof, Verdict
 from quantum_core.settings import load_settings
 from quantum_ops import report
-from quantum_ops.report import commit, public_settings, render, verify
+from quantum_ops.report import commit, public_settings, render
+from quantum_ops.sealed_page import verify
 from resources.store.redis_store import RedisStore
 from tests.world import random_closes, write_candles
 
