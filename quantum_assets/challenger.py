@@ -34,7 +34,7 @@ from quantum_core.settings import Settings
 from quantum_core.universe import CHALLENGER_ASSETS
 from resources.calc_only import require_calc_only
 from resources.inputs.candle_series import grid_theta_of
-from resources.inputs.candles import CandleReader
+from resources.inputs.candles import CandleReader, CandlesOfRun
 from resources.instance.range_tags import symbols_of
 from resources.io_manager import cycle_id_of, fresh_frame
 from resources.store.profiles import take_profile
@@ -85,13 +85,16 @@ def challenger_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         require_calc_only()
         symbols = list(symbols_of(context.run.tags, store.settings.symbols))
         take_profile(store, context.run.tags)
-        for asset, notes in challenge(store, symbols, profile, cycle_id_of(context.run)).items():
+        candles = CandlesOfRun(store, context.run.run_id)
+        for asset, notes in challenge(store, symbols, profile, cycle_id_of(context.run), candles).items():
             yield dg.Output(notes, output_name=NAMES[asset])
 
     return [challenger]
 
 
-def challenge(store: RedisStore, symbols: Sequence[str], profile: Profile, cycle_id: str) -> dict[str, dict[str, Any]]:
+def challenge(
+    store: RedisStore, symbols: Sequence[str], profile: Profile, cycle_id: str, candles: CandleReader
+) -> dict[str, dict[str, Any]]:
     """Compute, write and compare what a challenger proposes.
 
     What fails is the challenger's own: it is named in the metadata, and leaves the champion alone.
@@ -106,7 +109,7 @@ def challenge(store: RedisStore, symbols: Sequence[str], profile: Profile, cycle
         note_challenger(store, profile)
         _KNOWN[store] = memo = _Known(profile.fingerprint)
     champion = {table.asset: fresh_frame(store, table, symbols) for table in (*COMPARED, POSITION, ALLOCATION_TARGET)}
-    renewed, market = _market_states(store, memo, champion[MARKET_STATE.asset], symbols, profile)
+    renewed, market = _market_states(candles, memo, champion[MARKET_STATE.asset], symbols, profile)
     position = _with_own_stops(store, memo, champion[POSITION.asset], profile)
     risk = risk_frame(market, position, profile)
     frames = {
@@ -128,13 +131,13 @@ def challenge(store: RedisStore, symbols: Sequence[str], profile: Profile, cycle
 
 
 def _market_states(
-    store: RedisStore, known: _Known, champion: pl.DataFrame, symbols: Sequence[str], profile: Profile
+    reader: CandleReader, known: _Known, champion: pl.DataFrame, symbols: Sequence[str], profile: Profile
 ) -> tuple[set[str], pl.DataFrame]:
     """Give the market states, computed anew where the champion's rest on other candles than those that are remembered."""
     digests = dict(champion.filter(pl.col("state") == State.PRESENT).select("symbol", "candles_digest").iter_rows())
     stale = [one for one in symbols if one in digests and known.states.get(one, ("",))[0] != digests[one]]
     if stale:
-        settings, reader = store.settings, CandleReader(store)
+        settings = reader.store.settings
         grid = grid_theta_of(settings, profile)
         computed = shared_by_legs(
             stale, lambda some: market_state_frame(reader.read(some), grid, settings.ticks, profile=profile)

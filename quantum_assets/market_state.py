@@ -15,7 +15,7 @@ from quantum_core.kernels.market.market_state import market_state as market_stat
 from quantum_core.profiles.profile import LOCKED, Profile
 from resources.inputs.candle_memory import without_unchanged
 from resources.inputs.candle_series import Candles, candles_digest, grid_theta_of, usual_trouble
-from resources.inputs.candles import CandleReader
+from resources.inputs.candles import CandlesOfRun
 from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
@@ -39,7 +39,7 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
 def market_state(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisStore]) -> pl.DataFrame:
     """Read candles and compute the state of every symbol of the run."""
     profile = take_profile(store, context.run.tags)
-    reader, grid, ticks = CandleReader(store), grid_theta_of(store.settings, profile), store.settings.ticks
+    reader, grid, ticks = CandlesOfRun(store, context.run.run_id), grid_theta_of(store.settings, profile), store.settings.ticks
     tape = tape_of(store)
 
     def read(symbols: Sequence[str]) -> list[Reading[Candles]]:

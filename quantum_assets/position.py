@@ -32,7 +32,7 @@ from quantum_core.kernels.position.tracking import FIELDS, Bars, Tracked, Tracki
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
 from resources.inputs.candle_series import Candles
-from resources.inputs.candles import CandleReader
+from resources.inputs.candles import CandleReader, CandlesOfRun
 from resources.inputs.position_snapshots import Flat, RawPosition, profit_of, snapshot_row
 from resources.inputs.positions import PositionReader
 from resources.recorder.tape import tape_of
@@ -72,7 +72,7 @@ def position(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisSto
     return position_frame(
         symbols_of_run(context, store.settings),
         store=store,
-        candle_reader=CandleReader(store),
+        candle_reader=CandlesOfRun(store, context.run.run_id),
         position_reader=PositionReader(store),
     )
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import dagster as dg
 import polars as pl
@@ -33,6 +33,7 @@ from resources.store.intents import record_intents
 from resources.store.lease import require_newest
 from resources.store.profiles import take_profile
 from resources.store.publication import Publication, publish
+from resources.store.published import OfRun, Shared
 from resources.store.redis_store import RedisStore
 
 CYCLE_ID_TAG = "quantum/cycle_id"
@@ -51,7 +52,6 @@ WORDS = (  # fields shown with a materialization, beside the numbers that are pl
     "last_reason",
     "last_evidence",
 )
-SAME_LOOK_SEC = 3.0  # a step that runs later than this after another reads for itself
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
 MENDED = {  # beginning of a reason code to the input that is wrong
@@ -64,15 +64,6 @@ MENDED = {  # beginning of a reason code to the input that is wrong
 }
 
 log = logging.getLogger("quantum.publish")
-
-
-class _Look(NamedTuple):
-    """One table as a run has read it, and when, in monotonic s."""
-
-    run_id: str
-    symbols: Sequence[str]
-    at: float
-    frame: pl.DataFrame
 
 
 class RecordedStep(Protocol):
@@ -120,17 +111,14 @@ class RedisIOManager(dg.IOManager):
         self.store = store
         self.tables = tables
         self.writes = writes
-        self._without: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
-        self._looks: dict[str, _Look] = {}
         self._shown = shown
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame:
         """Read the upstream asset for the symbols of this run; a value too old to act on is a failure by name."""
         table = self.tables[name_of(context.asset_key)]
-        run_id, tags = context.step_context.run_id, context.step_context.dagster_run.tags
-        frame = self._look_once(run_id, table, list(covered(context.asset_partition_keys, tags, self.store.settings.symbols)))
-        without = self._without.get((run_id, table.asset), {})
-        return _marked(frame, without)
+        run, tags = self.store.published.of_run(context.step_context.run_id), context.step_context.dagster_run.tags
+        frame = self._read_once(run, table, list(covered(context.asset_partition_keys, tags, self.store.settings.symbols)))
+        return _marked(frame, run.without.get(table.asset, {}))
 
     def handle_output(  # type: ignore[override]
         self, context: dg.OutputContext, obj: pl.DataFrame
@@ -154,7 +142,8 @@ class RedisIOManager(dg.IOManager):
         if of_the_loop(run):
             require_newest(self.store, symbols_of(tags, self.store.settings.symbols), cycle_id)
         rows = {row["symbol"]: row for row in obj.filter(pl.col("state") == State.PRESENT).iter_rows(named=True)}
-        self._looks.pop(table.asset, None)
+        shared = self.store.published.of_run(run.run_id)
+        shared.frames.pop(table.asset, None)
         now = self.store.clock()
         outcomes = self._write(table, list(rows.values()), cycle_id, now)
         if (tape := tape_of(self.store)) is not None:
@@ -169,7 +158,7 @@ class RedisIOManager(dg.IOManager):
             failing = record_failures(self.store, table.asset, obj["symbol"].to_list(), failures, cycle_id)
             shown = self._shown.step(context, table, cycle_id, failing)
             shown.judge(obj["symbol"].to_list(), failures)
-        self._remember(run.run_id, table.asset, obj)
+        shared.without[table.asset] = _unpublished(obj)
         absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
         published = [outcome for outcome in outcomes if outcome.published]
         on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
@@ -212,22 +201,16 @@ class RedisIOManager(dg.IOManager):
                     metadata={"failures": _failure_table(failures)},
                 )
 
-    def _look_once(self, run_id: str, table: Table, symbols: Sequence[str]) -> pl.DataFrame:
+    def _read_once(self, run: OfRun, table: Table, symbols: Sequence[str]) -> pl.DataFrame:
         """Read what was published, once for all steps of a run that need it: they act on the same values, at one price."""
-        look = self._looks.get(table.asset)
-        if look is None or look.run_id != run_id or look.symbols != symbols or time.monotonic() - look.at > SAME_LOOK_SEC:
-            began, frame = time.monotonic(), fresh_frame(self.store, table, symbols)
-            computed_here = (run_id, table.asset) in self._without  # then this run knows by itself what failed
+        frame = run.frame(table.asset, symbols)
+        if frame is None:
+            began, fresh = time.monotonic(), fresh_frame(self.store, table, symbols)
+            computed_here = table.asset in run.without  # then this run knows by itself what failed
             failures = {} if computed_here else read_failures(self.store, [table.asset])[table.asset]
-            without = _without_value(frame, failures)
-            look = self._looks[table.asset] = _Look(run_id, symbols, began, _marked(frame, without))
-        return look.frame
-
-    def _remember(self, run_id: str, asset: str, frame: pl.DataFrame) -> None:
-        """Keep what this run could not publish: its later steps must not act on an older hash instead."""
-        rows = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why").iter_rows()
-        self._without = {key: value for key, value in self._without.items() if key[0] == run_id}
-        self._without[run_id, asset] = {symbol: (state, why) for symbol, state, why in rows}
+            frame = _marked(fresh, _without_value(fresh, failures))
+            run.frames[table.asset] = Shared(began, symbols, frame)
+        return frame
 
     def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str, now: datetime) -> list[Publication]:
         if self.writes == "nothing":
@@ -295,6 +278,12 @@ def fresh_frame(store: RedisStore, table: Table, symbols: Sequence[str]) -> pl.D
         ``symbol``, ``state``, ``why`` and the table's fields; a hash older than its limit is ``failed`` and keeps its fields.
     """
     return table.frame(store.read_fresh(table, symbols))
+
+
+def _unpublished(frame: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """Name what a step could not publish: later steps of its run must not act on an older hash instead."""
+    rows = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why").iter_rows()
+    return {symbol: (state, why) for symbol, state, why in rows}
 
 
 def _without_value(frame: pl.DataFrame, failures: Mapping[str, Failure]) -> dict[str, tuple[str, str]]:

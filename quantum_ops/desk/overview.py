@@ -84,7 +84,7 @@ class _ReadOnce(RedisStore):
     def __init__(self, store: RedisStore) -> None:
         super().__init__(store.settings, store.clock, store.client)
         self.profile = store.profile
-        self.decoded = store.decoded  # what has not changed since the last page is not decoded again
+        self.published = store.published  # what has not changed since the last page is not decoded again
         self._read: dict[tuple[str, tuple[str, ...]], list[Reading[dict[str, Any]]]] = {}
 
     def read(self, table: Table, symbols: Sequence[str]) -> list[Reading[dict[str, Any]]]:

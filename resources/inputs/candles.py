@@ -9,14 +9,17 @@ counted; whether enough is left is judged by ``kernels.grid``. Missing candles a
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import orjson
 
+from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.reading import Reading
 from quantum_core.contracts.tables import CANDLE_KEYS
 from quantum_core.freshness import STALE_INTERVALS
@@ -33,6 +36,7 @@ from resources.inputs.candle_columns import (
 from resources.inputs.candle_replies import ParsedReply, joined
 from resources.inputs.candle_selection import closed_by, in_order, priced, repeats, rises, source_of
 from resources.inputs.candle_series import Candles, synthetic_candles, usual_trouble
+from resources.store.published import Shared
 from resources.store.redis_store import RedisStore
 from resources.store.scripts import Script
 
@@ -292,6 +296,60 @@ class CandleReader:
         if candles.newest_epoch_sec and age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:
             return Reading.failed(symbol, f"candles_stale: {age:.0f}s ({candles.key})")
         return Reading.present(symbol, candles)
+
+
+class CandlesOfRun(CandleReader):
+    """Reads the candles of each key once for all steps of a run, so that they judge the same market at one moment.
+
+    A step that asks for fewer candles is given the newest of those that another has read. It reads for itself where that was
+    more than SHARED_SEC ago, and where a shorter window may fare better: the longer one cannot be read, or has synthetic
+    candles in it.
+
+    Parameters
+    ----------
+    store
+        See :class:`CandleReader`.
+    run_id
+        Whose readings are shared.
+    """
+
+    def __init__(self, store: RedisStore, run_id: str) -> None:
+        super().__init__(store)
+        self._run_id = run_id
+
+    def read(self, symbols: Sequence[str], window: int | None = None) -> list[Reading[Candles]]:
+        """See :meth:`CandleReader.read`."""
+        if self.store.settings.marketstate_source == "synthetic":  # of each name its own, and nothing is read
+            return super().read(symbols, window)
+        window = window or self.store.settings.marketstate_window_size
+        shared = self.store.published.of_run(self._run_id).candles
+        markets = [underlying(self.store.settings.candles_of(symbol)) for symbol in symbols]
+        unread = {
+            market: symbol
+            for market, symbol in zip(markets, symbols, strict=True)
+            if market not in shared or not _serves(shared[market], window)
+        }
+        if unread:
+            began = time.monotonic()
+            readings = super().read(list(unread.values()), window)
+            shared |= {market: Shared(began, window, one) for market, one in zip(unread, readings, strict=True)}
+        return [_newest_of(shared[market].value, symbol, window) for market, symbol in zip(markets, symbols, strict=True)]
+
+
+def _serves(shared: Shared, window: int) -> bool:
+    """Say whether a window of candles is as good as reading another one."""
+    candles: Candles | None = shared.value.value
+    longer = shared.of > window and candles is not None and candles.source != "synthetic"
+    return shared.is_recent and (longer or shared.of == window)
+
+
+def _newest_of(reading: Reading[Candles], symbol: str, window: int) -> Reading[Candles]:
+    """Give the newest candles of a reading to one of the symbols that are judged by it."""
+    candles = reading.value
+    if candles is not None and len(candles.close) > window:
+        newest = {name: getattr(candles, name)[-window:] for name in ("open_time_ms", "high", "low", "close", "volume")}
+        candles = replace(candles, **newest)
+    return Reading(symbol, reading.state, candles, reading.reason)
 
 
 def _missing(one: _Decoded) -> str:

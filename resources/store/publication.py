@@ -143,7 +143,7 @@ def _publications(
             cause = publication_due(
                 table,
                 last.values,
-                store.decoded.keep(table, symbol, {**encoded, **marks}) if last.values else {},
+                store.published.keep(table, symbol, {**encoded, **marks}) if last.values else {},
                 now=now,
                 change_eps_pct=store.settings.change_eps_pct,
                 max_age_sec=store.settings.max_publish_age_sec,
@@ -172,7 +172,7 @@ def _last_published(store: RedisStore, table: Table, symbols: Sequence[str]) -> 
             published.append(_Last(None, "" if raw.state is State.ABSENT else "*"))
             continue
         try:
-            values = store.decoded.decode(table, raw.symbol, raw.value)
+            values = store.published.decode(table, raw.symbol, raw.value)
             if foreign := raw.value.keys() - table.wire_names:
                 _name_foreign(store, store.keys.of(table.key, raw.symbol), foreign)
                 published.append(_Last(None, "*"))

@@ -19,7 +19,7 @@ from quantum_core.kernels import CLOCK_SKEW_SEC
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
 from resources.store.connection import RedisServer
-from resources.store.decoded import DecodedRows
+from resources.store.published import Published
 
 
 class UnreadableKeyError(RuntimeError):
@@ -50,7 +50,7 @@ class RedisStore(RedisServer):
         super().__init__(settings, client)
         self.keys: Keys = settings.keys
         self.clock = clock
-        self.decoded = DecodedRows((*settings.symbols, *settings.markets))
+        self.published = Published((*settings.symbols, *settings.markets))
         self._profile: Profile | None = None
 
     @property
@@ -97,7 +97,7 @@ class RedisStore(RedisServer):
                 readings.append(Reading(raw.symbol, raw.state, None, raw.reason))
                 continue
             try:
-                readings.append(Reading.present(raw.symbol, self.decoded.decode(table, raw.symbol, raw.value)))
+                readings.append(Reading.present(raw.symbol, self.published.decode(table, raw.symbol, raw.value)))
             except ContractError as error:
                 readings.append(Reading.failed(raw.symbol, f"{table.key}_unreadable: {error}"))
         return readings
