@@ -1,7 +1,7 @@
 """Find words in documentation, docstrings and comments that have a better one: ``python .ci/words.py``; exit code 1 if any.
 
-Prose only: code, code in backticks, texts that are printed and the targets of links are left out. Terms are defined in
-docs/glossary.md.
+Prose only: code, code in backticks, texts that are printed and the targets of links are left out; what commands and assets say
+of themselves (``help=``, ``description=``) is prose. Terms are defined in docs/glossary.md.
 """
 
 import ast
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("core", "assets", "lab", "ops", "feed")
 PACKAGES = ("definitions.py", "resources", "sensors", *(f"quantum_{name}" for name in OWN))
-GENERATED = ("alerts.md", "keys.md", "proofs.md", "settings.md")
+SHOWN = ("description", "epilog", "help", "short_help")  # arguments whose texts people read
 AVOIDED = {  # regular expression, in any case: what to write
     r"signs? of life": "heartbeat",
     r"the strip": "status banner",
@@ -53,8 +53,8 @@ def findings(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def pages(root: Path) -> list[Path]:
-    """List the pages that people write."""
-    return [root / "README.md", *(page for page in sorted((root / "docs").rglob("*.md")) if page.name not in GENERATED)]
+    """List the pages that people read, also those that are generated."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def modules(root: Path) -> list[Path]:
@@ -63,7 +63,7 @@ def modules(root: Path) -> list[Path]:
 
 
 def prose_of(source: str) -> str:
-    """Give the docstrings and comments of a module on the lines where they stand, and nothing else."""
+    """Give the docstrings, comments and descriptions of a module on the lines where they stand, and nothing else."""
     kept = dict.fromkeys(range(1, source.count("\n") + 2), "")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -72,6 +72,9 @@ def prose_of(source: str) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
             first, last = node.body[0].lineno, node.body[0].end_lineno or node.body[0].lineno
             kept |= dict(enumerate(source.splitlines()[first - 1 : last], start=first))
+        elif isinstance(node, ast.keyword) and node.arg in SHOWN:
+            for text in (one for one in ast.walk(node.value) if isinstance(one, ast.Constant) and isinstance(one.value, str)):
+                kept[text.lineno] += f" {text.value}"
     return "\n".join(kept.values())
 
 

@@ -130,7 +130,7 @@ def symbol_chart(context: dg.AssetExecutionContext, store: dg.ResourceParam[Redi
         context.add_asset_metadata({**drawn, **page, **portrait.numbers()}, partition_key=portrait.symbol)
     if len(without) == len(context.partition_keys):
         named = "; ".join(f"{symbol}: {why}" for symbol, why in without.items())
-        raise dg.Failure(description=f"There is nothing to draw. {named}. Mend the candles, then materialize again.")
+        raise dg.Failure(description=f"There is nothing to draw. {named}. Fix the candles, then materialize again.")
     if without:
         context.log.warning(f"symbol_chart: {len(without)} symbols without candles: {without}")
 

@@ -54,7 +54,7 @@ WORDS = (  # fields shown with a materialization, beside the numbers that are pl
 )
 FAILURES_SHOWN = 50  # rows of the table of failing symbols; the count is always exact
 
-MENDED = {  # beginning of a reason code to the input that is wrong
+TO_FIX = {  # beginning of a reason code to the input that is wrong
     "candles": "the candles",
     "too_few_candles": "the candles",
     "price_": "the candles",
@@ -249,8 +249,8 @@ class NotesIOManager(dg.IOManager):
 def remedy_of(failures: Mapping[str, str]) -> str:
     """Name the input to fix: that of the first asset that failed, not of what follows from it."""
     first = next(iter(failures.values()))
-    inputs = next((words for code, words in MENDED.items() if first.startswith(code)), "the named input")
-    return f"Mend {inputs}, then materialize again."
+    inputs = next((words for code, words in TO_FIX.items() if first.startswith(code)), "the named input")
+    return f"Fix {inputs}, then materialize again."
 
 
 def of_the_loop(run: dg.DagsterRun) -> bool:

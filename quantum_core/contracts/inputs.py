@@ -56,7 +56,7 @@ class Input:
 
 CLOCK = InputField(("ts", "timestamp", "ts_utc"), "1769083200", "writer's clock: epoch s or ISO 8601", required=True)
 CONFIDENCE = InputField(("confidence",), "0.9", "0 to 1; clipped", required=True)
-NOT_LIVE = f"one with a word of {', '.join(sorted(NOT_LIVE_WORDS))}, or longer than 32 characters, is not live"
+NOT_LIVE = f"one with a word of `{'`, `'.join(sorted(NOT_LIVE_WORDS))}`, or longer than 32 characters, is not live"
 SOURCE = InputField(("source",), "live", "writer's label; shown")
 
 CANDLE = Input(

@@ -619,7 +619,7 @@ GOVERNOR_STATE = Table(
         Field("last_reason", TEXT, "", "its reason"),
         Field("last_decision_epoch", optional(FLOAT), "s", "when"),
         Field(
-            "last_gate", TEXT, "", "number of the gate that shut, as docs/spec.md#7-trade-intents-and-the-governor counts them"
+            "last_gate", TEXT, "", "number of the gate that failed, as docs/spec.md#7-trade-intents-and-the-governor counts them"
         ),
         Field("last_evidence", TEXT, "", "JSON: what that plan was judged by, and the limits' counts before and after"),
         Field("plans_evaluated", INTEGER, "plans", "decided in this evaluation", plot=True),

@@ -64,7 +64,7 @@ def test_a_symbol_without_candles_fails_by_name(world, instance) -> None:
     assert not result.success
     assert told == {}
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "SOLUSDT: candles_missing. Mend the candles" in failure.step_failure_data.user_failure_data.description
+    assert "SOLUSDT: candles_missing. Fix the candles" in failure.step_failure_data.user_failure_data.description
 
 
 def test_among_many_symbols_the_one_without_candles_is_named_and_the_others_are_drawn(world, instance) -> None:

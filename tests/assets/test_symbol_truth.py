@@ -170,7 +170,7 @@ def test_a_proposal_in_the_user_interface_names_its_symbol_and_its_real_distance
 )
 def test_a_run_that_fails_names_the_input_to_mend(why: str, named: str) -> None:
     """Nobody outside writes a market state."""
-    assert remedy_of({"ETHUSDT": why}).startswith(f"Mend {named}")
+    assert remedy_of({"ETHUSDT": why}).startswith(f"Fix {named}")
 
 
 def test_the_desk_is_linked_only_where_our_web_server_serves_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

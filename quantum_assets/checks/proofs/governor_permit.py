@@ -261,7 +261,7 @@ PROOFS = (
     proof("hints_recomputed", "Recomputed plainly from the efficiency, the hints come out as published.", hints_recomputed),
     proof(
         "no_permit_from_bad_data",
-        "No permit rests on missing, stale or invented data.",
+        "No permit rests on missing, stale or synthetic data.",
         no_permit_from_bad_data,
         per_symbol=False,
     ),

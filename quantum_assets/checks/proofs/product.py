@@ -135,7 +135,7 @@ PROOFS = (
     proof("no_trading_libraries", "Nothing imports or has loaded an exchange, broker or order library.", no_trading_libraries),
     proof("process_alive", "Workers, sensor daemon, loop and watcher are alive.", process_alive),
     proof("queues_served", "With SHARDS, each queue has a worker.", queues_served),
-    proof("single_stack", "One stack runs its sensors on this Redis.", single_stack, "WARN"),
+    proof("single_stack", "One deployment runs its sensors on this Redis.", single_stack, "WARN"),
     proof(
         "profile_in_force",
         "Every row of a cycle carries the profile that was in force when it began, and no cycle mixes two.",

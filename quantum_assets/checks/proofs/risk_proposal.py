@@ -214,7 +214,7 @@ PROOFS = (
     proof("right_side", "No stop has been crossed by the price.", right_side, "WARN"),
     proof("distances", "Stops, trails and targets keep their minimum distance.", distances),
     proof("p_trend_truthful", "The trend probability used is the market state's.", p_trend_truthful),
-    proof("no_synthetic_position", "No proposal is made for an invented position.", no_synthetic_position),
+    proof("no_synthetic_position", "No proposal is made for a synthetic position.", no_synthetic_position),
     proof("cadence", "Cycles follow each other at PUBLISH_INTERVAL_SEC.", cadence, "WARN", per_symbol=False),
     proof(
         "one_cycle", "`quantum once` evaluates one cycle and exits with 0 (tried every ten minutes).", one_cycle, per_symbol=False

@@ -105,15 +105,16 @@ _ALSO = {
     "`bucket:<part>:<limit>`, `sum:<part>`; and its place in Dagster's records (hash)",
     "counts_alerts": "alerts by recipient, counted by the watcher: `<delivered|given_up>:<recipient>`, failed attempts "
     "`attempt_failed:<recipient>` (hash)",
-    "lease": "the stack whose sensors run the loop, name:instance folder:boot:storage (string, 15 s, renewed every 5 s)",
-    "lease_rival": "another stack that stood by of late (string, 60 s)",
+    "lease": "the deployment whose sensors request the cycles, name:instance folder:boot:storage (string, 15 s, "
+    "renewed every 5 s)",
+    "lease_rival": "another deployment, recently on standby (string, 60 s)",
     "newest_cycles": "symbol to its newest cycle; an older one publishes nothing (hash)",
     "events_waiting": "when a run ended that kept a cycle waiting, epoch s; rings the bell (string, 60 s)",
     "events_postponed": "when a change came too soon after the last event cycle, epoch s; rings the bell in time (string, 60 s)",
     "runs_awaited": "ids of runs that keep a cycle waiting (set, 120 s)",
     "cycles": "when the last cycles of the shard that begins with this symbol ended, epoch s, newest first (list)",
     "proofs": "last verdict of every proof, JSON, and `_run` (hash)",
-    "proofs_by_symbol": "what Dagster was last told of each asset and symbol (hash)",
+    "proofs_by_symbol": "what Dagster last showed of each asset and symbol (hash)",
     "single_cycle": "how `quantum once` went when the proofs last tried it (string, 600 s)",
     "alerts_active": "active alerts, JSON; one with well_since (epoch s) is ending (string, 30 s)",
     "stream_alerts": "event, alert, kind, severity, level, title, text, symbols, since, limit, timestamp, profile (fingerprint "
