@@ -143,7 +143,7 @@ class InForce:
         return {
             PROFILE_TAG: self.profile.fingerprint,
             PROFILE_NAME_TAG: self.profile.name,
-            PROFILE_ENTRY_TAG: self.use.entry if self.use is not None else "",
+            **({PROFILE_ENTRY_TAG: self.use.entry} if self.use is not None else {}),
         }
 
 

@@ -14,6 +14,7 @@ from quantum_ops.alerts.profile_signs import UNUSABLE, WAITING, profile_troubles
 from resources.store import profiles
 from resources.store.profiles import (
     LAST_GOOD,
+    PROFILE_ENTRY_TAG,
     AnotherProfileError,
     NotRecordedError,
     OvertakenUseError,
@@ -192,6 +193,14 @@ def test_a_run_computes_with_the_profile_of_its_tags_whatever_was_used_since(mak
     use(daemon, desk(0.002), **BY)
     assert take_profile(worker, tags).fingerprint == desk(0.001).fingerprint
     assert take_profile(worker, profile_now(daemon).tags()).fingerprint == desk(0.002).fingerprint
+
+
+def test_a_run_names_a_use_only_where_there_is_one(make) -> None:
+    """An empty tag on each of 8,640 runs a day says nothing, and Dagster lists it as a value to filter by."""
+    store = make()
+    assert PROFILE_ENTRY_TAG not in profile_now(store).tags()
+    entry = use(store, desk(), **BY).entry
+    assert profile_now(store).tags()[PROFILE_ENTRY_TAG] == entry
 
 
 def test_a_worker_with_other_settings_refuses_by_name(make) -> None:
