@@ -10,7 +10,7 @@ import html
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote
@@ -46,10 +46,19 @@ PAGE = """<!DOCTYPE html>
 <style>{style}</style>
 </head>
 <body>
-<h1>Proof pack</h1>
+<h1>{heading}</h1>
 <p class="soft">{stamp}</p>
 <p class="verdict">{summary}</p>
-<h2>Proofs</h2>
+{body}
+<h2>This page</h2>
+<p>SHA-256 <code id="sha256">{unhashed}</code></p>
+<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
+<code>{recipe}</code></p>
+</body>
+</html>
+"""
+
+BODY = """<h2>Proofs</h2>
 {proofs}
 <h2>Symbols</h2>
 <div class="charts">
@@ -58,14 +67,7 @@ PAGE = """<!DOCTYPE html>
 <h2>Made with</h2>
 {versions}
 {challenger}<h2>Settings</h2>
-{settings}
-<h2>This page</h2>
-<p>SHA-256 <code id="sha256">{unhashed}</code></p>
-<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
-<code>{recipe}</code></p>
-</body>
-</html>
-"""
+{settings}"""
 
 
 def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
@@ -83,18 +85,28 @@ def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
     RedisUnavailableError
         The server is away.
     """
-    safe = _sanitizer(store.settings)
+    safe = sanitizer(store.settings)
     moment = f"{store.clock():%Y-%m-%d %H:%M:%S} UTC"
-    page = PAGE.format(
-        title=f"Proof pack, {moment}",
-        style=STYLE,
-        stamp=safe(f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"),
-        summary=_summary(verdicts),
-        proofs=_proofs(verdicts, safe),
+    body = BODY.format(
+        proofs=proofs_table(verdicts, safe),
         symbols="\n".join(_symbol(one, safe) for one in portraits(store, store.settings.symbols)),
-        versions=_pairs(_versions(store), safe),
+        versions=pairs({**made_with(), **_server_and_profile(store)}, safe),
         challenger=_challenger(store, safe),
-        settings=_pairs(public_settings(store.settings), safe),
+        settings=pairs(public_settings(store.settings), safe),
+    )
+    stamp = f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"
+    return sealed("Proof pack", f"Proof pack, {moment}", safe(stamp), summary(verdicts), body)
+
+
+def sealed(heading: str, title: str, stamp: str, verdict: str, body: str) -> str:
+    """Lay out a page around what it says, with the hash of itself; all parts are markup that is safe already."""
+    page = PAGE.format(
+        title=title,
+        style=STYLE,
+        heading=heading,
+        stamp=stamp,
+        summary=verdict,
+        body=body,
         unhashed=UNHASHED,
         recipe=html.escape(RECIPE),
     )
@@ -129,15 +141,18 @@ def commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _versions(store: RedisStore) -> dict[str, str]:
+def made_with() -> dict[str, str]:
+    """Give the versions of what runs now: the product and its commit, Python, libraries."""
     return {
         DISTRIBUTION: version(DISTRIBUTION),
         "commit": commit() or "unknown: not run from a checkout",
         "python": f"{platform.python_version()} on {platform.platform()}",
         **{library: version(library) for library in LIBRARIES},
-        "server": _server(store),
-        "profile": ": ".join(filter(None, bring_up_to_date(store))),
     }
+
+
+def _server_and_profile(store: RedisStore) -> dict[str, str]:
+    return {"server": _server(store), "profile": ": ".join(filter(None, bring_up_to_date(store)))}
 
 
 def _server(store: RedisStore) -> str:
@@ -152,7 +167,7 @@ def _server(store: RedisStore) -> str:
     return f"{name} {facts.get(f'{name}_version', facts.get('redis_version', 'unknown'))}"
 
 
-def _sanitizer(settings: Settings) -> Callable[[object], str]:
+def sanitizer(settings: Settings) -> Callable[[object], str]:
     """Build what turns any value into text of the page: escaped, on one line, without the secrets a reason may quote."""
     secrets = sorted(_secrets(settings), key=len, reverse=True)
     hidden = re.compile("|".join(map(re.escape, secrets)) or NOTHING)
@@ -173,7 +188,8 @@ def _secrets(settings: Settings) -> set[str]:
     return {text for text in (*urls, *passwords, *map(unquote, passwords)) if len(text) >= SECRET_CHARACTERS_MIN}
 
 
-def _summary(verdicts: Sequence[Verdict]) -> str:
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """Say in one line whether all proofs hold."""
     counts = {name: sum(_result(one) == name for one in verdicts) for name in ("passed", "failed", "not evaluated")}
     whole = "passed" if counts["passed"] == len(verdicts) > 0 else "failed"
     words = {"passed": "All proofs hold", "failed": "Not all proofs hold"}[whole]
@@ -186,10 +202,17 @@ def _result(verdict: Verdict) -> str:
     return "passed" if verdict.passed else "failed"
 
 
-def _proofs(verdicts: Sequence[Verdict], safe: Callable[[object], str]) -> str:
+def proofs_table(verdicts: Sequence[Verdict], safe: Callable[[object], str]) -> str:
+    """Lay out every proof with its figures and what contradicts it."""
     headings = ("group", "proof", "result", "severity", "claim, and what contradicts it", "observed", "accepted", "judged")
     rows = "\n".join(_proof(one, safe) for one in verdicts)
     return f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in headings)}</tr>\n{rows}\n</table>"
+
+
+def rows_table(headings: Sequence[str], rows: Iterable[Sequence[object]], safe: Callable[[object], str]) -> str:
+    """Lay out plain rows."""
+    body = "\n".join(f"<tr>{''.join(f'<td>{safe(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>\n<tr>{''.join(f'<th>{safe(name)}</th>' for name in headings)}</tr>\n{body}\n</table>"
 
 
 def _proof(verdict: Verdict, safe: Callable[[object], str]) -> str:
@@ -223,18 +246,16 @@ def _challenger(store: RedisStore, safe: Callable[[object], str]) -> str:
     if challenger is None:
         return ""
     found = {name: difference(hours) for name, hours in read_comparisons(store, challenger, store.settings.symbols).items()}
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{safe(cell)}</td>' for cell in (name, *comparison_cells(one)))}</tr>" for name, one in found.items()
-    )
-    head = "".join(f"<th>{name}</th>" for name in HEADINGS)
+    rows = rows_table(HEADINGS, ((name, *comparison_cells(one)) for name, one in found.items()), safe)
     title = f"<h2>Challenger {safe(challenger.name)} {safe(challenger.fingerprint)}, last 24 h</h2>"
-    return f"{title}\n<table>\n<tr>{head}</tr>\n{rows}\n</table>\n"
+    return f"{title}\n{rows}\n"
 
 
 def _short(value: float | str) -> str:
     return f"{value:.8g}" if isinstance(value, float) else value
 
 
-def _pairs(values: Mapping[str, str], safe: Callable[[object], str]) -> str:
+def pairs(values: Mapping[str, str], safe: Callable[[object], str]) -> str:
+    """Lay out names with values, in two columns."""
     rows = "".join(f"<tr><th>{safe(name)}</th><td><code>{safe(text)}</code></td></tr>" for name, text in values.items())
     return f'<div class="two"><table>{rows}</table></div>'

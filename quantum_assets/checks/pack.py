@@ -47,8 +47,13 @@ RUN_FIELD = "_run"  # of the stored verdicts: when the last run ended, and how l
 
 def judge(proof: Proof, evidence: Evidence) -> Verdict:
     """Judge one proof; what cannot be judged has failed, and says why."""
+    return evaluated(proof, lambda: proof.judge(evidence))
+
+
+def evaluated(proof: Proof, find: Callable[[], Finding]) -> Verdict:
+    """Give the verdict of a proof on whatever ``find`` looks at; when it raises, the proof has failed, and says why."""
     try:
-        return Verdict(proof, proof.judge(evidence))
+        return Verdict(proof, find())
     except Exception as error:  # noqa: BLE001 - whatever it is: a proof that could not be evaluated is no pass
         told = f"could not be evaluated: {type(error).__name__}: {error}"
         return Verdict(proof, Finding(told, "an answer", 0), evaluated=False)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-import platform
 import tarfile
 from datetime import UTC, date, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from quantum_ops.report import DISTRIBUTION, commit
+from quantum_ops.report import made_with
 from resources.recorder.archive import DAY_FILE, MANIFESTS, Archive, Fault, sha256_of
 
-LIBRARIES = ("polars", "numpy", "dagster")
 SUMS, VERSIONS, README = "SHA256SUMS", "versions.json", "README.md"
 
 TEXT = """# What quantum recorded on {day}
@@ -82,7 +79,7 @@ def pack(archive: Archive, day: date, target: Path) -> None:
     texts = {
         README: TEXT.format(day=day, state=state, sums=SUMS, versions=VERSIONS, table=table, links=links),
         SUMS: "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())),
-        VERSIONS: json.dumps(_versions(), indent=2),
+        VERSIONS: json.dumps(made_with(), indent=2),
     }
     partial = target.with_name(f"{target.name}.tmp")
     moment = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
@@ -100,18 +97,9 @@ def pack(archive: Archive, day: date, target: Path) -> None:
 
 def faults_of(archive: Archive, day: date) -> list[Fault]:
     """Name what of a day is not as it was written; the whole chain is verified, for a day is exchanged with its manifest."""
-    changed = [fault for fault in archive.verify() if fault.day == str(day)]
+    changed = [fault for fault in archive.verify_day(day) if fault.day == str(day)]
     named = {fault.file for fault in changed}
     return changed + [fault for fault in archive.damaged([day]) if fault.file not in named]
-
-
-def _versions() -> dict[str, str]:
-    return {
-        DISTRIBUTION: version(DISTRIBUTION),
-        "commit": commit() or "unknown: not run from a checkout",
-        "python": f"{platform.python_version()} on {platform.platform()}",
-        **{library: version(library) for library in LIBRARIES},
-    }
 
 
 def _add(tar: tarfile.TarFile, name: str, content: io.BufferedIOBase, size: int, moment: int) -> None:

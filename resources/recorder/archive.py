@@ -322,6 +322,13 @@ class Archive:
         A changed byte, a removed or added file, a removed day and two days that changed places are each found. What retention
         has removed is no fault. That the newest compacted day was removed with its manifest, only a copy elsewhere would show.
         """
+        yield from self._verified()
+
+    def verify_day(self, day: date) -> Iterator[Fault]:
+        """Compare the files of one day with its manifest, and every manifest with the one after it; name what differs."""
+        yield from self._verified(day)
+
+    def _verified(self, only: date | None = None) -> Iterator[Fault]:
         manifests, retained_since = self.manifest_days(), None
         try:
             retained_since = self.retained_since()
@@ -336,7 +343,7 @@ class Archive:
             if manifest.get("date") != str(day):
                 yield Fault(str(day), f"{MANIFESTS}/{day}.json", f"is of {manifest.get('date')}")
             yield from self._verify_link(manifest, manifests[number - 1] if number else None, day)
-            if retained_since is None or day >= retained_since:
+            if only in (None, day) and (retained_since is None or day >= retained_since):
                 yield from self._verify_files(manifest.get("tables", {}), day)
         yield from self._without_manifest({*manifests})
 

@@ -254,9 +254,9 @@ def commands_of(page: str, program: str) -> list[list[str]]:
 def test_every_command_of_the_page_shows_something(tape, tmp_path) -> None:
     """The page is read by somebody who has no time to find out what it meant."""
     commands = commands_of(PAGE, "quantum")
-    assert {arguments[0] for arguments in commands} == {"history", "at", "export", "rerun"}
+    assert {arguments[0] for arguments in commands} == {"history", "at", "export", "rerun", "prove"}
     for arguments in commands:
-        if arguments[0] == "rerun":  # needs the inputs, too: tests/recorder/test_rerun_command.py
+        if arguments[0] in ("rerun", "prove"):  # need the inputs, too: test_rerun_command.py, test_day_report.py
             continue
         files = [name for name in arguments if name.endswith((".png", ".tar"))]
         done = quantum(tape, *(str(tmp_path / name) if name in files else name for name in arguments))

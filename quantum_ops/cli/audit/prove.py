@@ -6,6 +6,8 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,20 @@ NAMED = 5  # failing symbols named per proof; --json and --report name all
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON on stdout.")
 @click.option("--list", "listed", is_flag=True, help="Print every proof as Markdown instead (docs/proofs.md).")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Also write a self-contained page to this file.")
-def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool, report: Path | None) -> None:
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="With --report: of this past UTC day, from the archive alone.")
+@click.option(
+    "--verify", "filed", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Say whether a page is as written."
+)
+def prove(
+    symbols: str | None,
+    group: str | None,
+    *,
+    as_json: bool,
+    listed: bool,
+    report: Path | None,
+    day: datetime | None,
+    filed: Path | None,
+) -> None:
     """Judge every proof against what is published now. Nothing is written to Redis.
 
     The shell needs the settings of the deployment it judges (REDIS_URL, SYMBOLS, QUANTUM_HOME, ALLOW_SYNTHETIC=true for the
@@ -55,14 +70,32 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     quantum prove --symbols BTCUSDT --group risk_proposal
     quantum prove --json
     quantum prove --report evidence.html
+    quantum prove --report tuesday.html --day 2026-01-20
+    quantum prove --verify evidence.html
 
-    Exit codes: 0 every proof holds; 1 some do not (each is named with its symbols), or could not be evaluated; 2 wrong usage or
-    settings; 3 Redis away.
+    With --day the page is made later, from the archive, without Redis: whether the files of that day are as they were written
+    and what it published can be computed again (for at most a minute), what stood when it ended, decisions, alerts, profiles,
+    versions and gaps.
+
+    Exit codes: 0 every proof holds, or the page is as it was written (--verify); 1 some do not (each is named with its symbols),
+    or could not be evaluated, or the page was changed; 2 wrong usage or settings, or nothing is recorded of --day; 3 Redis away.
     """
     warnings.filterwarnings("ignore", module="dagster")
     if listed:
         click.echo(catalogue(), nl=False)
-        return
+    elif filed is not None:
+        _verify(filed)
+    elif day is not None:
+        if report is None or symbols is not None or group is not None:
+            message = "--day needs --report, and takes neither --symbols nor --group: the page is of everything recorded that day"
+            raise click.UsageError(message)
+        _prove_day(day.date(), report, as_json=as_json)
+    else:
+        _prove_now(symbols, group, report, as_json=as_json)
+
+
+def _prove_now(symbols: str | None, group: str | None, report: Path | None, *, as_json: bool) -> None:
+    """Judge what is published now."""
     settings = load_settings(**given(symbols=symbols))
     universe = load_settings().symbols
     log_to_stderr("WARNING")
@@ -74,7 +107,7 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     store = RedisStore(settings)
     store.run("starting to prove", [("PING",)])
     from quantum_assets.checks.evidence import Evidence  # takes seconds, which a wrong group or a dead server need not
-    from quantum_assets.checks.pack import PROOFS, run, told
+    from quantum_assets.checks.pack import PROOFS, run
     from resources.instance.home import open_instance
 
     proofs = [proof for proof in PROOFS if group in (None, proof.group)]
@@ -82,6 +115,53 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
     with open_instance(settings) as instance:
         verdicts = run(lambda: Evidence(store, instance, hurried=True, universe=universe), proofs)
     now = store.clock().timestamp()
+    seconds = time.monotonic() - began
+    failed = _show(verdicts, now, f"for {len(settings.symbols)} symbols, {seconds:.1f} s", as_json=as_json)
+    if any(not one.evaluated for one in failed):
+        RedisStore(settings).run("proving", [("PING",)])  # it may be the server that went away: that has an exit code of its own
+    if report is not None:
+        from quantum_ops.report import render
+
+        _write(report, render(verdicts, store=store))
+    if failed:
+        sys.exit(EXIT_FAILED)
+
+
+def _prove_day(day: date, report: Path, *, as_json: bool) -> None:
+    """Judge what is recorded of a past day, and write its page."""
+    from resources.recorder.reading import Reader, archive_of
+
+    settings, now = load_settings(), datetime.now(UTC)
+    reader = Reader(archive_of(settings))
+    days = reader.archive.days()
+    if day not in days:
+        covered = f"it has {len(days)} days, {days[0]} to {days[-1]}" if days else "it has no day: `quantum recorder` writes them"
+        removed = f"RECORDER_DAYS or RECORDER_MAX_GB has removed the files of {day}; " if reader.archive.is_compacted(day) else ""
+        message = f"nothing is recorded of {day} in {reader.archive.root}: {removed}{covered}"
+        raise click.UsageError(message)
+    from quantum_ops.day_report import judged, render_day
+
+    verdicts = judged(reader.archive, day)
+    failed = _show(verdicts, now.timestamp(), f"for {day}, from records", as_json=as_json)
+    _write(report, render_day(verdicts, reader, day, settings=settings, now=now))
+    if failed or reader.unreadable:
+        sys.exit(EXIT_FAILED)
+
+
+def _verify(filed: Path) -> None:
+    """Say whether a page is as it was written."""
+    from quantum_ops.report import verify
+
+    if not verify(filed.read_bytes().decode("utf-8", "replace")):
+        click.echo(f"{filed} is not as it was written: its content does not have the hash it ends with.", err=True)
+        sys.exit(EXIT_FAILED)
+    click.echo(f"{filed} is as it was written.")
+
+
+def _show(verdicts: Sequence[Verdict], now: float, of_what: str, *, as_json: bool) -> list[Verdict]:
+    """Print every verdict; give those of proofs that do not hold."""
+    from quantum_assets.checks.pack import told
+
     if as_json:
         rows = [
             {"proof": one.proof.title, "group": one.proof.group, "claim": one.proof.claim, **told(one, now)} for one in verdicts
@@ -91,20 +171,17 @@ def prove(symbols: str | None, group: str | None, *, as_json: bool, listed: bool
         for verdict in verdicts:
             click.echo(line(verdict))
     failed = [one for one in verdicts if not one.passed]
-    seconds = time.monotonic() - began
-    click.echo(
-        f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold for {len(settings.symbols)} symbols, {seconds:.1f} s",
-        err=True,
-    )
-    if any(not one.evaluated for one in failed):
-        RedisStore(settings).run("proving", [("PING",)])  # it may be the server that went away: that has an exit code of its own
-    if report is not None:
-        from quantum_ops.report import render
+    click.echo(f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold {of_what}", err=True)
+    return failed
 
-        report.write_text(render(verdicts, store=store), encoding="utf-8")
-        click.echo(f"Report: {report}", err=True)
-    if failed:
-        sys.exit(EXIT_FAILED)
+
+def _write(report: Path, page: str) -> None:
+    try:
+        report.write_text(page, encoding="utf-8")
+    except OSError as error:
+        message = f"{report} cannot be written ({error}): give another --report"
+        raise click.UsageError(message) from error
+    click.echo(f"Report: {report}", err=True)
 
 
 CATALOGUE = """# The proof pack
