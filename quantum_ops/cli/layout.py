@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import wrap
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +19,7 @@ from quantum_core.contracts.reading import printable
 
 PIPE_WIDTH = 10_000  # columns; a table takes what it needs
 INDENT = "    "
+GONE = "none"  # of a value that the record before had
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,15 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
 
 
-def records(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "") -> RenderableType:
+def records(
+    out: Console,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    *,
+    together: bool = False,
+    successive: bool = False,
+) -> RenderableType:
     """Lay records out for a console.
 
     Parameters
@@ -56,22 +66,60 @@ def records(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str
     out
         Where they are shown.
     columns
-        Fields of a record.
+        Fields of a record; the first one names it.
     rows
         Values of each record, as text; control characters are replaced.
     title
         Above them.
+    together
+        Say once, above them, what is the same in all of several records that do not fit side by side.
+    successive
+        Each record follows the one before: as lines, only what has changed is shown.
     """
-    cells = [[_cell(column, value) for column, value in zip(columns, row, strict=True)] for row in rows]
+    heading = [Text(title, style="italic")] if title else []
+    table = _table(columns, rows, title, successive=successive)
+    if _fits(out, table):
+        return table
+    if together and len(rows) > 1:
+        same = [number for number in range(1, len(columns)) if len({row[number] for row in rows}) == 1]
+        kept = [number for number in range(len(columns)) if number not in same]
+        said = [f"{columns[number].heading} {rows[0][number]}" for number in same if rows[0][number]]
+        heading += [paragraph(out, f"In all of them: {', '.join(said)}")] if said else []
+        columns, rows = [columns[number] for number in kept], [[row[number] for number in kept] for row in rows]
+        table = _table(columns, rows, successive=successive)
+        if _fits(out, table):
+            return Group(*heading, table)
+    shown = _changes(rows) if successive else rows
+    cells = [[_cell(column, value) for column, value in zip(columns, row, strict=True)] for row in shown]
+    return Group(*heading, *(line for row in cells for line in _lines(columns, row, out.width)))
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", *, successive: bool = False) -> Table:
+    """Build a table; where records are successive, what has not changed steps back."""
     table = Table(title=title or None, title_justify="left")
     for column in columns:
         table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=True)
-    for row in cells:
-        table.add_row(*row)
-    if Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), table).maximum <= out.width:
-        return table
-    lines = [line for row in cells for line in _lines(columns, row, out.width)]
-    return Group(*([Text(title, style="italic")] if title else []), *lines)
+    before: Sequence[str] = ()
+    for row in rows:
+        cells = [_cell(column, value) for column, value in zip(columns, row, strict=True)]
+        for number, cell in enumerate(cells[1:] if successive and before else (), start=1):
+            cell.stylize("dim" if row[number] == before[number] else "bold")
+        table.add_row(*cells)
+        before = row
+    return table
+
+
+def _fits(out: Console, table: Table) -> bool:
+    return Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), table).maximum <= out.width
+
+
+def _changes(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Give the first record whole, and of each later one its name and what differs from the one before."""
+    differing = [
+        [row[0], *("" if value == was else value or GONE for value, was in zip(row[1:], before[1:], strict=True))]
+        for before, row in pairwise(rows)
+    ]
+    return [*rows[:1], *differing]
 
 
 def paragraph(out: Console, text: str, style: str = "") -> Text:

@@ -7,6 +7,7 @@ of it the commands'. Times are aware UTC.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import ACCOUNT
 from quantum_core.contracts.tables import OF_UNDERLYING, PUBLISHED, PUBLISHED_TABLES
+from quantum_core.profiles.profile import ProfileError, flat_parameters, from_body
 from quantum_core.settings import Settings
 from resources.governor.plan import PLAN_MAX_AGE_SEC
 from resources.recorder.archive import GAPS, Archive, Fault
@@ -26,8 +28,14 @@ from resources.recorder.archive import GAPS, Archive, Fault
 ASSETS = tuple(table.asset for table in PUBLISHED)
 CANDLES, RAW_POSITIONS, WITHOUT_RESULT = "candles", "raw_positions", "without_result"
 SWITCHES, PLANS, DECISIONS = "switches", "plans", "decisions"
+PARAMETERS = "parameters"
+COMPUTED_WITH = (PARAMETERS, "versions", "settings")  # of the deployment: their "symbol" names a profile, a package, a setting
+INPUTS = ("account", "base_targets", "efficiency_hints", "position_memory", "position_bars", "candle_readings")
+STANDING = frozenset({*ASSETS, RAW_POSITIONS, *INPUTS})  # a row of a symbol follows the one before it; of others it is an event
 TABLES = (
     *ASSETS,
+    *INPUTS,
+    *COMPUTED_WITH,
     *(CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS, "risk_events", "alerts", "profiles", "records", GAPS),
 )
 DAYS_BACK = 2  # where a day has no row yet: while an asset is computed it is published at least once a minute
@@ -219,6 +227,48 @@ class Reader:
                 grid = grid.join_asof(state.select("at", "state"), on="at").with_columns(kept).drop("state")
         return grid.select("at", *(f"{asset}.{name}" for asset, name in columns))
 
+    def computed_with(self, table: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the versions or settings that stood at ``start``, and each change until ``end``: ``at``, ``name``, ``value``.
+
+        Every process records them anew when it begins; what has not changed is left out.
+        """
+        rows = self._in_force(table, start, end, by=["symbol"])
+        return rows.select("at", pl.col("symbol").alias("name"), "value") if rows.width else rows
+
+    def parameters(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the parameters of a symbol that were in force at ``start``, and each change until ``end``.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``at``, ``profile_name``, ``fingerprint`` of the symbol's parameters, and each of them by its dotted path; ``trouble``
+            where the product of today cannot read what was recorded.
+        """
+        recorded = self._in_force(PARAMETERS, start, end, by=[])
+        rows = []
+        for at, name, text in recorded.select("at", "symbol", "text").iter_rows() if recorded.width else ():
+            try:
+                profile = from_body(json.loads(text))
+            except (ProfileError, ValueError) as error:
+                rows.append({"at": at, "profile_name": name, "fingerprint": None, "trouble": str(error)})
+            else:
+                own = {"at": at, "profile_name": name, "fingerprint": profile.fingerprint_of(symbol)}
+                rows.append(own | flat_parameters(profile, symbol))
+        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+
+    def _in_force(self, table: str, start: datetime, end: datetime, *, by: Sequence[str]) -> pl.DataFrame:
+        """Give what stood at a time, and later rows that differ from the one before, of each key or of all."""
+        stood = self._last(table, start - _TICK, by=by or ("symbol",), days_back=EVERY_DAY)
+        if stood.width and not by:
+            stood = stood.sort("at", "seq").tail(1)
+        frames = [one for one in (stood, self.between(table, start, end).collect()) if one.width]
+        if not frames:
+            return pl.DataFrame()
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        what = pl.struct(pl.col("symbol", *(name for name in ("value", "text") if name in rows.columns)))
+        before = what.shift().over(by) if by else what.shift()
+        return rows.sort("at", "seq", maintain_order=True).filter(what.ne_missing(before))
+
     def candles(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give the candles that opened from ``start`` to ``end``, each once as it was read last, oldest first.
 
@@ -379,7 +429,7 @@ def superseded(candles: pl.DataFrame) -> pl.Series:
 
 def names_in(table: str, symbols: Collection[str]) -> frozenset[str]:
     """Name whom a table has rows of, of some symbols: a leg shares those of its symbol where it shares the key."""
-    if (published := PUBLISHED_TABLES.get(table)) is not None and published.of_account:
+    if table == "account" or ((published := PUBLISHED_TABLES.get(table)) is not None and published.of_account):
         return frozenset({ACCOUNT})
     shared = table == CANDLES or table in OF_UNDERLYING
     return frozenset(symbols) | (frozenset(map(underlying, symbols)) if shared else frozenset())

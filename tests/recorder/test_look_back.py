@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from quantum_core.contracts.tables import RISK_PROPOSAL
-from quantum_ops.cli.history.look_back import moment_of
+from quantum_core.profiles.profile import LOCKED
+from quantum_ops.cli.history.look_back import _texts, moment_of
 from resources.governor.switches import kill
 from resources.recorder.reading import TABLES
 from tests.commands import run_command
@@ -150,15 +151,87 @@ def test_the_state_at_a_moment_names_switches_guards_assets_and_plans(tape) -> N
     assert [one["plan_id"] for one in everything["decisions"]] == ["p1"]
 
 
-def test_no_symbol_is_cut_at_eighty_columns(tape, monkeypatch) -> None:
-    """A terminal of 80 columns is what an operator has at night."""
-    narrow = Console(width=80, highlight=False, soft_wrap=True, record=True, force_terminal=True, color_system=None)
-    monkeypatch.setattr("quantum_ops.cli.layout.console", lambda: narrow)
+@pytest.fixture
+def narrow(monkeypatch) -> Console:
+    """A terminal of 80 columns, which is what an operator has at night."""
+    console = Console(width=80, highlight=False, soft_wrap=True, record=True, force_terminal=True, color_system=None)
+    monkeypatch.setattr("quantum_ops.cli.layout.console", lambda: console)
+    return console
+
+
+def test_no_symbol_is_cut_at_eighty_columns(tape, narrow) -> None:
     for arguments in (("history", "BTCUSDT", *HOUR), ("at", "2026-01-22T12:01:30")):
         assert quantum(tape, *arguments).returncode == 0
     lines = narrow.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(symbol in line for line in lines for symbol in SYMBOLS) >= 18
+
+
+def test_at_eighty_columns_a_wide_row_shows_what_has_changed(tape, narrow) -> None:
+    """Of thirty numbers of a proposal, twenty are those of the row before; who looks for the other ten finds them."""
+    assert quantum(tape, "history", "BTCUSDT", *HOUR, "--asset", "risk_proposal").returncode == 0
+    text = narrow.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("locked-v1") == text.count("trail_gap_pct") == 1
+    assert text.count("sl_breached False") == text.count("sl_breached True") == 1
+    assert text.count("position_age_sec") == 4
+    stops = [re.search(r"stop ([\d,]+)", part) for part in re.split(r"^12:0", text, flags=re.MULTILINE)[1:]]
+    assert [bool(one) for one in stops] == [True, True, True, False]  # the last one is that of the row before
+
+
+def test_what_all_symbols_share_is_said_once(tape, narrow) -> None:
+    assert quantum(tape, "at", "2026-01-22T12:01:30").returncode == 0
+    assert "market_state\nIn all of them: since 12:01:00, source candles\n" in narrow.export_text()
+
+
+@pytest.mark.parametrize(("name", "values"), [("sigma", [0.123456781, 0.123456782]), ("proposed_sl", [97123.4567, 97123.4568])])
+def test_neighbours_that_differ_are_shown_to_differ(name, values) -> None:
+    """Six digits are enough to read, and not enough for two rows that differ in the ninth."""
+    assert len(set(_texts(name, values, one_day=True))) == 2
+    assert _texts(name, [values[0], None], one_day=True)[0] != repr(values[0])
+
+
+def test_an_entry_is_shown_although_it_says_the_same_as_the_one_before(tape) -> None:
+    """A value stands until the next one; of two refusals each is one."""
+    row = {"symbol": "BTCUSDT", "event": "BLOCK", "reason": "daily_limit"}
+    ids = [f"{int(START.timestamp() * 1000) + 240_000}-{number}" for number in range(2)]
+    tape.flush({"decisions": pl.DataFrame([{**row, "entry_id": one} for one in ids])}, START.date())
+    shown = quantum(tape, "history", "BTCUSDT", *HOUR, "--asset", "decisions", "--columns", "event,reason")
+    assert shown.stdout.count("daily_limit") == 2
+
+
+def test_parameters_are_those_in_force_for_the_symbol_and_their_changes(tape, narrow) -> None:
+    """Each process records them when it begins, under the name of the profile: that is no answer yet."""
+    changed = LOCKED.changed({"stops": {"sl_min_pct": 0.007}})
+    before, first, second = START - timedelta(hours=3), START + timedelta(minutes=1), START + timedelta(minutes=2)
+    for one, at in ((LOCKED, before), (LOCKED, first), (changed, second)):
+        row = {"symbol": one.name, "fingerprint": one.fingerprint, "text": one.text()}
+        tape.flush({"parameters": tape.stamped([row], at)}, START.date())
+    words = ("history", "BTCUSDT", *HOUR, "--asset", "parameters")
+    rows = json.loads(quantum(tape, *words, "--columns", "fingerprint,stops.sl_min_pct", "--format", "json").stdout)
+    assert [(row["at"], row["stops.sl_min_pct"]) for row in rows] == [(before.isoformat(), 0.005), (second.isoformat(), 0.007)]
+    assert len({row["fingerprint"] for row in rows}) == 2
+    assert quantum(tape, *words).returncode == 0
+    text = narrow.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("stops.sl_min_pct") == 2
+    assert text.count("stops.tp_min_pct") == 1
+
+
+def test_parameters_that_cannot_be_read_today_are_named(tape) -> None:
+    row = {"symbol": "old", "fingerprint": "0" * 12, "text": '{"name": "old", "kernel_that_is_gone": {"x": 1}}'}
+    tape.flush({"parameters": tape.stamped([row], START)}, START.date())
+    (shown,) = json.loads(quantum(tape, "history", "BTCUSDT", *HOUR, "--asset", "parameters", "--format", "json").stdout)
+    assert shown["profile_name"] == "old"
+    assert "kernel_that_is_gone" in shown["trouble"]
+
+
+def test_versions_and_settings_are_the_deployment_s(tape) -> None:
+    for seq, value in enumerate(("1.0", "1.0", "1.1")):
+        at = START + timedelta(minutes=seq)
+        tape.flush({"versions": tape.stamped([{"symbol": "polars", "value": value}], at)}, START.date())
+    rows = json.loads(quantum(tape, "history", "BTCUSDT", *HOUR, "--asset", "versions", "--format", "json").stdout)
+    assert [(row["name"], row["value"]) for row in rows] == [("polars", "1.0"), ("polars", "1.1")]
 
 
 ERRORS = [  # command, exit code, and what it says

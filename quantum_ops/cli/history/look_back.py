@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ SHOWN = (  # of one symbol, where nobody says what
     "harvest_proposal.harvest_action",
     "harvest_proposal.R_net",
 )
+GLANCE = {  # of one table whose entries have dozens of fields
+    "decisions": ("at", "plan_id", "action", "event", "reason"),
+    "plans": ("at", "plan_id", "action", "side", "qty", "decision"),
+    "alerts": ("at", "event", "severity", "kind", "title"),
+}
 HEADINGS = {"current_price": "price", "proposed_sl": "stop", "proposed_tp": "target", "harvest_action": "harvest", "R_net": "R"}
 STAMPS = ("at", "cause")  # in front of the columns of one asset
 UNSHOWN = ("seq", "cycle_id", "symbol", "schema", "digest", "profile", "computed_at_utc", "last_update_epoch", "published_at_utc")
@@ -96,7 +102,9 @@ def history(
     """Show what SYMBOL had over time, from the archive. A value stands until the next row.
 
     Times are ISO 8601, in UTC unless they say otherwise (2026-01-22, 2026-01-22T14:05, 2026-01-22T14:05:30+02:00), or so long
-    before now: 30m, 2h, 7d. The table leaves out rows in which nothing shown has changed; files have all of them.
+    before now: 30m, 2h, 7d. The table leaves out rows in which nothing shown has changed; files have all of them. Where it does
+    not fit, a row shows what differs from the one before. --asset parameters shows those in force for SYMBOL, and their
+    changes; versions and settings are those of the deployment.
 
     \b
     quantum history BTCUSDT
@@ -107,6 +115,8 @@ def history(
     Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
     read is shown); 2 wrong usage, unknown symbol or column, or wrong settings.
     """
+    from resources.recorder.reading import PARAMETERS, STANDING
+
     form = _form(form, out)
     if start > end:
         message = f"--from {_time(start)} is after --to {_time(end)}"
@@ -128,7 +138,10 @@ def history(
             hint = f"`quantum at {start:%Y-%m-%dT%H:%M:%S}` shows what stood then. " if _is_covered(reader, start) else ""
             click.echo(f"Nothing is recorded of {asset or symbol} {_range(start, end)}. {hint}{_covers(reader)}", err=True)
             sys.exit(EXIT_FAILED)
-        _emit(frame, form, out, title=f"{symbol} {_range(start, end)}")
+        if form == "table" and not columns:
+            frame = _one_by_one(frame) if asset == PARAMETERS else _glance(asset, frame)
+        successive = asset is None or asset in STANDING
+        _emit(frame, form, out, title=f"{symbol} {_range(start, end)}", successive=successive)
         for gap in reader.gaps(start, end):
             click.echo(f"Not recorded: {_gap_text(gap)}", err=True)
 
@@ -324,13 +337,18 @@ def _side_by_side(reader: Reader, symbol: str, start: datetime, end: datetime, c
 
 def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: datetime, columns: str | None) -> pl.DataFrame:
     """Give the rows of one table as they were published."""
-    from resources.recorder.reading import TABLES
+    from resources.recorder.reading import COMPUTED_WITH, PARAMETERS, TABLES
 
     known = sorted({*TABLES, *reader.archive.tables()})
     if asset not in known:
         message = f"no table {asset!r}: there are {', '.join(known)}"
         raise click.UsageError(message)
-    frame = reader.between(asset, start, end, [symbol]).collect()
+    if asset == PARAMETERS:
+        frame = reader.parameters(symbol, start, end)
+    elif asset in COMPUTED_WITH:
+        frame = reader.computed_with(asset, start, end)
+    else:
+        frame = reader.between(asset, start, end, [symbol]).collect()
     if not frame.width:
         return frame
     wanted = _listed(columns)
@@ -339,6 +357,30 @@ def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: date
         raise click.UsageError(message)
     stamps = [name for name in STAMPS if name in frame.columns and name not in wanted]
     return frame.select(*stamps, *(wanted or [name for name in frame.columns if name not in stamps]))
+
+
+def _glance(asset: str | None, frame: pl.DataFrame) -> pl.DataFrame:
+    """Choose the columns of a wide table that name what happened; say that there are more."""
+    chosen = [name for name in GLANCE.get(asset or "", ()) if name in frame.columns]
+    if not chosen:
+        return frame
+    click.echo(f"{len(frame.columns) - len(chosen)} more columns: --columns, or --format json.", err=True)
+    return frame.select(chosen)
+
+
+def _one_by_one(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give parameters one per row, and again when they have changed: a table of all of them side by side is not read."""
+    import polars as pl
+
+    from quantum_ops.cli.desk.profile import value_text
+
+    before, rows = dict[str, Any](), []
+    for row in frame.drop("fingerprint").iter_rows(named=True):
+        head = {"at": row.pop("at"), "profile_name": row.pop("profile_name")}
+        changed = {name: value for name, value in row.items() if before.get(name) != value}
+        rows += [{"parameter": name, "value": value_text(value), **head} for name, value in changed.items()]
+        before = row
+    return pl.DataFrame(rows)
 
 
 def _columns_of(reader: Reader, asset: str, start: datetime, end: datetime) -> set[str]:
@@ -362,7 +404,7 @@ def _form(form: str | None, out: Path | None) -> str:
     return form
 
 
-def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str) -> None:
+def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str, *, successive: bool) -> None:
     """Print rows, or write them to a file, which is there whole or not at all."""
     import io
 
@@ -378,14 +420,10 @@ def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str) -> None:
         target.write(f"{json.dumps(frame.to_dicts(), indent=2, default=_plain)}\n".encode())
     else:
         shown = [name for name in frame.columns if name not in UNSHOWN]
-        values = [name for name in shown if name != "at"]
-        news = (
-            pl.any_horizontal(*(pl.col(name).ne_missing(pl.col(name).shift()) for name in values))
-            if values
-            else pl.lit(value=True)
-        )
+        values = [name for name in shown if name != "at"] if successive else []
+        news = [pl.col(name).ne_missing(pl.col(name).shift()) for name in values] or [pl.lit(value=True)]
         first = pl.int_range(pl.len()) == 0
-        _print_table(frame.select(shown).filter(news | first), title, out)
+        _print_table(frame.select(shown).filter(first | pl.any_horizontal(news)), title, out, successive=successive)
         return
     if out is None:
         sys.stdout.write(target.getvalue().decode())
@@ -393,18 +431,26 @@ def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str) -> None:
     _write(out, target.getvalue())
 
 
-def _print_table(frame: pl.DataFrame, title: str, out: Path | None) -> None:
+def _print_table(frame: pl.DataFrame, title: str, out: Path | None, *, successive: bool) -> None:
     from rich.console import Console
 
     from quantum_ops.cli.layout import PIPE_WIDTH, Column, console, records
 
     days = {row.date() for row in frame["at"]} if "at" in frame.columns else set()
-    headings = [(name, HEADINGS.get(short := name.rpartition(".")[2], short)) for name in frame.columns]
-    columns = [Column(heading, right=frame[name].dtype.is_numeric(), labelled=name != "at") for name, heading in headings]
-    rows = [[_cell(name, value, one_day=len(days) == 1) for name, value in row.items()] for row in frame.iter_rows(named=True)]
+    short = [name.rpartition(".")[2] for name in frame.columns]
+    headings = [
+        (name, name if short.count(last) > 1 else HEADINGS.get(last, last))
+        for name, last in zip(frame.columns, short, strict=True)
+    ]
+    columns = [
+        Column(heading, right=frame[name].dtype.is_numeric(), labelled=name not in ("at", "parameter"))
+        for name, heading in headings
+    ]
+    texts = [_texts(name, frame[name].to_list(), one_day=len(days) == 1) for name in frame.columns]
+    rows = list(zip(*texts, strict=True))
     if out is None:
         shown = console()
-        shown.print(records(shown, columns, rows, title=title))
+        shown.print(records(shown, columns, rows, title=title, together=True, successive=successive))
         return
     try:
         with out.open("w", encoding="utf-8") as file:
@@ -412,6 +458,16 @@ def _print_table(frame: pl.DataFrame, title: str, out: Path | None) -> None:
             target.print(records(target, columns, rows, title=title))
     except OSError as error:
         raise _unwritable(out, error) from error
+
+
+def _texts(name: str, values: Sequence[Any], *, one_day: bool) -> list[str]:
+    """Write the values of a column; where rounding hides that two neighbours differ, with all their digits."""
+    texts = [_cell(name, value, one_day=one_day) for value in values]
+    hidden = any(
+        isinstance(value, float) and value != was and text == text_was
+        for (was, text_was), (value, text) in pairwise(zip(values, texts, strict=True))
+    )
+    return ["" if value is None else repr(value) for value in values] if hidden else texts
 
 
 def _print_state(state: Moment) -> None:
@@ -443,14 +499,18 @@ def _print_state(state: Moment) -> None:
         if rows:
             columns = [
                 Column("symbol"),
-                Column("since"),
+                Column("since", labelled=True),
                 Column("no result", labelled=True),
                 *(Column(name, labelled=True) for name in fields),
             ]
             used = [number for number in range(len(columns)) if number == 0 or any(row[number] for row in rows)]
             out.print(
                 records(
-                    out, [columns[number] for number in used], [[row[number] for number in used] for row in rows], title=asset
+                    out,
+                    [columns[number] for number in used],
+                    [[row[number] for number in used] for row in rows],
+                    title=asset,
+                    together=True,
                 )
             )
     _print_plans(out, state)
@@ -476,6 +536,8 @@ def _cell(name: str, value: Any, *, one_day: bool = False) -> str:
         return f"{value:%H:%M:%S}" if one_day else f"{value:%Y-%m-%d %H:%M:%S}"
     if name.endswith("harvest_action"):
         return ACTIONS.get(str(value), str(value))
+    if isinstance(value, float) and "epoch" in name:
+        return f"{value:.15g}"
     if isinstance(value, float):
         return (
             price_text(value)
