@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,7 +164,7 @@ class Recorder:
         self.trouble = ""
         self.buffer = Buffer(Position())
         self.committed = Position()
-        self.day_bytes = 0
+        self.day_bytes = self.earlier_bytes = 0  # of the day that is written, and of those before it
         self._rows = Rows()
         self._lock: IO[str] | None = None
         self._standing: dict[str, str] | None = None
@@ -256,7 +256,7 @@ class Recorder:
         try:
             committed = self.archive.position()
             self.archive.remove_uncommitted()  # what a killed one has left
-            self.day_bytes = self.archive.bytes_of(date.fromisoformat(committed.day)) if committed.day else 0
+            self._measure(committed.day)
         except BaseException:
             lock.close()
             self._lock = None
@@ -335,6 +335,7 @@ class Recorder:
             return
         self.flush()
         self.buffer.position = replace(self.buffer.position, day=day)
+        self.earlier_bytes += self.day_bytes
         self._standing, self.day_bytes = None, 0
 
     def _missing(self, seq: int, entry: Entry) -> None:
@@ -447,8 +448,15 @@ class Recorder:
         try:
             for day in self.archive.prune(settings.recorder_days, settings.recorder_max_gb * 1e9):
                 log.info("%s is beyond RECORDER_DAYS or RECORDER_MAX_GB, its files were removed", day)
+            self._measure(self.committed.day)
         except (OSError, ValueError) as error:
             log.warning("old days cannot be removed: %s", error)
+
+    def _measure(self, now: str) -> None:
+        """Add up what the day that is written takes, and those before it."""
+        sizes = {str(day): self.archive.bytes_of(day) for day in self.archive.days()}
+        self.day_bytes = sizes.pop(now, 0)
+        self.earlier_bytes = sum(sizes.values())
 
     def _say(self, trouble: str) -> None:
         if trouble != self.trouble:
@@ -469,6 +477,8 @@ class Recorder:
             "day": self.committed.day,
             "bytes": str(self.day_bytes),
             "free_bytes": str(free_bytes(self.archive.root)),
+            "archive_bytes": str(self.earlier_bytes + self.day_bytes),
+            "max_bytes": str(self.store.settings.recorder_max_gb * 1e9),
             "buffered_bytes": str(self.buffer.size),
         }
         commands: list[tuple[Any, ...]] = [

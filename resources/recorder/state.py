@@ -31,6 +31,8 @@ class RecorderState(NamedTuple):
         Rows of the table ``gaps`` since it first ran.
     day, day_bytes, free_bytes
         UTC date that is written, what it takes so far, and the room that is left.
+    archive_bytes, max_bytes
+        What all recorded days take (counted once an hour, and what was written since), and RECORDER_MAX_GB.
     """
 
     at: float | None
@@ -43,6 +45,8 @@ class RecorderState(NamedTuple):
     day: str = ""
     day_bytes: float = 0.0
     free_bytes: float = 0.0
+    archive_bytes: float = 0.0
+    max_bytes: float = 0.0
 
 
 def read_state(store: RedisStore) -> RecorderState:
@@ -70,6 +74,8 @@ def read_state(store: RedisStore) -> RecorderState:
         day=said.get("day", ""),
         day_bytes=number("bytes", 0.0),
         free_bytes=number("free_bytes", 0.0),
+        archive_bytes=number("archive_bytes", 0.0),
+        max_bytes=number("max_bytes", 0.0),
     )
 
 

@@ -35,6 +35,7 @@ from quantum_core.settings import load_settings
 from quantum_ops.cli.run.exporter import CACHED_SEC, Looks, MetricsServer
 from quantum_ops.exporter.exposition import families, text_of
 from quantum_ops.exporter.metrics import EVENTS_AT_ONCE, OTHER, Collector, Look, counts_in, fold_decisions, fold_runs
+from quantum_ops.processes.recorder import Recorder
 from resources.instance.home import EVENT_BATCH_SIZE, open_instance
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME
@@ -70,13 +71,14 @@ def world(_new_home, tmp_path_factory):
         environment.setenv("DAGSTER_HOME", str(home))
         environment.setenv("DAGSTER_EVENT_BATCH_SIZE", str(EVENT_BATCH_SIZE))
         with open_instance(load_settings(quantum_home=home)) as instance:
-            store = RedisStore(load_settings(redis_url=server.connection_url), Clock())
+            store = RedisStore(load_settings(redis_url=server.connection_url, quantum_home=home), Clock())
             write_world(store)
             run_cycle(store, instance)
             write_plan(store, "p1", "BTCUSDT", "CLOSE", qty=0.001)
             write_plan(store, "p2", "NOSUCHUSDT", "CLOSE", qty=0.001)
             write_plan(store, "p3", "BTCUSDT", "CLOSE", qty="nan")
             run_cycle(store, instance)
+            Recorder(store).once()
             yield store, instance
 
 

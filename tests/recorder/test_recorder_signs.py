@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -172,6 +173,36 @@ def test_the_exporter_shows_it_once_one_has_run(store: RedisStore, clock: Clock)
     assert (values["quantum_recorder_waiting"], values["quantum_recorder_gaps_total"]) == (1, 1)
     assert values["quantum_recorder_day_bytes"] == recorder.archive.bytes_of(START.date())
     assert values["quantum_recorder_free_bytes"] > 0
+    assert values["quantum_recorder_archive_bytes"] == values["quantum_recorder_day_bytes"] > 0
+    assert values["quantum_recorder_archive_max_bytes"] == store.settings.recorder_max_gb * 1e9
+    assert values["quantum_recorder_stuck"] == 0
+    store.client.hset(STATE, "trouble", "no room")
+    assert shown()["quantum_recorder_stuck"] == 1
+
+
+def test_the_size_of_the_archive_counts_every_day(store: RedisStore, running: Recorder, clock: Clock) -> None:
+    """RECORDER_MAX_GB is of all of them; days that nobody compacts are never removed, and would fill the disk unseen."""
+    leave(store)
+    running.round()
+    clock.advance(86_400)
+    leave(store)
+    running.round()
+    running.round()
+    days = running.archive.days()
+    assert len(days) == 2
+    assert read_state(store).archive_bytes == sum(map(running.archive.bytes_of, days))
+    again = Recorder(store)
+    running._end()
+    again.round()
+    assert again.earlier_bytes + again.day_bytes == sum(map(running.archive.bytes_of, days))
+    again._end()
+
+
+def test_prometheus_alerts_when_the_watcher_does() -> None:
+    """The same limits on both ways, or an operator hears two stories."""
+    rules = (Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml").read_text()
+    assert f'quantum_recorder_waiting{{job="quantum-governor"}} > {WAITING_SHARE * RECORDER_STREAM_MAXLEN:.0f}\'' in rules
+    assert f'quantum_recorder_age_seconds{{job="quantum-governor"}} > {SILENT_SEC:.0f}\'' in rules
 
 
 def test_the_deployment_on_one_machine_has_a_recorder_unless_it_is_off(make_store: Callable[..., RedisStore]) -> None:
