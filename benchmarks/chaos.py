@@ -1,7 +1,8 @@
 """kill -9 of random parts of the live stack at random moments: how soon the loop goes on, and that nothing it leaves is wrong.
 
 ``python -m benchmarks.chaos --symbols 566 --kills 40 --seed 1 --json FILE``. Runs ``quantum up`` with its embedded Valkey and
-every stream switched on; raw data comes from a thread that outlives the kills. Exit code 1 when anything is violated.
+every stream switched on; raw data comes from a thread that outlives the kills. At the end every successful cycle must be in the
+flight recorder's archive, once. Exit code 1 when anything is violated.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from quantum_core.contracts.tables import BLOCK, EFFICIENCY_STATE, PERMIT, POSIT
 from quantum_core.settings import Settings, load_settings
 from resources.instance.launcher import SPARE_WORKERS
 from resources.io_manager import CYCLE_ID_TAG
+from resources.recorder.archive import Archive
+from resources.recorder.state import read_state
 from resources.store.redis_store import RedisStore, pairs
 from resources.store.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME, EVENT_JOB_NAME
@@ -53,6 +56,7 @@ PARTS = {  # words of the command line; a worker child is a child of the worker
     "code server": "dagster api grpc",
     "webserver": "quantum_ops.desk.webserver",
     "watch": "quantum_ops.cli watch",
+    "recorder": "quantum_ops.cli recorder",
     "valkey": "valkey-server",
 }
 OURS = (*(table for asset, table in PUBLISHED_TABLES.items() if asset != "capital_efficiency"), EFFICIENCY_STATE)
@@ -68,7 +72,10 @@ AOF_MAY_LOSE_SEC = 2.0  # appendfsync everysec: while the disk syncs, a write is
 GONE_WITHIN_SEC = 15.0  # after the supervisor was killed
 SAMPLE_SIZE = 12  # symbols whose hashes must be fresh
 PLANS_LOOKED_AT = 24
+ROW = ("seq", "cycle_id", "symbol")  # of a published row in the archive
+BEFORE = "before this archive began"  # the gap of an archive that begins after the first records
 POLL_SEC = 0.05
+FLUSH_SEC = 2  # of the recorder: so that kills meet flushes
 
 
 class DidNotHappenError(RuntimeError):
@@ -247,6 +254,7 @@ class Stack:
             "EFFICIENCY_MODE": settings.efficiency_mode,
             "OPENBLAS_NUM_THREADS": "1",
             "WATCH_PORT": "0",
+            "RECORDER_FLUSH_SEC": str(FLUSH_SEC),
         }
         command = [sys.executable, "-m", "quantum_ops.cli", "up", "--port", str(self.port)]
         with self.log.open("ab") as log:
@@ -283,6 +291,8 @@ class Stack:
             return self.answers()
         if part == "worker":
             return re.search(rb"worker \| .*@.* ready\.", self.log_since(log_from)) is not None
+        if part == "recorder":
+            return (read_state(self.store).at or 0.0) > killed
         if part == "daemon":
             beat = self.instance.get_daemon_heartbeats().get("SENSOR")
             return beat is not None and beat.timestamp > killed
@@ -412,6 +422,46 @@ def doubled(entries: Sequence[Entry], records: Sequence[dg.RunRecord]) -> list[s
     return found + [f"doubled: plan {name} decided {count} times" for name, count in plans.items() if count > 1]
 
 
+def misrecorded(archive: Archive, cycles: Iterable[tuple[str, float, float]], valkey_killed: Sequence[float]) -> list[str]:
+    """Name what the archive has lost or doubled.
+
+    Parameters
+    ----------
+    archive
+        Of a stack whose recorder has written everything.
+    cycles
+        Id, begin and end (epoch s) of each cycle that has succeeded.
+    valkey_killed
+        When Valkey was killed, epoch s: what it may have lost with that is nobody's fault.
+    """
+    faults, found = list(archive.verify()), list[str]()
+    records, gaps = (archive.read(table, None, faults).collect() for table in ("records", "gaps"))
+    for table, keys in (("records", ("seq", "cycle_id", "asset")), *((asset, ROW) for asset in PUBLISHED_TABLES)):
+        rows = archive.read(table, None, faults).collect()
+        if rows.width:
+            found += [
+                f"archive: {table} twice: {row}" for row in rows.filter(rows.select(keys).is_duplicated()).select(keys).rows()
+            ]
+
+    def forgiven(begin: float, end: float) -> bool:
+        return any(begin - RESUMES_WITHIN_SEC <= at <= end + AOF_MAY_LOSE_SEC for at in valkey_killed)
+
+    for gap in gaps.iter_rows(named=True):
+        at = gap["at"].timestamp()
+        if gap["what"] != BEFORE and not forgiven(at - RESUMES_WITHIN_SEC, at):
+            found.append(f"archive: gap {gap['from_seq']} to {gap['to_seq']} at {gap['at']:%H:%M:%S}: {gap['what']}")
+    found += [f"archive: {fault.file} {fault.what}" for fault in dict.fromkeys(faults)]
+    if records.is_empty():
+        return [*found, "archive: no record at all"]
+    first = records["at"].min().timestamp()  # type: ignore[union-attr]  # a time
+    known = {name: set(group["asset"]) for (name,), group in records.group_by("cycle_id")}
+    for name, begin, end in cycles:
+        missing = [asset for asset in EVERY_CYCLE if asset not in known.get(name, ())]
+        if begin > first and missing and not forgiven(begin, end):
+            found.append(f"archive: lost: {', '.join(missing)} of cycle {name}")
+    return found
+
+
 @dataclass
 class Watermark:
     """A number that may only move one way, and when it did: (epoch s, value times direction)."""
@@ -539,7 +589,7 @@ class Trial:
         self.kills: list[Kill] = []
         self.violations: list[str] = []
         self.first_cycle_sec: list[float] = []
-        self.event_cycles = 0
+        self.event_cycles = self.recorded = 0
 
     @contextmanager
     def running(self) -> Iterator[Stack]:
@@ -642,6 +692,20 @@ class Trial:
         self.violations += settled(self.undecided)
         self.violations += [f"the harness's own {one.name} has died" for one in self.threads if not one.is_alive()]
 
+    def misrecorded(self, stack: Stack, until: float) -> list[str]:
+        """Let the recorder write what is there, and compare the archive with the cycles that had ended by then."""
+        archive = Archive(self.settings.recorder_folder)
+        state = read_state(stack.store)
+        wanted = state.seq + state.waiting
+        wait_until("the recorder to write everything", lambda: archive.position().seq >= wanted)
+        done = [
+            (str(one.dagster_run.tags.get(CYCLE_ID_TAG)), one.start_time or 0.0, one.end_time or 0.0)
+            for one in stack.cycles(dg.DagsterRunStatus.SUCCESS, limit=None)
+        ]
+        self.recorded = archive.read("records").collect().height
+        killed = [one.at for one in self.kills if one.part == "valkey"]
+        return misrecorded(archive, [one for one in done if one[2] < until], killed)
+
     def undecided(self) -> list[str]:
         """Name plans without a decision; one that a killed Valkey may have lost is none."""
         decided = {one.symbol for one in self.listener.entries if one.stream == "plan"}
@@ -695,8 +759,10 @@ def measure(
             code = stack.stop(signal.SIGINT)
             figures["sigint_to_end_sec"] = round(time.time() - began, 2)
             trial.violations += trial.left() + ([f"quantum up ended with {code}"] if code else [])
+        stopped = time.time()
         with trial.running() as stack:
             trial.conclude(stack)
+            trial.violations += trial.misrecorded(stack, stopped)
             began = time.time()
             stack.stop(signal.SIGKILL)
             trial.violations += settled(trial.left, GONE_WITHIN_SEC)
@@ -717,6 +783,7 @@ def measure(
         "event_cycles": trial.event_cycles,
         "stream_entries": dict(Counter(one.stream for one in trial.listener.entries)),
         "plans": len(trial.market.plans),
+        "steps_recorded": trial.recorded,
         "values_lost_with_valkey": sum(mark.forgiven for mark in trial.judge.marks.values()),
         "summary": {
             part: {
