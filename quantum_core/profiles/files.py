@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ _HEADER = re.compile(r"\s*\[\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"\s*([\w.\"'-]+)\s*=")
 RESERVED = ("in-force", ".", "..")  # names that stand for something else
 TEXT_MAX = 2000  # characters of a note
+EVIDENCE_MAX = 20_000  # characters of the evidence as JSON: it is recorded with every use
 _AT_LINE = re.compile(r"\(at line (\d+)")
 _SYMBOL = "symbols."
 
@@ -156,6 +158,20 @@ def _mistakes_of_heads(body: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(head, f"{head} has {len(body[head])} characters: accepted are {TEXT_MAX}")
     if interval is not None and (not isinstance(interval, int) or isinstance(interval, bool) or interval < 1):
         yield Mistake("candle_interval_sec", f"candle_interval_sec is {interval!r}: accepted are whole seconds, like 60")
+    yield from _mistakes_of_evidence(body.get("evidence", {}))
+
+
+def _mistakes_of_evidence(evidence: object) -> Iterator[Mistake]:
+    if not isinstance(evidence, Mapping):
+        yield Mistake("evidence", f"evidence is {evidence!r}: accepted is a table [evidence]")
+        return
+    try:
+        size = len(json.dumps(evidence, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        yield Mistake("evidence", f"evidence: {error}: accepted are texts, finite numbers, lists and tables of such")
+        return
+    if size > EVIDENCE_MAX:
+        yield Mistake("evidence", f"evidence has {size} characters as JSON: accepted are {EVIDENCE_MAX}")
 
 
 def _mistakes_of_sections(sections: Mapping[str, Any], prefix: str) -> Iterator[Mistake]:

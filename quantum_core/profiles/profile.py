@@ -63,6 +63,9 @@ class Profile:
         As its file says.
     candle_interval_sec
         Length of the candles it is meant for, s; ``None`` where it says nothing.
+    evidence
+        What it was calibrated on and what was measured: hashes of the data, dates, figures. No parameter: another evidence leaves
+        the fingerprint as it is. Empty where there is none.
     sections
         Parameters by kernel, of all symbols that have none of their own.
     symbols
@@ -73,6 +76,7 @@ class Profile:
     version: str = "1"
     note: str = ""
     candle_interval_sec: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, Theta] = field(default_factory=lambda: SECTIONS)
     symbols: Mapping[str, Mapping[str, Theta]] = field(default_factory=dict)
 
@@ -127,6 +131,7 @@ class Profile:
             "version": self.version,
             "note": self.note,
             "candle_interval_sec": self.candle_interval_sec,
+            **({"evidence": dict(self.evidence)} if self.evidence else {}),
             **_changes(self.sections, SECTIONS),
             "symbols": {symbol: changes for symbol, changes in own.items() if changes},
         }
@@ -161,12 +166,15 @@ def from_body(body: Mapping[str, Any]) -> Profile:
     Raises
     ------
     ProfileError
-        It is no mapping, or has no name.
+        It is no mapping, has no name, or its evidence is no table.
     ThetaError
         A parameter is unknown, of the wrong type, out of range, or does not fit another; ``path`` names it.
     """
     if not isinstance(body, Mapping) or not isinstance(body.get("name"), str) or not body["name"]:
         msg = "a profile needs a name"
+        raise ProfileError(msg)
+    if not isinstance(body.get("evidence", {}), Mapping):
+        msg = f"the evidence of a profile is a table, not {body['evidence']!r}"
         raise ProfileError(msg)
     remaining = dict(body)
     heads = {name: remaining.pop(name, default) for name, default in HEADS.items()}
@@ -180,7 +188,9 @@ def from_body(body: Mapping[str, Any]) -> Profile:
     return Profile(**heads, sections=sections, symbols={symbol: mine for symbol, mine in own_only.items() if mine})
 
 
-HEADS: Mapping[str, Any] = MappingProxyType({"name": "", "version": "1", "note": "", "candle_interval_sec": None})
+HEADS: Mapping[str, Any] = MappingProxyType(
+    {"name": "", "version": "1", "note": "", "candle_interval_sec": None, "evidence": MappingProxyType({})}
+)
 
 
 def leaves(theta: Theta, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:

@@ -56,6 +56,16 @@ def test_the_shipped_profiles_are_listed_and_shown_as_calc_takes_them(live) -> N
     assert [cell.strip() for cell in line.split("│")[2:5]] == ["0.0008", "0.005", ">= 0, <= 1"]
 
 
+def test_the_evidence_a_profile_carries_is_shown(live, tmp_path: Path) -> None:
+    file = tmp_path / "desk.toml"
+    file.write_text('name = "desk"\n[evidence.coverage]\none_step = 0.0507\n[evidence.data]\nBTCUSDT = "5f1c"\n')
+    shown = quantum(live, "show", str(file)).stdout
+    assert "coverage.one_step" in shown
+    assert "0.0507" in shown
+    as_json = json.loads(quantum(live, "show", str(file), "--json").stdout)
+    assert as_json["evidence"] == {"coverage": {"one_step": 0.0507}, "data": {"BTCUSDT": "5f1c"}}
+
+
 def test_in_force_is_shown_with_what_the_environment_sets(live) -> None:
     environment = {"GOV_MAX_EXEC_PER_HOUR": "2"}
     shown = json.loads(quantum(live, "show", "in-force", "--json", **environment).stdout)

@@ -36,6 +36,11 @@ HEAD = 'name = "desk"\n'
         (f'{HEAD}note = "{"x" * 3000}"\n', 2, "note has 3000 characters"),
         (f"{HEAD}[market_state.trend]\nwindows = [32, 64]\n", 2, "accepted is 2 weights"),
         (f"{HEAD}[market_state.trend]\nwindows = [32, 64]\nweights = [1.0, 1.0]\n", None, ""),
+        (f"{HEAD}evidence = 3\n", 2, "evidence is 3: accepted is a table"),
+        (f"{HEAD}[evidence]\nas_of = 2024-01-01\n", 2, "accepted are texts, finite numbers, lists and tables"),
+        (f"{HEAD}[evidence]\ncoverage = nan\n", 2, "accepted are texts, finite numbers, lists and tables"),
+        (f'{HEAD}[evidence]\nx = "{"x" * 30_000}"\n', 2, "evidence has 30"),
+        (f"{HEAD}[evidence.BTCUSDT]\ncoverage = 0.05\n[stops]\nsl_min_pct = 0.1\n", None, ""),
         (f"{HEAD}[market_state.vol]\nwinsor_q_low = 0.995\nwinsor_q_high = 0.999\n", None, ""),
     ],
 )

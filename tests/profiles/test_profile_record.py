@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,6 +73,28 @@ def test_of_two_uses_at_once_both_are_recorded_and_the_later_wins(make) -> None:
     assert [entry.by for entry in history(first)] == ["bob", "ada"]
     assert another.entry > one.entry
     assert in_force(first) == in_force(second) == desk(0.002).fingerprint
+
+
+def test_the_evidence_of_a_profile_is_recorded_with_its_use_and_is_no_parameter(make) -> None:
+    """Other figures of the same parameters are the same parameters; and who asks later finds what they rest on."""
+    store = make()
+    evidence = {"data": {"BTCUSDT": "5f1c"}, "coverage": 0.05}
+    proven = replace(desk(), evidence=evidence)
+    assert proven.fingerprint == desk().fingerprint
+    use(store, proven, **BY)
+    assert profile_now(make(), requesting=True).profile.evidence == evidence
+    assert "evidence" not in desk().body()
+
+
+def test_evidence_that_is_no_table_is_not_used(make) -> None:
+    store = make()
+    use(store, desk(), **BY)
+    assert in_force(store) == desk().fingerprint
+    text = json.dumps({"name": "odd", "evidence": [1]})
+    store.client.xadd(KEY, {"name": "odd", "fingerprint": "0" * 12, "profile": text, "by": "bob", "at": "1"})
+    now = profile_now(store)
+    assert now.profile.fingerprint == desk().fingerprint
+    assert "evidence" in now.trouble
 
 
 def edited(store: RedisStore, **changes: str) -> None:

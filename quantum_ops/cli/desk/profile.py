@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -104,7 +104,8 @@ def show(name: str, symbol: str, *, as_json: bool) -> None:
         msg = f"--symbol {symbol}: not one of SYMBOLS"
         raise click.UsageError(msg)
     if as_json:
-        body = {**_head(chosen), "parameters": chosen.parameters(symbol), "symbols": chosen.body()["symbols"]}
+        evidence = {"evidence": dict(chosen.evidence)}
+        body = {**_head(chosen), **evidence, "parameters": chosen.parameters(symbol), "symbols": chosen.body()["symbols"]}
         click.echo(json.dumps(body, indent=2))
         return
     _print_parameters(chosen, symbol)
@@ -410,8 +411,24 @@ def _print_parameters(chosen: Profile, symbol: str) -> None:
             differs = value_text(locked_value) if locked_value != value else ""
             rows.append((leaf, value_text(value), differs, range_text(field.metadata), field.metadata["meaning"]))
         out.print(records(out, columns, rows, title=section))
+    _print_evidence(chosen)
     if symbol == ACCOUNT and chosen.symbols:
         out.print(paragraph(out, f"Symbols with parameters of their own: {', '.join(sorted(chosen.symbols))}. See: --symbol"))
+
+
+def _print_evidence(chosen: Profile) -> None:
+    from quantum_ops.cli.layout import Column, console, records
+
+    def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+        for name, value in nested.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+    if rows := list(flat(chosen.evidence)):
+        out = console()
+        out.print(records(out, (Column("of"), Column("value")), rows, title="evidence"))
 
 
 def _print_differences(changes: Sequence[Difference], label_a: str, label_b: str) -> None:
