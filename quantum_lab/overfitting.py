@@ -71,13 +71,13 @@ def walk_forward(begin: Floats, end: Floats, *, folds: int, embargo: float) -> l
     return made
 
 
-def expected_maximum(trials: int, spread: float) -> float:
-    """Sharpe ratio that the best of some worthless trials has on average.
+def expected_maximum(candidates: int, spread: float) -> float:
+    """Sharpe ratio that the best of some worthless candidates has on average.
 
     Parameters
     ----------
-    trials : int
-        Independent trials, >= 1.
+    candidates : int
+        Independent candidates, >= 1.
     spread : float
         Standard deviation of their Sharpe ratios, per observation.
 
@@ -85,9 +85,9 @@ def expected_maximum(trials: int, spread: float) -> float:
     ----------
     Bailey, D. H. and Lopez de Prado, M. (2014), The deflated Sharpe ratio, equation 1. J. Portfolio Management 40, 94-107.
     """
-    if trials < 2:
+    if candidates < 2:
         return 0.0
-    first, second = stats.norm.ppf([1 - 1 / trials, 1 - 1 / (trials * math.e)])
+    first, second = stats.norm.ppf([1 - 1 / candidates, 1 - 1 / (candidates * math.e)])
     return float(spread * ((1 - EULER) * first + EULER * second))
 
 
@@ -112,23 +112,23 @@ def probabilistic_sharpe(sharpe: float, benchmark: float, n: int, skewness: floa
 
 
 def deflated_sharpe(results: Floats, chosen: int) -> float:
-    """Probability that the chosen trial is better than the luckiest of as many worthless ones.
+    """Probability that the chosen candidate is better than the luckiest of as many worthless ones.
 
     Parameters
     ----------
-    results : float64 array, shape (n_observations, n_trials)
-        One column per trial of the search, every trial that was looked at; no NaN.
+    results : float64 array, shape (n_observations, n_candidates)
+        One column per candidate of the search, every candidate that was looked at; no NaN.
     chosen : int
         Column that was chosen.
 
     Returns
     -------
     float
-        In [0, 1]; NaN with fewer than 3 observations or where the chosen trial never varies.
+        In [0, 1]; NaN with fewer than 3 observations or where the chosen candidate never varies.
 
     Notes
     -----
-    All trials count as independent, which they are not: the result is on the careful side.
+    All candidates count as independent, which they are not: the result is on the careful side.
     """
     own = results[:, chosen]
     if len(own) < MOMENTS_MIN or not own.std():
@@ -142,19 +142,19 @@ def deflated_sharpe(results: Floats, chosen: int) -> float:
 
 
 def overfitting_probability(results: Floats, blocks: int = BLOCKS) -> float:
-    """Probability that the trial which is best in one half of the time is below the median of all in the other.
+    """Probability that the candidate which is best in one half of the time is below the median of all in the other.
 
     Parameters
     ----------
-    results : float64 array, shape (n_observations, n_trials)
-        In the order of time, one column per trial; no NaN.
+    results : float64 array, shape (n_observations, n_candidates)
+        In the order of time, one column per candidate; no NaN.
     blocks : int
         Even number of blocks of equal length; each half of them is once the half in which the best is chosen.
 
     Returns
     -------
     float
-        In [0, 1]; about .5 where all trials are worthless. NaN with fewer than two trials or fewer observations than blocks.
+        In [0, 1]; about .5 where all candidates are worthless. NaN with fewer than two of them or fewer observations than blocks.
 
     Raises
     ------
@@ -168,8 +168,8 @@ def overfitting_probability(results: Floats, blocks: int = BLOCKS) -> float:
     if blocks < 2 or blocks % 2:
         message = f"blocks is {blocks}: expected an even number >= 2"
         raise ValueError(message)
-    n_observations, n_trials = results.shape
-    if n_trials < 2 or n_observations < blocks:
+    n_observations, n_candidates = results.shape
+    if n_candidates < 2 or n_observations < blocks:
         return math.nan
     parts = np.array_split(results, blocks)
     sums, squares, counts = (
@@ -182,13 +182,13 @@ def overfitting_probability(results: Floats, blocks: int = BLOCKS) -> float:
         n = counts[chosen].sum()
         mean = sums[chosen].sum(axis=0) / n
         variance = squares[chosen].sum(axis=0) / n - mean**2
-        ratio: Floats = np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=np.zeros(n_trials), where=variance > 0)
+        ratio: Floats = np.divide(mean, np.sqrt(np.maximum(variance, 0)), out=np.zeros(n_candidates), where=variance > 0)
         return ratio
 
     below = []
     for inside in combinations(range(blocks), blocks // 2):
         outside = [block for block in range(blocks) if block not in inside]
         best = int(np.argmax(sharpes(list(inside))))
-        rank = stats.rankdata(sharpes(outside))[best] / (n_trials + 1)
+        rank = stats.rankdata(sharpes(outside))[best] / (n_candidates + 1)
         below.append(rank <= 0.5)  # a logit of the rank at or below zero
     return float(np.mean(below))

@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from quantum_core.kernels.columns import Bools, Floats, Labels, Market, most_probable
 from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
-from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta, market_state
+from quantum_core.kernels.market.market_state import COMPUTED, MarketStateTheta, market_state
 from quantum_lab.candles import CandleHistory, Times
 
 BLOCK = 4096  # windows computed at once: 8 MB of closes
@@ -35,7 +35,8 @@ LOCKED_STATE = MarketStateTheta()
 PARALLEL_FROM = 4 * BLOCK  # windows from which a second process is worth its start
 SOURCES = (  # modules whose text decides what a state is
     *("quantum_core.kernels.columns", "quantum_core.kernels.theta", "quantum_core.kernels.market.grid"),
-    *("quantum_core.kernels.market.market_state", "quantum_core.kernels.market.theil_sen", "quantum_lab.states"),
+    *("quantum_core.kernels.market.market_state", "quantum_core.kernels.market.theil_sen", "quantum_core.kernels.market.tails"),
+    *("quantum_core.kernels.market.significance", "quantum_lab.states"),
 )
 
 Progress = Callable[[int, int], None]  # windows computed so far, and all of them
@@ -49,7 +50,7 @@ class States:
 
     Attributes
     ----------
-    sigma, mu, ts, p_trend, p_mr, p_chop, dp, vr, spike_proxy
+    sigma, mu, ts, p_trend, p_mr, p_chop, dp, vr, spike_proxy, tail_move
         As :class:`quantum_core.kernels.market.market_state.MarketState` has them.
     """
 
@@ -62,6 +63,7 @@ class States:
     dp: Floats
     vr: Floats
     spike_proxy: Floats
+    tail_move: Floats
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -128,7 +130,7 @@ def states_of(
         kept = _kept(path, len(history))
         if kept is not None:
             return kept
-    columns = np.full((len(STATE_COLUMNS), len(history)), np.nan)
+    columns = np.full((len(COMPUTED), len(history)), np.nan)
     rows = usable_rows(history, required)
     blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     for block, computed in zip(blocks, _computed(history.close, blocks, required, theta, workers), strict=True):
@@ -195,7 +197,7 @@ def block_states(closes: Floats, ends: npt.NDArray[np.intp], required: int, thet
     """Compute the states of the windows that end at some rows, shape (columns, ends)."""
     windows = sliding_window_view(closes, required)[ends - required + 1]
     state = market_state(windows, theta=theta)
-    return np.stack([getattr(state, name) for name in STATE_COLUMNS])
+    return np.stack([getattr(state, name) for name in COMPUTED])
 
 
 def _key(history: CandleHistory, theta: MarketStateTheta, required: int) -> str:
@@ -236,15 +238,15 @@ def _kept(path: Path, length: int) -> States | None:
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         log.warning("%s cannot be read, its states are computed again: %s", path, str(error).partition("\n")[0])
         return None
-    if frame.columns != list(STATE_COLUMNS) or len(frame) != length or _digest(frame) != written:
+    if frame.columns != list(COMPUTED) or len(frame) != length or _digest(frame) != written:
         log.warning("%s is not as it was written, its states are computed again", path)
         return None
-    return States(*(frame[name].to_numpy() for name in STATE_COLUMNS))
+    return States(*(frame[name].to_numpy() for name in COMPUTED))
 
 
 def _keep(path: Path, states: States) -> None:
     """Write states; the file is there whole or not at all, and nothing is lost when it cannot be written."""
-    frame = pl.DataFrame({name: getattr(states, name) for name in STATE_COLUMNS})
+    frame = pl.DataFrame({name: getattr(states, name) for name in COMPUTED})
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from quantum_assets.checks.proofs.history import PROOFS, day_intact, day_recompu
 from quantum_core.contracts.schema import ACCOUNT
 from quantum_core.settings import Settings
 from quantum_ops.cli.desk.status import SHOWN
-from quantum_ops.report import made_with, pairs, proofs_table, rows_table, sanitizer, sealed, summary
+from quantum_ops.report import laid_out, made_with, pairs, proofs_table, rows_table, sanitizer, summary
 from resources.recorder.archive import Archive, first_line, sha256_of
 from resources.recorder.reading import DECISIONS, TIME, Reader
 
@@ -96,7 +96,7 @@ def render_day(verdicts: Sequence[Verdict], reader: Reader, day: date, *, settin
     )
     heading = f"Proof pack of {day}, made later from records"
     covers = _readable(lambda: safe(_covers(reader, span)), safe)
-    return sealed(heading, heading, f"{safe(stamp)} {covers}", summary(verdicts), body)
+    return laid_out(heading, heading, f"{safe(stamp)} {covers}", summary(verdicts), body)
 
 
 def _readable(make: Callable[[], str], safe: Safe) -> str:

@@ -95,10 +95,10 @@ def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
         settings=pairs(public_settings(store.settings), safe),
     )
     stamp = f"{moment} · {', '.join(store.settings.symbols)} · Redis at {store.settings.redis_address}"
-    return sealed("Proof pack", f"Proof pack, {moment}", safe(stamp), summary(verdicts), body)
+    return laid_out("Proof pack", f"Proof pack, {moment}", safe(stamp), summary(verdicts), body)
 
 
-def sealed(heading: str, title: str, stamp: str, verdict: str, body: str) -> str:
+def laid_out(heading: str, title: str, stamp: str, verdict: str, body: str) -> str:
     """Lay out a page around what it says, with the hash of itself; all parts are markup that is safe already."""
     page = PAGE.format(
         title=title,

@@ -49,6 +49,8 @@ MARKET_STATE: Parameters = MappingProxyType(
             "tail_horizon": 1,
             "tail_df": 5,
             "tail_scale": 1,
+            "step_df": 5,  # what coverage is judged by: no published number has them
+            "step_scale": 1,
         },
         "trend": {"windows": (64, 128, 256), "weights": (0.5, 0.3, 0.2), "method": "theil_sen", "horizon": 1},
         "regime": {

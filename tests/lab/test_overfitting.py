@@ -14,10 +14,10 @@ from quantum_lab.overfitting import (
 )
 
 
-@pytest.mark.parametrize(("trials", "published"), [(100, 0.9004), (46, 0.9505)])
-def test_the_deflated_sharpe_ratio_of_its_paper(trials, published):
-    """Bailey and Lopez de Prado (2014), numerical example: 2.5 a year, 1,250 days of 250 a year, variance of trials 1/2."""
-    luckiest = expected_maximum(trials, math.sqrt(0.5 / 250))
+@pytest.mark.parametrize(("candidates", "published"), [(100, 0.9004), (46, 0.9505)])
+def test_the_deflated_sharpe_ratio_of_its_paper(candidates, published):
+    """Bailey and Lopez de Prado (2014), numerical example: 2.5 a year, 1,250 days of 250 a year, variance of candidates 1/2."""
+    luckiest = expected_maximum(candidates, math.sqrt(0.5 / 250))
     found = probabilistic_sharpe(2.5 / math.sqrt(250), luckiest, 1250, skewness=-3, kurtosis=10)
     assert found == pytest.approx(published, abs=6e-4)
 
@@ -27,7 +27,7 @@ def test_the_benchmark_of_the_paper_is_met():
 
 
 def test_the_best_of_worthless_trials_is_not_believed():
-    """A Sharpe ratio that looks significant alone is what a hundred worthless trials give."""
+    """A Sharpe ratio that looks significant alone is what a hundred worthless candidates give."""
     rng = np.random.default_rng(3)
     believed = []
     for _ in range(60):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from quantum_core.exit_codes import EXIT_FAILED, EXIT_USAGE
-from quantum_ops.report import verify
+from quantum_ops.sealed_page import verify
 from resources.recorder.archive import Archive, Position, sha256_of, write_parquet
 from tests.commands import run_command
 from tests.conftest import START

@@ -92,7 +92,7 @@ def test_profiles_are_tried_on_recorded_candles() -> None:
 def test_a_profile_that_does_not_exist_and_a_file_that_is_too_short_are_named(tmp_path) -> None:
     short = tmp_path / "BTCUSDT_1m.csv"
     short.write_text("".join((SAMPLE / "BTCUSDT_1m.csv").read_text().splitlines(keepends=True)[:100]))
-    unknown = CliRunner().invoke(try_profiles, [str(short), "--profile", "crypto-2m"])
+    unknown = CliRunner().invoke(try_profiles, [str(short), "--profile", "crypto_1m"])
     assert unknown.exit_code == 2
     assert "did you mean crypto-1m" in unknown.output
     few = CliRunner().invoke(try_profiles, [str(short)])

@@ -46,6 +46,8 @@ class VolTheta(Theta):
     tail_horizon: int = parameter(1, "candles of the tail move", low=1, high=100_000, added=True)
     tail_df: float = parameter(5.0, "degrees of freedom of student_t", low=2.01, high=1e6, added=True)
     tail_scale: float = parameter(1.0, "factor of the tail move", low=1e-6, high=1e6, added=True)
+    step_df: float = parameter(5.0, "degrees of freedom of student_t one candle ahead", low=2.01, high=1e6, added=True)
+    step_scale: float = parameter(1.0, "factor of sigma one candle ahead, where there is a tail", low=1e-6, high=1e6, added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -254,7 +256,7 @@ def _no_state_reasons(closes: Floats, counts: npt.NDArray[np.intp], required: in
 def _states(log_price: Floats, theta: MarketStateTheta) -> Floats:
     returns = np.diff(log_price, axis=1)
     w = returns[:, -theta.vol.window :]
-    sigma, spike_proxy = _volatility(w, theta.vol, theta.eps)
+    sigma, spike_proxy = volatility(w, theta.vol, theta.eps)
     mu = _drift(log_price, theta.trend, theta.eps)
     ts = np.abs(mu) * np.sqrt(theta.trend.horizon) / (sigma + theta.eps)
     tail = np.full_like(sigma, np.nan) if theta.vol.tail == "none" else tail_move(w, sigma, theta.vol, eps=theta.eps)
@@ -277,7 +279,8 @@ def _states(log_price: Floats, theta: MarketStateTheta) -> Floats:
     return np.stack([sigma, mu, ts, p_trend, p_mr, p_chop, dp, vr, spike_proxy, tail])
 
 
-def _volatility(w: Floats, theta: VolTheta, eps: float) -> tuple[Floats, Floats]:
+def volatility(w: Floats, theta: VolTheta, eps: float) -> tuple[Floats, Floats]:
+    """Give sigma and the spike proxy of each row of returns, shape (n_symbols, vol.window), oldest first."""
     from scipy.special import expit  # commands need the parameters, and no scipy
 
     rw = winsorised(w, theta)

@@ -83,6 +83,19 @@ def tail_multiple(exceedance: npt.ArrayLike, returns: Floats, theta: VolTheta, *
     return theta.tail_scale * multiple
 
 
+def step_multiple(exceedance: float, theta: VolTheta) -> float:
+    """Give the sigmas that the next return exceeds, up or down, with a given probability: what live coverage is judged by.
+
+    Without a tail it is the normal quantile; moves over a horizon have a tail of their own (`tail_multiple`), because sigma
+    changes on the way.
+    """
+    if theta.tail == "none":
+        from scipy.special import ndtri
+
+        return float(-ndtri(exceedance / 2))
+    return float(theta.step_scale * student_t_multiple(exceedance, theta.step_df))
+
+
 def student_t_multiple(exceedance: npt.ArrayLike, df: npt.ArrayLike) -> Floats:
     """Give the quantile of Student's t at unit variance that is exceeded, up or down, with a given probability; df > 2."""
     from scipy.special import stdtrit  # commands need the parameters, and no scipy

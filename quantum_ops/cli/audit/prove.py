@@ -150,7 +150,7 @@ def _prove_day(day: date, report: Path, *, as_json: bool) -> None:
 
 def _verify(filed: Path) -> None:
     """Say whether a page is as it was written."""
-    from quantum_ops.report import verify
+    from quantum_ops.sealed_page import verify
 
     if not verify(filed.read_bytes().decode("utf-8", "replace")):
         click.echo(f"{filed} is not as it was written: its content does not have the hash it ends with.", err=True)

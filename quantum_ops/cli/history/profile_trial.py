@@ -1,6 +1,6 @@
 """`quantum profile try`: what profiles say along recorded candles, side by side.
 
-Here belongs the table. What is counted is :mod:`quantum_ops.recordings.profile_shares`; the file layouts are the reader's.
+Here belongs the table. What is counted is :mod:`quantum_lab.shares`; the file layouts are the reader's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
-
-MINUTE_SEC = 60
 
 
 @click.command(
@@ -38,11 +36,14 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
     Exit codes: 0 counted; 1 nothing could be counted, or more than 1 % of the rows of a file are malformed; 2 a file or profile
     cannot be used.
     """
+    from quantum_core.kernels.market.market_state import MarketStateTheta
     from quantum_core.profiles.files import ProfileFileError, load, shipped
     from quantum_core.settings import load_settings
+    from quantum_lab.candles import CandlesError, history_of
+    from quantum_lab.shares import SHARES, shares
+    from quantum_lab.states import states_of
     from quantum_ops.cli.history.recordings import choose, read, refuse, report
     from quantum_ops.cli.layout import Column, console, records
-    from quantum_ops.recordings.profile_shares import SHARES, Bars, shares
 
     settings = load_settings()
     try:
@@ -54,12 +55,14 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
         recording = read(symbol, paths)
         report(recording)
         refuse([recording], "nothing was counted.", EXIT_FAILED)
-        frame, began = recording.candles.frame, time.monotonic()
-        spacing = frame["open_time_ms"].diff().median()
-        interval_sec = round(float(spacing) / 1000) if isinstance(spacing, int | float) else MINUTE_SEC
-        bars = Bars(*(frame[name].to_numpy() for name in ("high", "low", "close")))
+        began = time.monotonic()
+        try:
+            candles = history_of(symbol, recording.candles.frame)
+        except CandlesError as error:
+            raise click.ClickException(str(error)) from None
         for profile in profiles:
-            counted = shares(bars, profile, step=step, held_candles=held, interval_sec=interval_sec)
+            states = states_of(candles, profile.theta(MarketStateTheta), cache=settings.quantum_home / "lab")
+            counted = shares(candles, states, profile, held=held, step=step)
             results.append({"symbol": symbol, "profile": profile.name, "fingerprint": profile.fingerprint, **counted})
             if not as_json:
                 click.echo(f"{symbol} {profile.name}: {counted['windows']} windows, {time.monotonic() - began:.0f} s", err=True)

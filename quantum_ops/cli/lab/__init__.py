@@ -1,0 +1,1 @@
+"""Commands of the lab: what profiles are worth on recorded candles."""
