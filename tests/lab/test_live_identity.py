@@ -14,7 +14,7 @@ from quantum_assets.position import Inputs, judge_snapshots, tracked_frame
 from quantum_assets.risk_proposal import risk_frame
 from quantum_core.contracts.reading import Reading
 from quantum_core.contracts.tables import POSITION
-from quantum_core.kernels.market.market_state import MarketStateTheta
+from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta
 from quantum_core.profiles.files import load
 from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_core.settings import Settings, load_settings
@@ -22,7 +22,7 @@ from quantum_lab.backtest import policy_of
 from quantum_lab.candles import CandleHistory, history_of
 from quantum_lab.execution import ACTIONS, Costs, Entries, Held, Orders, execute
 from quantum_lab.policies import ProfilePolicy
-from quantum_lab.states import STATE_COLUMNS, States, states_of
+from quantum_lab.states import States, states_of
 from quantum_ops.recordings.ohlcv_files import read_ohlcv
 from resources.inputs.candle_series import Candles, grid_theta_of
 from resources.inputs.position_snapshots import RawPosition, profit_of
