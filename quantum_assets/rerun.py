@@ -481,6 +481,9 @@ def _read(archive: Archive, table: str, days: Sequence[date] | None = None) -> p
     if any(name in schema and schema[name] != dtype for name, dtype in WRITTEN_AS.items()):
         message = f"{table}: a file of it has other columns than the recorder writes"
         raise ValueError(message)
+    if "seq" in schema and table in PUBLISHED_TABLES:  # a field that was added since
+        lacking = [item for item in PUBLISHED_TABLES[table].fields if item.before is not ... and item.name not in schema]
+        return query.with_columns(pl.lit(item.before, item.codec.dtype).alias(item.name) for item in lacking)
     return query
 
 

@@ -242,12 +242,13 @@ def significance(returns: Sequence[float], mu: float, dp: float, p: Mapping[str,
     mean = fmean(returns)
     d = [x - mean for x in returns]
     whole = math.fsum(x * x for x in d)
-    above, spread = 0.0, 0.0
+    above, spread, least = 0.0, 0.0, 0.0
     for lag in range(1, k):
         products = [x * y for x, y in zip(d[lag:], d[:-lag], strict=True)]
         above += 2 * (1 - lag / k) * (math.fsum(products) + whole * (n - lag) / (n * (n - 1)))
         spread += (2 * (1 - lag / k)) ** 2 * math.fsum(one * one for one in products)
-    z_vr = above / math.sqrt(spread) if spread > 0 else 0.0
+        least += (2 * (1 - lag / k)) ** 2 * (n - lag) * (whole / n) ** 2
+    z_vr = above / math.sqrt(max(spread, least)) if least > 0 else 0.0
     return (
         score["a1"] * z_ts + score["a2"] * z_dp + score["a3"] * max(z_vr, 0.0),
         score["b1"] * max(-z_vr, 0.0) - score["b2"] * z_ts - score["b3"] * z_dp,

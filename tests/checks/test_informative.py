@@ -13,7 +13,7 @@ from quantum_core.kernels.columns import Market, Position
 from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta, market_state
 from quantum_core.kernels.proposals.harvest import HarvestTheta, harvest
 from quantum_core.kernels.proposals.stops import StopsTheta, stops
-from quantum_core.profiles.files import load
+from quantum_core.profiles.files import load, parse
 from quantum_core.profiles.profile import LOCKED
 from resources.store.informative import KEY, count_evaluations
 from tests.world import SAMPLE
@@ -111,6 +111,15 @@ def test_each_evaluation_is_counted_once_and_survives_a_restart(make_store) -> N
     assert counted(START) == counted(START) == {"n": 1, "stop_at_floor": 1}
     assert counted(START + 10, stop_dist_pct=0.006) == {"n": 2, "stop_at_floor": 1}
     assert counted(START + 3600) == {"n": 3, "stop_at_floor": 2}
+
+
+def test_a_stop_at_its_floor_is_blamed_on_what_decides_it() -> None:
+    """Raising multiples of sigma that are not used would change nothing."""
+    profile = parse('name = "tails"\n[stops]\ntail_stop = true\n', "tails.toml")
+    row = {"symbol": "BTCUSDT", "stop_dist_pct": 0.005, "tp_dist_pct": 0.02, "trail_gap_pct": 0.006}
+    assert facts_of("risk_proposal", {**row, "tail_move": 0.004}, profile) == ["n", "tail_stop_at_floor"]
+    assert facts_of("risk_proposal", {**row, "tail_move": None}, profile) == ["n", "stop_at_floor"]
+    assert facts_of("risk_proposal", {**row, "tail_move": 0.004}, LOCKED) == ["n", "stop_at_floor"]
 
 
 def test_counters_that_cannot_be_read_count_nothing_and_stop_nobody(make_store) -> None:

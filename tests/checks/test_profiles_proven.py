@@ -31,6 +31,22 @@ name = "desk"
 [symbols.ETHUSDT.stops]
 sl_min_pct = 0.002
 """
+MEASURED = """
+name = "measured"
+[market_state.vol]
+tail = "student_t"
+tail_horizon = 60
+[market_state.trend]
+horizon = 60
+[market_state.regime]
+measure = "significance"
+[stops]
+sl_min_pct = 0.0001
+tail_stop = true
+[symbols.ETHUSDT.market_state.vol]
+tail = "historical"
+tail_exceedance = 0.01
+"""
 OTHERS = """
 name = "others"
 [market_state.regime.score]
@@ -111,6 +127,19 @@ def test_with_a_stop_floor_of_one_symbol_every_proof_holds(valkey_url: str, tmp_
     assert {symbol: row["profile"] for symbol, row in rows.items()} == {one: profile.fingerprint_of(one) for one in SYMBOLS}
     assert rows[VICTIM]["stop_dist_pct"] < rows["BTCUSDT"]["stop_dist_pct"] == 0.005
     assert red(store, instance) == {}
+
+
+def test_with_tails_and_significance_every_proof_holds(valkey_url: str, tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    """Both implementations know them, and a proposal repeats the tail move it was made of."""
+    path, profile = file_of(tmp_path, MEASURED)
+    store = desk(valkey_url, tmp_path, instance, path)
+    states, proposals = ({one.symbol: one.value for one in store.read(table, SYMBOLS)} for table in (MARKET_STATE, RISK_PROPOSAL))
+    for symbol, row in proposals.items():
+        assert row["profile"] == profile.fingerprint_of(symbol)
+        assert row["stop_dist_pct"] == row["tail_move"] == states[symbol]["tail_move"] > 0.0001
+    assert red(store, instance) == {}
+    store.client.hset(store.keys.of(MARKET_STATE.key, VICTIM), "tail_move", "")
+    assert "market_state/contract" in red(store, instance, ("recomputed", "contract"))
 
 
 def test_after_a_change_every_proof_holds_before_and_after_the_next_cycle(

@@ -34,6 +34,18 @@ def test_the_golden_cases_come_back_in_order(name, command):
         assert largest_relative_error(without_ours(answer["result"]), case["expected"], case["name"]) <= RTOL
 
 
+def test_parameters_added_later_are_known_to_every_case():
+    """A tail and a tail stop are asked for as any other parameter is, and without them there is no tail move."""
+    prices = {"name": "m", "close_prices": [100 + (at * at) % 7 for at in range(300)]}
+    tail = {"theta_override": {"vol": {"tail": "historical"}, "regime": {"measure": "significance"}}}
+    plain, other = (json.loads(run("market-state", [prices | more]).stdout)[0]["result"] for more in ({}, tail))
+    assert plain["tail_move"] is None
+    assert other["tail_move"] > 0
+    assert (other["sigma"], other["vr"]) == (plain["sigma"], plain["vr"])
+    asked = STOPS | {"theta_override": {"tail_stop": True}, "market": MARKET | {"tail_move": 0.03}}
+    assert json.loads(run("stops", [asked]).stdout)[0]["result"]["stop_dist_pct"] == 0.03
+
+
 @pytest.mark.parametrize(
     ("prices", "reason"),
     [

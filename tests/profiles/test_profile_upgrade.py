@@ -2,10 +2,41 @@
 
 import json
 
-from quantum_core.profiles.files import load
+import pytest
+
+from quantum_core.profiles.files import load, parse
+from quantum_core.profiles.profile import LOCKED, flat_parameters, from_body
 from resources.store.profiles import digest_of, profile_now
 
 KEY = "quantum:profile:history"
+SINCE_ADDED = [
+    *("market_state.vol.tail", "market_state.vol.tail_exceedance", "market_state.vol.tail_horizon", "market_state.vol.tail_df"),
+    *("market_state.vol.tail_scale", "market_state.trend.horizon", "market_state.regime.measure", "stops.tail_stop"),
+]
+
+
+@pytest.mark.parametrize(("name", "fingerprint"), [("locked-v1", "9f5b30cb56bf"), ("crypto-1m", "1797fb7c017d")])
+def test_a_parameter_added_later_changes_no_fingerprint_while_it_is_at_its_default(name: str, fingerprint: str) -> None:
+    """Every published row and every record names one: after an upgrade they would name parameters nobody knows."""
+    profile = load(name)
+    assert profile.fingerprint == fingerprint
+    assert set(SINCE_ADDED) <= flat_parameters(profile).keys()
+    assert parse('name = "desk"\n[stops]\ntail_stop = false\n', "desk.toml").fingerprint == LOCKED.fingerprint
+
+
+@pytest.mark.parametrize("path", SINCE_ADDED)
+def test_a_parameter_added_later_is_in_the_fingerprint_once_it_is_set(path: str) -> None:
+    """Equal fingerprints mean equal parameters, for all symbols and for a single one."""
+    values = {"tail": "historical", "tail_stop": True, "measure": "significance", "tail_exceedance": 0.01}
+    *groups, name = path.split(".")
+    text = f"{name} = {json.dumps(values.get(name, 7))}\n"
+    whole = parse(f'name = "desk"\n[{".".join(groups)}]\n{text}', "desk.toml")
+    single = parse(f'name = "desk"\n[symbols.BTCUSDT.{".".join(groups)}]\n{text}', "desk.toml")
+    assert whole.fingerprint != LOCKED.fingerprint
+    assert single.fingerprint_of("BTCUSDT") == whole.fingerprint
+    assert single.fingerprint_of("ETHUSDT") == LOCKED.fingerprint
+    assert from_body(json.loads(whole.text())).fingerprint == whole.fingerprint
+    assert flat_parameters(whole)[path] != flat_parameters(LOCKED)[path]
 
 
 def test_a_profile_stored_by_a_version_with_fewer_parameters_stays_in_force(make_store) -> None:

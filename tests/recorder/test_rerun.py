@@ -40,6 +40,16 @@ def test_every_row_comes_out_as_it_was_published(archive):
     assert outcome.skipped == dict.fromkeys([f"{asset}: not computed again" for asset in NOT_AGAIN], CYCLES)
 
 
+def test_records_of_a_version_with_fewer_fields_are_computed_again(archive):
+    """A field added since is empty in what was published before."""
+    for asset in ("market_state", "risk_proposal"):
+        (path,) = archive.files(asset, BEGAN.date())
+        write_parquet(pl.read_parquet(path).drop("tail_move"), path)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert outcome.differences == []
+    assert outcome.rows > 130
+
+
 @pytest.mark.parametrize("asset", ["market_state", "position", "risk_proposal", "harvest_proposal", "position_size"])
 def test_a_row_that_was_changed_afterwards_is_found(archive, asset):
     """Without this, a comparison that compares nothing would pass."""

@@ -3,10 +3,7 @@
 Here belong the three z values and the scores made of them. Their use is of ``market_state.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +14,11 @@ if TYPE_CHECKING:
     from quantum_core.kernels.market.market_state import MarketStateTheta
 
 CHOP_LEVEL = 5.0  # score of chop at c1 = 1: of random walks, 98 in 100 stay below it (docs/decisions/0027)
-WALK_SLOPE: Mapping[str, float] = MappingProxyType(  # sd of a slope of random walks over that of least squares; simulated
-    {"ols": 1.0, "theil_sen": 1.01, "huber": 1.01}
-)
+# Deviation of a slope of random walks over that of least squares; simulated, 1.006 to 1.013 (tests/kernels/test_significance.py)
+WALK_SLOPE: Mapping[str, float] = {"ols": 1.0, "theil_sen": 1.01, "huber": 1.01}
 
 
-def significance_scores(returns: Floats, mu: Floats, dp: Floats, theta: MarketStateTheta) -> tuple[Floats, Floats, Floats]:
+def significance_scores(returns: Floats, mu: Floats, dp: Floats, theta: "MarketStateTheta") -> tuple[Floats, Floats, Floats]:
     """Score trend, mean reversion and chop in standard deviations of what a random walk shows.
 
     Parameters
@@ -121,7 +117,8 @@ def variance_ratio_z(returns: Floats, k: int) -> Floats:
     -------
     float64 array, shape (n_symbols,)
         Heteroscedasticity-robust statistic of the ratio written as the sum of autocorrelations it is, each less its mean over all
-        orders of the returns. 0 where nothing moves, and for k = 1.
+        orders of the returns; its variance is never below that of returns of one variance, which a single large return would
+        make vanish. 0 where nothing moves, and for k = 1.
 
     References
     ----------
@@ -130,9 +127,12 @@ def variance_ratio_z(returns: Floats, k: int) -> Floats:
     n = returns.shape[1]
     d = returns - returns.mean(axis=1, keepdims=True)
     squares = (d * d).sum(axis=1)
-    excess, variance = np.zeros(len(d)), np.zeros(len(d))
+    excess, variance, constant = np.zeros(len(d)), np.zeros(len(d)), 0.0
     for lag in range(1, k):
         weight, products = 2 * (k - lag) / k, d[:, lag:] * d[:, :-lag]
         excess += weight * (products.sum(axis=1) + squares * (n - lag) / (n * (n - 1)))
         variance += weight**2 * (products * products).sum(axis=1)
-    return np.divide(excess, np.sqrt(variance), out=np.zeros(len(d)), where=variance > 0)
+        constant += weight**2 * (n - lag) / (n * n)
+    spread = np.sqrt(np.maximum(variance, constant * squares * squares))
+    z: Floats = np.divide(excess, spread, out=np.zeros(len(d)), where=spread > 0)
+    return z

@@ -4,8 +4,6 @@ Here belong the multiples, and the winsorised returns they share with sigma. Sig
 with a move stays out.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,14 +18,16 @@ EWMA_SEED_RETURNS = 10  # returns whose variance starts the EWMA recursion (docs
 TAIL_KINDS = ("none", "student_t", "historical")
 
 
-def winsorised(returns: Floats, theta: VolTheta) -> Floats:
+def winsorised(returns: Floats, theta: "VolTheta") -> Floats:
     """Move the returns of each row beyond its quantiles to them; shape (n_symbols, n), quantiles the same in all rows."""
     low, high = np.quantile(returns, [theta.winsor_q_low, theta.winsor_q_high], axis=1)
     clipped: Floats = np.clip(returns, low[:, None], high[:, None])
     return clipped
 
 
-def tail_move(returns: Floats, sigma: Floats, theta: VolTheta, *, eps: float, exceedance: npt.ArrayLike | None = None) -> Floats:
+def tail_move(
+    returns: Floats, sigma: Floats, theta: "VolTheta", *, eps: float, exceedance: npt.ArrayLike | None = None
+) -> Floats:
     """Give the move over the horizon of a profile that is exceeded with a given probability.
 
     Parameters
@@ -53,7 +53,7 @@ def tail_move(returns: Floats, sigma: Floats, theta: VolTheta, *, eps: float, ex
     return move
 
 
-def tail_multiple(exceedance: npt.ArrayLike, returns: Floats, theta: VolTheta, *, eps: float) -> Floats:
+def tail_multiple(exceedance: npt.ArrayLike, returns: Floats, theta: "VolTheta", *, eps: float) -> Floats:
     """Give the sigmas beyond which a return lies with a given probability, up and down together.
 
     Parameters
@@ -123,7 +123,7 @@ def historical_multiple(exceedance: Floats, moves: Floats) -> Floats:
     return quantile
 
 
-def standardised(returns: Floats, theta: VolTheta, *, eps: float) -> Floats:
+def standardised(returns: Floats, theta: "VolTheta", *, eps: float) -> Floats:
     """Divide each return by the sigma that was known before it.
 
     Parameters
