@@ -83,7 +83,7 @@ def tail_multiple(exceedance: npt.ArrayLike, returns: Floats, theta: "VolTheta",
     return theta.tail_scale * multiple
 
 
-def step_multiple(exceedance: float, theta: VolTheta) -> float:
+def step_multiple(exceedance: float, theta: "VolTheta") -> float:
     """Give the sigmas that the next return exceeds, up or down, with a given probability: what live coverage is judged by.
 
     Without a tail it is the normal quantile; moves over a horizon have a tail of their own (`tail_multiple`), because sigma
