@@ -29,7 +29,7 @@ from quantum_lab.policies import ProfilePolicy, Seen
 from quantum_lab.states import States, states_of
 
 DAY_SEC = 86_400
-TRACED = 6  # trades per profile and symbol whose stop path is kept: best, worst and evenly between
+TRACED = 4  # trades per profile and symbol whose stop path is kept: best, worst and evenly between
 
 Report = Callable[[str, int, int], None]  # what is being done, how far it is, and how far it goes
 

@@ -21,7 +21,8 @@ from quantum_lab.execution import BPS, Costs, Entries, Rows
 
 Side = Literal["both", "long", "short"]
 SIDES: Mapping[str, tuple[bool, ...]] = {"both": (True, False), "long": (True,), "short": (False,)}
-EVERY = re.compile(r"every:(\d+)([smhd])")
+EVERY = re.compile(r"every:(.+)")
+DURATION = re.compile(r"(\d+)([smhd])")
 RANDOM = re.compile(r"random:(\d+)")
 UNIT_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PRICE_OFF_MAX = 0.10  # an entry further outside its candle is of another market or unit; the price collar of live
@@ -131,12 +132,24 @@ def entry_rule(text: str, *, side: Side = "both", seed: int = 1) -> EntryRule:
         It is neither.
     """
     if match := EVERY.fullmatch(text):
-        every_sec = int(match[1]) * UNIT_SEC[match[2]]
-        if every_sec:
-            return EntryRule(every_sec=every_sec, side=side, seed=seed)
+        return EntryRule(every_sec=seconds_of(match[1]), side=side, seed=seed)
     if (match := RANDOM.fullmatch(text)) and int(match[1]):
         return EntryRule(count=int(match[1]), side=side, seed=seed)
     message = f"entries {text!r}: accepted are every:15m (s, m, h, d) and random:500"
+    raise EntriesError(message)
+
+
+def seconds_of(text: str) -> int:
+    """Understand a time like 15m.
+
+    Raises
+    ------
+    EntriesError
+        It is none.
+    """
+    if (match := DURATION.fullmatch(text)) and (seconds := int(match[1]) * UNIT_SEC[match[2]]):
+        return seconds
+    message = f"time {text!r}: accepted are 90s, 15m, 4h, 1d and the like"
     raise EntriesError(message)
 
 

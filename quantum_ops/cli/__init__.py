@@ -42,6 +42,7 @@ COMMANDS = {  # name -> module that defines it (imported when it is used), and w
     "calc": ("history.calc", "Run the kernels on JSON cases."),
     "regime": ("history.regime", "Compute the market state along a price history."),
     "calibrate": ("lab.calibrate", "Make a profile from recorded candles, with its evidence."),
+    "backtest": ("lab.backtest", "Compute what profiles would have made of entries on history."),
     "simulate": ("history.simulate", "Run seeded cycles under faults, and check what must hold."),
     "settings": ("audit.settings", "Show the settings in force in this shell."),
     "keys": ("audit.keys", "Print the key reference, or the users of Redis."),

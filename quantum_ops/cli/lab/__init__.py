@@ -1,1 +1,1 @@
-"""Commands of the lab: what profiles are worth on recorded candles."""
+"""Commands of the lab: what profiles would have done on history, and what that is worth."""

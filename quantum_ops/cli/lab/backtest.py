@@ -1,0 +1,192 @@
+"""``quantum backtest``: what profiles would have made of entries on recorded candles.
+
+Here belongs what the command takes and where its result goes. What is computed is :mod:`quantum_lab.backtest`'s; how it is
+shown, of the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantum_core.exit_codes import EXIT_FAILED
+from quantum_core.settings import load_settings
+from quantum_ops.cli.history.look_back import Time
+
+if TYPE_CHECKING:
+    from quantum_lab.backtest import Backtest, Plan, Report
+    from quantum_lab.candles import CandleHistory
+
+NOTHING = "no trade was computed."
+DEFAULT_ENTRIES = "every:15m"
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--history", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="All files of a folder.")
+@click.option("--symbol", help="Whose candles the files are; of a folder only theirs.")
+@click.option("--recorded", nargs=2, type=Time(), metavar="FROM TO", help="Candles of the archive of `quantum recorder`.")
+@click.option("--profile", "names", multiple=True, help="Shipped profile or file; repeatable. Default: all shipped.")
+@click.option("--set", "changes", multiple=True, metavar="PATH=VALUE", help="Each profile also with this change; repeatable.")
+@click.option("--entries", help=f"every:15m (s, m, h, d) or random:500 per symbol. Default: {DEFAULT_ENTRIES}.")
+@click.option("--side", type=click.Choice(("both", "long", "short")), default="both", show_default=True, help="Of these entries.")
+@click.option("--trades", type=click.Path(dir_okay=False, path_type=Path), help="Trades of a desk: CSV, or freqtrade's export.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything random.")
+@click.option("--fee-bps", type=click.FloatRange(0, 1000), default=5.0, show_default=True, help="Of each fill.")
+@click.option("--slippage-bps", type=click.FloatRange(0, 1000), default=2.0, show_default=True, help="Of each fill.")
+@click.option("--hold-max", default="1d", show_default=True, help="A position is closed after this time (90m, 4h, 1d).")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Market states; default QUANTUM_HOME/lab.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write trades (Parquet, CSV) and figures here.")
+@click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write one HTML page with pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def backtest(
+    files: tuple[Path, ...],
+    folder: Path | None,
+    symbol: str | None,
+    recorded: tuple[datetime, datetime] | None,
+    names: tuple[str, ...],
+    changes: tuple[str, ...],
+    cache: Path | None,
+    out: Path | None,
+    page: Path | None,
+    *,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Compute what profiles would have made of entries on the candles of FILES, beside nulls.
+
+    FILES are CSV, JSON, Parquet or Feather, also packed, or folders of such: see `quantum replay --help`. The kernels are those
+    that run live. What a close asks for acts in the next candle; stop and target in one candle are the stop; every fill pays
+    fee and slippage. docs/lab.md says what is assumed, and what the figures do not show.
+
+    \b
+    quantum backtest BTCUSDT_1m.csv --hold-max 2h
+    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl.chop=6
+    quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --report btc.html
+    quantum backtest --recorded 7d now --trades desk.csv --out results/
+
+    Exit codes: 0 done; 1 nothing could be computed, or more than 1 % of the rows of a file are malformed; 2 a file, a profile or
+    the call cannot be used.
+    """
+    from quantum_lab.backtest import BacktestError
+    from quantum_lab.backtest import backtest as computed
+    from quantum_ops.cli.lab.given import cache_of, histories_of_archive, histories_of_files, profiles_of, remarks
+
+    settings = load_settings()
+    given = [*files, *([folder] if folder else [])]
+    if bool(given) == (recorded is not None):
+        message = "give FILES or --history, or --recorded FROM TO"
+        raise click.UsageError(message)
+    plan, said = _plan(profiles_of(names, changes), **how)
+    if recorded is not None:
+        histories = histories_of_archive(*recorded, settings)
+    else:
+        histories = histories_of_files(given, settings, symbol=symbol, otherwise=NOTHING)
+    for remark in (*said, *remarks(histories, plan.profiles)):
+        click.echo(remark, err=True)
+    try:
+        with _progress() as advance:
+            done = computed(histories, plan, cache=cache_of(settings, cache), report=advance)
+    except BacktestError as error:
+        click.echo(f"{error}; {NOTHING}", err=True)
+        sys.exit(EXIT_FAILED)
+    _emit(done, histories, plan, changes, out, page, as_json=as_json)
+
+
+def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
+    """Build the plan out of the options; also give what is to be said of the trades."""
+    from quantum_lab.backtest import Plan
+    from quantum_lab.entries import EntriesError, entry_rule, seconds_of
+    from quantum_lab.execution import Costs
+    from quantum_lab.trade_files import TradeFileError, read_trades
+
+    if how["trades"] is not None and how["entries"] is not None:
+        message = "give --entries or --trades"
+        raise click.UsageError(message)
+    said, entries, trades = [], None, None
+    try:
+        if how["trades"] is not None:
+            read = read_trades(how["trades"])
+            trades, said = read.trades, list(read.named)
+            said += [f"{how['trades']}: {read.malformed} trades left out"] if read.malformed else []
+        else:
+            entries = entry_rule(how["entries"] or DEFAULT_ENTRIES, side=how["side"], seed=how["seed"])
+        hold_max_sec = seconds_of(how["hold_max"])
+    except EntriesError as error:
+        raise click.UsageError(str(error)) from None
+    except TradeFileError as error:
+        raise click.UsageError(str(error)) from None
+    costs = Costs(how["fee_bps"], how["slippage_bps"])
+    return Plan(profiles, entries, trades, costs, hold_max_sec, how["seed"]), said
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Show on stderr what is being done; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, whole: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=whole)
+            bar.update(tasks[what], completed=done, total=whole)
+
+        yield advance
+
+
+def _emit(
+    done: Backtest,
+    histories: list[CandleHistory],
+    plan: Plan,
+    changes: tuple[str, ...],
+    out: Path | None,
+    page: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from quantum_ops.cli.lab.backtest_shown import figures, show
+
+    body = figures(done, histories, plan, changes)
+    try:
+        if out is not None:
+            _write(done, body, out)
+        if page is not None:
+            from quantum_ops.cli.lab.backtest_page import page_of
+
+            page.write_text(page_of(done, histories, body), encoding="utf-8")
+    except OSError as error:
+        message = f"the result cannot be written ({error}): give another --out or --report"
+        raise click.UsageError(message) from error
+    if as_json:
+        click.echo(json.dumps(body, indent=2, allow_nan=False))
+    else:
+        show(body)
+    for written in filter(None, (out, page)):
+        click.echo(f"Written: {written}", err=True)
+
+
+def _write(done: Backtest, body: dict[str, Any], out: Path) -> None:
+    """Write the trades of all profiles, the paths of the chosen ones, and the figures."""
+    import polars as pl
+
+    out.mkdir(parents=True, exist_ok=True)
+    trades = pl.concat(
+        [one.trades.select(pl.lit(one.profile.name).alias("profile"), pl.all()) for one in done.results], how="diagonal_relaxed"
+    )
+    trades.write_parquet(out / "trades.parquet")
+    trades.write_csv(out / "trades.csv", datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
+    paths = [{"profile": one.profile.name, **row} for one in done.results for row in one.paths]
+    pl.DataFrame(paths, infer_schema_length=None).write_parquet(out / "paths.parquet")
+    (out / "figures.json").write_text(json.dumps(body, indent=2, allow_nan=False), encoding="utf-8")

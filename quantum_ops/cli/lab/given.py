@@ -1,0 +1,172 @@
+"""What a command of the lab is given: candles of files or of the archive, and profiles with changes.
+
+Here belongs what its commands share. Layouts of files stay in the reader, and what is done with the candles in the commands.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantum_core.exit_codes import EXIT_FAILED
+from quantum_core.profiles.profile import Profile
+from quantum_core.settings import Settings
+
+if TYPE_CHECKING:
+    from quantum_lab.candles import CandleHistory
+
+CHANGED = "*"  # behind the name of a profile with changes
+CACHE = "lab"  # in the instance folder
+
+
+def profiles_of(names: Sequence[str], changes: Sequence[str]) -> list[Profile]:
+    """Give the profiles, and behind each of them the same one with the changes.
+
+    Raises
+    ------
+    click.UsageError
+        A profile or a change cannot be used.
+    """
+    from quantum_core.kernels.theta import ThetaError
+    from quantum_core.profiles.files import ProfileFileError, load, shipped
+
+    try:
+        given = [load(name) for name in dict.fromkeys(names or shipped())]
+        changed = nested(changes)
+        both = [
+            one
+            for profile in given
+            for one in (profile, *([replace(profile.changed(changed), name=f"{profile.name}{CHANGED}")] if changed else ()))
+        ]
+    except (ProfileFileError, ThetaError) as error:
+        raise click.UsageError(str(error)) from None
+    if len({one.name for one in both}) < len(both):
+        message = "two profiles have one name: rename one of them"
+        raise click.UsageError(message)
+    return both
+
+
+def nested(changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Understand ``stops.k_sl.chop=6``, once or more.
+
+    Raises
+    ------
+    click.UsageError
+        One is no assignment, or names no section.
+    """
+    from quantum_core.profiles.profile import SECTIONS
+
+    found: dict[str, Any] = {}
+    for text in changes:
+        path, equals, value = text.partition("=")
+        *levels, name = path.strip().split(".")
+        if not equals or not levels or levels[0] not in SECTIONS:
+            message = f"--set {text}: give section.parameter=value, sections are {', '.join(SECTIONS)}"
+            raise click.UsageError(message)
+        inner = found
+        for level in levels:
+            inner = inner.setdefault(level, {})
+        inner[name] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:  # a word without quotes
+        return text
+
+
+def histories_of_files(files: Sequence[Path], settings: Settings, *, symbol: str | None, otherwise: str) -> list[CandleHistory]:
+    """Read the candles of files and folders, and say on stderr what was left out.
+
+    Raises
+    ------
+    click.UsageError
+        A file cannot be used.
+    """
+    from quantum_lab.candles import CandlesError, history_of
+    from quantum_ops.cli.history.recordings import choose, read, refuse, report
+
+    histories = []
+    for name, paths in choose(files, symbol=symbol, known=settings.symbols).items():
+        recording = read(name, paths)
+        report(recording)
+        refuse([recording], otherwise, EXIT_FAILED)
+        try:
+            histories.append(history_of(name, recording.candles.frame))
+        except CandlesError as error:
+            raise click.ClickException(str(error)) from None
+    return _alike(histories)
+
+
+def histories_of_archive(start: datetime, end: datetime, settings: Settings) -> list[CandleHistory]:
+    """Read the candles the archive keeps of a time.
+
+    It keeps no open: that of a candle is the close before it, moved into its range where it is outside.
+
+    Raises
+    ------
+    click.ClickException
+        It keeps none.
+    """
+    import polars as pl
+
+    from quantum_lab.candles import CandlesError, history_of
+    from resources.recorder.reading import Reader, archive_of
+
+    reader = Reader(archive_of(settings))
+    histories, troubles = [], []
+    for symbol in reader.symbols():
+        frame = reader.candles(symbol, start, end)
+        if not frame.width or frame.is_empty():
+            continue
+        opened = pl.col("close").shift(1).fill_null(pl.col("close")).clip(pl.col("low"), pl.col("high"))
+        try:
+            candles = frame.with_columns(open=opened, volume=pl.col("volume").cast(pl.Float64))
+            histories.append(history_of(symbol, candles, interval_sec=settings.candle_interval_sec))
+        except CandlesError as error:
+            troubles.append(str(error))
+    for trouble in troubles:
+        click.echo(trouble, err=True)
+    if not histories:
+        message = f"the archive has no candles from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+        raise click.ClickException(message)
+    return histories
+
+
+def _alike(histories: list[CandleHistory]) -> list[CandleHistory]:
+    intervals = {history.interval_sec for history in histories}
+    if len(intervals) > 1:
+        listed = ", ".join(f"{one.symbol} {one.interval_sec:g} s" for one in histories)
+        message = f"candles of several lengths: {listed}; give those of one"
+        raise click.UsageError(message)
+    return histories
+
+
+def remarks(histories: Sequence[CandleHistory], profiles: Sequence[Profile]) -> list[str]:
+    """Say what is unusual about candles, and which profile is meant for others."""
+    interval_sec = histories[0].interval_sec
+    left_out = [f"{one.symbol}: left out {_counts(one.left_out)}" for one in histories if one.left_out]
+    notes = [f"{one.symbol}: {note}" for one in histories for note in one.notes]
+    meant = [
+        f"{one.name} is meant for candles of {one.candle_interval_sec} s, these are of {interval_sec:g} s"
+        for one in profiles
+        if one.candle_interval_sec not in (None, interval_sec)
+    ]
+    return [*left_out, *notes, *meant]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def cache_of(settings: Settings, given: Path | None) -> Path:
+    """Give the folder in which market states are kept."""
+    return given if given is not None else settings.quantum_home / CACHE
