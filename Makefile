@@ -52,7 +52,7 @@ docs: setup  ## regenerate what is generated
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	$(LOCK) --group dev pyproject.toml -o requirements.lock
+	$(LOCK) --extra s3 --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --extra feed --group build pyproject.toml -o requirements-feed.lock
 	$(LOCK) --extra lab pyproject.toml --constraints requirements.lock -o requirements-lab.lock
 	$(LOCK) --group tools -o requirements-tools.lock

@@ -694,7 +694,7 @@ class Trial:
 
     def misrecorded(self, stack: Stack, until: float) -> list[str]:
         """Let the recorder write what is there, and compare the archive with the cycles that had ended by then."""
-        archive = Archive(self.settings.recorder_folder)
+        archive = Archive(self.settings.recorder_address)
         state = read_state(stack.store)
         wanted = state.seq + state.waiting
         wait_until("the recorder to write everything", lambda: archive.position().seq >= wanted)

@@ -3,6 +3,7 @@
 Its partitions are days, not symbols, and no cycle computes it: its sensor asks for one day after the other.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -11,11 +12,14 @@ import dagster as dg
 
 from quantum_assets.partitions import OWNERS
 from quantum_core.settings import Settings
+from resources.recorder import storage
 from resources.recorder.archive import MANIFESTS, Archive, compactable, sha256_of
 from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore
 
 HISTORY = "history"
+
+log = logging.getLogger("quantum.history")
 
 
 def retention_of(settings: Settings) -> tuple[int, float]:
@@ -26,7 +30,7 @@ def retention_of(settings: Settings) -> tuple[int, float]:
 def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
     """Build the asset; its first partition is the first day on record, or today where nothing is recorded yet."""
     archive = archive_of(settings)
-    first = min([*archive.days(), *archive.manifest_days()], default=today)
+    first = first_day(archive, today)
 
     @dg.asset(
         name=HISTORY,
@@ -62,6 +66,15 @@ def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
             context.log.info(f"files of {', '.join(map(str, removed))} removed; their manifests stay")
 
     return history.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())
+
+
+def first_day(archive: Archive, today: date) -> date:
+    """Give the first day on record; today where there is none, or where an object store does not answer: cycles need none."""
+    try:
+        return min([*archive.days(), *archive.manifest_days()], default=today)
+    except storage.TROUBLES as error:
+        log.warning("%s cannot be read, its earlier days are no partitions until the next load: %s", archive.root, error)
+        return today
 
 
 def why_not(archive: Archive, day: date) -> str:

@@ -38,6 +38,7 @@ SLOWER_THAN = (  # what is renewed less often than it is believed would be stale
     ("publish_interval_sec", "proposal_max_age_sec"),
     ("marketstate_publish_interval", "marketstate_max_age_sec"),
 )
+OBJECT_STORES = ("s3", "gs", "az")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 SENTINEL_PORT = 26379
 SENTINEL_FORM = "redis+sentinel://[user:password@]host:port,host:port/service/db"
@@ -296,7 +297,9 @@ class Settings(BaseSettings):
     run_retention_hours: int = Field(24, ge=1, le=8760, description="age from which finished runs are deleted")
     run_retention_max_gb: Positive = Field(10, description="size of the event log from which runs are kept for less long")
     recorder: bool = Field(default=True, description="record what goes into and comes out of every cycle, see `quantum recorder`")
-    recorder_url: str = Field("", description="folder of the recordings, an absolute path; default: QUANTUM_HOME/recorder")
+    recorder_url: str = Field(
+        "", description="folder of the recordings, an absolute path, or s3://bucket/prefix; default: QUANTUM_HOME/recorder"
+    )
     recorder_flush_sec: int = Field(60, ge=1, le=600, description="the recorder writes files this often")
     recorder_days: int = Field(30, ge=1, le=36500, description="age from which recorded days are deleted")
     recorder_max_gb: Positive = Field(20, description="size of the recordings from which the oldest days are deleted")
@@ -550,18 +553,24 @@ class Settings(BaseSettings):
             raise ValueError(msg) from None
 
     def _check_recorder_url(self) -> None:
-        scheme, sign, _ = self.recorder_url.partition("://")
-        accepted = "accepted: an absolute path, or nothing for QUANTUM_HOME/recorder"
-        if sign:  # what follows may have a secret in it
-            msg = f"RECORDER_URL={scheme}://(hidden): object stores are not supported yet; {accepted}"
+        scheme, sign, rest = self.recorder_url.partition("://")
+        accepted = "accepted: an absolute path, s3://bucket/prefix (gs, az), or nothing for QUANTUM_HOME/recorder"
+        bare = not set(rest) & set("@?#") and rest.strip("/")  # else a secret may be in it
+        if sign and (scheme not in OBJECT_STORES or not bare):
+            msg = f"RECORDER_URL={scheme}://(hidden): {accepted}; credentials only as the store's own variables (AWS_*)"
             raise ValueError(msg)
-        if self.recorder_url and not self.recorder_url.startswith("/"):
+        if self.recorder_url and not sign and not self.recorder_url.startswith("/"):
             msg = f"RECORDER_URL={self.recorder_url}: {accepted}"
             raise ValueError(msg)
 
     @property
+    def recorder_address(self) -> Path | str:
+        """Folder of the recordings, or the address of an object store."""
+        return self.recorder_url if "://" in self.recorder_url else self.recorder_folder
+
+    @property
     def recorder_folder(self) -> Path:
-        """Folder of the recordings."""
+        """Folder of the recordings, where they are on this host."""
         return Path(self.recorder_url) if self.recorder_url else self.quantum_home / "recorder"
 
     @property

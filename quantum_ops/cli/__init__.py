@@ -116,6 +116,7 @@ def _exit_code(error: Exception) -> int | None:
     from quantum_core.settings import SettingsError
     from quantum_ops.doctor.server_needs import ServerUnfitError
     from resources.instance.home import HomeInUseError, StorageUnavailableError
+    from resources.recorder.storage import UNREACHABLE
     from resources.store.unavailable import RedisUnavailableError
 
     codes: dict[type[Exception], int] = {
@@ -125,6 +126,7 @@ def _exit_code(error: Exception) -> int | None:
         RedisUnavailableError: EXIT_INFRASTRUCTURE,
         ServerUnfitError: EXIT_INFRASTRUCTURE,
         StorageUnavailableError: EXIT_INFRASTRUCTURE,
+        **dict.fromkeys(UNREACHABLE, EXIT_INFRASTRUCTURE),
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 

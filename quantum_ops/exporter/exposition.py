@@ -84,7 +84,8 @@ def _recorder(state: RecorderState, now: float) -> Iterator[Metric]:
     yield _gauge("quantum_recorder_waiting", "Records that are not written yet.", {(): float(state.waiting)})
     yield _counter("quantum_recorder_gaps", "Gaps: records that were lost before they were written.", {(): float(state.gaps)})
     yield _gauge("quantum_recorder_day_bytes", "Size of what is written of this UTC day.", {(): state.day_bytes})
-    yield _gauge("quantum_recorder_free_bytes", "Room that is left for it.", {(): state.free_bytes})
+    if state.free_bytes is not None:
+        yield _gauge("quantum_recorder_free_bytes", "Room that is left for it.", {(): state.free_bytes})
     yield _gauge("quantum_recorder_archive_bytes", "Size of all recorded days.", {(): state.archive_bytes})
     yield _gauge("quantum_recorder_archive_max_bytes", "RECORDER_MAX_GB.", {(): state.max_bytes})
     yield _gauge("quantum_recorder_stuck", "1 when it writes nothing.", {(): float(bool(state.trouble))})

@@ -10,24 +10,23 @@ elsewhere. Whoever has not both is on standby.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 import redis
 
 from quantum_core.contracts.reading import printable
-from resources.recorder.archive import GAPS, Archive, DamagedPositionError, Position, day_of, joined
+from resources.recorder import storage
+from resources.recorder.archive import GAPS, Archive, DamagedPositionError, Position, day_of, first_line, joined
 from resources.recorder.records import Read, UnreadableRecordError, read, seq_of
 from resources.recorder.tails import (
     BEGINNING,
@@ -62,8 +61,8 @@ RECORDS_AT_ONCE, RECORDS_BYTES = 200, 8 << 20  # of the stream that are read at 
 RECORD_FIELDS, RECORD_VALUE_BYTES = 256, 32 << 20  # of one record; beyond it is no record of ours
 STREAMS_AT_ONCE = 16
 MIDNIGHT_GRACE_SEC = 60.0  # so long what is no record waits for the first record of the new day
+NOT_REMOVED: tuple[type[Exception], ...] = (ValueError, *storage.TROUBLES)  # what keeps old days where they are
 RECORDS, SWITCHES = "records", "switches"  # tables of its own, beside gaps
-LOCK_FILE = "lock"
 MOMENT = pl.Datetime("us", "UTC")
 RECORD_SCHEMA = {
     "seq": pl.Int64,
@@ -93,8 +92,11 @@ class StandbyError(RuntimeError):
     """Another recorder writes."""
 
 
+LEFT_FOR_THE_NEXT: tuple[type[Exception], ...] = (RedisUnavailableError, StandbyError, *storage.TROUBLES)
+
+
 class NotWrittenError(OSError):
-    """The disk takes nothing; nothing was committed, and what is buffered stays."""
+    """The disk, or the object store, takes nothing; nothing was committed, and what is buffered stays."""
 
 
 @dataclass
@@ -157,7 +159,7 @@ class Recorder:
 
     def __init__(self, store: RedisStore) -> None:
         self.store, settings, of = store, store.settings, store.keys.of
-        self.archive = Archive(settings.recorder_folder)
+        self.archive = Archive(settings.recorder_address)
         self.owner = f"{socket.gethostname()}:{self.archive.root.resolve()}"  # the same after a restart: it goes on at once
         self.stream = of("stream_recorder")
         self.others = streams(store.keys, settings.symbols)
@@ -166,7 +168,7 @@ class Recorder:
         self.committed = Position()
         self.day_bytes = self.earlier_bytes = 0  # of the day that is written, and of those before it
         self._rows = Rows()
-        self._lock: IO[str] | None = None
+        self._lock: ExitStack | None = None
         self._standing: dict[str, str] | None = None
         self._renew_writers = self._failed = False
         self._flushed = self._polled = self._reported = self._pruned = -math.inf
@@ -232,9 +234,9 @@ class Recorder:
             return False
         except redis.ResponseError as error:
             self._say(f"{self.stream} cannot be read: {error}")
-        except OSError as error:
+        except storage.TROUBLES as error:
             more = False
-            self._say(f"{self.archive.root} cannot be written: {error}; Redis keeps what is not written")
+            self._say(f"{self.archive.root} cannot be written: {first_line(error)}; Redis keeps what is not written")
         self._report()
         return more
 
@@ -252,7 +254,7 @@ class Recorder:
             raise StandbyError(other)
         if self._lock is not None and lease == KEPT:
             return
-        lock = self._lock or locked(self.archive.root)
+        lock = self._lock or self._locked()
         try:
             committed = self.archive.position()
             self.archive.remove_uncommitted()  # what a killed one has left
@@ -264,6 +266,14 @@ class Recorder:
         self._lock, self.committed, self.buffer, self._standing = lock, committed, Buffer(committed), None
         self._trim()
         log.info("records to %s from number %d on", self.archive.root, committed.seq + 1)
+
+    def _locked(self) -> ExitStack:
+        held = ExitStack()
+        try:
+            held.enter_context(storage.lock(self.archive.root))
+        except storage.LockedError as error:
+            raise StandbyError(str(error)) from None
+        return held
 
     def _lease(self) -> str:
         """Take or renew the lease; give whether it was kept or taken anew, nothing when another one has it."""
@@ -423,9 +433,11 @@ class Recorder:
             raise StandbyError(message)
         try:
             size = self.archive.write(tables, position)
-        except OSError as error:
+        except storage.SupersededError as error:
+            raise StandbyError(str(error)) from error
+        except storage.TROUBLES as error:
             self._failed = True
-            raise NotWrittenError(str(error)) from error
+            raise NotWrittenError(first_line(error)) from error
         self._failed = False
         self.committed, self.day_bytes = position, self.day_bytes + size
         gaps = self.buffer.gaps
@@ -449,7 +461,7 @@ class Recorder:
             for day in self.archive.prune(settings.recorder_days, settings.recorder_max_gb * 1e9):
                 log.info("%s is beyond RECORDER_DAYS or RECORDER_MAX_GB, its files were removed", day)
             self._measure(self.committed.day)
-        except (OSError, ValueError) as error:
+        except NOT_REMOVED as error:
             log.warning("old days cannot be removed: %s", error)
 
     def _measure(self, now: str) -> None:
@@ -476,7 +488,7 @@ class Recorder:
             "seq": str(self.committed.seq),
             "day": self.committed.day,
             "bytes": str(self.day_bytes),
-            "free_bytes": str(free_bytes(self.archive.root)),
+            "free_bytes": "" if (free := storage.free_bytes(self.archive.root)) is None else str(free),
             "archive_bytes": str(self.earlier_bytes + self.day_bytes),
             "max_bytes": str(self.store.settings.recorder_max_gb * 1e9),
             "buffered_bytes": str(self.buffer.size),
@@ -508,34 +520,7 @@ class Recorder:
             self.flush()
             self._report()
             self.store.run("leaving the recorder's lease", [("DEL", self.store.keys.of("recorder_lease"))])
-        except (RedisUnavailableError, StandbyError, OSError) as error:
+        except LEFT_FOR_THE_NEXT as error:
             log.warning("not everything is written, the next recorder does it: %s", error)
         finally:
             self._drop()
-
-
-def locked(folder: Path) -> IO[str]:
-    """Lock a folder for this process alone; the lock ends with it.
-
-    Raises
-    ------
-    StandbyError
-        Another process has it.
-    OSError
-        The folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = (folder / LOCK_FILE).open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        message = f"another recorder writes to {folder}"
-        raise StandbyError(message) from None
-    return lock
-
-
-def free_bytes(folder: Path) -> int:
-    """Give the room that is left where a folder is, or would be made."""
-    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    return shutil.disk_usage(place).free

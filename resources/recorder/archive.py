@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from resources.recorder import storage
 
 MANIFESTS, SET_ASIDE = "manifests", "set-aside"
 POSITION_FILE, DAY_FILE = "position.json", "day.parquet"
@@ -80,11 +81,11 @@ class Archive:
     Parameters
     ----------
     root
-        The folder ``recorder``; it is made by the first flush.
+        The folder ``recorder``, which is made by the first flush; or the address of a prefix of an object store.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path | str) -> None:
+        self.root = storage.place_of(root)
 
     def position(self) -> Position:
         """Read how far it has come; the beginning where nothing was written yet.
@@ -96,7 +97,7 @@ class Archive:
         """
         path = self.root / POSITION_FILE
         try:
-            position = Position(**json.loads(path.read_text()))
+            position = Position(**json.loads(storage.read_text(path)))
             _ = position.day and date.fromisoformat(position.day)
         except FileNotFoundError:
             if any(_number_of(part) > 1 for part in self.root.glob("*/date=*/part-*.parquet")) or self.manifest_days():
@@ -134,7 +135,7 @@ class Archive:
             for table in self.tables():
                 for path in self.files(table, day):
                     try:
-                        pl.read_parquet(path)
+                        pl.read_parquet(str(path))
                     except (pl.exceptions.PolarsError, OSError) as error:
                         yield self._unreadable(day, path, error)
 
@@ -171,7 +172,7 @@ class Archive:
         for day in self.days(table) if days is None else days:
             for path in self.files(table, day):
                 try:
-                    pl.read_parquet_schema(path)
+                    pl.read_parquet_schema(str(path))
                 except (pl.exceptions.PolarsError, OSError) as error:
                     fault = self._unreadable(day, path, error)
                     if unreadable is None:
@@ -179,7 +180,7 @@ class Archive:
                         raise ValueError(message) from None
                     unreadable.append(fault)
                     continue
-                frames.append(pl.scan_parquet(path))
+                frames.append(pl.scan_parquet(str(path)))
         return pl.concat(frames, how="diagonal_relaxed") if frames else pl.LazyFrame()
 
     def remove_uncommitted(self) -> list[Path]:
@@ -210,8 +211,11 @@ class Archive:
         ------
         OSError
             There is no room, or the folder cannot be written; nothing is committed then.
+        SupersededError
+            In an object store, which has no lock: another recorder has committed meanwhile.
         """
         day, size = date.fromisoformat(position.day), 0
+        before = storage.version_of(self.root / POSITION_FILE)
         for table, frame in tables.items():
             if len(frame):
                 folder = self.folder(table, day)
@@ -220,7 +224,7 @@ class Archive:
                 write_parquet(frame, path)
                 size += path.stat().st_size
         self.root.mkdir(parents=True, exist_ok=True)
-        _write_text(self.root / POSITION_FILE, json.dumps(asdict(position)))
+        _write_text(self.root / POSITION_FILE, json.dumps(asdict(position)), before)
         return size
 
     def compact(self, day: date) -> dict[str, Any]:
@@ -259,7 +263,7 @@ class Archive:
         for fault in damaged:  # as copies: done again after an interruption, the manifest names the same
             aside = self.root / SET_ASIDE / fault.file
             aside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.root / fault.file, aside)
+            storage.copy(self.root / fault.file, aside)
         self.manifest_path(day).parent.mkdir(parents=True, exist_ok=True)
         _write_text(self.manifest_path(day), json.dumps(manifest, indent=1, sort_keys=True))
         self._remove_parts(day)
@@ -269,8 +273,9 @@ class Archive:
         """Read parts into one table; those that cannot be read, or do not fit to those before them, are named and left out."""
         read: dict[Path, pl.DataFrame] = {}
         for path in parts:
+            source = storage.content_of(path)  # a store that does not answer raises here: that is no damage
             try:
-                read[path] = pl.read_parquet(path)
+                read[path] = pl.read_parquet(source)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
                 damaged.append(self._unreadable(day, path, error))
         table, misfits = joined(list(read.values()))
@@ -291,7 +296,7 @@ class Archive:
             It is damaged.
         """
         try:
-            manifest = dict(json.loads(self.manifest_path(day).read_text()))
+            manifest = dict(json.loads(storage.read_text(self.manifest_path(day))))
             previous, hashes = manifest["previous"], {table: written["sha256"] for table, written in manifest["tables"].items()}
             _ = previous is None or (previous["date"], previous["sha256"]), hashes
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -309,7 +314,7 @@ class Archive:
         """
         path = self.root / MANIFESTS / RETAINED_FILE
         try:
-            return date.fromisoformat(json.loads(path.read_text())["since"])
+            return date.fromisoformat(json.loads(storage.read_text(path))["since"])
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -409,13 +414,14 @@ class Archive:
 
     def bytes_of(self, day: date) -> int:
         """Add up the files of a day."""
-        return sum(_size(path) for table in self.tables() for path in self.folder(table, day).glob("*.parquet"))
+        return sum(size for table in self.tables() for size in storage.sizes(self.folder(table, day)))
 
     def _unreadable(self, day: date, path: Path, error: BaseException) -> Fault:
         return Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
 
     def _parts(self, table: str, day: date) -> list[Path]:
-        return sorted(path for path in self.folder(table, day).glob("part-*.parquet") if path.is_file())
+        parts = self.folder(table, day).glob("part-*.parquet")
+        return sorted(path for path in parts if storage.is_remote(path) or path.is_file())
 
     def _remove_parts(self, day: date) -> None:
         for table in self.tables():
@@ -461,12 +467,18 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a file so that it is there whole or not at all, also when the power fails."""
     partial = path.with_suffix(".tmp")
     try:
-        frame.write_parquet(partial, compression="zstd")
-        _settle(partial, path)
+        if storage.is_remote(path):
+            content = BytesIO()
+            frame.write_parquet(content, compression="zstd")
+            storage.write_whole(path, content.getvalue(), over="" if path.stem.startswith("part-") else None)
+        else:
+            frame.write_parquet(partial, compression="zstd")
+            storage.settle(partial, path)
     except pl.exceptions.PolarsError as error:  # which wraps what the disk says
         raise OSError(str(error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if not storage.is_remote(path):
+            partial.unlink(missing_ok=True)
 
 
 def compactable(archive: Archive) -> list[date]:
@@ -490,33 +502,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text)
-    _settle(partial, path)
-
-
-def _settle(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # else a name may be lost with the power that a later commit counts on
-    finally:
-        os.close(folder)
+def _write_text(path: Path, text: str, over: str | None = None) -> None:
+    storage.write_whole(path, text.encode(), over=over)
 
 
 def first_line(error: BaseException) -> str:
     """Give the first line of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # compacted or removed by another process meanwhile
-        return 0
 
 
 def _number_of(part: Path) -> int:

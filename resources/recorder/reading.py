@@ -85,7 +85,7 @@ class Moment:
 
 def archive_of(settings: Settings) -> Archive:
     """Give the archive of an installation; nothing is opened or made."""
-    return Archive(settings.recorder_folder)
+    return Archive(settings.recorder_address)
 
 
 class Reader:

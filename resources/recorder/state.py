@@ -30,7 +30,7 @@ class RecorderState(NamedTuple):
     gaps
         Rows of the table ``gaps`` since it first ran.
     day, day_bytes, free_bytes
-        UTC date that is written, what it takes so far, and the room that is left.
+        UTC date that is written, what it takes so far, and the room that is left; ``None`` in an object store.
     archive_bytes, max_bytes
         What all recorded days take (counted once an hour, and what was written since), and RECORDER_MAX_GB.
     """
@@ -44,7 +44,7 @@ class RecorderState(NamedTuple):
     gaps: int = 0
     day: str = ""
     day_bytes: float = 0.0
-    free_bytes: float = 0.0
+    free_bytes: float | None = 0.0
     archive_bytes: float = 0.0
     max_bytes: float = 0.0
 
@@ -73,7 +73,7 @@ def read_state(store: RedisStore) -> RecorderState:
         gaps=int(number("gaps", 0.0)),
         day=said.get("day", ""),
         day_bytes=number("bytes", 0.0),
-        free_bytes=number("free_bytes", 0.0),
+        free_bytes=None if said.get("free_bytes") == "" else number("free_bytes", 0.0),
         archive_bytes=number("archive_bytes", 0.0),
         max_bytes=number("max_bytes", 0.0),
     )

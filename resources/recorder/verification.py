@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from resources.recorder import storage
 from resources.recorder.archive import DAY_FILE, Archive, Fault, sha256_of
 
 MEMORY_FILE = "verified.json"
@@ -64,10 +65,8 @@ class Verifier(Archive):
         yield from super().verify()
         if self._memory != self._before:
             text = json.dumps({name: [one.size, one.mtime_ns, one.at, one.sha256] for name, one in self._memory.items()})
-            partial = self.root / f"{MEMORY_FILE}.tmp"
             with suppress(OSError):  # another process has done it, or the folder is not ours to write: then each poll hashes
-                partial.write_text(text)
-                partial.replace(self.root / MEMORY_FILE)
+                storage.write_whole(self.root / MEMORY_FILE, text.encode())
 
     def _verify_files(self, tables: Mapping[str, Any], day: date) -> Iterator[Fault]:
         for table, written in tables.items():
@@ -105,6 +104,6 @@ class Verifier(Archive):
 def _remembered(path: Path) -> dict[str, Hashed]:
     """Read what was hashed; what cannot be read was not."""
     try:
-        return {str(name): Hashed(*fields) for name, fields in json.loads(path.read_text()).items()}
+        return {str(name): Hashed(*fields) for name, fields in json.loads(storage.read_text(path)).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -58,7 +58,7 @@ def rerun(
     from resources.recorder.archive import Archive
 
     settings = load_settings()
-    archive = Archive(settings.recorder_folder)
+    archive = Archive(settings.recorder_address)
     if not archive.tables():
         message = f"there is no archive in {archive.root}. {HOW_TO_RECORD}"
         raise click.UsageError(message)
@@ -71,7 +71,9 @@ def rerun(
     try:
         if cycle_id is not None:
             start, end = cycle_time(archive, cycle_id)
-        outcome = _computed(archive.root, start, end, profile_name, jobs or min(os.cpu_count() or 1, 8), quiet=as_json)
+        outcome = _computed(
+            settings.recorder_address, start, end, profile_name, jobs or min(os.cpu_count() or 1, 8), quiet=as_json
+        )
     except NotRecordedError as error:
         click.echo(f"Nothing was compared: {error}. `quantum history` says what the archive covers.", err=True)
         sys.exit(EXIT_FAILED)
@@ -94,11 +96,13 @@ def parts(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]
         start = until
 
 
-def _computed(root: Path, start: datetime, end: datetime, profile_name: str | None, jobs: int, *, quiet: bool) -> Outcome:
+def _computed(
+    address: Path | str, start: datetime, end: datetime, profile_name: str | None, jobs: int, *, quiet: bool
+) -> Outcome:
     from quantum_assets.rerun import NotRecordedError, Outcome
 
     total, cut = Outcome(), list(parts(start, end))
-    work = partial(_part, root, profile_name)
+    work = partial(_part, address, profile_name)
     if jobs == 1 or len(cut) == 1:
         _add(total, map(work, cut), cut, quiet=quiet)
     else:
@@ -120,14 +124,14 @@ def _add(total: Outcome, found: Iterator[Outcome | None], cut: list[Any], *, qui
                 total.include(outcome)
 
 
-def _part(root: Path, profile_name: str | None, times: tuple[datetime, datetime]) -> Outcome | None:
+def _part(address: Path | str, profile_name: str | None, times: tuple[datetime, datetime]) -> Outcome | None:
     from quantum_assets.rerun import NotRecordedError
     from quantum_assets.rerun import rerun as compute
     from resources.recorder.archive import Archive
 
     profile = load_settings(profile=profile_name).own_profile if profile_name is not None else None
     try:
-        return compute(Archive(root), *times, profile=profile)
+        return compute(Archive(address), *times, profile=profile)
     except NotRecordedError:
         return None
 

@@ -63,14 +63,16 @@ def recorder(*, once: bool, status: bool, as_json: bool) -> None:
 def _record(settings: Settings, stop: threading.Event, *, once: bool, as_json: bool) -> None:
     from quantum_ops.processes.recorder import Recorder, StandbyError
     from resources.recorder.archive import DamagedPositionError
+    from resources.recorder.storage import TROUBLES
 
     process = Recorder(RedisStore(settings))
+    known: tuple[type[Exception], ...] = (StandbyError, DamagedPositionError, *TROUBLES)
     try:
         if not once:
             process.run(stop)
             return
         position = process.once()
-    except (StandbyError, DamagedPositionError, OSError) as error:
+    except known as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_FAILED)
     if as_json:
@@ -89,11 +91,12 @@ def _show(store: RedisStore, *, as_json: bool) -> None:
     elif state.at is None:
         click.echo("No recorder has ever run on this Redis. Start it: quantum recorder")
     else:
+        free = "" if state.free_bytes is None else f"; free: {state.free_bytes / 1e9:.1f} GB"
         click.echo(
             f"{wrong or 'Nothing is wrong.'}\n"
             f"Written to {state.folder} by {state.owner}, up to record {state.seq}, {now - state.at:.0f} s ago.\n"
             f"Not written yet: {state.waiting} records. Gaps: {state.gaps}. {state.day or 'Today'}: "
-            f"{state.day_bytes / 1e6:.1f} MB; free: {state.free_bytes / 1e9:.1f} GB."
+            f"{state.day_bytes / 1e6:.1f} MB{free}."
         )
     if wrong:
         sys.exit(EXIT_FAILED)
