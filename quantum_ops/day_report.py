@@ -29,7 +29,7 @@ BUDGET_SEC = 60.0  # of computing again: the whole day of three symbols, an hour
 LISTED_MAX = 1000  # decisions and alerts on the page, the last ones; all are counted
 OF_DECISION = ("symbol", "plan_id", "action", "event", "reason", "profile")
 OF_ALERT = ("event", "severity", "kind", "title", "symbols", "text")
-OF_ROW = ("profile_name", "cycle_id", "digest")  # beside what an asset says
+OF_ROW = ("profile_name", "profile", "cycle_id")  # beside what an asset says
 CLAIMS = {
     "archive_intact": "The files of the day are as they were written, and the days are one chain.",
     "recomputed": "Hours of the day, picked by the hash of its manifest and computed again, give what was published.",
@@ -143,7 +143,10 @@ def _standing(reader: Reader, end: datetime, safe: Safe) -> str:
             elif row is not None:
                 rows.append([symbol, _text(row["at"]), "", *(_text(row.get(name)) for name in names)])
         if rows:
-            parts.append((asset, rows_table(("symbol", "since", "no result", *names), rows, safe)))
+            headings = ("symbol", "since", "no result", *names)
+            used = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+            table = rows_table([headings[place] for place in used], ([row[place] for place in used] for row in rows), safe)
+            parts.append((asset, table))
     return "\n".join(f"<h3>{title}</h3>\n{table}" for title, table in parts)
 
 
