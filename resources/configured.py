@@ -7,7 +7,7 @@ from pydantic import Field, create_model
 
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.settings import Settings
-from quantum_core.settings_shown import in_force, variable
+from quantum_core.settings.shown import in_force, variable
 from resources.io_manager import IntentIOManager, RedisIOManager, ShowsSymbols
 from resources.store.redis_store import RedisStore
 

@@ -16,7 +16,7 @@ from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.kernels.market import theil_sen
 from quantum_core.kernels.proposals import stops
 from quantum_core.settings import load_settings
-from quantum_core.settings_shown import in_force
+from quantum_core.settings.shown import in_force
 from resources.store.redis_store import RedisStore
 from tests.world import run_cycle, write_world
 
