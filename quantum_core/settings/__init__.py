@@ -15,7 +15,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from quantum_core.settings.addresses import REDIS_SCHEMES, SENTINEL_FORM, Sentinels, sentinels_of
-from quantum_core.settings.checked import Checked, as_listed, market_state_stream
+from quantum_core.settings.checked import OBJECT_STORES, Checked, as_listed, market_state_stream
 from quantum_core.settings.declared import LOCKED, MARKET_STATE_STREAM
 from quantum_core.settings.derived import EMBEDDED_PORT
 from quantum_core.settings.sources import WRONG, SecretFiles, SettingsError, uncommented
@@ -27,6 +27,7 @@ __all__ = [
     "EMBEDDED_PORT",
     "LOCKED",
     "MARKET_STATE_STREAM",
+    "OBJECT_STORES",
     "REDIS_SCHEMES",
     "SENTINEL_FORM",
     "Sentinels",

@@ -249,3 +249,35 @@ class Checked(Derived):
         if self.recorder_url and not sign and not self.recorder_url.startswith("/"):
             msg = f"RECORDER_URL={self.recorder_url}: {accepted}"
             raise ValueError(msg)
+
+
+def _fits(named: str, sign: str, given: str) -> bool:
+    """Whether what follows a symbol is what the setting accepts there."""
+    if named == "inverse_symbols":
+        return not sign
+    if named == "candles_from":
+        return bool(_SYMBOL.fullmatch(given))
+    try:
+        return 0 < float(given) < float("inf") and is_plain(given)
+    except ValueError:
+        return False
+
+
+def market_state_stream(name: str) -> str:
+    """Give the stream of the market state under STREAM_NAME.
+
+    Each service once had a file with a STREAM_NAME of its own: the name of another of our streams is not meant for this one.
+    """
+    streams = (template for kind, template in Keys().templates().items() if kind.startswith("stream_"))
+    return MARKET_STATE_STREAM if name in set(streams) - {MARKET_STATE_STREAM} else name
+
+
+def as_listed(symbol: str) -> str:
+    """Spell a symbol as the houses list it: kPEPE keeps its case, what was typed in lower case only is meant in upper case."""
+    return symbol.upper() if symbol.islower() else symbol
+
+
+def _cover(one: str, other: str) -> bool:
+    """Whether a key of one template could be one of the other."""
+    (head, hole, _), (other_head, other_hole, _) = one.partition("{"), other.partition("{")
+    return one == other or bool((hole and other_head.startswith(head)) or (other_hole and head.startswith(other_head)))
