@@ -135,7 +135,8 @@ CATALOGUE = (
         '--reason "WHY"`. Then find the cause; what each proof says is in [Proofs](proofs.md). `recomputed`: a published hash '
         "was edited, or another version of the product publishes beside this one; find it and stop it. `single_stack`: a "
         "second deployment runs its sensors on this Redis; stop it, unless it is your standby. `no_trading_libraries`: a "
-        "library that could place orders is loaded; find out who installed it.",
+        "library that could place orders is loaded; find out who installed it. `coverage`: the published sigma is narrower or "
+        "wider than returns are, see [Profiles](profiles.md#sigma-out-of-its-band).",
         "The proof holds.",
         may_flap=True,
     ),

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from definitions import assemble
+from quantum_core.profiles.profile import LOCKED
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 
@@ -29,6 +30,15 @@ def random_closes(seed: int, count: int = 300) -> list[float]:
     """Give a random walk of prices, oldest first."""
     steps = np.random.default_rng(seed).normal(0, 0.001, count)
     return [float(price) for price in 100 * np.exp(np.cumsum(steps))]
+
+
+def with_evidence(folder: Path, **changes: object) -> str:
+    """Write a profile with the parameters of locked-v1 and evidence on minutes, changed or not; give its path."""
+    evidence = {"interval_sec": 60, "horizon_sec": 3600, "fingerprint": LOCKED.fingerprint, "recommended": True, **changes}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in evidence.items()]
+    path = folder / "measured.toml"
+    path.write_text("\n".join(['name = "measured"', "[evidence]", *lines]))
+    return str(path)
 
 
 def write_candles(store: RedisStore, symbol: str, closes: Sequence[float], *, last_age_sec: float = 0, **labels: str) -> None:

@@ -208,7 +208,7 @@ class Evidence:
         rows = {table.asset: self.rows(table) for table in tables}
         for asset in (RISK_PROPOSAL.asset, HARVEST_PROPOSAL.asset):  # of a position that is closed the last row stands a while
             rows[asset] = {symbol: row for symbol, row in rows[asset].items() if symbol in of_open}
-        return count_evaluations(self.store, rows, self.symbols, self.in_force.profile)
+        return count_evaluations(self.store, rows, self.symbols, self.in_force.profile, self.candles)
 
     @cached_property
     def open_positions(self) -> list[str]:

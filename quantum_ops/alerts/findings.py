@@ -27,6 +27,7 @@ TOGETHER_SEC = 3.0  # symbols so close to their limit join those that cross it
 CANDLES_TOGETHER = 0.85  # the same for candles, as a share of their limit: feeds of many symbols do not stop in one second
 OWN_EYES = ("fresh", "process_alive", "right_side")  # proofs of what the watcher itself sees, sooner and without the pack,
 ONLY_PROVEN = ("risk_guard/fresh",)  # but for this one: the watcher sees the age from which nothing is opened, which is later
+ONLY_NAMED = ("governor_permit/profile_evidence",)  # no event, and true for as long as the desk leaves the profile as it is
 EXPLAINED = {  # proofs that only repeat what an alert says already
     "risk_guard/readable": (BLOCKED, "guard:"),
     "risk_guard/fresh": (BLOCKED, "guard:"),
@@ -188,7 +189,7 @@ class Observer:
         now: float,
     ) -> None:
         judged_by_watcher = proof.title.rpartition("/")[2] in OWN_EYES and proof.title not in ONLY_PROVEN
-        if proof.passed or judged_by_watcher:
+        if proof.passed or judged_by_watcher or _is_only_named(proof):
             return
         if _is_explained(proof.title, findings, active):
             findings.unsure.add(PROOF + proof.title)
@@ -225,6 +226,10 @@ class Observer:
             findings.unsure.add(PACK)
             return
         findings.unhealthy[PACK] = pack_trouble(why, self.proven_at or last, limit)
+
+
+def _is_only_named(proof: StoredProof) -> bool:
+    return proof.title in ONLY_NAMED and proof.severity == "WARN"  # an error is a proof that could not be judged
 
 
 def _is_explained(title: str, findings: Findings, active: Collection[str]) -> bool:
@@ -270,7 +275,7 @@ def wrong_now(evaluation: Evaluation, now: float, decided: Decided = NOTHING_DEC
     for symbol in sorted({*by_symbol, *(name for name, failures in evaluation.failures.items() if failures)}):
         troubles[SYMBOL + symbol] = symbol_trouble(symbol, by_symbol[symbol], evaluation.failures.get(symbol, {}), now)
     for proof in evaluation.proofs:
-        if not proof.passed:
+        if not proof.passed and not _is_only_named(proof):
             alert = PROOF + proof.title
             troubles[alert] = proof_trouble(None, alert, proof, proof_text(proof))
     return list(troubles.values())

@@ -43,6 +43,7 @@ SETTLED_SEC = 75.0  # after a cause is cleared: until then verdicts still report
 AFTERMATH_SEC = 60.0  # what has not recovered so long after its cause, or after its companions, has trouble of its own
 SLEPT_SEC = 30.0  # between two evaluations: the watcher itself was stopped, and knows nothing of the time between
 DAY_SEC = 86_400.0
+OF_A_DAY = ("informative", "coverage")  # proofs that judge what was counted within a day
 FLAP_SEC = 600.0  # what is raised again so soon after it was cleared stays open until it was healthy for so long
 LASTING_SEC = 120.0  # a repeat that was only a notice and lasts for so long is a page after all
 QUIET = (STOP, EQUITY_GUARD)  # whose repeats within FLAP_SEC are a notice: prices and positions come and go all day
@@ -469,8 +470,8 @@ class Ledger:
 
 
 def _is_daily(fault: str) -> bool:
-    """Whether an alert is worth one message a day: a number that says nothing is no news an hour later."""
-    return fault.startswith(PROOF) and fault.partition(" ")[0].endswith("/informative")
+    """Whether an alert is worth one message a day: what a day of numbers says of them is no news an hour later."""
+    return fault.startswith(PROOF) and fault.partition(" ")[0].rpartition("/")[2] in OF_A_DAY
 
 
 def _independent(trouble: Trouble) -> bool:

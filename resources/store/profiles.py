@@ -23,8 +23,10 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from quantum_core.kernels.theta import ThetaError
+from quantum_core.profiles.files import load_once
 from quantum_core.profiles.in_force import DoesNotFitError, in_force
-from quantum_core.profiles.profile import Profile, ProfileError, from_body
+from quantum_core.profiles.profile import LOCKED, Profile, ProfileError, from_body
+from quantum_core.settings import Settings
 from resources.inputs.foreign import parse_entry_id
 from resources.store.redis_store import RedisStore, flat, texts
 from resources.store.scripts import Script
@@ -284,6 +286,11 @@ def profile_now(store: RedisStore, *, requesting: bool = False) -> InForce:
             trouble = f"profile_lost: {store.keys.of(KEY)} no longer has entry {last.use.entry}, which is in force"
         return InForce(last.profile, last.use, trouble, None if waiting == last.use else waiting)
     return _keep(store, memo, newest or InForce(settings.own_profile, None, trouble, waiting), remember=requesting)
+
+
+def as_put_in_force(now: InForce, settings: Settings) -> Profile:
+    """Give what is in force as it was put in force: without what the environment sets."""
+    return now.use.profile() if now.use is not None else load_once(settings.profile or LOCKED.name, settings.symbols)
 
 
 def bring_up_to_date(store: RedisStore) -> tuple[str, str]:

@@ -353,24 +353,36 @@ def test_a_proof_that_names_no_symbols_is_an_alert_of_its_own(product):
     assert events(product.run(70)) == [("cleared", "proof:market_state/imports")]
 
 
-def test_a_number_that_says_nothing_is_told_once_a_day(product):
+@pytest.mark.parametrize("title", ["risk_proposal/informative", "market_state/coverage"])
+def test_what_a_day_of_numbers_says_is_told_once_a_day(product, title):
     """It is no news an hour later, nor when it says something for a while in between."""
-    nothing = claim("risk_proposal/informative", severity="WARN", per_symbol=False, S001="the stop distance is its floor")
+    nothing = claim(title, severity="WARN", per_symbol=False, S001="the stop distance is its floor")
     for _ in range(2):  # a warning waits for the next pack to say the same
         set_claims(product, nothing)
         product.run(60)
-    assert events(product.told) == [("raised", "proof:risk_proposal/informative")]
+    assert events(product.told) == [("raised", f"proof:{title}")]
     for _ in range(140):
         set_claims(product, nothing)
         product.run(60)
     assert len(product.told) == 1
     set_claims(product)
-    assert events(product.run(70)) == [("cleared", "proof:risk_proposal/informative")]
+    assert events(product.run(70)) == [("cleared", f"proof:{title}")]
     product.run(1200)
     for _ in range(4):
         set_claims(product, nothing)
         product.run(60)
     assert len(product.told) == 2
+
+
+def test_a_profile_without_evidence_is_named_by_its_proof_and_wakes_nobody(product):
+    """It is so from the first minute on, for as long as the desk leaves it; that it cannot be judged is another matter."""
+    title = "governor_permit/profile_evidence"
+    for _ in range(3):
+        set_claims(product, claim(title, severity="WARN", per_symbol=False, **{"locked-v1": "it has no evidence"}))
+        product.run(60)
+    assert product.told == []
+    set_claims(product, claim(title, per_symbol=False))
+    assert events(product.run(70)) == [("raised", f"proof:{title}")]
 
 
 def test_proofs_that_fail_together_are_one_message(product):

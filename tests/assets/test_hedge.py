@@ -27,6 +27,7 @@ from tests.world import (
     materialized,
     real_closes,
     run_cycle,
+    with_evidence,
     write_candles,
     write_efficiency,
     write_equity,
@@ -41,9 +42,10 @@ OF_A_PROCESS = {"governor_permit/process_alive", "risk_proposal/one_cycle", "ris
 
 
 @pytest.fixture
-def hedged(make_store) -> RedisStore:
+def hedged(make_store, tmp_path) -> RedisStore:
     """One symbol in hedge mode beside one that is not, with everything the line reads but positions."""
-    store = make_store(symbols="BTCUSDT,ETHUSDT", hedge_symbols="BTCUSDT", intent_mode="plan")
+    profile = with_evidence(tmp_path)
+    store = make_store(symbols="BTCUSDT,ETHUSDT", hedge_symbols="BTCUSDT", intent_mode="plan", profile=profile)
     for symbol in store.settings.markets:
         write_candles(store, symbol, real_closes(symbol))
         write_target(store, symbol)

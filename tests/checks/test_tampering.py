@@ -64,6 +64,7 @@ from tests.world import (
     random_closes,
     real_closes,
     run_cycle,
+    with_evidence,
     write_candles,
     write_efficiency,
     write_equity,
@@ -243,7 +244,9 @@ def proven(
     valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, snapshot: Snapshot
 ) -> Iterator[Proven]:
     """Three symbols on the real clock after two cycles, with a plan that was permitted and one that was not."""
-    store = RedisStore(load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS)))
+    profile = with_evidence(tmp_path)
+    settings = load_settings(redis_url=valkey_url, quantum_home=tmp_path / "home", symbols=",".join(SYMBOLS), profile=profile)
+    store = RedisStore(settings)
     if not snapshot.restore(store):
         snapshot.take(store, build(store, instance))
     yield Proven(store, instance, monkeypatch, tmp_path, closes=dict(snapshot.closes))
@@ -335,12 +338,12 @@ def break_once(world: Proven) -> None:
     (home / "dagster.yaml").write_text("no: such\nsetting: at all\n")
 
 
-def says_the_same(asset: str, fact: str) -> Callable[[Proven], object]:
+def says_the_same(asset: str, fact: str, count: int = 499) -> Callable[[Proven], object]:
     """Let a day of evaluations say one thing."""
 
     def tamper(world: Proven) -> object:
         hour = int(world.store.clock().timestamp() // 3600) - 1
-        counts = json.dumps({asset: {"n": 500, fact: 499}})
+        counts = json.dumps({asset: {"n": 500, fact: count}})
         return world.store.client.hset(world.store.keys.of("informative", VICTIM), mapping={str(hour): counts})
 
     return tamper
@@ -727,6 +730,8 @@ TAMPERINGS = (
     Tampering("risk_proposal/informative", says_the_same("risk_proposal", "stop_at_floor")),
     Tampering("harvest_proposal/informative", says_the_same("harvest_proposal", "action:PARTIAL_25")),
     Tampering("allocation_target/informative", says_the_same("allocation_target", "multiplier:1.2000")),
+    Tampering("market_state/coverage", says_the_same("coverage", "beyond", 60)),
+    Tampering("governor_permit/profile_evidence", lambda w: use(w.store, load("locked-v1"), by="ada", reason="unmeasured"), named="locked-v1"),
     Tampering("governor_permit/profile_in_force", lambda w: w.forge(POSITION, profile=load("crypto-1m").fingerprint)),
     Tampering("governor_permit/profile_in_force", forget_the_change),
     *(Tampering("history/archive_intact", recorded(damage), named=RECORDED_FILE) for damage in (change_a_byte, lambda path, _: path.unlink(), swap)),

@@ -16,11 +16,13 @@ from quantum_core.kernels import CLOCK_SKEW_SEC
 from resources.calc_only import TRADING_LIBRARIES, loaded_trading_libraries
 from resources.instance.launcher import shard_queues
 from resources.store.lease import standing_by
+from resources.store.profiles import as_put_in_force
 
 IMPORT_WITHIN_SEC = 30
 FEED = "quantum_feed"  # our own exchange feed: it brings ccxt, and has no place here
 WATCH_SILENCE_SEC = 30  # the watcher looks every 5 s; nobody watches it but this proof, the status banner and its supervisor
 
+MEASURED = ("market_state", "stops", "harvest", "tracking")  # sections whose numbers evidence is about
 CYCLE_BEGAN = re.compile(r"[a-z](\d+)")  # in the name of a cycle: when it was requested, epoch s
 
 
@@ -110,6 +112,27 @@ def _began_after(row: Mapping[str, Any], epoch: float, longest_sec: float) -> bo
     return named or float(row["last_update_epoch"]) > epoch + longest_sec
 
 
+def profile_evidence(evidence: Evidence) -> Finding:
+    """The profile in force was measured on candles of this length, with the parameters it has."""
+    now, interval_sec = evidence.in_force, evidence.settings.candle_interval_sec
+    chosen = as_put_in_force(now, evidence.settings)
+    kept, expected = chosen.evidence, f"measured on candles of {interval_sec} s, with these parameters"
+    changed = [name for name in MEASURED if now.profile.sections[name] != chosen.sections[name]]
+    if not kept:
+        why = "it has no evidence: nobody has measured what its numbers are worth"
+    elif kept.get("interval_sec") != interval_sec:
+        why = f"its evidence is of candles of {kept.get('interval_sec')} s, CANDLE_INTERVAL_SEC is {interval_sec}"
+    elif kept.get("fingerprint") != chosen.fingerprint:
+        why = f"its evidence is of the parameters {kept.get('fingerprint')}, and they are {chosen.fingerprint} now"
+    elif changed:
+        why = f"settings of the environment have changed its {', '.join(changed)}"
+    else:
+        why = ""
+    failing = {chosen.name: f"{why}; see docs/profiles.md#a-profile-without-evidence"} if why else {}
+    verdict = f": {kept['verdict']}" if kept.get("verdict") else ""
+    return Finding(f"{chosen.name} {chosen.fingerprint}{verdict}", expected, 1, failing)
+
+
 def imports_anywhere(evidence: Evidence) -> Finding:
     """The product is found from any working directory, and no module bends the path to be found."""
     failing = {name: "changes sys.path" for name, module in evidence.modules.items() if "sys.path" in module.attributes}
@@ -141,6 +164,12 @@ PROOFS = (
         "Every row of a cycle carries the profile that was in force when it began, and no cycle mixes two.",
         profile_in_force,
         per_symbol=True,
+    ),
+    proof(
+        "profile_evidence",
+        "The profile in force carries evidence of what its numbers are worth on these candles, measured with its parameters.",
+        profile_evidence,
+        "WARN",
     ),
     proof("imports_anywhere", "The product imports from any working directory without path tricks.", imports_anywhere),
 )

@@ -126,7 +126,7 @@ _ALSO = {
     "profile_started": "since when the process runs whose sensors request the cycles, epoch s: uses that wait for its start are "
     "judged by it (string, no lifetime)",
     "shadow": "rows of the challenger with mode=shadow, and counters of how it differed, under <profile>:<asset>:<symbol> (hash)",
-    "informative": "what evaluations of the symbol gave, counted by hour (hash)",
+    "informative": "what evaluations of the symbol gave, and how returns kept to sigma, counted by hour (hash)",
     "stream_recorder": "records of steps that the recorder has not written to files yet: seq, asset, slot, full, cycle_id, "
     "run_id, at (epoch s), facts (JSON), `t:<table>` (Arrow IPC stream) (stream, ~2000; trimmed by the recorder)",
     "recorder_writers": "asset and first symbol of a shard to the process that recorded it last; without it the next record has "

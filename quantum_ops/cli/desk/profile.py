@@ -206,7 +206,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     from quantum_core.profiles.in_force import DoesNotFitError, in_force, warnings_of
     from quantum_core.profiles.safety import differences
     from quantum_ops.cli.desk.switches import in_words
-    from resources.store.profiles import NotRecordedError, OvertakenUseError, newest_entry, profile_now
+    from resources.store.profiles import NotRecordedError, OvertakenUseError, as_put_in_force, newest_entry, profile_now
     from resources.store.profiles import use as put_in_force
     from resources.store.redis_store import RedisStore
 
@@ -214,7 +214,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     settings, newest = store.settings, newest_entry(store)
     current = profile_now(store)
     try:
-        chosen = _as_put_in_force(current, settings) if name == IN_FORCE else load(name, settings.symbols)
+        chosen = as_put_in_force(current, settings) if name == IN_FORCE else load(name, settings.symbols)
         resulting = in_force(chosen, settings)
     except (ProfileFileError, DoesNotFitError) as error:
         _stop(str(error), EXIT_USAGE)
@@ -310,13 +310,6 @@ def _profile_named(name: str, settings: Settings) -> Profile:
         return load(name, settings.symbols)
     except ProfileFileError as error:
         _stop(str(error), EXIT_USAGE)
-
-
-def _as_put_in_force(current: InForce, settings: Settings) -> Profile:
-    """Give what is in force as it was put in force: without what the environment sets."""
-    from quantum_core.profiles.files import load
-
-    return current.use.profile() if current.use is not None else load(settings.profile or LOCKED, settings.symbols)
 
 
 def _is_unreadable(store: RedisStore) -> bool:
