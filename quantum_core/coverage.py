@@ -20,8 +20,8 @@ from quantum_core.kernels.market.market_state import VolTheta
 
 COVERAGE = "coverage"  # stands for the asset in the counters
 BEYOND = "beyond"  # name of the counter of returns beyond the quantile
-EXCEEDANCE = 0.05  # share of returns that is to be beyond it
-RETURNS_MIN = 240  # before a share says anything: four hours of minutes, and twelve returns beyond it expected
+EXCEEDANCE = 0.05  # share of returns that is to be beyond the quantile of a profile without a tail of its own
+BEYOND_MIN = 12  # expected returns beyond it before a share says anything: at 5 % of 240 returns, four hours of minutes
 P_MIN = 0.01  # p-value, corrected for the number of symbols, below which the share is no chance
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ class Forecast:
     close
         Its close, quote units.
     limit
-        Log return that is exceeded with probability EXCEEDANCE, > 0.
+        Log return that is exceeded with the probability :func:`exceedance_of`, > 0.
     """
 
     open_time_ms: int
@@ -62,19 +62,24 @@ def forecast_of(text: str | None) -> Forecast | None:
     return found if min(found.close, found.limit) > 0 and math.isfinite(found.close) else None
 
 
-def limit_of(sigma: float, vol: VolTheta, exceedance: float = EXCEEDANCE) -> float:  # noqa: ARG001 - kinds of tails go here
-    """Give the absolute log return of the next candle that is exceeded with a stated probability.
+def exceedance_of(vol: VolTheta) -> float:
+    """Give the probability, up or down, with which a profile says that its quantile is exceeded."""
+    return EXCEEDANCE if vol.tail == "none" else vol.tail_exceedance
+
+
+def limit_of(row: Mapping[str, Any], vol: VolTheta) -> float:
+    """Give the absolute log return of the next candle that is exceeded with the probability of :func:`exceedance_of`.
 
     Parameters
     ----------
-    sigma
-        Volatility per candle, log return.
+    row
+        A published market state, decoded: ``sigma`` per candle, and ``tail_move`` over the tail's horizon, where there is one.
     vol
-        Parameters it was computed with; they say which tail returns have (normal, as long as there is no other).
-    exceedance
-        Probability, of both sides together.
+        Parameters it was computed with. Without a tail returns are taken to be normal.
     """
-    return float(-ndtri(exceedance / 2)) * sigma
+    if vol.tail == "none" or row.get("tail_move") is None:
+        return float(-ndtri(exceedance_of(vol) / 2)) * float(row["sigma"])
+    return float(row["tail_move"]) / math.sqrt(vol.tail_horizon)
 
 
 def forecast_by(row: Mapping[str, Any], vol: VolTheta, open_time_ms: Times, close: Floats) -> Forecast | None:
@@ -95,13 +100,13 @@ def forecast_by(row: Mapping[str, Any], vol: VolTheta, open_time_ms: Times, clos
         ``None`` where prices are synthetic, the market is inactive, or the newest candle the state rests on is not there (any
         more) with the close it used.
     """
-    if row["source"] == "synthetic" or row["market_inactive"] or not row["ts_timestamp"] or not row["sigma"] > 0:
+    if row["source"] == "synthetic" or row["market_inactive"] or not row["ts_timestamp"] or not (limit := limit_of(row, vol)) > 0:
         return None
     # Its time, in whole s, is when the candle closed: the one before the next opens. Where that is unknown it is when it opened.
     after = int(np.searchsorted(open_time_ms, (row["ts_timestamp"] + 1) * 1000))
     for at in (after - 1, after - 2):
         if at >= 0 and close[at] == row["close"]:
-            return Forecast(int(open_time_ms[at]), float(close[at]), limit_of(row["sigma"], vol))
+            return Forecast(int(open_time_ms[at]), float(close[at]), limit)
     return None
 
 
@@ -126,31 +131,37 @@ def facts_of(forecast: Forecast, open_time_ms: Times, close: Floats, interval_ms
 
 @dataclass(frozen=True)
 class Share:
-    """How many returns of a symbol were judged within the hours kept, and how many of them were beyond the quantile."""
+    """How many returns of a symbol were judged in the hours kept, how many were beyond the quantile, and what share is to be."""
 
     judged: int
     beyond: int
+    exceedance: float = EXCEEDANCE
 
     @property
     def value(self) -> float:
         """Give the share."""
         return self.beyond / self.judged
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are returns enough to say anything."""
+        return self.judged * self.exceedance >= BEYOND_MIN
 
-def share_of(hours: Hours) -> Share:
-    """Sum up what was counted of a symbol."""
+
+def share_of(hours: Hours, vol: VolTheta) -> Share:
+    """Sum up what was counted of a symbol with these parameters."""
     total = counted(hours, COVERAGE)
-    return Share(total[N], total[BEYOND])
+    return Share(total[N], total[BEYOND], exceedance_of(vol))
 
 
-def kupiec(judged: npt.ArrayLike, beyond: npt.ArrayLike, exceedance: float = EXCEEDANCE) -> Floats:
+def kupiec(judged: npt.ArrayLike, beyond: npt.ArrayLike, exceedance: npt.ArrayLike) -> Floats:
     """Test unconditional coverage: whether so many exceedances can come of independent returns with the right quantile.
 
     Parameters
     ----------
     judged, beyond : array_like of int, shape (n,)
         Returns, > 0, and exceedances among them.
-    exceedance
+    exceedance : array_like of float, shape (n,) or ()
         Expected share, in (0, 1).
 
     Returns
@@ -163,8 +174,8 @@ def kupiec(judged: npt.ArrayLike, beyond: npt.ArrayLike, exceedance: float = EXC
     Kupiec, P. (1995), Techniques for verifying the accuracy of risk measurement models. J. of Derivatives 3(2), 73-84.
     """
     count, hits = np.asarray(judged, dtype=float), np.asarray(beyond, dtype=float)
-    misses = count - hits
-    ratio = xlogy(hits, hits / (count * exceedance)) + xlogy(misses, misses / (count * (1 - exceedance)))
+    misses, expected = count - hits, count * np.asarray(exceedance)
+    ratio = xlogy(hits, hits / expected) + xlogy(misses, misses / (count - expected))
     return np.asarray(chdtrc(1, np.maximum(2 * ratio, 0)))  # rounding may leave it a little below 0
 
 
@@ -186,4 +197,5 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 
 def corrected_p(shares: Sequence[Share]) -> Floats:
     """Give the p-value of each share among all that are judged at the same time."""
-    return holm(kupiec([one.judged for one in shares], [one.beyond for one in shares]))
+    columns = zip(*((one.judged, one.beyond, one.exceedance) for one in shares), strict=True)
+    return holm(kupiec(*columns))

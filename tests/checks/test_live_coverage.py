@@ -11,10 +11,11 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding
 from quantum_assets.checks.proofs.informative import coverage
 from quantum_core.contracts.reading import Reading
-from quantum_core.coverage import BEYOND, COVERAGE, P_MIN, RETURNS_MIN, holm, kupiec, share_of
+from quantum_core.coverage import BEYOND, BEYOND_MIN, COVERAGE, EXCEEDANCE, P_MIN, Share, holm, kupiec, share_of
 from quantum_core.informative import Hours, N, add
+from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.profiles.files import load
-from quantum_core.profiles.profile import LOCKED
+from quantum_core.profiles.profile import LOCKED, Profile
 from resources.inputs.candle_series import Candles
 from resources.store.informative import count_evaluations
 from resources.store.redis_store import RedisStore
@@ -24,6 +25,8 @@ SYMBOL = "BTCUSDT"
 START = 1_769_083_200.0  # epoch s, a whole hour
 MINUTE_MS = 60_000
 SIGMA = 0.001
+RETURNS_MIN = round(BEYOND_MIN / EXCEEDANCE)
+NORMAL = MarketStateTheta().vol
 LIMIT = 1.959963984540054 * SIGMA  # two-sided 5 % of a normal variable
 
 
@@ -49,7 +52,7 @@ def state(minute: int, close: float, **changes: object) -> dict[str, dict[str, d
 
 def look(store: RedisStore, rows, candles, profile=LOCKED) -> tuple[int, int]:
     """Let the pack look once; give how many returns were judged so far, and how many were beyond."""
-    share = share_of(count_evaluations(store, rows, [SYMBOL], profile, candles)[SYMBOL])
+    share = share_of(count_evaluations(store, rows, [SYMBOL], profile, candles)[SYMBOL], profile.theta(MarketStateTheta).vol)
     return share.judged, share.beyond
 
 
@@ -113,6 +116,36 @@ def test_another_profile_begins_anew_and_a_spoiled_field_is_no_forecast(make_sto
     assert look(store, state(3, closes[3]), series(closes), load("crypto-1m")) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("vol", "tail_move", "limit"),
+    [
+        ({"tail": "student_t", "tail_horizon": 4}, 0.006, 0.003),
+        ({"tail": "historical", "tail_exceedance": 0.01}, 0.004, 0.004),
+        ({"tail": "student_t", "tail_exceedance": 0.01}, None, norm.isf(0.005) * SIGMA),
+    ],
+    ids=["horizon", "exceedance", "published before there was a tail"],
+)
+def test_a_profile_with_a_tail_is_judged_by_the_move_it_publishes(make_store, vol, tail_move, limit) -> None:
+    """A tail over an hour says of a minute what the root of time makes of it."""
+    store, profile = make_store(), LOCKED.changed({"market_state": {"vol": vol}})
+    closes = moved(limit * 1.001, limit * 0.999, 0.0)
+    shares = [
+        look(store, state(minute, closes[minute], tail_move=tail_move), series(closes[: minute + 1]), profile)
+        for minute in range(3)
+    ]
+    assert shares == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_a_tail_of_another_exceedance_is_judged_by_it() -> None:
+    """One return in a hundred beyond is right for a tail of 1 %, and five in a hundred are not; it takes longer to say so."""
+    profile = LOCKED.changed({"market_state": {"vol": {"tail": "historical", "tail_exceedance": 0.01}}})
+    one, five = (np.arange(1440) % every == 0 for every in (100, 20))
+    assert found({"S0": five[:1199]}, profile).judged == 0
+    assert set(found({"S0": one, "S1": five}, profile).failing) == {"S1"}
+    assert set(found({"S0": one, "S1": five}).failing) == {"S0"}
+    assert Share(1200, 12, 0.01).enough
+
+
 def test_what_is_judged_costs_no_round_trip_of_its_own(make_store) -> None:
     """566 symbols are read and written at once, with the counters that were there before."""
     store, closes, asked = make_store(), moved(LIMIT * 2), []
@@ -128,17 +161,17 @@ def test_published_states_are_judged_by_published_candles(make_store, instance, 
     write_world(store)
     candles = {symbol: Evidence(store).candles[symbol].value for symbol in store.settings.symbols}
     run_cycle(store, instance)
-    assert [share_of(hours).judged for hours in Evidence(store).evaluations.values()] == [0, 0]
+    assert [share_of(hours, NORMAL).judged for hours in Evidence(store).evaluations.values()] == [0, 0]
     store.clock.advance(60)
     for symbol, up in (("BTCUSDT", 1.2), ("ETHUSDT", 1.0)):
         closes = candles[symbol].close.tolist()
         write_candles(store, symbol, [*closes, closes[-1] * up])
     run_cycle(store, instance)
-    shares = {symbol: share_of(hours) for symbol, hours in Evidence(store).evaluations.items()}
+    shares = {symbol: share_of(hours, NORMAL) for symbol, hours in Evidence(store).evaluations.items()}
     assert {symbol: (one.judged, one.beyond) for symbol, one in shares.items()} == {"BTCUSDT": (1, 1), "ETHUSDT": (1, 0)}
     finding = coverage(Evidence(store))
     assert (finding.judged, finding.failing) == (0, {})
-    assert finding.observed == f"fewer than {RETURNS_MIN} returns judged yet, at most 1"
+    assert finding.observed == "too few returns to expect 12 beyond the quantile (240 at 5%): at most 1"
 
 
 # --- the test of a day ----------------------------------------------------------------------------------------------------------
@@ -167,7 +200,7 @@ def test_kupiec_is_the_likelihood_ratio_of_two_binomials() -> None:
     returns, exceedances = np.array([240, 240, 1440, 1440, 300]), np.array([0, 12, 100, 40, 300])
     best = binom.logpmf(exceedances, returns, exceedances / returns)
     p_values = chi2.sf(2 * (best - binom.logpmf(exceedances, returns, 0.05)), 1)
-    assert_allclose(kupiec(returns, exceedances), p_values, rtol=1e-9, atol=1e-12)  # logpmf cancels to about 1e-12
+    assert_allclose(kupiec(returns, exceedances, 0.05), p_values, rtol=1e-9, atol=1e-12)  # logpmf cancels to about 1e-12
 
 
 def test_holm_corrects_as_by_hand() -> None:
@@ -176,7 +209,7 @@ def test_holm_corrects_as_by_hand() -> None:
     assert_allclose(holm([0.6, 0.9]), [1.0, 1.0])
 
 
-def found(beyond_by_symbol: dict[str, np.ndarray]) -> Finding:
+def found(beyond_by_symbol: dict[str, np.ndarray], profile: Profile = LOCKED) -> Finding:
     """Judge a day of returns, each beyond the quantile or not."""
     evaluations: dict[str, Hours] = {}
     for symbol, beyond in beyond_by_symbol.items():
@@ -184,7 +217,7 @@ def found(beyond_by_symbol: dict[str, np.ndarray]) -> Finding:
         for hour, start in enumerate(range(0, len(beyond), 60)):
             chunk = beyond[start : start + 60]
             add(hours, COVERAGE, [N] * len(chunk) + [BEYOND] * int(chunk.sum()), START + 3600 * hour)
-    return coverage(SimpleNamespace(evaluations=evaluations))
+    return coverage(SimpleNamespace(evaluations=evaluations, in_force=SimpleNamespace(profile=profile)))
 
 
 @pytest.mark.parametrize(("symbols", "minutes", "days"), [(1, 1440, 600), (1, RETURNS_MIN, 600), (25, 720, 80)])

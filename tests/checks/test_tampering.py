@@ -521,7 +521,9 @@ def swap(one: Path, other: Path) -> None:
 
 def forget_the_change(world: Proven) -> None:
     """Let another profile be in force for an hour, of which no row knows anything."""
-    recorded, stream = use(world.store, load("crypto-1m"), by="ada", reason="minutes"), world.store.keys.of(USES)
+    minutes = load("crypto-1m")
+    minutes = replace(minutes, evidence={"interval_sec": 60, "fingerprint": minutes.fingerprint})
+    recorded, stream = use(world.store, minutes, by="ada", reason="minutes"), world.store.keys.of(USES)
     ((_, fields),) = world.store.client.xrange(stream)
     world.store.client.xadd(stream, {**fields, b"at": repr(recorded.at - 3600)})
 

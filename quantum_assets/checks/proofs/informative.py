@@ -9,8 +9,9 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Proof, Prover
 from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.tables import MARKET_STATE
-from quantum_core.coverage import EXCEEDANCE, P_MIN, RETURNS_MIN, Share, corrected_p, share_of
+from quantum_core.coverage import BEYOND_MIN, EXCEEDANCE, P_MIN, Share, corrected_p, share_of
 from quantum_core.informative import ASSETS, EVALUATIONS_MIN, HOUR_SEC, SHARE_MAX, judged, says_nothing
+from quantum_core.kernels.market.market_state import MarketStateTheta
 
 NAME = "informative"
 
@@ -45,24 +46,29 @@ def coverage(evidence: Evidence) -> Finding:
     Kupiec's test of each symbol, its p-value corrected for the number of symbols (Holm): that any of 566 right ones fails has the
     probability P_MIN, however they move together. All returns as one sample would be tested as if the market were many.
     """
-    shares = {underlying(symbol): share_of(hours) for symbol, hours in evidence.evaluations.items()}
-    judged = {symbol: share for symbol, share in shares.items() if share.judged >= RETURNS_MIN}
-    expected = f"{EXCEEDANCE:.0%} within chance: Kupiec p >= {P_MIN:g}, corrected for {len(judged)} symbols"
-    if not judged:
+    profile = evidence.in_force.profile
+    shares = {
+        underlying(symbol): share_of(hours, profile.theta(MarketStateTheta, symbol).vol)
+        for symbol, hours in evidence.evaluations.items()
+    }
+    enough = {symbol: share for symbol, share in shares.items() if share.enough}
+    expected = f"the share that the profile says, within chance: Kupiec p >= {P_MIN:g}, corrected for {len(enough)} symbols"
+    if not enough:
         most = max((share.judged for share in shares.values()), default=0)
-        return Finding(f"fewer than {RETURNS_MIN} returns judged yet, at most {most}", expected, 0)
-    p_values = dict(zip(judged, corrected_p(list(judged.values())).tolist(), strict=True))
-    failing = {symbol: _width(judged[symbol], p) for symbol, p in sorted(p_values.items(), key=lambda one: one[1]) if p < P_MIN}
-    whole = Share(sum(one.judged for one in judged.values()), sum(one.beyond for one in judged.values()))
-    observed = f"{len(failing)} of {len(judged)} out of band; of all {whole.judged} returns {whole.value:.1%} beyond the quantile"
-    return Finding(observed, expected, len(judged), failing)
+        needed = f"{BEYOND_MIN / EXCEEDANCE:.0f} at {EXCEEDANCE:.0%}"
+        return Finding(f"too few returns to expect {BEYOND_MIN} beyond the quantile ({needed}): at most {most}", expected, 0)
+    p_values = dict(zip(enough, corrected_p(list(enough.values())).tolist(), strict=True))
+    failing = {symbol: _width(enough[symbol], p) for symbol, p in sorted(p_values.items(), key=lambda one: one[1]) if p < P_MIN}
+    whole = Share(sum(one.judged for one in enough.values()), sum(one.beyond for one in enough.values()))
+    observed = f"{len(failing)} of {len(enough)} out of band; of all {whole.judged} returns {whole.value:.1%} beyond the quantile"
+    return Finding(observed, expected, len(enough), failing)
 
 
 def _width(share: Share, p: float) -> str:
-    width = "narrow, stops are nearer than they say" if share.value > EXCEEDANCE else "wide, stops are farther than they say"
+    told = "narrow, stops are nearer than it says" if share.value > share.exceedance else "wide, stops are farther than it says"
     return (
-        f"{share.value:.1%} of {share.judged} returns beyond the {EXCEEDANCE:.0%} quantile (corrected p {p:.1g}): sigma is too "
-        f"{width}; market_state.vol decides; see docs/profiles.md#sigma-out-of-its-band"
+        f"{share.value:.1%} of {share.judged} returns beyond the quantile, {share.exceedance:.2%} are to be (p {p:.1g}): "
+        f"sigma is too {told}; market_state.vol decides; see docs/profiles.md#sigma-out-of-its-band"
     )
 
 
@@ -70,7 +76,7 @@ PROOFS = (
     *map(_proof, ASSETS),
     Prover(MARKET_STATE.asset, group=NAME, per_symbol=False)(
         "coverage",
-        "Sigma says how far the next close may be: of the last day's returns, 5 % were beyond its 5 % quantile, within chance.",
+        "Sigma says how far the next close may be: of the last day's returns, as many were beyond its quantile as it says.",
         coverage,
         "WARN",
     ),
