@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from quantum_core.freshness import Limits, Sign, StoredProof, SymbolSigns, VitalSigns, evaluate
+from quantum_ops.alerts.findings import wrong_now
 from quantum_ops.alerts.incidents import Ledger, Policy
 from quantum_ops.alerts.words import Message
 
@@ -49,7 +50,7 @@ class Product:
             if "redis" not in self.dead:
                 self._second()
             if self.now % 5 == 0:
-                self.told += self.ledger.observe(self._evaluation(), self.now)
+                self.told += self.ledger.observe(self.evaluation(), self.now)
         return self.told[before:]
 
     def restart_watcher(self) -> None:
@@ -102,7 +103,7 @@ class Product:
         self.proofs = {verdict.title: verdict for verdict in verdicts} | self.false_claims
         self.finished = self.now
 
-    def _evaluation(self):
+    def evaluation(self):
         if "redis" in self.dead:
             return None
         symbols = [
@@ -381,6 +382,7 @@ def test_a_profile_without_evidence_is_named_by_its_proof_and_wakes_nobody(produ
         set_claims(product, claim(title, severity="WARN", per_symbol=False, **{"locked-v1": "it has no evidence"}))
         product.run(60)
     assert product.told == []
+    assert wrong_now(product.evaluation(), product.now) == []  # nor does `quantum watch --once` name it
     set_claims(product, claim(title, per_symbol=False))
     assert events(product.run(70)) == [("raised", f"proof:{title}")]
 
