@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtrc, ndtri, xlogy
+from scipy.special import chdtrc, xlogy
 
 from quantum_core.informative import Hours, N, counted
 from quantum_core.kernels.market.market_state import VolTheta
+from quantum_core.kernels.market.tails import step_multiple
 
 COVERAGE = "coverage"  # stands for the asset in the counters
 BEYOND = "beyond"  # name of the counter of returns beyond the quantile
@@ -75,11 +76,12 @@ def limit_of(row: Mapping[str, Any], vol: VolTheta) -> float:
     row
         A published market state, decoded: ``sigma`` per candle, and ``tail_move`` over the tail's horizon, where there is one.
     vol
-        Parameters it was computed with. Without a tail returns are taken to be normal.
+        Parameters it was computed with: a Student t has one of its own for the next candle; a historical tail is that of single
+        returns, at the scale of its horizon.
     """
-    if vol.tail == "none" or row.get("tail_move") is None:
-        return float(-ndtri(exceedance_of(vol) / 2)) * float(row["sigma"])
-    return float(row["tail_move"]) / math.sqrt(vol.tail_horizon)
+    if vol.tail == "historical" and row.get("tail_move") is not None:
+        return float(row["tail_move"]) / math.sqrt(vol.tail_horizon)
+    return step_multiple(exceedance_of(vol), vol) * float(row["sigma"])
 
 
 def forecast_by(row: Mapping[str, Any], vol: VolTheta, open_time_ms: Times, close: Floats) -> Forecast | None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import binom, chi2, norm
+from scipy.stats import t as student_t
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding
@@ -119,14 +120,14 @@ def test_another_profile_begins_anew_and_a_spoiled_field_is_no_forecast(make_sto
 @pytest.mark.parametrize(
     ("vol", "tail_move", "limit"),
     [
-        ({"tail": "student_t", "tail_horizon": 4}, 0.006, 0.003),
-        ({"tail": "historical", "tail_exceedance": 0.01}, 0.004, 0.004),
-        ({"tail": "student_t", "tail_exceedance": 0.01}, None, norm.isf(0.005) * SIGMA),
+        ({"tail": "student_t", "step_df": 4.0, "step_scale": 1.1}, 0.5, 1.1 * student_t.isf(0.025, 4) * 0.5**0.5 * SIGMA),
+        ({"tail": "historical", "tail_exceedance": 0.01, "tail_horizon": 4}, 0.006, 0.003),
+        ({"tail": "historical", "tail_exceedance": 0.01}, None, norm.isf(0.005) * SIGMA),
     ],
-    ids=["horizon", "exceedance", "published before there was a tail"],
+    ids=["of the next candle", "of single returns", "published before there was a tail"],
 )
-def test_a_profile_with_a_tail_is_judged_by_the_move_it_publishes(make_store, vol, tail_move, limit) -> None:
-    """A tail over an hour says of a minute what the root of time makes of it."""
+def test_a_profile_with_a_tail_is_judged_by_what_it_says_of_the_next_candle(make_store, vol, tail_move, limit) -> None:
+    """The tail over an hour is another one: sigma changes on the way."""
     store, profile = make_store(), LOCKED.changed({"market_state": {"vol": vol}})
     closes = moved(limit * 1.001, limit * 0.999, 0.0)
     shares = [

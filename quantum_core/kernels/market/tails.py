@@ -86,10 +86,10 @@ def tail_multiple(exceedance: npt.ArrayLike, returns: Floats, theta: "VolTheta",
 def step_multiple(exceedance: float, theta: "VolTheta") -> float:
     """Give the sigmas that the next return exceeds, up or down, with a given probability: what live coverage is judged by.
 
-    Without a tail it is the normal quantile; moves over a horizon have a tail of their own (`tail_multiple`), because sigma
-    changes on the way.
+    It is the normal quantile where the tail is not ``student_t``. Moves over a horizon have a tail of their own, see
+    `tail_multiple`, because sigma changes on the way.
     """
-    if theta.tail == "none":
+    if theta.tail != "student_t":
         from scipy.special import ndtri
 
         return float(-ndtri(exceedance / 2))
