@@ -233,7 +233,7 @@ def significance(returns: Sequence[float], mu: float, dp: float, p: Mapping[str,
     """Score trend, mean reversion and chop by what a random walk hardly ever shows."""
     n, k, score, trend = len(returns), p["regime"]["vr_k"], p["regime"]["score"], p["trend"]
     walk = WALK_SLOPE[trend["method"]] * slope_of_walks(tuple(trend["windows"]), tuple(trend["weights"]))
-    z_ts = abs(mu) / (math.sqrt(variance_of(returns)) * walk + p["eps"])
+    z_ts = abs(mu) / (max(p["vol"]["sigma_floor"], math.sqrt(variance_of(returns))) * walk + p["eps"])
 
     signs = [(x > 0) - (x < 0) for x in returns]
     alike = Fraction(sum(signs.count(one) * (signs.count(one) - 1) for one in (-1, 0, 1)), n * (n - 1))

@@ -63,9 +63,15 @@ def plans(rows: np.ndarray) -> gates.Evidence:
     return gates.Evidence(**{field.name: getattr(PLANS, field.name)[rows] for field in fields(PLANS)})
 
 
+MEASURED = MarketStateTheta().override({"vol": {"tail": "historical"}, "regime": {"measure": "significance"}})
 Run = Callable[[np.ndarray, Any], Any]  # rows, parameters -> columns
 KERNELS: dict[str, tuple[Theta, Run]] = {
     "market_state": (MarketStateTheta(), lambda rows, theta: market_state(CLOSES[rows], theta=theta)),
+    "market_state, measured": (MEASURED, lambda rows, theta: market_state(CLOSES[rows], theta=theta)),
+    "market_state, student": (
+        MEASURED.override({"vol": {"tail": "student_t"}}),
+        lambda rows, theta: market_state(CLOSES[rows], theta=theta),
+    ),
     "stops": (StopsTheta(), lambda rows, theta: stops(MARKET.take(rows), POSITION.take(rows), theta)),
     "harvest": (HarvestTheta(), lambda rows, theta: harvest(MARKET.take(rows), POSITION.take(rows), DISTANCES[rows], theta)),
     "efficiency": (

@@ -43,7 +43,8 @@ def significance_scores(returns: Floats, mu: Floats, dp: Floats, theta: "MarketS
     """
     score, trend = theta.regime.score, theta.trend
     walk = WALK_SLOPE[trend.method] * ols_slope_sd(trend.windows, trend.weights)
-    z_ts = np.abs(mu) / (returns.std(axis=1) * walk + theta.eps)
+    step = np.maximum(theta.vol.sigma_floor, returns.std(axis=1))  # what a halted market rounds to is no drift
+    z_ts = np.abs(mu) / (step * walk + theta.eps)
     z_dp = persistence_z(returns, dp, theta.eps)
     z_vr = variance_ratio_z(returns, theta.regime.vr_k)
     s_trend = score.a1 * z_ts + score.a2 * z_dp + score.a3 * np.maximum(z_vr, 0)
