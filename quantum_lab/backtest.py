@@ -131,7 +131,7 @@ def backtest(
     Raises
     ------
     BacktestError
-        No entry has a place in the candles.
+        No entry has a place in the candles, or a profile's first stop has no distance.
 
     References
     ----------
@@ -208,6 +208,9 @@ def _of_profile(
     entries, hold_max = chosen.entries, max(round(plan.hold_max_sec / history.interval_sec), 1)
     policy = policy_of(history, states, profile, entries)
     done = execute(history, entries, policy, plan.costs, hold_max=hold_max, progress=advance)
+    if not (entries.direction * (entries.paid - done.first_stop) > 0).all():
+        message = f"{profile.name} puts a first stop at the price paid: there is no risk to measure profits by; raise sl_min_pct"
+        raise BacktestError(message)
     seen.add(policy.seen)
     nulls = null_results(history, chosen, done, policy.first_distance, plan.costs, hold_max=hold_max, seed=plan.seed)
     frame = trades_frame(history, chosen, done, nulls)

@@ -157,13 +157,17 @@ def _trade(row: Mapping[str, Any]) -> dict[str, Any]:
         message = "no symbol"
         raise ValueError(message)
     closed = row.get("exit_ms") not in (None, "") and row.get("exit_price") not in (None, "")
+    entry_ms, exit_ms = _epoch_ms(row["entry_ms"]), _epoch_ms(row["exit_ms"]) if closed else None
+    if exit_ms is not None and exit_ms < entry_ms:
+        message = f"exit {row['exit_ms']} is before the entry {row['entry_ms']}"
+        raise ValueError(message)
     return {
         "symbol": symbol,
         "side": "LONG" if word in LONG_WORDS else "SHORT",
-        "entry_ms": _epoch_ms(row["entry_ms"]),
+        "entry_ms": entry_ms,
         "entry_price": _positive("entry price", row["entry_price"]),
         "qty": abs(_number("size", row["qty"])) or 1.0 if row.get("qty") not in (None, "") else 1.0,
-        "exit_ms": _epoch_ms(row["exit_ms"]) if closed else None,
+        "exit_ms": exit_ms,
         "exit_price": _positive("exit price", row["exit_price"]) if closed else None,
     }
 

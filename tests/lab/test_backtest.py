@@ -15,6 +15,7 @@ from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_lab.backtest import BacktestError, Plan, backtest
 from quantum_lab.candles import CandleHistory, history_of
 from quantum_lab.entries import TRADES, EntriesError, entry_rule, place
+from quantum_lab.execution import Costs
 from quantum_lab.intervals import holm, mean_interval
 from quantum_lab.outcome import max_drawdown
 from quantum_lab.states import states_of
@@ -114,6 +115,15 @@ def test_two_symbols_are_one_result():
     assert all(done.results[1].trades["symbol"][row["trade"]] == "ETHUSDT" for row in last)
 
 
+def test_a_stop_without_distance_is_refused():
+    """R would be a division by nothing."""
+    none = LOCKED.changed(
+        {"market_state": SHORT_WINDOWS, "stops": {"sl_min_pct": 0.0, "k_sl": {"trend": 0.0, "mr": 0.0, "chop": 0.0}}}
+    )
+    with pytest.raises(BacktestError, match="no risk"):
+        backtest([history_of("BTCUSDT", walk(300))], plan(profiles=[none], costs=Costs(5, 0)))
+
+
 class TestEntries:
     """Made-up entries and those of a desk; what has no place in the candles is named."""
 
@@ -168,11 +178,13 @@ class TestEntries:
             when, later = (pl.from_epoch(pl.Series([frame["open_time_ms"][row]]), "ms")[0].isoformat() for row in (at, at + 30))
             lines.append(f"BTC/USDT,buy,{when},{frame['open'][at]},0.5,{later},{frame['open'][at + 30]}")
         lines.append("BTC/USDT,sideways,2024-01-01,1,1,,")
+        lines.append("BTC/USDT,buy,2024-01-02,1,1,2024-01-01,1")
         path = tmp_path / "desk.csv"
         path.write_text("\n".join(lines))
         read = read_trades(path)
-        assert (len(read.trades), read.malformed) == (20, 1)
+        assert (len(read.trades), read.malformed) == (20, 2)
         assert "sideways" in read.named[0]
+        assert "before the entry" in read.named[1]
         result = backtest([history_of("BTCUSDT", frame)], plan(entries=None, trades=read.trades)).results[1]
         desk = result.trades["R_desk"].to_numpy() * result.trades["risk"].to_numpy()
         moved = frame["open"].to_numpy()[330:730:20] - frame["open"].to_numpy()[300:700:20]
