@@ -202,7 +202,8 @@ def significances(history: CandleHistory, states: States, theta: MarketStateThet
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         returns = windows[block - theta.regime.window]
-        drift = np.abs(states.mu[block]) / (returns.std(axis=1) * walk + theta.eps)
+        step = np.maximum(theta.vol.sigma_floor, returns.std(axis=1))
+        drift = np.abs(states.mu[block]) / (step * walk + theta.eps)
         parts.append(np.stack([drift, variance_ratio_z(returns, theta.regime.vr_k)]))
     return np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
 
