@@ -21,7 +21,7 @@ from quantum_assets.history import first_day
 from quantum_core.exit_codes import EXIT_INFRASTRUCTURE, EXIT_USAGE
 from quantum_core.settings import SettingsError, load_settings
 from quantum_ops.processes.recorder import Recorder
-from quantum_ops.report import verify
+from quantum_ops.sealed_page import verify
 from resources.recorder import archive as archive_module
 from resources.recorder import storage
 from resources.recorder.archive import Archive, Position
