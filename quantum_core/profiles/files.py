@@ -55,6 +55,11 @@ def shipped() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda name: (name != "locked-v1", name))
 
 
+def meant_for(interval_sec: float) -> list[str]:
+    """Name the shipped profiles for candles of that length, locked-v1 first."""
+    return [name for name in shipped() if load(name).candle_interval_sec in (None, interval_sec)]
+
+
 def load(name_or_path: str, symbols: Sequence[str] | None = None) -> Profile:
     """Read a profile: one that is shipped, by its name, or a file.
 

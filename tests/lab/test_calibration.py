@@ -1,13 +1,15 @@
 """A profile from candles: each rule against data whose answer is known, and what is written against what is read."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quantum_core.kernels.market.market_state import MarketStateTheta, VolTheta
-from quantum_core.profiles.files import parse
+from quantum_core.profiles.files import load, parse
 from quantum_core.profiles.profile import LOCKED
 from quantum_lab.backtest import Backtest, ProfileResult
 from quantum_lab.calibration import (
@@ -27,6 +29,7 @@ from quantum_lab.judgement import cut, judge, made_from, rounded, verdict
 from quantum_lab.search import SearchError, candidates_of, search
 from quantum_lab.states import states_of
 from quantum_ops.cli.lab.calibrate import text_of
+from tests.commands import run_command
 
 
 def history(returns, *, symbol="BTCUSDT", interval_sec=60):
@@ -228,3 +231,56 @@ def test_a_search_on_a_random_walk_is_refused(made):
     assert len(found.candidates) == 3
     assert found.refused
     assert found.body()["refused"] == found.refused
+
+
+SAMPLE = Path(__file__).parents[2] / "quantum_assets" / "sample" / "BTCUSDT_1m.csv"
+
+
+def call(home, *arguments):
+    return run_command("calibrate", *map(str, arguments), environment={"QUANTUM_HOME": str(home), "COLUMNS": "80"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml"), 1, "give longer histories"),
+        ((SAMPLE, "--interval", "5m", "--horizon", "60m", "--out", "new.toml"), 1, "60 s apart, and --interval is 300 s"),
+        ((SAMPLE, "--interval", "1m", "--horizon", "90s", "--out", "new.toml"), 2, "is no multiple of --interval"),
+        ((SAMPLE, "--interval", "1 minute", "--horizon", "60m", "--out", "new.toml"), 2, "accepted are times like 1m"),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "old.toml"), 2, "exists: give another --out, or --force"),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "a b.toml"), 2, "the name of a profile has letters"),
+        (("no.csv", "--interval", "1m", "--horizon", "60m", "--out", "new.toml"), 2, "no.csv"),
+        (
+            (SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=2"),
+            2,
+            "needs --optimise",
+        ),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=x"), 2, "factors above 0"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_named_and_nothing_is_written(tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    Path("old.toml").write_text("mine")
+    done = call(tmp_path, *arguments)
+    assert (done.returncode, words in " ".join(done.stderr.split())) == (code, True), done.stderr
+    assert Path("old.toml").read_text() == "mine"
+    assert not Path("new.toml").exists()
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_profile_that_can_be_used_and_says_what_it_is_worth(tmp_path):
+    candles = walk()
+    rows = zip(candles.open_time_ms, candles.open, candles.high, candles.low, candles.close, candles.volume, strict=True)
+    lines = ["open_time,open,high,low,close,volume", *(",".join(map(str, row)) for row in rows)]
+    file, out = tmp_path / "BTCUSDT-1m.csv", tmp_path / "desk.toml"
+    file.write_text("\n".join(lines))
+    done = call(tmp_path, file, "--interval", "1m", "--horizon", "60m", "--held-out", "0.15", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    body = json.loads(done.stdout)
+    profile = load(str(out))
+    assert profile.fingerprint == body["fingerprint"] == body["evidence"]["fingerprint"] == profile.evidence["fingerprint"]
+    assert profile.evidence["verdict"].startswith("Not recommended")
+    assert profile.candle_interval_sec == profile.evidence["interval_sec"] == 60
+    shown = call(tmp_path, file, "--interval", "1m", "--horizon", "60m", "--held-out", "0.15", "--out", out, "--force")
+    assert max(len(line) for line in shown.stdout.splitlines() if "/" not in line) <= 80  # a path is not cut
+    assert "Not recommended" in shown.stdout

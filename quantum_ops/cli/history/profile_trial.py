@@ -20,7 +20,7 @@ from quantum_core.exit_codes import EXIT_FAILED
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--profile", "names", multiple=True, help="Shipped profile or file; may be repeated. Default: all that are shipped."
+    "--profile", "names", multiple=True, help="Shipped profile or file; may be repeated. Default: those shipped for such candles."
 )
 @click.option("--step", type=click.IntRange(min=1), default=7, show_default=True, help="Candles between two windows.")
 @click.option(
@@ -37,7 +37,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
     cannot be used.
     """
     from quantum_core.kernels.market.market_state import MarketStateTheta
-    from quantum_core.profiles.files import ProfileFileError, load, shipped
+    from quantum_core.profiles.files import ProfileFileError, load, meant_for
     from quantum_core.settings import load_settings
     from quantum_lab.candles import CandlesError, history_of
     from quantum_lab.shares import SHARES, shares
@@ -47,7 +47,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
 
     settings = load_settings()
     try:
-        profiles = [load(name) for name in names or shipped()]
+        chosen = [load(name) for name in names]
     except ProfileFileError as error:
         raise click.UsageError(str(error)) from None
     results: list[dict[str, Any]] = []
@@ -60,6 +60,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
             candles = history_of(symbol, recording.candles.frame)
         except CandlesError as error:
             raise click.ClickException(str(error)) from None
+        profiles = chosen or [load(name) for name in meant_for(candles.interval_sec)]
         for profile in profiles:
             states = states_of(candles, profile.theta(MarketStateTheta), cache=settings.quantum_home / "lab")
             counted = shares(candles, states, profile, held=held, step=step)

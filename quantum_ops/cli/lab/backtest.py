@@ -33,7 +33,9 @@ DEFAULT_ENTRIES = "every:15m"
 @click.option("--history", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="All files of a folder.")
 @click.option("--symbol", help="Whose candles the files are; of a folder only theirs.")
 @click.option("--recorded", nargs=2, type=Time(), metavar="FROM TO", help="Candles of the archive of `quantum recorder`.")
-@click.option("--profile", "names", multiple=True, help="Shipped profile or file; repeatable. Default: all shipped.")
+@click.option(
+    "--profile", "names", multiple=True, help="Shipped profile or file; repeatable. Default: those shipped for such candles."
+)
 @click.option("--set", "changes", multiple=True, metavar="PATH=VALUE", help="Each profile also with this change; repeatable.")
 @click.option("--entries", help=f"every:15m (s, m, h, d) or random:500 per symbol. Default: {DEFAULT_ENTRIES}.")
 @click.option("--side", type=click.Choice(("both", "long", "short")), default="both", show_default=True, help="Of these entries.")
@@ -84,11 +86,11 @@ def backtest(
     if bool(given) == (recorded is not None):
         message = "give FILES or --history, or --recorded FROM TO"
         raise click.UsageError(message)
-    plan, said = _plan(profiles_of(names, changes), **how)
     if recorded is not None:
         histories = histories_of_archive(*recorded, settings)
     else:
         histories = histories_of_files(given, settings, symbol=symbol, otherwise=NOTHING)
+    plan, said = _plan(profiles_of(names, changes, histories[0].interval_sec), **how)
     for remark in (*said, *remarks(histories, plan.profiles)):
         click.echo(remark, err=True)
     try:

@@ -126,11 +126,11 @@ def calibrate(
     if out.exists() and not force:
         msg = f"{out} exists: give another --out, or --force"
         raise click.UsageError(msg)
-    rules = Rules(horizon_sec // interval_sec, cost_bps, trend_share, mr_share)
+    rules, name = Rules(horizon_sec // interval_sec, cost_bps, trend_share, mr_share), _name_of(out)
     try:
         first = _histories(files, interval_sec)
         first, last = (first, _histories(judge_on, interval_sec)) if judge_on else cut(first, held_out)
-        profile, found = _make(first, last, rules, _name_of(out), optimise, dict(searched))
+        profile, found = _make(first, last, rules, name, optimise, dict(searched))
     except (BacktestError, CalibrationError, CandlesError, SearchError) as error:
         click.echo(f"No profile was made: {error}", err=True)
         sys.exit(EXIT_FAILED)
@@ -148,19 +148,14 @@ def calibrate(
 
 def _histories(files: Sequence[Path], interval_sec: int) -> list[CandleHistory]:
     from quantum_core.settings import load_settings
-    from quantum_lab.candles import CandlesError, history_of
-    from quantum_ops.cli.history.recordings import choose, read, refuse, report
+    from quantum_lab.candles import CandlesError
+    from quantum_ops.cli.lab.given import histories_of_files
 
-    histories = []
-    for symbol, paths in choose(files, symbol=None, known=load_settings().symbols, interval_sec=interval_sec).items():
-        recording = read(symbol, paths)
-        report(recording, interval_sec=interval_sec)
-        refuse([recording], "no profile was made.", EXIT_FAILED)
-        history = history_of(symbol, recording.candles.frame)
+    histories = histories_of_files(files, load_settings(), symbol=None, otherwise="no profile was made.")
+    for history in histories:
         if round(history.interval_sec) != interval_sec:
-            message = f"candles of {symbol} are {history.interval_sec:g} s apart, and --interval is {interval_sec} s"
+            message = f"candles of {history.symbol} are {history.interval_sec:g} s apart, and --interval is {interval_sec} s"
             raise CandlesError(message)
-        histories.append(history)
     return histories
 
 
@@ -179,8 +174,9 @@ def _make(
     from quantum_lab.calibration import calibrated
     from quantum_lab.judgement import judge, made_from, rounded
     from quantum_lab.search import FACTORS, search
+    from quantum_ops.cli.lab.given import cache_of
 
-    cache = load_settings().quantum_home / "lab"
+    cache = cache_of(load_settings(), None)
     console = Console(stderr=True)
     found = None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

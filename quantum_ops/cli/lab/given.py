@@ -25,8 +25,8 @@ CHANGED = "*"  # behind the name of a profile with changes
 CACHE = "lab"  # in the instance folder
 
 
-def profiles_of(names: Sequence[str], changes: Sequence[str]) -> list[Profile]:
-    """Give the profiles, and behind each of them the same one with the changes.
+def profiles_of(names: Sequence[str], changes: Sequence[str], interval_sec: float) -> list[Profile]:
+    """Give the profiles (by default those that are shipped for such candles), and behind each the same one with the changes.
 
     Raises
     ------
@@ -34,10 +34,10 @@ def profiles_of(names: Sequence[str], changes: Sequence[str]) -> list[Profile]:
         A profile or a change cannot be used.
     """
     from quantum_core.kernels.theta import ThetaError
-    from quantum_core.profiles.files import ProfileFileError, load, shipped
+    from quantum_core.profiles.files import ProfileFileError, load, meant_for
 
     try:
-        given = [load(name) for name in dict.fromkeys(names or shipped())]
+        given = [load(name) for name in dict.fromkeys(names or meant_for(interval_sec))]
         changed = nested(changes)
         both = [
             one
