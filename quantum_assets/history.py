@@ -14,17 +14,12 @@ from quantum_assets.partitions import OWNERS
 from quantum_core.settings import Settings
 from resources.recorder import storage
 from resources.recorder.archive import MANIFESTS, Archive, compactable, sha256_of
-from resources.recorder.reading import archive_of
+from resources.recorder.reading import archive_of, remove_old_days
 from resources.store.redis_store import RedisStore
 
 HISTORY = "history"
 
 log = logging.getLogger("quantum.history")
-
-
-def retention_of(settings: Settings) -> tuple[int, float]:
-    """Give for how many days, and in how many GB, the archive keeps its files: RECORDER_DAYS and RECORDER_MAX_GB."""
-    return settings.recorder_days, settings.recorder_max_gb
 
 
 def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
@@ -61,8 +56,7 @@ def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
             context.add_asset_metadata(metadata_of(manifest, sha256_of(recorded.manifest_path(day))), partition_key=str(day))
             for damaged in manifest["set_aside"]:
                 context.log.error(f"{damaged['file']} {damaged['what']}: set aside, the day is compacted without it")
-        keep_days, keep_gb = retention_of(store.settings)  # the recorder does it, too, every hour, where no Dagster runs
-        if removed := recorded.prune(keep_days, keep_gb * 1e9):
+        if removed := remove_old_days(recorded, store.settings):  # the recorder does it, too, every hour, where no Dagster runs
             context.log.info(f"files of {', '.join(map(str, removed))} removed; their manifests stay")
 
     return history.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())

@@ -96,14 +96,20 @@ def write_plan(store: RedisStore, plan_id: str, symbol: str, action: str = "CLOS
     store.client.xadd(store.keys.of("stream_plans"), {name: str(value) for name, value in fields.items()})
 
 
-def write_world(store: RedisStore) -> None:
-    """Write everything the symbols of a store and the account need, as the other programs do."""
+def write_market(store: RedisStore, symbol: str, count: int = 300) -> list[float]:
+    """Write recorded candles, a base target and an efficiency of a symbol; give the closes."""
+    closes = real_closes(symbol, count)
+    write_candles(store, symbol, closes)
+    write_target(store, symbol)
+    write_efficiency(store, symbol)
+    return closes
+
+
+def write_world(store: RedisStore, short: str = "") -> None:
+    """Write everything the symbols of a store and the account need, as the other programs do; one of them is held short."""
     for symbol in store.settings.symbols:
-        closes = real_closes(symbol)
-        write_candles(store, symbol, closes)
-        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1])
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
+        mark = write_market(store, symbol)[-1]
+        write_position(store, symbol, entry=mark * 0.99, mark=mark, side="SHORT" if symbol == short else "LONG")
     write_equity(store)
 
 

@@ -27,6 +27,7 @@ import redis
 from quantum_core.contracts.reading import printable
 from resources.recorder import storage
 from resources.recorder.archive import GAPS, Archive, DamagedPositionError, Position, day_of, first_line, joined
+from resources.recorder.reading import remove_old_days
 from resources.recorder.records import Read, UnreadableRecordError, read, seq_of
 from resources.recorder.tails import (
     BEGINNING,
@@ -456,9 +457,8 @@ class Recorder:
         if time.monotonic() - self._pruned < PRUNE_SEC:
             return
         self._pruned = time.monotonic()
-        settings = self.store.settings
         try:
-            for day in self.archive.prune(settings.recorder_days, settings.recorder_max_gb * 1e9):
+            for day in remove_old_days(self.archive, self.store.settings):
                 log.info("%s is beyond RECORDER_DAYS or RECORDER_MAX_GB, its files were removed", day)
             self._measure(self.committed.day)
         except NOT_REMOVED as error:

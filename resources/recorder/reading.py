@@ -88,6 +88,11 @@ def archive_of(settings: Settings) -> Archive:
     return Archive(settings.recorder_address)
 
 
+def remove_old_days(archive: Archive, settings: Settings) -> list[date]:
+    """Remove the files of days beyond RECORDER_DAYS or RECORDER_MAX_GB, and name these days; manifests stay."""
+    return archive.prune(settings.recorder_days, settings.recorder_max_gb * 1e9)
+
+
 class Reader:
     """Asks one archive.
 
@@ -167,7 +172,7 @@ class Reader:
         symbols: Collection[str] = (),
         days_back: int = DAYS_BACK,
         newest: str = "at",
-    ) -> list[dict[str, Any]]:
+    ) -> pl.DataFrame:
         """Give the last row of each key at or before a moment; days before are read only for the keys that are missing.
 
         Parameters
@@ -180,9 +185,33 @@ class Reader:
             Days before that of the moment in which a row still counts.
         newest
             Column by which the last one is the newest.
+
+        Returns
+        -------
+        polars.DataFrame
+            Without any column where there is no row.
         """
-        frame = self._last(table, moment, by=by, symbols=symbols, days_back=days_back, newest=newest)
-        return frame.to_dicts()
+        names = names_in(table, symbols) if symbols else frozenset()
+        today, missing = moment.date(), set(names)
+        days = [day for day in self.archive.days(table) if -1 <= (today - day).days <= days_back]
+        recent = [day for day in days if day >= today]  # what was taken before midnight may be written after it
+        found: list[pl.DataFrame] = []
+        for group in [recent, *([day] for day in reversed(days) if day < today)]:
+            frame = self._read(table, group)
+            columns = frame.collect_schema().names()
+            if "at" not in columns or not {*by} <= {*columns}:
+                continue
+            counts = pl.col("at") <= moment
+            if names and "symbol" in columns:
+                counts &= pl.col("symbol").is_in(names)
+            order = list(dict.fromkeys([newest, *(name for name in ("at", "seq") if name in columns)]))
+            rows = frame.filter(counts).sort(order, maintain_order=True).unique(by, keep="last", maintain_order=True).collect()
+            known = pl.concat([one.select(by) for one in found]) if found else rows.select(by).clear()
+            found.append(rows.join(known, on=by, how="anti", maintain_order="left"))
+            missing -= {*rows["symbol"]} if names and "symbol" in columns else set()
+            if names and [*by] == ["symbol"] and not missing:
+                break
+        return pl.concat(found, how="diagonal_relaxed") if found else pl.DataFrame()
 
     def standing(self, columns: Sequence[tuple[str, str]], symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give columns of several assets side by side, at every time at which one of them may have changed.
@@ -299,23 +328,26 @@ class Reader:
         for asset in ASSETS:
             if PUBLISHED_TABLES[asset].of_account:
                 continue
-            for symbol, row in by_symbol(asset, names, self.last(asset, moment, symbols=names)).items():
+            for symbol, row in by_symbol(asset, names, self.last(asset, moment, symbols=names).to_dicts()).items():
                 rows[symbol][asset] = row
         without: dict[str, dict[str, Mapping[str, Any]]] = {symbol: {} for symbol in names}
-        for row in self.last(WITHOUT_RESULT, moment, by=("symbol", "asset"), days_back=EVERY_DAY):
+        for row in self.last(WITHOUT_RESULT, moment, by=("symbol", "asset"), days_back=EVERY_DAY).to_dicts():
             for symbol in by_symbol(row["asset"], names, [row]) if row["state"] != State.PRESENT else ():
                 without[symbol][row["asset"]] = row
         if not symbols:
             rows = {symbol: found for symbol, found in rows.items() if found or without[symbol]}
             without = {symbol: without[symbol] for symbol in rows}
+        positions = self.last(RAW_POSITIONS, moment, symbols=names, days_back=EVERY_DAY)
+        candles = self.last(CANDLES, moment, symbols=names, newest="open_time_ms")
+        switches = self.last(SWITCHES, moment, by=("name",), days_back=EVERY_DAY)
         return Moment(
             at=moment,
             rows=rows,
             without=without,
-            positions=by_symbol(RAW_POSITIONS, names, self.last(RAW_POSITIONS, moment, symbols=names, days_back=EVERY_DAY)),
-            candles=by_symbol(CANDLES, names, self.last(CANDLES, moment, symbols=names, newest="open_time_ms")),
-            guard=next(iter(self.last("risk_guard", moment)), None),
-            switches={row["name"]: row["value"] for row in self.last(SWITCHES, moment, by=("name",), days_back=EVERY_DAY)},
+            positions=by_symbol(RAW_POSITIONS, names, positions.to_dicts()),
+            candles=by_symbol(CANDLES, names, candles.to_dicts()),
+            guard=next(iter(self.last("risk_guard", moment).to_dicts()), None),
+            switches={row["name"]: row["value"] for row in switches.to_dicts()},
             plans=self.open_plans(moment),
             decisions=self._dicts(DECISIONS, moment - RECENT, moment)[::-1],
             gaps=self.gaps(moment - RECENT, moment + RECENT),
@@ -345,49 +377,16 @@ class Reader:
         frame = self.between(table, start, end)
         return frame.collect().to_dicts() if frame.collect_schema() else []
 
-    def _last(
-        self,
-        table: str,
-        moment: datetime,
-        *,
-        by: Sequence[str] = ("symbol",),
-        symbols: Collection[str] = (),
-        days_back: int = DAYS_BACK,
-        newest: str = "at",
-    ) -> pl.DataFrame:
-        """Give the rows of :meth:`last`; without columns where there are none."""
-        names = names_in(table, symbols) if symbols else frozenset()
-        today, missing = moment.date(), set(names)
-        days = [day for day in self.archive.days(table) if -1 <= (today - day).days <= days_back]
-        recent = [day for day in days if day >= today]  # what was taken before midnight may be written after it
-        found: list[pl.DataFrame] = []
-        for group in [recent, *([day] for day in reversed(days) if day < today)]:
-            frame = self._read(table, group)
-            columns = frame.collect_schema().names()
-            if "at" not in columns or not {*by} <= {*columns}:
-                continue
-            counts = pl.col("at") <= moment
-            if names and "symbol" in columns:
-                counts &= pl.col("symbol").is_in(names)
-            order = list(dict.fromkeys([newest, *(name for name in ("at", "seq") if name in columns)]))
-            rows = frame.filter(counts).sort(order, maintain_order=True).unique(by, keep="last", maintain_order=True).collect()
-            known = pl.concat([one.select(by) for one in found]) if found else rows.select(by).clear()
-            found.append(rows.join(known, on=by, how="anti", maintain_order="left"))
-            missing -= {*rows["symbol"]} if names and "symbol" in columns else set()
-            if names and [*by] == ["symbol"] and not missing:
-                break
-        return pl.concat(found, how="diagonal_relaxed") if found else pl.DataFrame()
-
     def _with_the_one_before(self, asset: str, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give the rows of one symbol and the one that stood at the start; of those of one time the last."""
-        before = self._last(asset, start - _TICK, symbols=[symbol])
+        before = self.last(asset, start - _TICK, symbols=[symbol])
         rows = self.between(asset, start, end, [symbol]).collect()
         frames = [one for one in (before, rows) if one.width]
         return pl.concat(frames, how="diagonal_relaxed").unique("at", keep="last").sort("at") if frames else pl.DataFrame()
 
     def _states(self, asset: str, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give since when an asset had a result of a symbol, or none: ``at``, ``state``, ``why``."""
-        before = self._last(WITHOUT_RESULT, start - _TICK, by=("symbol", "asset"), days_back=EVERY_DAY)
+        before = self.last(WITHOUT_RESULT, start - _TICK, by=("symbol", "asset"), days_back=EVERY_DAY)
         rows = self.between(WITHOUT_RESULT, start, end).collect()
         frames = [one for one in (before, rows) if one.width]
         if not frames:

@@ -28,12 +28,10 @@ from tests.world import (
     real_closes,
     run_cycle,
     with_evidence,
-    write_candles,
-    write_efficiency,
     write_equity,
+    write_market,
     write_plan,
     write_position,
-    write_target,
 )
 
 LONG, SHORT = LEGS = ("BTCUSDT.LONG", "BTCUSDT.SHORT")
@@ -46,11 +44,8 @@ def hedged(make_store, tmp_path) -> RedisStore:
     """One symbol in hedge mode beside one that is not, with everything the line reads but positions."""
     profile = with_evidence(tmp_path)
     store = make_store(symbols="BTCUSDT,ETHUSDT", hedge_symbols="BTCUSDT", intent_mode="plan", profile=profile)
-    for symbol in store.settings.markets:
-        write_candles(store, symbol, real_closes(symbol))
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
-    write_position(store, "ETHUSDT", entry=real_closes("ETHUSDT")[-1], mark=real_closes("ETHUSDT")[-1])
+    marks = {symbol: write_market(store, symbol)[-1] for symbol in store.settings.markets}
+    write_position(store, "ETHUSDT", entry=marks["ETHUSDT"], mark=marks["ETHUSDT"])
     write_equity(store)
     return store
 

@@ -7,12 +7,11 @@ import polars as pl
 import pytest
 
 from definitions import assemble
-from quantum_assets import history as history_module
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Verdict
 from quantum_assets.checks.proofs.history import PROOFS, archive_intact
 from quantum_assets.checks.results import description_of
-from quantum_assets.history import retention_of, why_not
+from quantum_assets.history import why_not
 from resources.recorder.archive import Position, compactable, sha256_of
 from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore
@@ -103,9 +102,8 @@ def test_a_day_that_comes_too_late_for_the_chain_is_left_alone_and_named(store) 
     assert "too late for the chain" in why_not(archive, FIRST)
 
 
-def test_what_is_too_old_is_removed_and_its_manifest_stays(store, instance, monkeypatch) -> None:
-    assert retention_of(store.settings) == (30, 20.0)
-    monkeypatch.setattr(history_module, "retention_of", lambda _: (2, 20.0))
+def test_what_is_too_old_is_removed_and_its_manifest_stays(make_store, instance) -> None:
+    store = make_store(recorder_days=2)
     record(store, *days(4))
     for day in days(3):
         compact(store, instance, day)

@@ -21,10 +21,10 @@ from tests.world import (
     run_cycle,
     write_candles,
     write_efficiency,
-    write_equity,
     write_plan,
     write_position,
     write_target,
+    write_world,
 )
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -34,13 +34,7 @@ ASSETS = tuple(PUBLISHED_TABLES)
 @pytest.fixture
 def world(store: RedisStore) -> RedisStore:
     """Three symbols with real closes and everything else the line reads."""
-    for symbol in SYMBOLS:
-        closes = real_closes(symbol)
-        write_candles(store, symbol, closes)
-        write_position(store, symbol, entry=closes[-1] * 0.99, mark=closes[-1], side="SHORT" if symbol == "ETHUSDT" else "LONG")
-        write_target(store, symbol)
-        write_efficiency(store, symbol)
-    write_equity(store)
+    write_world(store, short="ETHUSDT")
     return store
 
 

@@ -62,15 +62,13 @@ from tests.world import (
     QUIET,
     job_of,
     random_closes,
-    real_closes,
     run_cycle,
     with_evidence,
     write_candles,
-    write_efficiency,
     write_equity,
+    write_market,
     write_plan,
     write_position,
-    write_target,
 )
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -257,13 +255,10 @@ def proven(
 def build(store: RedisStore, instance: dg.DagsterInstance) -> dict[str, list[float]]:
     """Build the healthy world; give the closes of its symbols."""
     store.client.flushdb()
-    closes = {symbol: real_closes(symbol, 400 if symbol == IDLE else 300) for symbol in SYMBOLS}
+    closes = {symbol: write_market(store, symbol, 400 if symbol == IDLE else 300) for symbol in SYMBOLS}
     for symbol in SYMBOLS:
-        write_candles(store, symbol, closes[symbol])
         side, mark = ("SHORT" if symbol == "SOLUSDT" else "LONG"), closes[symbol][-1]
         write_position(store, symbol, side=side, entry=mark * (1.01 if side == "SHORT" else 0.99), mark=mark)
-        write_target(store, symbol)
-        write_efficiency(store, symbol, 0.8)
     write_equity(store)
     now = store.clock().timestamp()
     for part in ("worker", "daemon", "watch"):

@@ -233,6 +233,7 @@ def test_a_search_on_a_random_walk_is_refused(made):
     assert found.body()["refused"] == found.refused
 
 
+OUTS = ("new.toml", "old.toml", "a b.toml")
 SAMPLE = Path(__file__).parents[2] / "quantum_assets" / "sample" / "BTCUSDT_1m.csv"
 
 
@@ -258,13 +259,12 @@ def call(home, *arguments):
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=x"), 2, "factors above 0"),
     ],
 )
-def test_what_cannot_be_calibrated_is_named_and_nothing_is_written(tmp_path, monkeypatch, arguments, code, words):
-    monkeypatch.chdir(tmp_path)
-    Path("old.toml").write_text("mine")
-    done = call(tmp_path, *arguments)
+def test_what_cannot_be_calibrated_is_named_and_nothing_is_written(tmp_path, arguments, code, words):
+    (tmp_path / "old.toml").write_text("mine")
+    done = call(tmp_path, *(tmp_path / one if str(one) in OUTS else one for one in arguments))
     assert (done.returncode, words in " ".join(done.stderr.split())) == (code, True), done.stderr
-    assert Path("old.toml").read_text() == "mine"
-    assert not Path("new.toml").exists()
+    assert (tmp_path / "old.toml").read_text() == "mine"
+    assert not (tmp_path / "new.toml").exists()
 
 
 @pytest.mark.slow
