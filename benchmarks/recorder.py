@@ -20,7 +20,7 @@ import polars as pl
 from benchmarks.cycle import figures
 from benchmarks.live import Live, running
 from benchmarks.report import main, say
-from quantum_assets.rerun import rerun
+from quantum_assets.replay.rerun import rerun
 from resources.recorder.archive import SORTED_BY, Archive
 
 START_SEC, LIMIT_SEC_PER_CYCLE = 120, 40

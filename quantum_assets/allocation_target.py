@@ -8,8 +8,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS, symbols_of_run
-from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
+from quantum_assets.shared.partitions import OWNERS, symbols_of_run
+from quantum_assets.shared.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import State
 from quantum_core.kernels.capital.allocation import AllocationTheta, allocation
 from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint

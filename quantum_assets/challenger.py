@@ -14,10 +14,10 @@ import polars as pl
 
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
-from quantum_assets.partitions import OWNERS
 from quantum_assets.position_size import sized_frame
 from quantum_assets.risk_proposal import risk_frame
-from quantum_assets.rows import shared_by_legs
+from quantum_assets.shared.partitions import OWNERS
+from quantum_assets.shared.rows import shared_by_legs
 from quantum_core.comparison import facts_of
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import Table

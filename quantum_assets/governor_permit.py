@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from quantum_assets.partitions import OWNERS, symbols_of_run
-from quantum_assets.rows import assemble, without_result
+from quantum_assets.shared.partitions import OWNERS, symbols_of_run
+from quantum_assets.shared.rows import assemble, without_result
 from quantum_core.contracts.tables import GOVERNOR_STATE
 from quantum_core.kernels.governor.gates import GATE_OF, gate_reason
 from resources.calc_only import require_calc_only

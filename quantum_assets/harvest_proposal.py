@@ -4,8 +4,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
-from quantum_assets.rows import (
+from quantum_assets.shared.partitions import OWNERS
+from quantum_assets.shared.rows import (
     assemble,
     inputs_used,
     market_columns,

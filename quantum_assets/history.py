@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.shared.partitions import OWNERS
 from quantum_core.settings import Settings
 from resources.recorder import storage
 from resources.recorder.archive import MANIFESTS, Archive, compactable, sha256_of

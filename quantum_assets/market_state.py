@@ -6,8 +6,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS, symbols_of_run
-from quantum_assets.rows import assemble, none_for_nan, shared_by_legs, without_result
+from quantum_assets.shared.partitions import OWNERS, symbols_of_run
+from quantum_assets.shared.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
 from quantum_core.kernels.market.market_state import MarketStateTheta, closes_matrix

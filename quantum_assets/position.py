@@ -16,8 +16,8 @@ import orjson
 import polars as pl
 from redis.exceptions import ResponseError
 
-from quantum_assets.partitions import OWNERS, symbols_of_run
-from quantum_assets.rows import assemble, without_result
+from quantum_assets.shared.partitions import OWNERS, symbols_of_run
+from quantum_assets.shared.rows import assemble, without_result
 from quantum_core.contracts.codecs import EPOCH, TIME
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ContractError

@@ -7,8 +7,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
-from quantum_assets.rows import assemble, least_live, market_columns, nan_for_none, none_for_nan, without_result
+from quantum_assets.shared.partitions import OWNERS
+from quantum_assets.shared.rows import assemble, least_live, market_columns, nan_for_none, none_for_nan, without_result
 from quantum_core.contracts.labels import is_live
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import ACCOUNT

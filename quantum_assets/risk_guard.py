@@ -8,7 +8,7 @@ partitions once and leaves the range to the others; our own asset events then ca
 import dagster as dg
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
+from quantum_assets.shared.partitions import OWNERS
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.tables import RISK_GUARD
 from quantum_core.kernels.governor.risk_guard import RiskGuardTheta, assess

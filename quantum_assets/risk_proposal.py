@@ -3,8 +3,8 @@
 import dagster as dg
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
-from quantum_assets.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
+from quantum_assets.shared.partitions import OWNERS
+from quantum_assets.shared.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
 from quantum_core.kernels.proposals.stops import StopsTheta, stops
 from quantum_core.profiles.profile import Profile
 from resources.store.profiles import take_profile

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import dagster as dg
 import numpy as np
 
-from quantum_assets.charts import CANDLES_WANTED, Level, Times, as_markdown, symbol_figure
-from quantum_assets.partitions import DESK, OWNERS
+from quantum_assets.shared.charts import CANDLES_WANTED, Level, Times, as_markdown, symbol_figure
+from quantum_assets.shared.partitions import DESK, OWNERS
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
 from resources.inputs.candle_series import Candles

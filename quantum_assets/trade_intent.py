@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from quantum_assets.partitions import OWNERS
-from quantum_assets.rows import assemble, least_live, nan_for_none, without_result
+from quantum_assets.shared.partitions import OWNERS
+from quantum_assets.shared.rows import assemble, least_live, nan_for_none, without_result
 from quantum_core.contracts.codecs import TIME
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import publication_due

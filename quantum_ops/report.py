@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from pydantic import SecretStr
 
-from quantum_assets.charts import as_data_uri
 from quantum_assets.checks.proof import Verdict
+from quantum_assets.shared.charts import as_data_uri
 from quantum_assets.symbol_chart import Portrait, portraits
 from quantum_core.comparison import HEADINGS, comparison_cells, difference
 from quantum_core.settings import Settings

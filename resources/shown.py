@@ -1,6 +1,6 @@
 """What Dagster's pages show of single symbols, as it is kept in Redis: one hash per asset or input, one entry per symbol.
 
-Here belongs the entry and how it is written. What is to be shown is decided in ``quantum_assets/shown_states.py``.
+Here belongs the entry and how it is written. What is to be shown is decided in ``quantum_assets/shared/shown_states.py``.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ PACKAGES = (*PROVEN, "quantum_feed")
 PRIVATE = re.compile(r"^\s*(?:from|import) dagster\w*\._", re.MULTILINE)
 
 FORBIDDEN = [
-    ("resources uses an asset", "resources/calc_only.py", "from quantum_assets import rows", "Imports run down only"),
-    ("an asset uses a command", "quantum_assets/rows.py", "import quantum_ops.report", "Imports run down only"),
+    ("resources uses an asset", "resources/calc_only.py", "from quantum_assets.shared import rows", "Imports run down only"),
+    ("an asset uses a command", "quantum_assets/shared/rows.py", "import quantum_ops.report", "Imports run down only"),
     ("the core knows Redis", "quantum_core/freshness.py", "import redis", "What all stand on"),
     ("the core uses the store", "quantum_core/display.py", "import resources.store.redis_store", "Imports run down only"),
-    ("an asset uses the assembly", "quantum_assets/rows.py", "import definitions", "The assembly"),
+    ("an asset uses the assembly", "quantum_assets/shared/rows.py", "import definitions", "The assembly"),
 ]
 
 

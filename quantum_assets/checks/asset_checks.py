@@ -20,7 +20,7 @@ from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge,
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.proofs.inputs import INPUTS, USABLE
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
-from quantum_assets.shown_states import remember_checks
+from quantum_assets.shared.shown_states import remember_checks
 from resources.calc_only import loaded_trading_libraries
 from resources.instance.dagster_internals import name_of
 from resources.store.redis_store import RedisStore

@@ -17,9 +17,9 @@ import orjson
 import polars as pl
 
 from quantum_assets.allocation_target import hint_rows
+from quantum_assets.replay.standing import Standing, Step
 from quantum_assets.simulation.memory import Memory
 from quantum_assets.simulation.world import World
-from quantum_assets.standing import Standing, Step
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, ContractError, Table, stamps
 from quantum_core.contracts.tables import (

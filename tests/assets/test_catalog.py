@@ -9,8 +9,8 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_representation.external_data import RepositorySnap
 
 from definitions import ASSETS, assemble
-from quantum_assets.catalog import INPUTS, KERNELS, SECTIONS, version_of
-from quantum_assets.external import EXTERNAL_ASSETS
+from quantum_assets.shared.catalog import INPUTS, KERNELS, SECTIONS, version_of
+from quantum_assets.shared.external import EXTERNAL_ASSETS
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.kernels.market import theil_sen

@@ -9,7 +9,7 @@ from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import position_frame
 from quantum_assets.risk_proposal import risk_frame
-from quantum_assets.rows import shared_by_legs
+from quantum_assets.shared.rows import shared_by_legs
 from quantum_core.contracts.legs import underlying
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import Table

@@ -12,8 +12,8 @@ from quantum_assets.checks.pack import judge
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC
 from quantum_assets.checks.proofs.inputs import CANDLES, INPUTS, USABLE, InputReading
 from quantum_assets.checks.results import severity_of
-from quantum_assets.external import EXTERNAL_ASSETS
-from quantum_assets.shown_states import decide_input
+from quantum_assets.shared.external import EXTERNAL_ASSETS
+from quantum_assets.shared.shown_states import decide_input
 from quantum_core.contracts.schema import ACCOUNT
 from resources.shown import Shown, decoded
 from resources.store.redis_store import RedisStore

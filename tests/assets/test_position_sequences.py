@@ -17,7 +17,7 @@ from quantum_assets import position as position_asset
 from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import position_frame
 from quantum_assets.risk_proposal import risk_frame
-from quantum_assets.rows import shared_by_legs
+from quantum_assets.shared.rows import shared_by_legs
 from quantum_core.contracts.legs import SEPARATOR, underlying
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import Table

@@ -10,8 +10,8 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from definitions import assemble
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC
-from quantum_assets.partitions import desk_link, symbol_partitions
-from quantum_assets.shown_states import Due, decide
+from quantum_assets.shared.partitions import desk_link, symbol_partitions
+from quantum_assets.shared.shown_states import Due, decide
 from quantum_core.settings import load_settings
 from resources.instance.dagster_internals import FAILED_SYMBOLS_JOB
 from resources.instance.home import prepare_home

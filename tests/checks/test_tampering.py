@@ -23,7 +23,7 @@ from quantum_assets.checks.evidence import PACKAGES, SOURCE_ROOT, Evidence
 from quantum_assets.checks.pack import PROOFS, run
 from quantum_assets.checks.proof import SOUND
 from quantum_assets.checks.proofs import capital, market_state
-from quantum_assets.shown_states import FRESH_PROOFS
+from quantum_assets.shared.shown_states import FRESH_PROOFS
 from quantum_core.contracts.codecs import EPOCH
 from quantum_core.contracts.schema import ACCOUNT, Table
 from quantum_core.contracts.tables import (

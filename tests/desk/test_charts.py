@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from quantum_assets.charts import (
+from quantum_assets.shared.charts import (
     CANDLES_WANTED,
     FONT,
     INK,

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from quantum_assets.rerun import NOT_AGAIN, NotRecordedError, rerun
+from quantum_assets.replay.rerun import NOT_AGAIN, NotRecordedError, rerun
 from quantum_core.settings import load_settings
 from resources.instance.home import open_instance, prepare_home
 from resources.recorder.archive import Archive, write_parquet

@@ -12,7 +12,7 @@ import polars as pl
 
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
-from quantum_assets.rerun import NotRecordedError, Outcome, rerun
+from quantum_assets.replay.rerun import NotRecordedError, Outcome, rerun
 from resources.recorder.archive import Archive, sha256_of
 from resources.recorder.reading import archive_of
 from resources.recorder.verification import Verifier

@@ -2,7 +2,7 @@
 
 The cycle reads the inputs anyway: what it found is in the frames of the assets that read them, and is judged here. Nothing is
 read a second time, so that page and cycle never disagree. When an observation is recorded is decided in
-``quantum_assets/shown_states.py``.
+``quantum_assets/shared/shown_states.py``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
-    from quantum_assets.charts import Past
+    from quantum_assets.shared.charts import Past
     from resources.recorder.archive import Archive
     from resources.recorder.reading import Moment, Reader
 
@@ -127,7 +127,7 @@ def history(
             _rows_of(reader, asset, symbol, start, end, columns) if asset else _side_by_side(reader, symbol, start, end, columns)
         )
         if plot is not None:
-            from quantum_assets.charts import as_png, past_figure
+            from quantum_assets.shared.charts import as_png, past_figure
 
             _write(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
             click.echo(f"Picture: {plot}", err=True)
@@ -243,7 +243,7 @@ def past_of(reader: Reader, symbol: str, start: datetime, end: datetime) -> Past
     """Collect what the picture of a symbol shows."""
     import numpy as np
 
-    from quantum_assets.charts import Past
+    from quantum_assets.shared.charts import Past
 
     def stamp(moment: datetime) -> Any:
         return np.datetime64(int(moment.timestamp() * 1000), "ms")

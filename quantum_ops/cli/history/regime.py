@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 from rich.table import Table
 
-from quantum_assets.charts import REGIME_LABELS, as_png, regime_figure
+from quantum_assets.shared.charts import REGIME_LABELS, as_png, regime_figure
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.kernels.columns import REGIMES, Floats
 from quantum_core.kernels.market import synthetic

@@ -22,7 +22,7 @@ from quantum_core.settings import load_settings
 from quantum_ops.cli.history.look_back import HOW_TO_RECORD, Time, unreadable_files
 
 if TYPE_CHECKING:
-    from quantum_assets.rerun import Outcome
+    from quantum_assets.replay.rerun import Outcome
 
 PART_MIN = 15  # minutes computed by one process at a time
 SHOWN_MAX = 20  # differences in the table; --json has those that were kept
@@ -54,7 +54,7 @@ def rerun(
     """
     from polars.exceptions import PolarsError
 
-    from quantum_assets.rerun import NotRecordedError, cycle_time
+    from quantum_assets.replay.rerun import NotRecordedError, cycle_time
     from resources.recorder.archive import Archive
 
     settings = load_settings()
@@ -99,7 +99,7 @@ def parts(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]
 def _computed(
     address: Path | str, start: datetime, end: datetime, profile_name: str | None, jobs: int, *, quiet: bool
 ) -> Outcome:
-    from quantum_assets.rerun import NotRecordedError, Outcome
+    from quantum_assets.replay.rerun import NotRecordedError, Outcome
 
     total, cut = Outcome(), list(parts(start, end))
     work = partial(_part, address, profile_name)
@@ -125,8 +125,8 @@ def _add(total: Outcome, found: Iterator[Outcome | None], cut: list[Any], *, qui
 
 
 def _part(address: Path | str, profile_name: str | None, times: tuple[datetime, datetime]) -> Outcome | None:
-    from quantum_assets.rerun import NotRecordedError
-    from quantum_assets.rerun import rerun as compute
+    from quantum_assets.replay.rerun import NotRecordedError
+    from quantum_assets.replay.rerun import rerun as compute
     from resources.recorder.archive import Archive
 
     profile = load_settings(profile=profile_name).own_profile if profile_name is not None else None

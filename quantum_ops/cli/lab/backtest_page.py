@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantum_assets.charts import GRID, INK, LEVEL_COLORS, PAPER, as_data_uri
+from quantum_assets.shared.charts import GRID, INK, LEVEL_COLORS, PAPER, as_data_uri
 from quantum_lab.backtest import Backtest, ProfileResult
 from quantum_lab.candles import CandleHistory
 from quantum_lab.nulls import NULLS

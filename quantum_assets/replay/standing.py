@@ -1,8 +1,8 @@
 """What stands between two steps of a cycle, and what each asset computes from it, without Redis and Dagster.
 
 Here belong the rows as they stand, the inputs as they were read, and the way from both through the functions of the assets.
-Where inputs come from and what becomes of a result is for who inherits: a record of the past (:mod:`quantum_assets.rerun`) or a
-simulation (:mod:`quantum_assets.simulation`).
+Where inputs come from and what becomes of a result is for who inherits: a record of the past
+(:mod:`quantum_assets.replay.rerun`) or a simulation (:mod:`quantum_assets.simulation`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import Inputs, judge_snapshots, memory_of, tracked_frame
 from quantum_assets.position_size import no_equity, size_frame
 from quantum_assets.risk_proposal import risk_frame
-from quantum_assets.rows import assemble, shared_by_legs, without_result
+from quantum_assets.shared.rows import assemble, shared_by_legs, without_result
 from quantum_assets.trade_intent import GONE, both_proposals, intent_frame
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, Table, publication_due

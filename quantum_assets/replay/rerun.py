@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from quantum_assets.standing import BY_SYMBOL, NotRecordedError, Standing, Step
+from quantum_assets.replay.standing import BY_SYMBOL, NotRecordedError, Standing, Step
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import Table
 from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES
