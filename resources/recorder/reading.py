@@ -287,7 +287,7 @@ class Reader:
 
     def _in_force(self, table: str, start: datetime, end: datetime, *, by: Sequence[str]) -> pl.DataFrame:
         """Give what stood at a time, and later rows that differ from the one before, of each key or of all."""
-        stood = self._last(table, start - _TICK, by=by or ("symbol",), days_back=EVERY_DAY)
+        stood = self.last(table, start - _TICK, by=by or ("symbol",), days_back=EVERY_DAY)
         if stood.width and not by:
             stood = stood.sort("at", "seq").tail(1)
         frames = [one for one in (stood, self.between(table, start, end).collect()) if one.width]
