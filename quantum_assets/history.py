@@ -56,6 +56,8 @@ def history_asset(settings: Settings, today: date) -> dg.AssetsDefinition:
             context.add_asset_metadata(metadata_of(manifest, sha256_of(recorded.manifest_path(day))), partition_key=str(day))
             for damaged in manifest["set_aside"]:
                 context.log.error(f"{damaged['file']} {damaged['what']}: set aside, the day is compacted without it")
+            for lost in manifest.get("lost", ()):
+                context.log.error(f"{lost['file']} {lost['what']}: the day is compacted without what is missing")
         if removed := remove_old_days(recorded, store.settings):  # the recorder does it, too, every hour, where no Dagster runs
             context.log.info(f"files of {', '.join(map(str, removed))} removed; their manifests stay")
 

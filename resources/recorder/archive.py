@@ -5,7 +5,8 @@
     recorder/<table>/date=2026-11-30/part-000000000042.parquet   of an open day, one per flush
     recorder/<table>/date=2026-11-30/day.parquet                 of a compacted day, sorted
     recorder/manifests/2026-11-30.json                           rows, bytes and SHA-256 of each file, and of the manifest before
-    recorder/position.json                                       the last flush, and how far each stream has been read
+    recorder/position.json                                       the last flush, how far each stream has been read, and how many
+                                                                 files of how many bytes each table of an open day has
 
 A flush is committed by ``position.json``: parts with a higher number are leftovers of a process that was killed, and the next one
 removes them. A day is compacted when its manifest stands: until then its parts count, from then on ``day.parquet`` alone.
@@ -30,8 +31,11 @@ from resources.recorder import storage
 MANIFESTS, SET_ASIDE = "manifests", "set-aside"
 POSITION_FILE, DAY_FILE = "position.json", "day.parquet"
 RETAINED_FILE = "retained-since.json"  # beside the manifests: of earlier days retention has removed the files
+FILES = "files"  # in position.json: open day to table to number and bytes of its parts
 GAPS = "gaps"  # table of what was lost before it was written
 SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
+
+WrittenFiles = dict[str, dict[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,31 @@ class Archive:
         DamagedPositionError
             The file is damaged; without it nobody knows which parts count.
         """
+        return self._committed()[0]
+
+    def _committed(self) -> tuple[Position, WrittenFiles]:
+        """Read how far it has come, and the files of open days that were committed with it."""
         path = self.root / POSITION_FILE
         try:
-            position = Position(**json.loads(storage.read_text(path)))
+            fields = json.loads(storage.read_text(path))
+            files = {
+                day: {table: (int(count), int(size)) for table, (count, size) in tables.items()}
+                for day, tables in fields.pop(FILES, {}).items()
+                if date.fromisoformat(day)
+            }
+            position = Position(**fields)
             _ = position.day and date.fromisoformat(position.day)
         except FileNotFoundError:
             if any(_number_of(part) > 1 for part in self.root.glob("*/date=*/part-*.parquet")) or self.manifest_days():
                 raise DamagedPositionError(path, "it is missing, though there are files") from None
-            return Position()
-        except (ValueError, TypeError) as error:
+            return Position(), {}
+        except (ValueError, TypeError, AttributeError) as error:
             raise DamagedPositionError(path, error) from None
         numbers = (position.flush, position.seq)
         texts = (position.day, *position.streams, *position.streams.values()) if isinstance(position.streams, dict) else (None,)
         if not all(type(one) is int and one >= 0 for one in numbers) or not all(isinstance(one, str) for one in texts):
             raise DamagedPositionError(path, f"it holds {position}"[:200])
-        return position
+        return position, files
 
     def tables(self) -> list[str]:
         """Name the tables that have any file."""
@@ -214,18 +228,32 @@ class Archive:
         SupersededError
             In an object store, which has no lock: another recorder has committed meanwhile.
         """
-        day, size = date.fromisoformat(position.day), 0
-        before = storage.version_of(self.root / POSITION_FILE)
+        version = storage.version_of(self.root / POSITION_FILE)  # before it is read: what another commits meanwhile is not lost
+        day, (before, files) = date.fromisoformat(position.day), self._committed()
+        files = {one: written for one, written in files.items() if not self.is_compacted(date.fromisoformat(one))}
+        written = files.setdefault(position.day, {})
+        for table in self.tables() if not written else ():  # of a day that a version began which did not count them
+            if (found := self._found(table, day, before.flush))[0]:
+                written[table] = found
+        total = 0
         for table, frame in tables.items():
             if len(frame):
                 folder = self.folder(table, day)
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / f"part-{position.flush:012d}.parquet"
                 write_parquet(frame, path)
-                size += path.stat().st_size
+                count, size = written.get(table, (0, 0))
+                written[table] = (count + 1, size + path.stat().st_size)
+                total += path.stat().st_size
         self.root.mkdir(parents=True, exist_ok=True)
-        _write_text(self.root / POSITION_FILE, json.dumps(asdict(position)), before)
-        return size
+        _write_text(self.root / POSITION_FILE, json.dumps({**asdict(position), FILES: files}), version)
+        return total
+
+    def _found(self, table: str, day: date, flush: int) -> tuple[int, int]:
+        """Count the committed parts of a table and day, and add up their bytes."""
+        sizes = storage.sizes(self.folder(table, day))
+        parts = [size for name, size in sizes.items() if name.startswith("part-") and _number_of(Path(name)) <= flush]
+        return len(parts), sum(parts)
 
     def compact(self, day: date) -> dict[str, Any]:
         """Make one sorted file of each table of a day that is over, and the manifest; give it.
@@ -253,12 +281,14 @@ class Archive:
             write_parquet(frame.sort(columns, maintain_order=True, nulls_last=True), path)
             tables[table] = {"rows": len(frame), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
         before = max((one for one in self.manifest_days() if one < day), default=None)
+        set_aside = {str(Path(one.file).parent) for one in damaged}  # tables whose trouble has a name
         manifest = {
             "date": str(day),
             "previous": {"date": str(before), "sha256": sha256_of(self.manifest_path(before))} if before is not None else None,
             "tables": tables,
             "gaps": gaps,
             "set_aside": [asdict(one) for one in damaged],
+            "lost": [asdict(one) for one in self._verify_open(day) if one.file not in set_aside],
         }
         for fault in damaged:  # as copies: done again after an interruption, the manifest names the same
             aside = self.root / SET_ASIDE / fault.file
@@ -298,7 +328,8 @@ class Archive:
         try:
             manifest = dict(json.loads(storage.read_text(self.manifest_path(day))))
             previous, hashes = manifest["previous"], {table: written["sha256"] for table, written in manifest["tables"].items()}
-            _ = previous is None or (previous["date"], previous["sha256"]), hashes
+            lost = [Fault(**one) for one in manifest.get("lost", ())]
+            _ = previous is None or (previous["date"], previous["sha256"]), hashes, lost
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             message = f"{self.manifest_path(day)} is damaged: {type(error).__name__}: {error}"
             raise ValueError(message) from None
@@ -325,7 +356,8 @@ class Archive:
         """Compare every compacted day with its manifest, and every manifest with the one after it; name what differs.
 
         A changed byte, a removed or added file, a removed day and two days that changed places are each found. What retention
-        has removed is no fault. That the newest compacted day was removed with its manifest, only a copy elsewhere would show.
+        has removed is no fault. Of an open day files that were removed or added, or have another size, are found, and named by
+        its manifest, too. That the newest compacted day was removed with its manifest, only a copy elsewhere would show.
         """
         yield from self._verified()
 
@@ -350,7 +382,26 @@ class Archive:
             yield from self._verify_link(manifest, manifests[number - 1] if number else None, day)
             if only in (None, day) and (retained_since is None or day >= retained_since):
                 yield from self._verify_files(manifest.get("tables", {}), day)
+                yield from (Fault(**lost) for lost in manifest.get("lost", ()))
         yield from self._without_manifest({*manifests})
+        yield from self._verify_open(only)
+
+    def _verify_open(self, only: date | None = None) -> Iterator[Fault]:
+        """Name the tables of open days, or of one, that have other files than were committed."""
+        try:
+            position, files = self._committed()
+        except DamagedPositionError as error:
+            yield Fault("", POSITION_FILE, str(error))
+            return
+        newest = max(self.manifest_days(), default=date.min)
+        for day in [one for one in map(date.fromisoformat, files) if only in (None, one) and one > newest]:
+            written = files[str(day)]
+            for table in sorted({*written, *self.tables()}):
+                count, size = written.get(table, (0, 0))
+                found, found_size = self._found(table, day, position.flush)
+                if (found, found_size) != (count, size) and not self.is_compacted(day):  # by now
+                    what = f"has {found} files of {found_size} bytes, {count} of {size} bytes were written"
+                    yield Fault(str(day), f"{table}/date={day}", what)
 
     def _without_manifest(self, manifests: set[date]) -> Iterator[Fault]:
         """Name the days that must have had one: a later day has, or they have a compacted file whose parts are gone."""
@@ -414,7 +465,7 @@ class Archive:
 
     def bytes_of(self, day: date) -> int:
         """Add up the files of a day."""
-        return sum(size for table in self.tables() for size in storage.sizes(self.folder(table, day)))
+        return sum(sum(storage.sizes(self.folder(table, day)).values()) for table in self.tables())
 
     def _unreadable(self, day: date, path: Path, error: BaseException) -> Fault:
         return Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")

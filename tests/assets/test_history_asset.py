@@ -1,5 +1,6 @@
 """Asset ``history``: a day is compacted once it is over and in its turn, verified, and removed when it is too old."""
 
+import shutil
 from datetime import date, timedelta
 
 import dagster as dg
@@ -117,6 +118,16 @@ def test_without_a_compacted_day_the_proof_says_that_it_judged_nothing(store) ->
     finding = archive_intact(Evidence(store))
     assert (finding.judged, finding.failing) == (0, {})
     assert description_of(Verdict(PROOFS[0], finding)) == "nothing to judge: no recorded day has been compacted yet"
+
+
+def test_a_table_that_is_removed_from_the_day_that_is_written_makes_the_proof_red(store) -> None:
+    record(store, FIRST)
+    archive = archive_of(store.settings)
+    assert archive_intact(Evidence(store)).failing == {}
+    shutil.rmtree(archive.root / "position")
+    finding = archive_intact(Evidence(store))
+    assert [*finding.failing] == [f"position/date={FIRST}"]
+    assert Verdict(PROOFS[1], finding).passed is False
 
 
 def test_a_damaged_day_makes_the_compaction_of_the_next_one_red(store, instance) -> None:

@@ -286,8 +286,8 @@ def rejections(walks: int, candles: int, seed: int, *, hold_max_sec: int = 2 * H
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_random_walks_no_profile_differs_from_its_nulls():
-    """Twelve walks: by chance more than three differences of one pair are found once in a few hundred runs; docs/lab.md has 200."""
+    """Twelve walks, all pairs together, for those of one walk are found together; docs/lab.md has 200 walks, pair by pair."""
     found, joint = rejections(12, 5_000, seed=1000)
     assert len(found) == 8
-    assert max(found.values()) <= 3, found
+    assert sum(found.values()) <= 0.15 * 8 * 12, found
     assert joint <= 3

@@ -304,6 +304,61 @@ def test_a_removed_file_is_found(tmp_path: Path) -> None:
     assert faults(archive) == [("state/date=2026-01-23/day.parquet", "is missing")]
 
 
+def removed_table(archive: Archive) -> None:
+    shutil.rmtree(archive.root / "state")
+
+
+def removed_day(archive: Archive) -> None:
+    shutil.rmtree(archive.folder("state", DAYS[3]))
+
+
+def removed_part(archive: Archive) -> None:
+    archive.files("state", DAYS[3])[0].unlink()
+
+
+def added_part(archive: Archive) -> None:
+    shutil.copy(archive.files("state", DAYS[3])[0], archive.folder("state", DAYS[3]) / "part-000000000000.parquet")
+
+
+def cut_part(archive: Archive) -> None:
+    path = archive.files("state", DAYS[3])[0]
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("change", [removed_table, removed_day, removed_part, added_part, cut_part])
+def test_other_files_of_an_open_day_are_found_and_named_by_its_manifest(tmp_path: Path, change: Callable) -> None:
+    """Without this nobody notices, until a day is over, that a table of it is gone; and afterwards nobody can."""
+    archive = filled(tmp_path / "recorder")
+    change(archive)
+    (found,) = [(file, what) for file, what in faults(archive) if file == "state/date=2026-01-25"]
+    assert found[1].startswith("has ")
+    flush(archive, DAYS[3] + timedelta(days=1), 99)
+    assert found in faults(archive)
+    manifest = archive.compact(DAYS[3])
+    assert len(manifest["lost"]) + len(manifest["set_aside"]) == 1  # what is set aside is named already
+    flush(archive, DAYS[3] + timedelta(days=1), 100)
+    assert [file for file, _ in faults(archive) if file == found[0]] == [one["file"] for one in manifest["lost"]]
+
+
+def test_an_open_day_that_an_older_version_began_is_counted_from_then_on(tmp_path: Path) -> None:
+    archive = filled(tmp_path / "recorder")
+    path = archive.root / "position.json"
+    path.write_text(json.dumps({name: one for name, one in json.loads(path.read_text()).items() if name != "files"}))
+    assert faults(archive) == []
+    flush(archive, DAYS[3], 99)
+    assert faults(archive) == []
+    archive.files("records", DAYS[3])[0].unlink()
+    assert [file for file, _ in faults(archive)] == ["records/date=2026-01-25"]
+
+
+def test_a_flush_that_is_not_committed_yet_is_no_fault(tmp_path: Path) -> None:
+    """The recorder writes while another process verifies."""
+    archive = filled(tmp_path / "recorder")
+    part = archive.files("state", DAYS[3])[-1]
+    shutil.copy(part, part.with_name("part-000000000999.parquet"))
+    assert faults(archive) == []
+
+
 def test_an_added_file_is_found(tmp_path: Path) -> None:
     archive = filled(tmp_path / "recorder")
     archive.folder("more", DAYS[1]).mkdir(parents=True)

@@ -27,7 +27,7 @@ proof = Prover("history", per_symbol=False)
 
 
 def archive_intact(evidence: Evidence) -> Finding:
-    """Every compacted day has the files its manifest names, each with its hash, and follows the day before it."""
+    """Every compacted day has the files of its manifest, each with its hash, and follows the one before; an open day its own."""
     archive = Verifier(archive_of(evidence.settings).root, evidence.now)
     days = archive.manifest_days()
     failing = {fault.file: fault.what for fault in archive.verify()}
