@@ -42,7 +42,7 @@ def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam
             tape.note(now=now)
             tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
             tape.take("efficiency_hints", dict(zip(symbols, hint_rows(hint), strict=True)))
-        return allocation_frame(symbols, hint, targets, now, profile)
+        return allocation_frame(symbols, hint, targets, [now] * len(symbols), profile)
 
     return shared_by_legs(symbols_of_run(context, store.settings), proposed)
 
@@ -54,7 +54,7 @@ def hint_rows(hint: EfficiencyHint) -> list[dict[str, Any]]:
 
 
 def allocation_frame(
-    symbols: Sequence[str], hint: EfficiencyHint, targets: Sequence[Scored], now: float, profile: Profile
+    symbols: Sequence[str], hint: EfficiencyHint, targets: Sequence[Scored], moments: Sequence[float], profile: Profile
 ) -> pl.DataFrame:
     """Compute the proposals of all symbols at once.
 
@@ -66,19 +66,21 @@ def allocation_frame(
         Efficiency per symbol.
     targets
         Base target per symbol; one that is missing or unreadable fails the symbol by name.
-    now
-        Epoch seconds of the evaluation.
+    moments
+        Epoch seconds of the evaluation of each of them.
     profile
         Parameters of the kernel.
     """
     readable = np.array([target.status in ("ok", "stale") for target in targets], dtype=bool)
     base = np.array([target.value for target in targets], dtype=float)[readable]
     with_target = [symbol for symbol, has in zip(symbols, readable, strict=True) if has]
+    now = np.array(moments, dtype=float)[readable]
+    epochs = now.astype(np.int64)
     result = allocation(hint.take(readable), base, now, profile.by_row(AllocationTheta, with_target))
     used = [target for target, has in zip(targets, readable, strict=True) if has]
     computed = {
         "symbol": with_target,
-        "ts_epoch": [int(now)] * len(with_target),
+        "ts_epoch": epochs,
         "base_target": base,
         "proposed_target": result.proposed_target,
         "base_target_shortest": [repr(float(value)) for value in base],
@@ -89,7 +91,7 @@ def allocation_frame(
         "eff_stale": result.eff_stale,
         "reason": list(result.reason),
         "mode": ["shadow"] * len(with_target),
-        "last_update_ts_epoch": [int(now)] * len(with_target),
+        "last_update_ts_epoch": epochs,
         "base_target_epoch": [target.epoch for target in used],
         "base_target_source": [target.source or None for target in used],
     }

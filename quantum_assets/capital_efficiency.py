@@ -1,18 +1,23 @@
 """Asset ``capital_efficiency``: how well each symbol's capital has worked recently, ours or another producer's."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import numpy as np
 import polars as pl
 
+from quantum_assets.allocation_target import hint_rows
 from quantum_assets.shared.partitions import OWNERS, symbols_of_run
 from quantum_assets.shared.rows import assemble, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.tables import EFFICIENCY_STATE
 from quantum_core.kernels.capital.efficiency import EfficiencyInputs, EfficiencyState, EfficiencyTheta, efficiency
+from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
+from quantum_core.profiles.profile import Profile
 from resources.inputs.foreign import (
     WITH_PROFIT,
     WITHOUT_PROFIT,
@@ -28,6 +33,7 @@ from resources.inputs.foreign import (
     read_scored,
 )
 from resources.io_manager import cycle_id_of
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.publication import publish
 from resources.store.redis_store import RedisStore, UnreadableKeyError
@@ -35,6 +41,20 @@ from resources.store.redis_store import RedisStore, UnreadableKeyError
 VERSION = "p31_v1"
 STREAMS = ("stream_execution", "stream_execution_result")
 NEVER = (0, 0)  # entry id before the first one
+STATE_FIELDS = {  # of the kernel's state, and their names in what is kept
+    "volatility_ewma": "volatility_ewma",
+    "dd_proxy": "dd_proxy",
+    "efficiency_ewma": "efficiency_ewma",
+    "last_performance_factor": "last_perf",
+    "last_target_usd": "last_target_usd",
+}
+KEPT = {  # names in what is kept, and of the columns it is taken from
+    "volatility_ewma": "volatility_ewma",
+    "dd_proxy": "dd_proxy",
+    "efficiency_ewma": "efficiency_ewma",
+    "last_perf": "p30_perf",
+    "last_target_usd": "p29_target_usd",
+}
 
 
 @dg.asset(
@@ -59,8 +79,16 @@ def capital_efficiency(context: dg.AssetExecutionContext, store: dg.ResourcePara
 
 
 def recorded_frame(store: RedisStore, symbols: Sequence[str]) -> pl.DataFrame:
-    """Read what another producer wrote; a hash that cannot be used is a failure, a missing one is the producer's matter."""
+    """Read what another producer wrote."""
     hint = read_efficiency(store, symbols)
+    if (tape := tape_of(store)) is not None:
+        tape.note(mode="external")
+        tape.take("efficiency_hints", dict(zip(symbols, hint_rows(hint), strict=True)))
+    return external_frame(symbols, hint)
+
+
+def external_frame(symbols: Sequence[str], hint: EfficiencyHint) -> pl.DataFrame:
+    """Lay out another producer's efficiencies: one that cannot be used is a failure, a missing one is the producer's matter."""
     states = {"present": State.PRESENT, "missing": State.ABSENT, "unreadable": State.FAILED}
     reasons = {"present": "", "missing": "capital_efficiency_missing", "unreadable": "capital_efficiency_unreadable"}
     return pl.DataFrame(
@@ -75,6 +103,31 @@ def recorded_frame(store: RedisStore, symbols: Sequence[str]) -> pl.DataFrame:
     )
 
 
+class Read(NamedTuple):
+    """What the efficiency of one symbol is computed from.
+
+    Attributes
+    ----------
+    now
+        Moment of the evaluation, epoch s.
+    kept
+        Averages and last known inputs, as the evaluation before has left them; ``None`` before the first.
+    pnls
+        Profit of the fills since then, USD, oldest first.
+    last_exec
+        When the newest fill was traded, epoch s; ``None`` before the first.
+    attribution, target
+        Performance factor and base target.
+    """
+
+    now: float
+    kept: Mapping[str, Any] | None
+    pnls: Sequence[float]
+    last_exec: float | None
+    attribution: Scored
+    target: Scored
+
+
 def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) -> pl.DataFrame:
     """Compute efficiency from attribution, base targets and executions, and keep the averages for the next evaluation.
 
@@ -85,56 +138,40 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     broken = {reading.symbol: reading.reason for reading in stored if reading.state is State.FAILED}
     broken |= fills_unreadable(store, symbols)  # nor is a symbol whose counted fills are not known: it would count some twice
     usable = [reading for reading in stored if reading.symbol not in broken]
-    unusable = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
     usable_symbols = [reading.symbol for reading in usable]
     if not usable_symbols:
-        return assemble(symbols, {"symbol": []}, unusable)
+        return _noted(store, symbols, {}, broken, now)
     folded = [_counted_up_to(reading) for reading in usable]
     try:
         fills = read_executions(store, {name: min(ids[name] for ids in folded) for name in STREAMS})
     except UnreadableKeyError as error:
-        failed = without_result([(symbol, State.FAILED, str(error)) for symbol in symbols])
-        return assemble(symbols, {"symbol": []}, failed).with_columns(executions_why=pl.lit(str(error)))
+        return _noted(store, symbols, {}, dict.fromkeys(symbols, str(error)), now).with_columns(executions_why=pl.lit(str(error)))
     news = {symbol: _new_fills(fills, symbol, ids) for symbol, ids in zip(usable_symbols, folded, strict=True)}
     counted = fills_counted(store, {symbol: sorted(_trades(row)) for symbol, row in news.items()})
     executions = [_without_repeats(news[symbol], counted.get(symbol, frozenset())) for symbol in usable_symbols]
-    last_exec = [_last_execution(reading, row) for reading, row in zip(usable, executions, strict=True)]
     read_to = max(fills[name].read_to for name in STREAMS)
     attribution = read_scored(store, "attribution", "performance_factor", usable_symbols)
     target = read_scored(store, "base_target", "target_usd", usable_symbols)
-    result = efficiency(
-        EfficiencyInputs(
-            attribution_status=_column(attribution, "status", object),
-            performance_factor=_column(attribution, "value"),
-            attribution_confidence=_column(attribution, "confidence"),
-            target_status=_column(target, "status", object),
-            target_usd=_column(target, "value"),
-            target_confidence=_column(target, "confidence"),
-            seconds_since_last_execution=np.array([now - moment if moment is not None else np.nan for moment in last_exec]),
-        ),
-        [[execution.pnl_usd for execution in row] for row in executions],
-        _previous(usable),
-        store.profile.by_row(EfficiencyTheta, usable_symbols),
-    )
-    next_state = result.next_state
+    read = {
+        one.symbol: Read(now, one.value, [fill.pnl_usd for fill in row], _last_execution(one, row), scored, base)
+        for one, row, scored, base in zip(usable, executions, attribution, target, strict=True)
+    }
+    frame = _noted(store, symbols, read, broken, now)
     for ids in folded:  # also of a symbol without fills: it must not hold back the reading for all
         for name in STREAMS:
             ids[name] = max(ids[name], fills[name].read_to)
+    by_symbol = {row["symbol"]: row for row in frame.iter_rows(named=True)}
     publish(
         store,
         EFFICIENCY_STATE,
         [
             {
                 "symbol": symbol,
-                "volatility_ewma": next_state.volatility_ewma[row],
-                "dd_proxy": next_state.dd_proxy[row],
-                "efficiency_ewma": next_state.efficiency_ewma[row],
-                "last_perf": next_state.last_performance_factor[row],
-                "last_target_usd": next_state.last_target_usd[row],
-                "last_exec_epoch": last_exec[row],
-                "last_event_id": "|".join(f"{ms}-{seq}" for ms, seq in (folded[row][name] for name in STREAMS)),
+                **{kept: by_symbol[symbol][name] for kept, name in KEPT.items()},
+                "last_exec_epoch": read[symbol].last_exec,
+                "last_event_id": "|".join(f"{ms}-{seq}" for ms, seq in (ids[name] for name in STREAMS)),
             }
-            for row, symbol in enumerate(usable_symbols)
+            for symbol, ids in zip(usable_symbols, folded, strict=True)
         ],
         cycle_id=cycle_id,
     )
@@ -142,8 +179,77 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
     keep_fills(
         store, {symbol: [one.trade for one in row if one.trade] for symbol, row in zip(usable_symbols, executions, strict=True)}
     )
+    return frame.with_columns(
+        attribution_status=_by_symbol(frame, {one: row.attribution.status for one, row in read.items()}, pl.String),
+        attribution_epoch=_by_symbol(frame, {one: row.attribution.epoch for one, row in read.items()}, pl.Float64),
+        attribution_source=_by_symbol(frame, {one: row.attribution.source for one, row in read.items()}, pl.String),
+        executions_why=_by_symbol(frame, dict.fromkeys(read, ""), pl.String),
+        executions_epoch=_by_symbol(frame, dict.fromkeys(read, None if read_to == NEVER else read_to[0] / 1000), pl.Float64),
+        executions_count=_by_symbol(frame, dict.fromkeys(read, sum(map(len, executions))), pl.Int64),
+    )
+
+
+def _by_symbol(frame: pl.DataFrame, values: Mapping[str, Any], dtype: type[pl.DataType]) -> pl.Series:
+    return pl.Series([values.get(symbol) for symbol in frame["symbol"]], dtype=dtype)
+
+
+def _noted(
+    store: RedisStore, symbols: Sequence[str], read: Mapping[str, Read], broken: Mapping[str, str], now: float
+) -> pl.DataFrame:
+    """Compute from what was read, and leave it for the recorder."""
+    if (tape := tape_of(store)) is not None:
+        fills = {symbol: [one.pnls, one.last_exec] for symbol, one in read.items() if one.pnls}
+        tape.note(mode="computed", now=now, broken=dict(broken), fills=fills)
+        tape.take("efficiency_state", {symbol: kept_row(one.kept) for symbol, one in read.items()})
+        tape.take("attribution", {symbol: asdict(one.attribution) for symbol, one in read.items()})
+        tape.take("base_targets", {symbol: asdict(one.target) for symbol, one in read.items()})
+    return efficiency_frame(symbols, read, broken, store.profile, store.settings.efficiency_mode)
+
+
+def kept_row(kept: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Lay out what an evaluation has left, for the recorder."""
+    return {"known": kept is not None, **{name: None if kept is None else kept[name] for name in (*KEPT, "last_exec_epoch")}}
+
+
+def efficiency_frame(
+    symbols: Sequence[str], read: Mapping[str, Read], broken: Mapping[str, str], profile: Profile, mode: str
+) -> pl.DataFrame:
+    """Compute the efficiencies of all symbols at once. Pure.
+
+    Parameters
+    ----------
+    symbols
+        In the order of the result.
+    read
+        What each is computed from.
+    broken
+        Why the others are not.
+    profile
+        Parameters of the kernel.
+    mode
+        EFFICIENCY_MODE.
+    """
+    failed = without_result([(symbol, State.FAILED, why) for symbol, why in broken.items()])
+    if not read:
+        return assemble(symbols, {"symbol": []}, failed)
+    rows = list(read.values())
+    idle = [math.nan if one.last_exec is None else one.now - one.last_exec for one in rows]
+    result = efficiency(
+        EfficiencyInputs(
+            attribution_status=np.array([one.attribution.status for one in rows], dtype=object),
+            performance_factor=np.array([one.attribution.value for one in rows], dtype=float),
+            attribution_confidence=np.array([one.attribution.confidence for one in rows], dtype=float),
+            target_status=np.array([one.target.status for one in rows], dtype=object),
+            target_usd=np.array([one.target.value for one in rows], dtype=float),
+            target_confidence=np.array([one.target.confidence for one in rows], dtype=float),
+            seconds_since_last_execution=np.array(idle),
+        ),
+        [one.pnls for one in rows],
+        _previous([one.kept for one in rows]),
+        profile.by_row(EfficiencyTheta, list(read)),
+    )
     computed: dict[str, Any] = {
-        "symbol": usable_symbols,
+        "symbol": list(read),
         "efficiency_score": result.efficiency_score,
         "efficiency_raw": result.efficiency_raw,
         "efficiency_ewma": result.efficiency_ewma,
@@ -158,17 +264,11 @@ def computed_frame(store: RedisStore, symbols: Sequence[str], *, cycle_id: str) 
         "volatility_ewma": result.volatility_ewma,
         "dd_proxy": result.dd_proxy,
         "hold_time_penalty": result.hold_time_penalty,
-        "ts": [int(now)] * len(usable_symbols),
-        "mode": [store.settings.efficiency_mode] * len(usable_symbols),
-        "version": [VERSION] * len(usable_symbols),
-        "attribution_status": [one.status for one in attribution],
-        "attribution_epoch": pl.Series([one.epoch for one in attribution], dtype=pl.Float64),
-        "attribution_source": [one.source for one in attribution],
-        "executions_why": [""] * len(usable_symbols),
-        "executions_epoch": pl.Series([None if read_to == NEVER else read_to[0] / 1000] * len(usable_symbols), dtype=pl.Float64),
-        "executions_count": [sum(map(len, executions))] * len(usable_symbols),
+        "ts": [int(one.now) for one in rows],
+        "mode": [mode] * len(rows),
+        "version": [VERSION] * len(rows),
     }
-    return assemble(symbols, computed, unusable)
+    return assemble(symbols, computed, failed)
 
 
 def _counted_up_to(stored: Reading[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -211,27 +311,11 @@ def _last_execution(kept: Reading[dict[str, Any]], executions: Sequence[Executio
     return max((at for at in (before, *(one.at for one in executions)) if at is not None), default=None)
 
 
-def _previous(kept: Sequence[Reading[dict[str, Any]]]) -> EfficiencyState:
+def _previous(kept: Sequence[Mapping[str, Any] | None]) -> EfficiencyState:
     initial = EfficiencyState.initial(len(kept))
-    names = {
-        "volatility_ewma": "volatility_ewma",
-        "dd_proxy": "dd_proxy",
-        "efficiency_ewma": "efficiency_ewma",
-        "last_performance_factor": "last_perf",
-        "last_target_usd": "last_target_usd",
-    }
     return EfficiencyState(
         **{
-            column: np.array(
-                [
-                    reading.value[field] if reading.value is not None else getattr(initial, column)[row]
-                    for row, reading in enumerate(kept)
-                ]
-            )
-            for column, field in names.items()
+            column: np.array([getattr(initial, column)[row] if one is None else one[name] for row, one in enumerate(kept)])
+            for column, name in STATE_FIELDS.items()
         }
     )
-
-
-def _column(scored: Sequence[Scored], name: str, dtype: type = float) -> Any:
-    return np.array([getattr(one, name) for one in scored], dtype=dtype)

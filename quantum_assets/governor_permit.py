@@ -1,7 +1,7 @@
 """Asset ``governor_permit``: decides waiting plans and keeps one state row per symbol."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -9,20 +9,24 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from quantum_assets.allocation_target import hint_rows as efficiency_rows
 from quantum_assets.shared.partitions import OWNERS, symbols_of_run
 from quantum_assets.shared.rows import assemble, without_result
 from quantum_core.contracts.tables import GOVERNOR_STATE
 from quantum_core.kernels.governor.gates import GATE_OF, gate_reason
+from quantum_core.kernels.governor.permit_hint import PermitHintTheta
 from resources.calc_only import require_calc_only
 from resources.governor.decisions import INVALID
 from resources.governor.judge import judge
-from resources.governor.limits import granted_in_windows
-from resources.governor.permit import hint_rows
+from resources.governor.limits import counted_in_windows, grants
+from resources.governor.permit import permit_hints
 from resources.governor.plan import PLAN_MAX_AGE_SEC, Decision
 from resources.governor.queue import PlanQueue
 from resources.governor.record import Recorder
+from resources.inputs.foreign import read_efficiency
 from resources.instance.range_tags import EVENT_TAG
 from resources.io_manager import cycle_id_of, of_the_loop
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
@@ -114,34 +118,83 @@ def decide_plans(store: RedisStore, *, cycle_id: str) -> list[Decision]:
 
 def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Decision], now: datetime) -> pl.DataFrame:
     """Build the governor's row of every symbol: hints now, and the latest decision, kept from the row before."""
-    hints, granted = hint_rows(store, symbols, now), granted_in_windows(store, symbols, now.timestamp())
-    stored = store.read(GOVERNOR_STATE, symbols)
-    rows = []
-    for reading, hint, counts in zip(stored, hints, granted, strict=True):
-        decisions = [decision for decision in decided if decision.plan.symbol == reading.symbol]
-        previous: Mapping[str, Any] = reading.value or {}
-        row = {
-            "symbol": reading.symbol,
-            **hint,
-            "last_plan_id": previous.get("last_plan_id", ""),
-            "last_decision": previous.get("last_decision", ""),
-            "last_reason": previous.get("last_reason", ""),
-            "last_decision_epoch": previous.get("last_decision_epoch"),
-            "last_gate": previous.get("last_gate", ""),
-            "last_evidence": previous.get("last_evidence", ""),
-            "plans_evaluated": len(decisions),
-            **counts,
-        }
-        if decisions:
-            newest = decisions[-1]
-            row |= {
-                "last_plan_id": newest.plan.plan_id,
-                "last_decision": "PERMIT" if newest.granted else "BLOCK",
-                "last_reason": newest.reason,
-                "last_decision_epoch": now.timestamp(),
-                "last_gate": str(GATE_OF.get(gate_reason(newest.reason), "")),
-                "last_evidence": json.dumps({**newest.facts, **newest.counts}, separators=(",", ":")),
+    hint, granted, stored = read_efficiency(store, symbols), grants(store, symbols), store.read(GOVERNOR_STATE, symbols)
+    newest = decided_of(decided, symbols)
+    previous = [last_decision(one.value or {}) for one in stored]
+    if (tape := tape_of(store)) is not None:
+        tape.note(now=now.timestamp(), decided=newest)
+        tape.take("efficiency_hints", dict(zip(symbols, efficiency_rows(hint), strict=True)))
+        tape.take("grants", {one: {"times": json.dumps(times)} for one, times in zip(symbols, granted, strict=True)})
+        tape.take("last_decisions", dict(zip(symbols, previous, strict=True)))
+    moment = now.timestamp()
+    hints = permit_hints(hint, moment, store.profile.by_row(PermitHintTheta, symbols))
+    rows = [
+        {"symbol": symbol, **state_row(one, before, times, newest.get(symbol), moment)}
+        for symbol, one, before, times in zip(symbols, hints, previous, granted, strict=True)
+    ]
+    return states_frame(symbols, rows)
+
+
+def decided_of(decided: Sequence[Decision], symbols: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Give what a row needs to know of the decisions of each symbol: how many there are, and the newest."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in decided:
+        if one.plan.symbol in symbols:
+            found[one.plan.symbol] = {
+                "count": found.get(one.plan.symbol, {"count": 0})["count"] + 1,
+                "plan_id": one.plan.plan_id,
+                "granted": one.granted,
+                "reason": one.reason,
+                "evidence": {**one.facts, **one.counts},
             }
-        rows.append(row)
+    return found
+
+
+def last_decision(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of a row what it keeps of the last decision; nothing was decided where there is none."""
+    return {
+        name: row.get(name, None if name == "last_decision_epoch" else "")
+        for name in ("last_plan_id", "last_decision", "last_reason", "last_decision_epoch", "last_gate", "last_evidence")
+    }
+
+
+def state_row(
+    hint: Mapping[str, Any],
+    previous: Mapping[str, Any],
+    granted: Mapping[str, Sequence[float]],
+    decided: Mapping[str, Any] | None,
+    now: float,
+) -> dict[str, Any]:
+    """Build one row. Pure.
+
+    Parameters
+    ----------
+    hint
+        Of its efficiency.
+    previous
+        See :func:`last_decision`.
+    granted
+        See :func:`resources.governor.limits.grants`.
+    decided
+        See :func:`decided_of`; ``None`` where nothing was.
+    now
+        Epoch s.
+    """
+    evaluated = 0 if decided is None else decided["count"]
+    row = {**hint, **previous, "plans_evaluated": evaluated, **counted_in_windows(granted, now)}
+    if decided is not None:
+        row |= {
+            "last_plan_id": decided["plan_id"],
+            "last_decision": "PERMIT" if decided["granted"] else "BLOCK",
+            "last_reason": decided["reason"],
+            "last_decision_epoch": now,
+            "last_gate": str(GATE_OF.get(gate_reason(decided["reason"]), "")),
+            "last_evidence": json.dumps(decided["evidence"], separators=(",", ":")),
+        }
+    return row
+
+
+def states_frame(symbols: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Lay out the rows of some symbols."""
     schema = {name: GOVERNOR_STATE.by_name[name].codec.dtype for name in rows[0]} if rows else {}
     return assemble(symbols, pl.DataFrame(rows, schema=schema).to_dict(), without_result([]))

@@ -117,7 +117,7 @@ def position_frame(
     refused = _let_go(store, raw, stored, shown.doubtful, moment)
     behind = _behind(shown.cases, now, candle_reader.interval_sec)
     candles = _candles(candle_reader, behind)
-    frame, notes = tracked_frame(symbols, inputs, shown, candles, store.settings, store.profile, refused)
+    frame, notes = tracked_frame(symbols, move_on(inputs, shown, candles, store.settings, store.profile, refused))
     recalled = {symbol: one for symbol, one in shown.recalled.items() if one != memories.get(symbol)}
     _remember(store, recalled)
     _record(store, inputs, candles)
@@ -202,21 +202,25 @@ def judge_snapshots(inputs: Inputs, settings: Settings) -> Shown:
     return shown
 
 
-def tracked_frame(
-    symbols: Sequence[str],
+class Moved(NamedTuple):
+    """What one evaluation has made of the positions: the open ones, with what is said of them; and why others have no state."""
+
+    tracked: dict[str, tuple[Tracked, str]]
+    untracked: list[tuple[str, State, str]]
+
+
+def move_on(
     inputs: Inputs,
     shown: Shown,
     candles: Mapping[str, Bars | None],
     settings: Settings,
     profile: Profile,
     refused: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[pl.DataFrame, dict[str, str]]:
+) -> Moved:
     """Move every open position on. Pure.
 
     Parameters
     ----------
-    symbols
-        In the order of the result.
     inputs, shown
         What was read, and what it shows.
     candles
@@ -225,11 +229,6 @@ def tracked_frame(
         Contracts, limits and parameters.
     refused
         Why the state of a closed position could not be deleted.
-
-    Returns
-    -------
-    frame, notes
-        See :func:`position_frame`, and what is said of single symbols.
     """
     tracked = {
         symbol: _judged(case, candles[symbol], settings, profile, inputs.forgotten.get(symbol, ""), inputs.now)
@@ -237,8 +236,27 @@ def tracked_frame(
     }
     failed = {**shown.failed, **refused}
     untracked = [_why_untracked(one, failed.get(one.symbol, "")) for one in inputs.raw if one.symbol not in shown.cases]
-    frame = assemble(symbols, _columns({symbol: state for symbol, (state, _) in tracked.items()}), without_result(untracked))
-    notes = {symbol: note for symbol, (_, note) in tracked.items() if note}
+    return Moved(tracked, untracked)
+
+
+def tracked_frame(symbols: Sequence[str], moved: Moved) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Lay out what became of every position.
+
+    Parameters
+    ----------
+    symbols
+        In the order of the result.
+    moved
+        See :func:`move_on`.
+
+    Returns
+    -------
+    frame, notes
+        See :func:`position_frame`, and what is said of single symbols.
+    """
+    columns = _columns({symbol: state for symbol, (state, _) in moved.tracked.items()})
+    frame = assemble(symbols, columns, without_result(moved.untracked))
+    notes = {symbol: note for symbol, (_, note) in moved.tracked.items() if note}
     if notes:
         frame = frame.with_columns(why=pl.col("symbol").replace_strict(notes, default=pl.col("why"), return_dtype=pl.String))
     return frame, notes

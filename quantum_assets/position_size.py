@@ -16,7 +16,6 @@ from quantum_core.kernels.governor.risk_guard import EQUITY, RiskGuardTheta, ass
 from quantum_core.kernels.proposals.sizing import SizingInputs, SizingTheta, sizing
 from quantum_core.kernels.proposals.stops import StopsTheta, stop_distance
 from quantum_core.profiles.profile import Profile
-from quantum_core.settings import Settings
 from resources.governor.account import AccountReading, account_row, read_account
 from resources.inputs.foreign import Scored, read_scored
 from resources.recorder.tape import tape_of
@@ -70,7 +69,10 @@ def sized_frame(store: RedisStore, market_state: pl.DataFrame, allocation_target
     targets = read_scored(store, "base_target", "target_usd", symbols)
     if tape is not None:
         tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
-    return size_frame(market_state, allocation_target, targets, account, profile, store.settings)
+    scales = [store.settings.candle_scale_of(symbol) for symbol in symbols]
+    accounts = [account] * len(symbols)
+    interval_sec = store.settings.candle_interval_sec
+    return size_frame(market_state, allocation_target, targets, accounts, scales, profile, candle_interval_sec=interval_sec)
 
 
 def no_equity(account: AccountReading, profile: Profile) -> str:
@@ -87,9 +89,11 @@ def size_frame(
     market_state: pl.DataFrame,
     allocation_target: pl.DataFrame,
     targets: Sequence[Scored],
-    account: AccountReading,
+    accounts: Sequence[AccountReading],
+    scales: Sequence[float],
     profile: Profile,
-    settings: Settings,
+    *,
+    candle_interval_sec: float,
 ) -> pl.DataFrame:
     """Compute the sizes of all symbols at once.
 
@@ -99,12 +103,14 @@ def size_frame(
         Frames of the same symbols. A multiplier counts only where its efficiency was trusted.
     targets
         P2.9 target per symbol, in the order of the frame; one caps only where it is fresh and in mode ``enforce``.
-    account
-        With an equity that is there and fresh.
+    accounts
+        As it was for each of them, with an equity that is there and fresh.
+    scales
+        Factor from the prices of the candles to those of a position, for each of them.
     profile
         Parameters of the kernels.
-    settings
-        Length of the candles, and the factor from their prices to those of a position.
+    candle_interval_sec
+        Length of the candles, s.
 
     References
     ----------
@@ -112,7 +118,12 @@ def size_frame(
     """
     of_trusted = (pl.col("state") == State.PRESENT) & (pl.col("reason") == "ok")
     trusted = allocation_target.filter(of_trusted).select("symbol", "multiplier")
-    capped = market_state.with_columns(target_usd=pl.Series([one.cap for one in targets], dtype=pl.Float64))
+    capped = market_state.with_columns(
+        target_usd=pl.Series([one.cap for one in targets], dtype=pl.Float64),
+        equity=pl.Series([one.account.equity for one in accounts], dtype=pl.Float64),
+        of_account=pl.Series(["candles" if is_live(one.source) else "example" for one in accounts], dtype=pl.String),
+        scale=pl.Series(scales, dtype=pl.Float64),
+    )
     joined = capped.join(trusted, on="symbol", how="left", maintain_order="left")
     known = (pl.col("state") == State.PRESENT) & pl.col("close").is_not_null()
     rows = joined.filter(known)
@@ -123,8 +134,8 @@ def size_frame(
     )
     symbols, count = rows["symbol"].to_list(), len(rows)
     market = market_columns(rows)
-    price = rows["close"].to_numpy() * np.array([settings.candle_scale_of(symbol) for symbol in symbols])
-    equity, per_day = np.full(count, account.account.equity), DAY_SEC / settings.candle_interval_sec
+    price = rows["close"].to_numpy() * rows["scale"].to_numpy()
+    equity, per_day = rows["equity"].to_numpy(), DAY_SEC / candle_interval_sec
     distance = stop_distance(market, profile.by_row(StopsTheta, symbols))
     inputs = SizingInputs(
         equity_usd=equity,
@@ -134,7 +145,6 @@ def size_frame(
         target_usd=rows["target_usd"].to_numpy(),
     )
     size = sizing(market, inputs, profile.by_row(SizingTheta, symbols), candles_per_day=per_day)
-    of_account = "candles" if is_live(account.source) else "example"
     computed = {
         "symbol": symbols,
         "size_usd": size.size_usd,
@@ -150,6 +160,6 @@ def size_frame(
         "multiplier": none_for_nan(inputs.multiplier),
         "target_usd": none_for_nan(inputs.target_usd),
         "candles_per_day": np.full(count, per_day),
-        "data_source": least_live(rows["source"], pl.Series([of_account] * count, dtype=pl.String)),
+        "data_source": least_live(rows["source"], rows["of_account"]),
     }
     return assemble(market_state["symbol"].to_list(), computed, uncomputed)

@@ -10,13 +10,15 @@ import polars as pl
 
 from quantum_assets.shared.partitions import OWNERS
 from quantum_core.contracts.reading import State
+from quantum_core.contracts.schema import ACCOUNT
 from quantum_core.contracts.tables import RISK_GUARD
 from quantum_core.kernels.governor.risk_guard import RiskGuardTheta, assess
 from resources.calc_only import require_calc_only
-from resources.governor.account import read_account
+from resources.governor.account import account_row, read_account
 from resources.governor.guard_search import look_for_more
-from resources.governor.guards import enforce, guard_state
+from resources.governor.guards import enforce, guard_facts, guard_state
 from resources.io_manager import cycle_id_of
+from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
 
@@ -44,5 +46,9 @@ def risk_guard(context: dg.AssetExecutionContext, governor: dg.ResourceParam[Red
         context.log.warning(f"Risk guard {one.reason}: nothing is opened for {one.duration_sec} s")
     for guard in enforced.recovered:
         context.log.warning(f"Risk guard {guard} ended: a newer reading of the account is within its limit")
-    row = guard_state(account, assessment, enforced, look_for_more(governor))
+    searched = look_for_more(governor)
+    if (tape := tape_of(governor)) is not None:
+        tape.take("account", {ACCOUNT: account_row(account)})
+        tape.note(guards=guard_facts(account, assessment, enforced, searched))
+    row = guard_state(account, assessment, enforced, searched)
     return RISK_GUARD.frame([{**row, "state": str(State.PRESENT), "why": ""}])

@@ -143,8 +143,20 @@ def intent_frame(
     docs/spec.md#7-trade-intents-and-the-governor, docs/spec.md#9-publishing-rules
     """
     unread = without_result([(one.symbol, State.FAILED, one.reason) for one in kept if one.state is State.FAILED])
-    rows = rows.join(unread, on="symbol", how="anti", maintain_order="left")
+    intended = intended_rows(rows.join(unread, on="symbol", how="anti", maintain_order="left"))
     last = {one.symbol: one.value for one in kept}
+    named = [identity_of(row, last[row["symbol"]], change_eps_pct) for row in intended.iter_rows(named=True)]
+    return assemble(symbols, with_identity(intended, named), pl.concat([rest, unread]))
+
+
+def intended_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Say what the proposals of each symbol ask for, whatever was intended before.
+
+    Parameters
+    ----------
+    rows
+        Those of :func:`both_proposals` that can be computed.
+    """
     intended = intents(
         Proposals(
             harvest_action=rows["harvest_action"].to_numpy(),
@@ -174,12 +186,16 @@ def intent_frame(
         "price": rows["price"],
         "qty": rows["qty"],
     }
-    named = [_intent_identity(row, last[row["symbol"]], change_eps_pct) for row in pl.DataFrame(columns).iter_rows(named=True)]
+    return pl.DataFrame(columns)
+
+
+def with_identity(intended: pl.DataFrame, named: Sequence[Mapping[str, str | None]]) -> Mapping[str, Any]:
+    """Give the columns of what is intended, with the identity of each."""
     identity = {name: pl.Series([one[name] for one in named], dtype=pl.String) for name in ("intent_id", "replaces", "cause")}
-    return assemble(symbols, {**columns, **identity}, pl.concat([rest, unread]))
+    return {**intended.to_dict(), **identity}
 
 
-def _intent_identity(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
+def identity_of(row: Mapping[str, Any], last: Mapping[str, Any] | None, change_eps_pct: float) -> dict[str, str | None]:
     """Decide whether what a row asks for is a new intent, and name it or the one that stands."""
     standing_id = None if last is None else str(last["intent_id"])
     if row["due"]:

@@ -69,6 +69,11 @@ def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for seconds is no finding. Tests of the bounds set their own; programs keep the product's."""
+    be_patient(monkeypatch)
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Redis as long as it takes; for what is made before the fixtures of a test, too."""
     monkeypatch.setattr("resources.store.breaker.BUDGET_SEC", 1e9)
     monkeypatch.setattr("resources.store.connection.COMMAND_TIMEOUT_SEC", 20.0)
     monkeypatch.setattr("resources.store.connection.CALL_BOUND_SEC", 60.0)

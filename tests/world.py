@@ -76,6 +76,12 @@ def write_target(store: RedisStore, symbol: str, usd: float = 1000.0) -> None:
     store.client.hset(store.keys.of("base_target", symbol), mapping={name: str(value) for name, value in fields.items()})
 
 
+def write_attribution(store: RedisStore, symbol: str, factor: float = 0.6) -> None:
+    """Write an attribution as P3.0 does."""
+    fields = {"performance_factor": factor, "confidence": 0.8, "timestamp": int(store.clock().timestamp())}
+    store.client.hset(store.keys.of("attribution", symbol), mapping={name: str(value) for name, value in fields.items()})
+
+
 def write_efficiency(store: RedisStore, symbol: str, score: float = 0.8, confidence: float = 0.9, *, age_sec: float = 0) -> None:
     """Write an efficiency hash as another producer does."""
     fields = {"efficiency_score": score, "confidence": confidence, "ts": int(store.clock().timestamp() - age_sec)}

@@ -3,8 +3,8 @@
 The recorded inputs go through the same functions as live; neither Redis nor Dagster is asked. Each step begins with what was
 recorded before it, not with what was computed again, so that one difference is one, and not the beginning of many.
 
-Not computed again, and counted as such: ``capital_efficiency`` (its averages rest on every fill since the first), ``risk_guard``
-and the rows of ``governor_permit`` (their counters are the server's). Decisions are, each from its own record.
+That is also why steps can be computed together, many at a time (:mod:`quantum_assets.replay.together`): each takes what it rests
+on when its turn comes, and is computed and compared later. Decisions are computed again, each from its own record.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import polars as pl
 
-from quantum_assets.replay.standing import BY_SYMBOL, NotRecordedError, Standing, Step
+from quantum_assets.replay.recorded_steps import between, collected, cycle_time, days_of, last_of, steps_of
+from quantum_assets.replay.standing import BY_SYMBOL, NotRecordedError, Standing, Step, causes_of
+from quantum_assets.replay.together import MARK, Case, together
 from quantum_core.contracts.reading import Reading, State
-from quantum_core.contracts.schema import Table
-from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES
+from quantum_core.contracts.schema import ACCOUNT, Table
+from quantum_core.contracts.tables import GOVERNOR_STATE, POSITION, PUBLISHED_TABLES
 from quantum_core.profiles.profile import Profile, from_body
 from quantum_core.settings import Settings, load_settings
 from resources.governor.decisions import IncompleteRecordError, decided_again
@@ -35,14 +38,17 @@ from resources.recorder.archive import Archive
 from resources.recorder.series import COLUMNS, Series
 from resources.recorder.tape import CANDLE_READINGS, CANDLES, WITHOUT_RESULT, as_read, packages
 
-__all__ = ["Difference", "NotRecordedError", "Outcome", "Step", "rerun", "steps_of"]
+__all__ = ["Difference", "NotRecordedError", "Outcome", "Step", "cycle_time", "rerun", "steps_of"]
 
 LOOK_BACK = timedelta(days=1)  # a published row that stands may be of the day before
 RAN_WITH = ("versions", "settings", "parameters")
-NOT_AGAIN = ("capital_efficiency", "risk_guard", "governor_permit")
 KEPT_MAX = 100  # differences; the count is always exact
 CHUNK = timedelta(hours=1)
-WRITTEN_AS = {"seq": pl.Int64(), "at": pl.Datetime("us", "UTC"), "cycle_id": pl.String(), "symbol": pl.String()}
+STAMPS = ("seq", "cycle_id", "at", "symbol")
+ROWS_MAX = 4000  # of steps that wait to be computed together
+OVERLAP = timedelta(hours=1)  # longer than any run lasts
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ def rerun(
             if time.monotonic() > last_moment:
                 until = step.at
                 break
+        state.settle(outcome)
         _decide_again(archive, start, until, outcome)
         start = until
     if first:
@@ -154,52 +161,31 @@ def rerun(
     return outcome
 
 
-def cycle_time(archive: Archive, cycle_id: str) -> tuple[datetime, datetime]:
-    """Give the time from the first to the last record of a cycle.
+class Pending(NamedTuple):
+    """A step whose inputs are taken, and what its publications are judged by: it is computed with many others.
 
-    Raises
-    ------
-    NotRecordedError
-        There is none.
+    Attributes
+    ----------
+    step, case
+        The step, and what it computes from.
+    versions, ran_with
+        Of the packages then, and name of the profile then.
+    stands
+        Rows that its publications are judged by.
+    unknown
+        Symbols of which no row was known.
+    superseded
+        Symbols of which another run has published something meanwhile.
+    written
+        Why each row was published, by symbol.
     """
-    records = _read(archive, "records")
-    found = (
-        records.filter(pl.col("cycle_id") == cycle_id).select("at").collect()
-        if "at" in records.collect_schema()
-        else pl.DataFrame()
-    )
-    if not len(found):
-        message = f"no cycle {cycle_id} is recorded in {archive.root}"
-        raise NotRecordedError(message)
-    return found["at"].min(), found["at"].max() + timedelta(microseconds=1)  # type: ignore[return-value, operator]  # times
 
-
-def steps_of(archive: Archive, start: datetime, end: datetime) -> Iterator[Step]:
-    """Give the records of a time in their order, with their rows."""
-    records = _between(archive, "records", start, end)
-    if not len(records):
-        return
-    numbers = records["seq"]
-    low, high = numbers.min(), numbers.max()
-    rows = {}
-    for table in archive.tables():
-        if table in ("records", "gaps"):
-            continue
-        query = _read(archive, table, _days(start, end))
-        if "seq" in query.collect_schema():
-            frame = query.filter(pl.col("seq").is_between(low, high)).sort("seq", maintain_order=True).collect()
-            rows[table] = {key[0]: part for key, part in frame.partition_by("seq", as_dict=True, maintain_order=True).items()}
-    for record in records.sort("seq").iter_rows(named=True):
-        tables = {table: parts[record["seq"]] for table, parts in rows.items() if record["seq"] in parts}
-        yield Step(
-            record["seq"],
-            record["asset"],
-            record["cycle_id"],
-            record["run_id"],
-            record["at"],
-            orjson.loads(record["facts"]),
-            tables,
-        )
+    step: Step
+    case: Case
+    stands: Mapping[str, Row | None]
+    unknown: frozenset[str]
+    superseded: frozenset[str]
+    written: Mapping[str, str]
 
 
 class Replayed(Standing):
@@ -218,56 +204,82 @@ class Replayed(Standing):
         self._began: dict[str, datetime] = {}  # a cycle, by its id
         self._settings_given: dict[str, Any] = {}
         self.series: dict[str, Series] = {}
+        self._pending: dict[str, list[Pending]] = {}
+        self._waiting = 0
+        self._last_written: dict[str, datetime] = {}  # when each cycle has published last
 
     def begin(self, archive: Archive, first: Step) -> None:
         """Bring everything to where it stood before a step."""
-        days = _days(first.at - LOOK_BACK, first.at)
+        days = days_of(first.at - LOOK_BACK, first.at)
         before = pl.col("seq") < first.seq
         for table in (*RAN_WITH, *BY_SYMBOL):
-            rows = _collected(archive, table, days, before)
-            if len(rows):
-                self._take(table, rows.group_by("symbol", maintain_order=True).last())
-        candles = _collected(archive, CANDLES, days, before)
+            self._take(table, last_of(collected(archive, table, days, before)))
+        candles = collected(archive, CANDLES, days, before)
         for _, part in candles.partition_by("seq", as_dict=True, maintain_order=True).items() if len(candles) else ():
             self._merge(part)
         for asset, contract in PUBLISHED_TABLES.items():
-            rows = _collected(archive, asset, days, before)
+            rows = collected(archive, asset, days, before)
             if len(rows):
-                news = rows.filter(pl.col("cause") != "unchanged")
-                self.stand(contract, news.group_by("symbol", maintain_order=True).last())
+                self.stand(contract, last_of(rows.filter(pl.col("cause") != "unchanged")))
                 if contract.kept_current:
-                    self.stand(contract, rows.group_by("symbol", maintain_order=True).last())
-        rest = _collected(archive, WITHOUT_RESULT, days, before)
-        if len(rest):
-            for row in rest.group_by("symbol", "asset", maintain_order=True).last().iter_rows(named=True):
-                self._without(row, "")
+                    self.stand(contract, last_of(rows))
+        for row in last_of(collected(archive, WITHOUT_RESULT, days, before), "symbol", "asset"):
+            self._without(row, "")
 
     def compute(self, step: Step, outcome: Outcome) -> None:
-        """Compute one step again, compare it, and go on with what was recorded."""
+        """Take the inputs of one step, and go on with what was recorded; it is computed by :meth:`settle` at the latest."""
+        if not step.tables.keys().isdisjoint(RAN_WITH):
+            self.settle(outcome)  # with what was in force until then
         for table in (*RAN_WITH, *BY_SYMBOL):
             if table in step.tables:
-                self._take(table, step.tables[table])
+                self._take(table, step.tables[table].rows())
         if CANDLES in step.tables:
-            self._merge(step.tables[CANDLES])
+            self._merge(step.tables[CANDLES].frame)
         self._began.setdefault(step.cycle_id, step.at)
         contract = PUBLISHED_TABLES.get(step.asset)
         if contract is None:
             return
-        if step.asset in NOT_AGAIN:
-            outcome.skip(f"{step.asset}: not computed again")
-            self._apply(contract, step, self._symbols(step) if self.settings else ())
-            return
+        rows = step.tables[step.asset].rows() if step.asset in step.tables else []
+        symbols: Sequence[str] = ()
         try:
-            symbols = self._symbols(step)
-            frame = self.frame(step, symbols)
+            symbols = (ACCOUNT,) if contract.of_account else self._symbols(step)
+            self._pend(contract, step, symbols, rows)
         except NotRecordedError as error:
             outcome.skip(f"{step.asset}: {error}")
-            self._apply(contract, step, self._symbols(step) if self.settings else ())
-            return
-        outcome.steps += 1
-        for difference in self._compare(contract, step, frame, outcome):
+        self._apply(contract, step, symbols, rows)
+        if self._waiting > ROWS_MAX:
+            self.settle(outcome)
+
+    def _pend(self, table: Table, step: Step, symbols: Sequence[str], rows: Sequence[Row]) -> None:
+        case = self.case(step, symbols)
+        last = self.published[table.asset]
+        written = {row["symbol"]: row["cause"] for row in rows}
+        superseded = self._superseded(step, symbols)
+        if table is GOVERNOR_STATE:  # who decides plans of other symbols writes their rows, too, and records none of them
+            decided = (one for one in symbols if one in last and last[one]["last_plan_id"] != case.last[one]["last_plan_id"])
+            superseded = superseded.union(decided)
+        pending = Pending(
+            step,
+            case,
+            self.standing_of(table, step, symbols),
+            frozenset(one for one in {*symbols, *written} if one not in last),
+            superseded,
+            written,
+        )
+        self._pending.setdefault(table.asset, []).append(pending)
+        self._waiting += len(symbols)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Compute the steps that wait, and compare them."""
+        waiting, self._pending, self._waiting = self._pending, {}, 0
+        differences: list[Difference] = []
+        for asset, pending in waiting.items():
+            settings, profile = self._in_force()
+            frame = together(asset, [one.case for one in pending], settings, profile)
+            differences += self._compare(PUBLISHED_TABLES[asset], pending, frame, outcome)
+            outcome.steps += len(pending)
+        for difference in sorted(differences, key=lambda one: one.seq):
             outcome.add(difference)
-        self._apply(contract, step, symbols)
 
     # What it reads from records.
 
@@ -281,7 +293,7 @@ class Replayed(Standing):
         if rows is None:
             message = "its candles are not recorded"
             raise NotRecordedError(message)
-        return {row["symbol"]: self._reading(row) for row in rows.iter_rows(named=True)}
+        return {row["symbol"]: self._reading(row) for row in rows.rows()}
 
     def bars(self, symbol: str) -> Any:
         """Give as many candles as the position was judged by; None where there were none."""
@@ -317,8 +329,10 @@ class Replayed(Standing):
 
     # What a record changes.
 
-    def _take(self, table: str, rows: pl.DataFrame) -> None:
-        named = {row.pop("symbol"): row for row in rows.drop("seq", "cycle_id", "at", strict=False).iter_rows(named=True)}
+    def _take(self, table: str, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        named = {row["symbol"]: {name: value for name, value in row.items() if name not in STAMPS} for row in rows}
         if table == "settings":
             self._settings_given |= {name: json.loads(row["value"]) for name, row in named.items()}
             known = Settings.model_fields.keys()
@@ -350,69 +364,66 @@ class Replayed(Standing):
         else:
             known[row["symbol"]] = (row["state"], row["why"], cycle_id)
 
-    def _apply(self, table: Table, step: Step, symbols: Sequence[str]) -> None:
+    def _apply(self, table: Table, step: Step, symbols: Sequence[str], rows: Sequence[Row]) -> None:
         without = self.without.setdefault(step.asset, {})
-        for row in step.tables.get(WITHOUT_RESULT, pl.DataFrame()).iter_rows(named=True):
+        for row in step.tables[WITHOUT_RESULT].rows() if WITHOUT_RESULT in step.tables else ():
             self._without(row, step.cycle_id)
+        evaluated, epoch = self.evaluated[step.asset], int(step.at.timestamp())
         for symbol in symbols:  # nothing was recorded of them because nothing has changed
             if symbol in without:
                 without[symbol] = (*without[symbol][:2], step.cycle_id)
             else:
-                self.evaluated[step.asset][symbol] = int(step.at.timestamp())
-        rows = step.tables.get(step.asset)
-        if rows is not None:
-            self.stand(table, rows)
+                evaluated[symbol] = epoch
+        self.stand(table, rows)
+        if rows:
+            self._last_written[step.cycle_id] = step.at
 
     # Comparing.
 
-    def _compare(self, table: Table, step: Step, frame: pl.DataFrame, outcome: Outcome) -> Iterator[Difference]:
-        _, profile = self._in_force()
+    def _compare(self, table: Table, pending: Sequence[Pending], frame: pl.DataFrame, outcome: Outcome) -> Iterator[Difference]:
+        settings, profile = self._in_force()
         present = frame.filter(pl.col("state") == State.PRESENT)
         computed = as_read(table, present)
-        recorded = step.tables.get(step.asset)
-        causes = self.causes(table, step, present, computed)
-        written = {} if recorded is None else dict(zip(recorded["symbol"], recorded["cause"], strict=True))
         outcome.rows += len(present)
+        stands = {one.case.label(symbol): row for one in pending for symbol, row in one.stands.items()}
+        moments = {one.case.label(symbol): one.step.at for one in pending for symbol in one.case.symbols}
+        causes = causes_of(table, present, computed, moments, stands, settings, profile)
+        unequal = {label: rest for label, *rest in _unequal(table, _recorded(table, pending), computed)}
+        labels, reason = set(present["symbol"]), self._reason(profile)
+        for one in pending:
+            step, label = one.step, one.case.label
+            left_out = {symbol for symbol in one.superseded if label(symbol) in labels}
+            if left_out:
+                outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(left_out))
+            found = {symbol: cause for symbol in one.case.symbols if (cause := causes.get(label(symbol))) is not None}
+            blind = _blind(table, one, found) - left_out if one.unknown else set()
+            if blind:
+                outcome.skip(f"{step.asset}: what stood before it is not recorded", len(blind))
+            left_out |= blind
+            for symbol in sorted({*one.written, *found} - left_out):
+                if (different := unequal.get(label(symbol))) is None and one.written.get(symbol) != found.get(symbol):
+                    different = ["cause", one.written.get(symbol), found.get(symbol)]
+                if different is not None:
+                    name, before, after = different
+                    yield Difference(
+                        step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at
+                    )
 
-        def differs(symbol: str, name: str, before: Any, after: Any) -> Difference:
-            reason = self._reason(profile)
-            return Difference(step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at)
-
-        left_out = self._overtaken(step, present["symbol"].to_list())
-        if left_out:
-            outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(left_out))
-        blind = self._blind(table, causes, written) - left_out
-        if blind:
-            outcome.skip(f"{step.asset}: what stood before it is not recorded", len(blind))
-        left_out |= blind
-        if recorded is not None:
-            for symbol, name, published, found in _unequal(table, recorded, computed):
-                if symbol not in left_out:
-                    left_out.add(symbol)
-                    yield differs(symbol, name, published, found)
-        for symbol in {*causes, *written} - left_out:
-            if (before := written.get(symbol)) != (after := causes.get(symbol)):
-                yield differs(symbol, "cause", before, after)
-
-    def _blind(self, table: Table, causes: Mapping[str, str], written: Mapping[str, str]) -> set[str]:
-        """Name the symbols whose row before this one was published before the recorder began, so that nobody knows it."""
-        unknown = {*causes, *written} - self.published[table.asset].keys()
-        if table is POSITION:  # every row is moved on from the one before
-            return {symbol for symbol in unknown if written.get(symbol) != "first"}
-        return {symbol for symbol in unknown if written.get(symbol) != causes.get(symbol)}
-
-    def _overtaken(self, step: Step, symbols: Sequence[str]) -> set[str]:
+    def _superseded(self, step: Step, symbols: Sequence[str]) -> frozenset[str]:
         """Name the symbols of which another run has published something since this one began: nobody knows which of it was read.
 
         Cycles of a shard never overlap; a cycle on request overlaps them.
         """
         began, mine = self._began[step.cycle_id], step.cycle_id
-        return {
+        if not any(at >= began for cycle, at in self._last_written.items() if cycle != mine):
+            self._last_written = {cycle: at for cycle, at in self._last_written.items() if cycle == mine or at >= began - OVERLAP}
+            return frozenset()
+        return frozenset(
             symbol
             for rows in self.published.values()
             for symbol in symbols
             if (row := rows.get(symbol)) is not None and row["cycle_id"] != mine and row["written_at"] >= began
-        }
+        )
 
     def _reason(self, profile: Profile) -> str:
         """Say what is known to be another than then."""
@@ -424,7 +435,7 @@ class Replayed(Standing):
 
 
 def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Outcome) -> None:
-    events = _between(archive, "decisions", start, end)
+    events = between(archive, "decisions", start, end)
     for event in events.iter_rows(named=True) if "plan_id" in events.columns else ():
         fields_given = {name: value for name, value in event.items() if isinstance(value, str)}
         if "plan_id" not in fields_given or "event" not in fields_given or "theta" not in fields_given:
@@ -449,51 +460,54 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
             )
 
 
+def _blind(table: Table, one: Pending, causes: Mapping[str, str]) -> set[str]:
+    """Name the symbols whose row before this one was published before the recorder began, so that nobody knows it."""
+    unknown = one.unknown & {*causes, *one.written}
+    if table is POSITION:  # every row is moved on from the one before
+        return {symbol for symbol in unknown if one.written.get(symbol) != "first"}
+    return {symbol for symbol in unknown if one.written.get(symbol) != causes.get(symbol)}
+
+
+def _recorded(table: Table, pending: Sequence[Pending]) -> pl.DataFrame:
+    """Give what was published in some steps, by label."""
+    parts = [one.step.tables[table.asset] for one in pending if table.asset in one.step.tables]
+    if not parts:
+        return pl.DataFrame()
+    frame: pl.DataFrame = pl.concat([part.frame for part in parts], how="diagonal_relaxed")
+    return frame.with_columns(symbol=pl.format("{}" + MARK + "{}", "seq", "symbol"))
+
+
 def _unequal(table: Table, recorded: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, str, Any, Any]]:
-    """Give the first field of each recorded row that differs bit by bit: symbol, field, and both values."""
-    names = [item.name for item in table.fields]
-    again, nothing = dict(zip(computed["symbol"], computed.select(names).rows(), strict=True)), (None,) * len(names)
-    for symbol, was in zip(recorded["symbol"], recorded.select(names).rows(), strict=True):
-        is_now = again.get(symbol, nothing)
-        if was != is_now or 0.0 in was:  # 0.0 equals -0.0, which reads otherwise
-            unequal = (pair for pair in zip(names, was, is_now, strict=True) if _bits(pair[1]) != _bits(pair[2]))
-            for name, published, found in islice(unequal, 1):
-                yield symbol, name, published, found
+    """Give the first field of each recorded row that differs bit by bit: label, field, and both values."""
+    if not len(recorded):
+        return
+    types = {item.name: item.codec.dtype for item in table.fields if item.name in recorded.columns}
+    was = recorded.select("symbol", *(pl.col(name).cast(dtype) for name, dtype in types.items()))
+    again = was.select("symbol").join(computed, on="symbol", how="left", maintain_order="left")
+    differing = _differing(was.select(list(types)), again.select(list(types)))
+    found = np.zeros(len(was), dtype=bool)
+    for name, mask in differing.items():
+        for row in np.flatnonzero(mask & ~found).tolist():
+            yield was["symbol"][row], name, was[name][row], again[name][row]
+        found |= mask
 
 
-def _bits(value: Any) -> Any:
-    return (math.copysign(1, value), value) if isinstance(value, float) else value
+def _differing(was: pl.DataFrame, again: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
+    """Say where two frames of the same columns differ, numbers bit by bit: 0.0 is not -0.0."""
+    both = was.select(pl.all().name.suffix(":was")).hstack(again)
+    numbers = [name for name, dtype in was.schema.items() if dtype.is_float()]
+    mask = both.select(
+        pl.col(f"{name}:was").is_null() != pl.col(name).is_null()
+        if name in numbers
+        else pl.col(name).ne_missing(pl.col(f"{name}:was"))
+        for name in was.columns
+    )
+    masks = {name: column.to_numpy() for name, column in zip(was.columns, mask.get_columns(), strict=True)}
+    bits = [frame.select(pl.col(numbers).fill_null(0.0)) for frame in (was, again)]
+    for name, before, after in zip(numbers, *(frame.get_columns() for frame in bits), strict=True):
+        masks[name] = masks[name] | (before.to_numpy().view(np.int64) != after.to_numpy().view(np.int64))
+    return masks
 
 
 def _text(value: Any) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-def _days(start: datetime, end: datetime) -> list[date]:
-    first, last = start.astimezone(UTC).date(), end.astimezone(UTC).date()
-    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
-
-
-def _read(archive: Archive, table: str, days: Sequence[date] | None = None) -> pl.LazyFrame:
-    """Read a table; what has other types than the recorder writes is not of the recorder."""
-    query = archive.read(table, days)
-    schema = query.collect_schema()
-    if any(name in schema and schema[name] != dtype for name, dtype in WRITTEN_AS.items()):
-        message = f"{table}: a file of it has other columns than the recorder writes"
-        raise ValueError(message)
-    if "seq" in schema and table in PUBLISHED_TABLES:  # a field that was added since
-        lacking = [item for item in PUBLISHED_TABLES[table].fields if item.before is not ... and item.name not in schema]
-        return query.with_columns(pl.lit(item.before, item.codec.dtype).alias(item.name) for item in lacking)
-    return query
-
-
-def _collected(archive: Archive, table: str, days: Sequence[date], where: pl.Expr) -> pl.DataFrame:
-    query = _read(archive, table, days)
-    return query.filter(where).sort("seq", maintain_order=True).collect() if "seq" in query.collect_schema() else pl.DataFrame()
-
-
-def _between(archive: Archive, table: str, start: datetime, end: datetime) -> pl.DataFrame:
-    query = _read(archive, table, _days(start, end))
-    if "at" not in query.collect_schema():
-        return pl.DataFrame()
-    return query.filter(pl.col("at").is_between(start, end, closed="left")).collect()

@@ -7,37 +7,31 @@ Where inputs come from and what becomes of a result is for who inherits: a recor
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
+import orjson
 import polars as pl
 
-from quantum_assets.allocation_target import allocation_frame
-from quantum_assets.harvest_proposal import harvest_frame
-from quantum_assets.market_state import market_state_frame
-from quantum_assets.position import Inputs, judge_snapshots, memory_of, tracked_frame
-from quantum_assets.position_size import no_equity, size_frame
-from quantum_assets.risk_proposal import risk_frame
-from quantum_assets.shared.rows import assemble, shared_by_legs, without_result
-from quantum_assets.trade_intent import GONE, both_proposals, intent_frame
+from quantum_assets.capital_efficiency import Read
+from quantum_assets.position import Inputs, judge_snapshots, memory_of, move_on
+from quantum_assets.position_size import no_equity
+from quantum_assets.replay.together import Case, Loaded, symbol_of, together
+from quantum_core.contracts.legs import underlyings
 from quantum_core.contracts.reading import Reading, State
-from quantum_core.contracts.schema import ACCOUNT, Table, publication_due
-from quantum_core.contracts.tables import POSITION, PUBLISHED_TABLES, RISK_PROPOSAL
+from quantum_core.contracts.schema import ACCOUNT, Change, Table, publication_due
+from quantum_core.contracts.tables import CAPITAL_EFFICIENCY, POSITION, PUBLISHED_TABLES, RISK_PROPOSAL
 from quantum_core.kernels import CLOCK_SKEW_SEC
-from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
-from quantum_core.kernels.governor.risk_guard import Account
 from quantum_core.kernels.position.identity import Memory
 from quantum_core.kernels.position.tracking import TrackingTheta
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
-from resources.governor.account import AccountReading
-from resources.inputs.candle_series import Candles, grid_theta_of
+from resources.governor.account import account_of
+from resources.inputs.candle_series import Candles
 from resources.inputs.foreign import Scored
 from resources.inputs.position_snapshots import Flat, snapshot_of
 
@@ -48,9 +42,12 @@ BY_SYMBOL = (
     "base_targets",
     "efficiency_hints",
     "account",
+    "efficiency_state",
+    "attribution",
+    "grants",
+    "last_decisions",
 )  # recorded on change
 UNKNOWN = ("value", "confidence")  # of a target that cannot be read, NaN
-DIGESTED = ("risk_proposal", "harvest_proposal")  # an intent names the proposals it rests on
 
 
 class NotRecordedError(LookupError):
@@ -67,7 +64,7 @@ class Step:
     run_id: str
     at: datetime
     facts: Mapping[str, Any]
-    tables: Mapping[str, pl.DataFrame]
+    tables: Mapping[str, Any]  # of a record: rows by table
 
 
 class Standing(ABC):
@@ -79,8 +76,8 @@ class Standing(ABC):
         In force; None where they are not known yet.
     inputs
         Last row of each input in ``BY_SYMBOL``, by table and symbol.
-    latest, published
-        Rows as they stand, by asset: as one frame, and by symbol.
+    published
+        Rows as they stand, by asset and symbol.
     without
         State, reason and cycle of symbols whose last evaluation gave no row, by asset.
     evaluated
@@ -95,7 +92,6 @@ class Standing(ABC):
         self.settings: Settings | None = settings
         self.profile: Profile | None = profile
         self.inputs: dict[str, dict[str, dict[str, Any]]] = {table: {} for table in BY_SYMBOL}
-        self.latest: dict[str, pl.DataFrame] = {}
         self.published: dict[str, dict[str, dict[str, Any]]] = {asset: {} for asset in PUBLISHED_TABLES}
         self.without: dict[str, dict[str, tuple[str, str, str]]] = {asset: {} for asset in PUBLISHED_TABLES}
         self.evaluated: dict[str, dict[str, int]] = {asset: {} for asset in PUBLISHED_TABLES}
@@ -110,7 +106,7 @@ class Standing(ABC):
     def bars(self, symbol: str) -> Any:
         """Give the candles a position is judged by; None where there are none."""
 
-    # What each asset computes, from what stands.
+    # What each asset takes of what stands, and computes from it.
 
     def frame(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
         """Compute the frame of a step's asset: every symbol with ``state``, ``why`` and the fields of the table.
@@ -120,18 +116,26 @@ class Standing(ABC):
         NotRecordedError
             What it rests on is not known.
         """
-        computed: pl.DataFrame = getattr(self, f"_{step.asset}")(step, symbols)
-        return computed
-
-    def _market_state(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
         settings, profile = self._in_force()
-        readings = self.readings(step)
-        grid, ticks = grid_theta_of(settings, profile), settings.ticks
-        return shared_by_legs(
-            symbols, lambda names: market_state_frame([readings[one] for one in names], grid, ticks, profile=profile)
-        )
+        frame = together(step.asset, [self.case(step, symbols)], settings, profile)
+        return frame.with_columns(symbol=pl.Series(list(map(symbol_of, frame["symbol"])), dtype=pl.String))
 
-    def _position(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
+    def case(self, step: Step, symbols: Sequence[str]) -> Case:
+        """Take what a step's asset computes from, as it stands; what moves positions on has done so then.
+
+        Raises
+        ------
+        NotRecordedError
+            What it rests on is not known.
+        """
+        taken: Mapping[str, Any] = getattr(self, f"_{step.asset}")(step, symbols)
+        return Case(step.seq, symbols, **taken)
+
+    def _market_state(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        readings = self.readings(step)
+        return {"readings": {one: readings[one] for one in underlyings(symbols)}}
+
+    def _position(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
         settings, profile = self._in_force()
         raw, memories = self.inputs["raw_positions"], self.inputs["position_memory"]
         missing = [symbol for symbol in symbols if symbol not in raw or symbol not in memories]
@@ -145,7 +149,7 @@ class Standing(ABC):
             now,
             [snapshot_of(symbol, raw[symbol]) for symbol in symbols],
             rows,
-            {one: memory_of(json.loads(memories[one]["memory"]), now) for one in symbols if memories[one]["memory"]},
+            {one: memory_of(orjson.loads(memories[one]["memory"]), now) for one in symbols if memories[one]["memory"]},
             {one: memories[one]["forgotten"] for one in symbols if memories[one]["forgotten"]},
             {
                 one: proposals[one]
@@ -158,103 +162,99 @@ class Standing(ABC):
         )
         shown = judge_snapshots(inputs, settings)
         self.recalled = shown.recalled
-        frame, _ = tracked_frame(symbols, inputs, shown, {symbol: self.bars(symbol) for symbol in shown.cases}, settings, profile)
+        moved = move_on(inputs, shown, {symbol: self.bars(symbol) for symbol in shown.cases}, settings, profile)
         self._let_go(inputs, shown.doubtful)
-        return frame
+        return {"moved": moved}
 
-    def _risk_proposal(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
+    def _risk_proposal(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        return {"assets": self.loaded(("market_state", "position"), symbols, step)}
+
+    def _harvest_proposal(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        return {"assets": self.loaded(("market_state", "position", "risk_proposal"), symbols, step)}
+
+    def _allocation_target(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        names = underlyings(symbols)
+        return {"now": step.facts["now"], "hints": self._input("efficiency_hints", names), "targets": self._targets(names)}
+
+    def _capital_efficiency(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        names, noted = underlyings(symbols), _noted(step, "mode")
+        if noted["mode"] == "external":
+            return {"hints": self._input("efficiency_hints", names)}
+        names = [one for one in names if one not in noted["broken"]]
+        kept, attribution = self._input("efficiency_state", names), self._input("attribution", names)
+        targets = self._targets(names)
+        reads = {}
+        for one in names:
+            pnls, last_exec = noted["fills"].get(one, ((), kept[one]["last_exec_epoch"]))
+            scored, before = Scored(**_with_nan(attribution[one])), kept[one] if kept[one]["known"] else None
+            reads[one] = Read(step.facts["now"], before, pnls, last_exec, scored, targets[one])
+        return {"reads": reads, "broken": noted["broken"]}
+
+    def _risk_guard(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:  # noqa: ARG002 - there is one account
+        noted = _noted(step, "guards")
+        return {"account": account_of(self._input("account", [ACCOUNT])[ACCOUNT]), "facts": noted}
+
+    def _governor_permit(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        noted = _noted(step, "decided", "now")
+        times = {one: orjson.loads(row["times"]) for one, row in self._input("grants", symbols).items()}
+        return {
+            "now": noted["now"],
+            "decided": noted["decided"],
+            "grants": times,
+            "hints": self._input("efficiency_hints", symbols),
+            "last": self._input("last_decisions", symbols),
+        }
+
+    def _position_size(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
         _, profile = self._in_force()
-        return risk_frame(self.loaded("market_state", symbols, step), self.loaded("position", symbols, step), profile)
+        account = account_of(self._input("account", [ACCOUNT])[ACCOUNT])
+        if no_equity(account, profile):
+            return {"account": account}
+        assets = self.loaded(("market_state", "allocation_target"), symbols, step)
+        return {"account": account, "assets": assets, "targets": self._targets(symbols)}
 
-    def _harvest_proposal(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
-        _, profile = self._in_force()
-        names = ("market_state", "position", "risk_proposal")
-        market, position, risk = (self.loaded(name, symbols, step) for name in names)
-        return harvest_frame(market, position, risk, profile)
-
-    def _allocation_target(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
-        _, profile = self._in_force()
-        now, hints = step.facts["now"], self.inputs["efficiency_hints"]
-
-        def proposed(names: Sequence[str]) -> pl.DataFrame:
-            if any(one not in hints for one in names):
-                message = "its efficiencies are not recorded yet"
-                raise NotRecordedError(message)
-            columns = {
-                one.name: np.array(
-                    [hints[name][one.name] if hints[name][one.name] is not None else math.nan for name in names],
-                    dtype=object if one.name == "state" else float,
-                )
-                for one in fields(EfficiencyHint)
-            }
-            return allocation_frame(names, EfficiencyHint(**columns), self._targets(names), now, profile)
-
-        return shared_by_legs(symbols, proposed)
-
-    def _position_size(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
-        settings, profile = self._in_force()
-        row = self.inputs["account"].get(ACCOUNT)
-        if row is None:
-            message = "the account is not recorded yet"
-            raise NotRecordedError(message)
-        numbers = {one.name: math.nan if row[one.name] is None else row[one.name] for one in fields(Account)}
-        account = AccountReading(Account(**numbers), {}, row["ts_epoch"], row["source"] or "", row["note"] or "")
-        if why := no_equity(account, profile):
-            return assemble(symbols, {"symbol": []}, without_result([(one, State.ABSENT, why) for one in symbols]))
-        market, allocation = (self.loaded(name, symbols, step) for name in ("market_state", "allocation_target"))
-        return size_frame(market, allocation, self._targets(symbols), account, profile, settings)
-
-    def _trade_intent(self, step: Step, symbols: Sequence[str]) -> pl.DataFrame:
-        settings, _ = self._in_force()
-        names = ("position", "risk_proposal", "harvest_proposal")
-        rows, rest = both_proposals(*(self.loaded(name, symbols, step) for name in names))
+    def _trade_intent(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
         last = self.published["trade_intent"]
-        kept: list[Reading[dict[str, Any]]] = [
-            Reading.present(one, last[one]) if one in last else Reading.absent(one, "missing") for one in rows["symbol"]
-        ]
-        frame = intent_frame(symbols, rows, rest, kept, change_eps_pct=settings.change_eps_pct)
-        asked = dict(frame.filter(pl.col("state") == State.PRESENT).select("symbol", "due").iter_rows())
-        asked |= dict.fromkeys(rest.filter(pl.col("why").is_in(GONE))["symbol"], False)
-        for symbol in asked.keys() & last.keys():  # renewed by every evaluation, which is no publication
-            last[symbol]["due"] = asked[symbol]
-        return frame
+        return {
+            "assets": self.loaded(("position", "risk_proposal", "harvest_proposal"), symbols, step),
+            "last": {one: last[one] for one in symbols if one in last},
+            "compared": step.tables[step.asset].symbols if step.asset in step.tables else (),
+        }
 
     # What stands.
 
-    def loaded(self, asset: str, symbols: Sequence[str], step: Step) -> pl.DataFrame:
-        """Give the frame of an asset as a step of that moment has read it: every field, ``state`` and ``why``."""
+    def loaded(self, assets: Sequence[str], symbols: Sequence[str], step: Step) -> dict[str, Loaded]:
+        """Give the rows of some assets as a step of that moment has read them."""
+        return {asset: self._loaded(asset, symbols, step) for asset in assets}
+
+    def _loaded(self, asset: str, symbols: Sequence[str], step: Step) -> Loaded:
         settings, _ = self._in_force()
         table = PUBLISHED_TABLES[asset]
-        order = pl.DataFrame({"symbol": list(symbols)}, schema={"symbol": pl.String})
-        latest = self.latest.get(asset)
-        empty = {"symbol": pl.String, **{name: item.codec.dtype for name, item in table.by_name.items() if name != "symbol"}}
-        rows = order.join(
-            pl.DataFrame(schema=empty) if latest is None else latest, on="symbol", how="left", maintain_order="left"
-        )
         limit = settings.marketstate_max_age_sec if asset == "market_state" else settings.proposal_max_age_sec
-        now, evaluated, without = step.at.timestamp(), self.evaluated[asset], self.without[asset]
-        states, reasons, stands = [], [], self.published[asset]
-        held = rows[table.presence].to_list() if table.presence else [True] * len(rows)
-        for symbol, present in zip(symbols, held, strict=True):
-            state, why = str(State.PRESENT), ""
-            if symbol in evaluated and symbol not in stands:
+        now, evaluated, without, stands = step.at.timestamp(), self.evaluated[asset], self.without[asset], self.published[asset]
+        rows, states, reasons = [], [], []
+        for symbol in symbols:
+            state, why = State.PRESENT.value, ""
+            row, at = stands.get(symbol), evaluated.get(symbol)
+            if at is None:
+                state, why = State.ABSENT.value, f"{table.key}_missing"
+            elif row is None:
                 message = f"the {asset} it rests on is not recorded"
                 raise NotRecordedError(message)
-            if symbol not in evaluated:
-                state, why = str(State.ABSENT), f"{table.key}_missing"
-            elif now - evaluated[symbol] > limit:
-                state, why = str(State.FAILED), f"{asset}_stale: {now - evaluated[symbol]:.0f} s > {limit} s"
-            elif now - evaluated[symbol] < -CLOCK_SKEW_SEC:
-                state, why = str(State.FAILED), f"{asset}_in_future: {evaluated[symbol] - now:.0f} s ahead of the clock"
-            elif not present:
-                state, why = str(State.ABSENT), f"no_{asset}"
+            elif now - at > limit:
+                state, why = State.FAILED.value, f"{asset}_stale: {now - at:.0f} s > {limit} s"
+            elif now - at < -CLOCK_SKEW_SEC:
+                state, why = State.FAILED.value, f"{asset}_in_future: {at - now:.0f} s ahead of the clock"
+            elif table.presence and not row[table.presence]:
+                state, why = State.ABSENT.value, f"no_{asset}"
             if symbol in without:
                 said, reason, cycle = without[symbol]
                 if cycle == step.cycle_id or said == State.FAILED:
                     state, why = said, reason
+            rows.append(row)
             states.append(state)
             reasons.append(why)
-        return rows.with_columns(state=pl.Series(states, dtype=pl.String), why=pl.Series(reasons, dtype=pl.String))
+        return Loaded(rows, states, reasons)
 
     def _in_force(self) -> tuple[Settings, Profile]:
         if self.settings is None or self.profile is None:
@@ -268,12 +268,16 @@ class Standing(ABC):
         ttl_sec = table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
         return now - self.evaluated[table.asset].get(symbol, 0) > ttl_sec
 
-    def _targets(self, symbols: Sequence[str]) -> list[Scored]:
-        rows = self.inputs["base_targets"]
+    def _targets(self, symbols: Sequence[str]) -> dict[str, Scored]:
+        return {symbol: Scored(**_with_nan(row)) for symbol, row in self._input("base_targets", symbols).items()}
+
+    def _input(self, table: str, symbols: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Give the rows of an input as they were read last."""
+        rows = self.inputs[table]
         if any(symbol not in rows for symbol in symbols):
-            message = "its targets are not recorded yet"
+            message = f"{table} is not recorded yet"
             raise NotRecordedError(message)
-        return [Scored(**_with_nan(rows[symbol])) for symbol in symbols]
+        return {symbol: rows[symbol] for symbol in symbols}
 
     def _tracked(self, symbol: str) -> Reading[dict[str, Any]]:
         row = self.published["position"].get(symbol)
@@ -294,62 +298,94 @@ class Standing(ABC):
                 kept = {**rows[symbol], **(doubtful[symbol].row() if symbol in doubtful else {}), "held": False}
                 rows[symbol] = kept
 
-    def stand(self, table: Table, rows: pl.DataFrame) -> None:
-        """Let published rows stand."""
-        stamped = rows.rename({"at": "published_at_utc"}).drop("seq", strict=False)
-        if table.asset in DIGESTED:
-            digests = [table.digest(table.encode(row)) for row in stamped.iter_rows(named=True)]
-            stamped = stamped.with_columns(digest=pl.Series(digests, dtype=pl.String))
-        last = self.published.setdefault(table.asset, {})
-        for row in stamped.iter_rows(named=True):
+    def stand(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
+        """Let published rows stand; they are kept, and belong to nobody else then."""
+        last, evaluated = self.published.setdefault(table.asset, {}), self.evaluated[table.asset]
+        for row in rows:
             symbol = row["symbol"]
-            row["written_at"] = row["published_at_utc"]
+            written_at = row["written_at"] = row["published_at_utc"] = row.pop("at")
             if row["cause"] == "unchanged" and symbol in last:  # kept current: it is no publication
                 row["published_at_utc"] = last[symbol]["published_at_utc"]
             last[symbol] = row
-            self.evaluated[table.asset][symbol] = int(row["written_at"].timestamp())
+            evaluated[symbol] = int(written_at.timestamp())
             if table is POSITION:
                 self.released.discard(symbol)
-        before = self.latest.get(table.asset)
-        if before is None:
-            self.latest[table.asset] = stamped
-        else:
-            kept = before.filter(~pl.col("symbol").is_in(stamped["symbol"].implode()))
-            self.latest[table.asset] = pl.concat([kept, stamped], how="diagonal_relaxed")
+
+    def standing_of(self, table: Table, step: Step, symbols: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+        """Give the rows that a publication of a step is judged by; ``None`` where none stands."""
+        last, now = self.published[table.asset], step.at.timestamp()
+        return {
+            one: None
+            if (table is POSITION and one in self.released) or one not in last or self.expired(table, one, now)
+            else last[one]
+            for one in symbols
+        }
 
     def causes(self, table: Table, step: Step, present: pl.DataFrame, computed: pl.DataFrame) -> dict[str, str]:
         """Say which of the computed rows are publications, and why."""
         settings, profile = self._in_force()
-        if table.asset == "trade_intent":
-            rows = present.select("symbol", "cause", "due", "replaces").iter_rows()
-            return {
-                symbol: cause or ("unchanged" if due else "nothing due")
-                for symbol, cause, due, replaces in rows
-                if cause is not None or replaces is None
-            }
-        if not table.rate_limited:
-            return dict.fromkeys(computed["symbol"], "first")
-        last, causes = self.published[table.asset], {}
-        for row in computed.iter_rows(named=True):
-            symbol = row["symbol"]
-            stands = last.get(symbol)
-            released = symbol in self.released and table is POSITION
-            if released or (stands is not None and self.expired(table, symbol, step.at.timestamp())):
-                stands = None
-            row["profile"] = profile.fingerprint_of(symbol)
-            cause = publication_due(
-                table,
-                stands,
-                row,
-                now=step.at,
-                change_eps_pct=settings.change_eps_pct,
-                max_age_sec=settings.max_publish_age_sec,
-            )
-            if cause is not None:
-                causes[symbol] = cause
-            elif table.kept_current:
-                causes[symbol] = "unchanged"
-        return causes
+        moments = dict.fromkeys(computed["symbol"], step.at)
+        return causes_of(table, present, computed, moments, self.standing_of(table, step, moments), settings, profile)
+
+
+def causes_of(
+    table: Table,
+    present: pl.DataFrame,
+    computed: pl.DataFrame,
+    moments: Mapping[str, datetime],
+    stands: Mapping[str, Mapping[str, Any] | None],
+    settings: Settings,
+    profile: Profile,
+) -> dict[str, str]:
+    """Say which computed rows are publications, and why.
+
+    Parameters
+    ----------
+    table
+        Their contract.
+    present, computed
+        Rows as they were computed, and as they read back, by label.
+    moments, stands
+        When each was published, and what it is judged by, by label.
+    settings, profile
+        In force.
+    """
+    if table.asset == "trade_intent":
+        rows = present.select("symbol", "cause", "due", "replaces").iter_rows()
+        return {
+            symbol: cause or ("unchanged" if due else "nothing due")
+            for symbol, cause, due, replaces in rows
+            if cause is not None or replaces is None
+        }
+    if not table.rate_limited:
+        of_another = table is CAPITAL_EFFICIENCY and settings.efficiency_mode == "external"  # which is read, not published
+        return dict.fromkeys(computed["symbol"], "read" if of_another else "first")
+    names = [one.name for one in table.fields if one.change is not Change.IGNORED or table.outdated is not None]
+    causes = {}
+    for row in computed.select("symbol", *names).iter_rows(named=True):
+        label = row["symbol"]
+        row["profile"] = profile.fingerprint_of(symbol_of(label))
+        cause = publication_due(
+            table,
+            stands[label],
+            row,
+            now=moments[label],
+            change_eps_pct=settings.change_eps_pct,
+            max_age_sec=settings.max_publish_age_sec,
+        )
+        if cause is not None:
+            causes[label] = cause
+        elif table.kept_current:
+            causes[label] = "unchanged"
+    return causes
+
+
+def _noted(step: Step, *names: str) -> Mapping[str, Any]:
+    """Give what a step has noted of itself; steps of older versions have not."""
+    if any(name not in step.facts for name in names):
+        message = "recorded by a version that did not keep its inputs"
+        raise NotRecordedError(message)
+    return step.facts
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,10 +51,6 @@ ASSETS = (
     *("risk_guard", "trade_intent", "governor_permit"),
 )
 WRITES_MAX = 40  # a cycle that is interrupted is so at one of so many writes
-STAMPED: Mapping[str, Any] = {  # what a recorded row has beside the fields of its table
-    **dict.fromkeys(("cause", "profile", "profile_name", "cycle_id"), pl.String),
-    "at": pl.Datetime("us", "UTC"),
-}
 AWAY, DEATH = "redis away", "worker death"
 
 Row = dict[str, Any]
@@ -126,8 +122,6 @@ class Simulated(Standing):
         """Let a row be gone, because it has expired."""
         self.published[asset].pop(symbol, None)
         self.evaluated[asset].pop(symbol, None)
-        if asset in self.latest:
-            self.latest[asset] = self.latest[asset].filter(pl.col("symbol") != symbol)
 
 
 class Run:
@@ -293,7 +287,7 @@ class Run:
                 self._hash.update(repr((table.asset, symbol, cause, sorted(table.encode(row).items()))).encode())
         finally:
             if written:
-                self.standing.stand(table, pl.DataFrame(written, schema={**computed.schema, **STAMPED}))
+                self.standing.stand(table, written)
         rest = frame.filter(pl.col("state") != State.PRESENT).select("symbol", "state", "why")
         for symbol, state, why in rest.iter_rows():
             self.standing.without[table.asset][symbol] = (state, why or "", step.cycle_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,6 +111,13 @@ def account_row(reading: AccountReading) -> dict[str, Any]:
         "absent": ",".join(sorted(reading.absent)),
     }
     return {**asdict(reading.account), **said}
+
+
+def account_of(row: Mapping[str, Any]) -> AccountReading:
+    """Give what :func:`account_row` was given, without the texts of its inputs; a number that is null is unknown."""
+    numbers = {one.name: math.nan if row[one.name] is None else row[one.name] for one in fields(Account)}
+    absent = frozenset(filter(None, (row.get("absent") or "").split(",")))
+    return AccountReading(Account(**numbers), {}, row["ts_epoch"], row["source"] or "", row["note"] or "", absent)
 
 
 def utc_date(now: datetime) -> str:

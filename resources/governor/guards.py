@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,7 @@ from quantum_core.kernels.governor.risk_guard import (
     Assessment,
     RiskGuardTheta,
     Triggered,
+    assess,
     near_peak,
     peak_rose,
 )
@@ -367,6 +368,29 @@ def guard_state(
         "equity_age_sec": _finite(numbers.age_sec),
         "equity_source": account.source,
     }
+
+
+def guard_facts(
+    account: AccountReading, assessment: Assessment, enforced: Enforced, searched: Searched = NOTHING_FOUND
+) -> dict[str, Any]:
+    """Lay out what :func:`guard_state` takes from the server, for the recorder; see :func:`guard_state_again`."""
+    return {
+        "live": enforced.live,
+        "pending": enforced.pending,
+        "errors": dict(enforced.errors),
+        "found": searched.guards,
+        "search_errors": dict(searched.errors),
+        "seen": {name: account.seen[name] for name in assessment.unusable},
+    }
+
+
+def guard_state_again(account: AccountReading, facts: Mapping[str, Any], theta: RiskGuardTheta) -> dict[str, Any]:
+    """Judge a recorded account again, and lay it out beside what the server had said of the guards."""
+    enforced = Enforced(tuple(facts["live"]), errors=facts["errors"], pending=tuple(facts["pending"]))
+    searched = Searched(tuple(facts["found"]), facts["search_errors"])
+    assessment = assess(account.account, theta)
+    seen = {name: facts["seen"].get(name, "") for name in assessment.unusable}
+    return guard_state(replace(account, seen=seen), assessment, enforced, searched)
 
 
 def _finite(number: float) -> float | None:

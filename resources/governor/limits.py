@@ -5,7 +5,7 @@ The defaults stand in ``quantum_core/kernels/governor/limits.py``; the counting 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from resources.store.redis_store import RedisStore
 
 LIMITS = tuple(gate.reason for gate in COUNTED)
 COUNTED_IN = {OPENING: ("permits_granted", "permitted_today"), CLOSING: ("closes_granted", "closed_today")}
+GRANTED = {"permits": COUNTED_IN[OPENING][0], "closes": COUNTED_IN[CLOSING][0]}
 USD, QTY = "usd", "qty"  # notional where a price is known, else size: never added up
 COUNTS = ("permits_hour", "permits_5min", "day_total")  # before a decision
 COUNTS_AFTER = tuple(f"{name}_after" for name in COUNTS)
@@ -82,20 +83,20 @@ def counts_of(reply: Sequence[Any]) -> dict[str, str]:
     }
 
 
-def granted_in_windows(store: RedisStore, symbols: Sequence[str], now: float) -> list[dict[str, int]]:
-    """Count the openings and the closes of each symbol in the windows of the limits."""
-    kinds = {"permits": COUNTED_IN[OPENING][0], "closes": COUNTED_IN[CLOSING][0]}
+def grants(store: RedisStore, symbols: Sequence[str]) -> list[dict[str, list[float]]]:
+    """Read when openings and closes of each symbol were permitted, epoch s, as far as limits count them."""
     replies = store.run(
-        "counting permits", [("LRANGE", store.keys.of(key, one), 0, -1) for one in symbols for key in kinds.values()]
+        "counting permits", [("LRANGE", store.keys.of(key, one), 0, -1) for one in symbols for key in GRANTED.values()]
     )
     lists = [() if isinstance(reply, Exception) else reply for reply in replies]  # what cannot be read grants nothing anyway
-    times = [[number_or_none(text) for text in one] for one in lists]
-    ages = [[now - when for when in mine if when is not None] for mine in times]
-    return [
-        {
-            f"{kind}_{window}": sum(age < span for age in mine)
-            for kind, mine in zip(kinds, both, strict=True)
-            for window, span in (("hour", HOUR_SEC), ("5min", BURST_SEC))
-        }
-        for both in zip(ages[::2], ages[1::2], strict=True)
-    ]
+    times = [[when for text in one if (when := number_or_none(text)) is not None] for one in lists]
+    return [dict(zip(GRANTED, both, strict=True)) for both in zip(times[::2], times[1::2], strict=True)]
+
+
+def counted_in_windows(granted: Mapping[str, Sequence[float]], now: float) -> dict[str, int]:
+    """Count the openings and the closes of a symbol in the windows of the limits."""
+    return {
+        f"{kind}_{window}": sum(now - when < span for when in times)
+        for kind, times in granted.items()
+        for window, span in (("hour", HOUR_SEC), ("5min", BURST_SEC))
+    }

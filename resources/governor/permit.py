@@ -12,6 +12,8 @@ from quantum_core.contracts.codecs import CodecError
 from quantum_core.contracts.schema import ContractError
 from quantum_core.contracts.tables import HINT_FIELDS, PERMIT, PERMIT_TTL_SEC
 from quantum_core.kernels import CLOCK_SKEW_SEC
+from quantum_core.kernels.capital.efficiency_hint import EfficiencyHint
+from quantum_core.kernels.columns import Floats
 from quantum_core.kernels.governor.gates import is_closing
 from quantum_core.kernels.governor.permit_hint import PermitHintTheta, permit_hint
 from quantum_core.kernels.proposals.intent import CLOSED_SHARE
@@ -90,8 +92,12 @@ def _permit_value(name: str, value: Any) -> str:
 
 def hint_rows(store: RedisStore, symbols: Sequence[str], now: datetime) -> list[dict[str, Any]]:
     """Compute the eight efficiency hints per symbol at this moment, as the wire table decodes them."""
-    theta = store.profile.by_row(PermitHintTheta, symbols)
-    hint = permit_hint(read_efficiency(store, symbols), now.timestamp(), theta)
+    return permit_hints(read_efficiency(store, symbols), now.timestamp(), store.profile.by_row(PermitHintTheta, symbols))
+
+
+def permit_hints(efficiency: EfficiencyHint, now: float | Floats, theta: PermitHintTheta) -> list[dict[str, Any]]:
+    """Compute the hints of efficiencies at a moment, or at one for each."""
+    hint = permit_hint(efficiency, now, theta)
     codecs = {name: PERMIT.by_name[name].codec for name in HINT_FIELDS}
     return [{name: codecs[name].decode(text) for name, text in fields.items()} for fields in hint.fields()]
 

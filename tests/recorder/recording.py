@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.settings import load_settings
@@ -15,10 +16,11 @@ from resources.instance.home import open_instance, prepare_home
 from resources.recorder import records
 from resources.recorder.archive import Archive, Position
 from resources.store.redis_store import RedisStore, pairs
-from tests.conftest import Clock
+from tests.conftest import Clock, be_patient
 from tests.world import (
     real_closes,
     run_cycle,
+    write_attribution,
     write_candles,
     write_efficiency,
     write_equity,
@@ -57,6 +59,7 @@ class Desk:
             write_position(self.store, symbol, side=self.sides[symbol], entry=self.entries[symbol], mark=self.marks[symbol])
             write_target(self.store, symbol, usd=float(self.rng.integers(500, 1500)))
             write_efficiency(self.store, symbol, score=float(self.rng.uniform(0.2, 1)))
+            write_attribution(self.store, symbol, factor=float(self.rng.uniform(-0.2, 1)))
         write_equity(self.store, equity=float(self.rng.uniform(9_500, 10_500)), peak=10_500.0)
 
     def advance(self) -> None:
@@ -77,6 +80,13 @@ class Desk:
         if self.rng.random() < 0.2:
             symbol = str(self.rng.choice(self.symbols))
             write_plan(self.store, f"p{self.cycles}", symbol, action="CLOSE", timestamp=self.clock().timestamp())
+        if self.rng.random() < 0.5:
+            fill = {
+                "symbol": str(self.rng.choice(self.symbols)),
+                "pnl_usd": float(self.rng.normal(0, 20)),
+                "trade_id": self.cycles,
+            }
+            self.store.client.xadd(self.store.keys.of("stream_execution"), fill)
         self.write()
 
     def add_candle(self, symbol: str, now_ms: int) -> None:
@@ -90,15 +100,16 @@ class Desk:
         self.store.client.zadd(self.store.keys.of("candles_history", symbol), {json.dumps(candle): opened})
 
 
-def lived(folder: Path, url: str, cycles: int) -> Path:
+def lived(folder: Path, url: str, cycles: int, **settings_given: str) -> Path:
     """Let a desk live for some cycles on an emptied server, and give the folder with its archive."""
-    settings = load_settings(redis_url=url, quantum_home=folder / "home")
+    settings = load_settings(redis_url=url, quantum_home=folder / "home", **settings_given)
     clock = Clock()
     store = RedisStore(settings, clock)
     store.client.flushdb()
     desk = Desk(store, clock)
     prepare_home(settings)
-    with open_instance(settings) as instance:
+    with pytest.MonkeyPatch.context() as monkeypatch, open_instance(settings) as instance:
+        be_patient(monkeypatch)
         for _ in range(cycles):
             desk.advance()
             run_cycle(store, instance)

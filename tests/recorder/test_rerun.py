@@ -4,10 +4,13 @@ import shutil
 from datetime import timedelta
 
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 
-from quantum_assets.replay.rerun import NOT_AGAIN, NotRecordedError, rerun
+from quantum_assets.replay.rerun import NotRecordedError, rerun
+from quantum_core.contracts.schema import ACCOUNT
+from quantum_core.contracts.tables import PUBLISHED_TABLES
 from quantum_core.settings import load_settings
 from resources.instance.home import open_instance, prepare_home
 from resources.recorder.archive import Archive, write_parquet
@@ -24,7 +27,7 @@ BEGAN, ENDED = START, START + timedelta(seconds=CYCLES * STEP_SEC + 1)
 @pytest.fixture(scope="module")
 def some_cycles(tmp_path_factory, valkey_url):
     """Cycles of a desk on record, made once."""
-    return lived(tmp_path_factory.mktemp("lived"), valkey_url, CYCLES)
+    return lived(tmp_path_factory.mktemp("lived"), valkey_url, CYCLES, efficiency_mode="enforce")  # another's: test_rerun_command
 
 
 @pytest.fixture
@@ -36,8 +39,9 @@ def archive(some_cycles, tmp_path):
 def test_every_row_comes_out_as_it_was_published(archive):
     outcome = rerun(archive, BEGAN, ENDED)
     assert outcome.differences == []
-    assert outcome.rows > 130
-    assert outcome.skipped == dict.fromkeys([f"{asset}: not computed again" for asset in NOT_AGAIN], CYCLES)
+    assert outcome.rows > 180
+    assert outcome.steps == CYCLES * len(PUBLISHED_TABLES)
+    assert outcome.skipped == {}
 
 
 def test_records_of_a_version_with_fewer_fields_are_computed_again(archive):
@@ -47,22 +51,76 @@ def test_records_of_a_version_with_fewer_fields_are_computed_again(archive):
         write_parquet(pl.read_parquet(path).drop("tail_move"), path)
     outcome = rerun(archive, BEGAN, ENDED)
     assert outcome.differences == []
-    assert outcome.rows > 130
+    assert outcome.rows > 180
 
 
-@pytest.mark.parametrize("asset", ["market_state", "position", "risk_proposal", "harvest_proposal", "position_size"])
+CHANGED = {  # a number of each asset
+    "market_state": "p_trend",
+    "position": "age_sec",
+    "risk_proposal": "sigma",
+    "harvest_proposal": "sigma",
+    "allocation_target": "multiplier",
+    "position_size": "risk_usd",
+    "capital_efficiency": "efficiency_ewma",
+    "risk_guard": "equity_age_sec",
+    "governor_permit": "eff_factor",
+}
+
+
+@pytest.mark.parametrize("asset", CHANGED)
 def test_a_row_that_was_changed_afterwards_is_found(archive, asset):
     """Without this, a comparison that compares nothing would pass."""
     (path,) = archive.files(asset, BEGAN.date())
     rows = pl.read_parquet(path)
-    name = {"market_state": "p_trend", "position": "age_sec", "position_size": "risk_usd"}.get(asset, "sigma")
-    row = int(rows.with_row_index().filter(pl.col("symbol") == "ETHUSDT")["index"][-1])
+    name, symbol = CHANGED[asset], ACCOUNT if PUBLISHED_TABLES[asset].of_account else "ETHUSDT"
+    row = int(rows.with_row_index().filter(pl.col("symbol") == symbol)["index"][-1])
     rows[row, name] = rows[row, name] * (1 + 1e-15) + 5e-324
     if rows[row, name] == pl.read_parquet(path)[row, name]:
         rows[row, name] = float(np.nextafter(rows[row, name], np.inf))
     write_parquet(rows, path)
     outcome = rerun(archive, BEGAN, ENDED)
-    assert any((one.asset, one.symbol, one.name) == (asset, "ETHUSDT", name) for one in outcome.differences)
+    assert any((one.asset, one.symbol, one.name) == (asset, symbol, name) for one in outcome.differences)
+
+
+@pytest.mark.parametrize(("asset", "name"), [("governor_permit", "permits_hour"), ("position", "side"), ("trade_intent", "due")])
+def test_a_count_a_word_and_a_flag_that_were_changed_are_found(archive, asset, name):
+    (path,) = archive.files(asset, BEGAN.date())
+    rows = pl.read_parquet(path)
+    other = {pl.Int64: pl.lit(7, pl.Int64), pl.Boolean: pl.col(name).not_()}.get(rows.schema[name], pl.lit("other"))
+    write_parquet(rows.with_columns(other.alias(name)), path)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert {(one.asset, one.name) for one in outcome.differences} >= {(asset, name)}
+
+
+def test_a_cause_that_was_changed_is_found(archive):
+    (path,) = archive.files("risk_proposal", BEGAN.date())
+    write_parquet(pl.read_parquet(path).with_columns(cause=pl.lit("max age")), path)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert {(one.asset, one.name, one.recorded) for one in outcome.differences} >= {("risk_proposal", "cause", "max age")}
+
+
+def test_steps_that_an_older_version_recorded_without_their_inputs_are_counted_and_the_others_compared(archive):
+    (path,) = archive.files("records", BEGAN.date())
+    records = pl.read_parquet(path)
+    facts = [orjson.loads(one) for one in records["facts"]]
+    older = [{name: one for name, one in mine.items() if name not in ("mode", "guards", "decided")} for mine in facts]
+    write_parquet(records.with_columns(facts=pl.Series([orjson.dumps(one).decode() for one in older])), path)
+    for table in ("efficiency_state", "attribution", "grants", "last_decisions"):
+        shutil.rmtree(archive.root / table)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert outcome.differences == []
+    why = "recorded by a version that did not keep its inputs"
+    assert outcome.skipped == {f"{asset}: {why}": CYCLES for asset in ("capital_efficiency", "risk_guard", "governor_permit")}
+    assert outcome.steps == CYCLES * (len(PUBLISHED_TABLES) - 3)
+
+
+@pytest.mark.parametrize("rows_max", [0, 20])
+def test_how_many_steps_are_computed_together_changes_nothing(archive, monkeypatch, rows_max):
+    whole = rerun(archive, BEGAN, ENDED)
+    monkeypatch.setattr("quantum_assets.replay.rerun.ROWS_MAX", rows_max)
+    parts = rerun(archive, BEGAN, ENDED)
+    assert parts.differences == []
+    assert (parts.rows, parts.steps) == (whole.rows, whole.steps)
 
 
 def test_other_parameters_give_other_rows_and_the_reason_is_named(archive):

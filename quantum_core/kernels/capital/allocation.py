@@ -46,7 +46,7 @@ class AllocationProposal:
 def allocation(
     hint: EfficiencyHint,
     base_target: Floats,
-    now: float,
+    now: float | Floats,
     theta: AllocationTheta = AllocationTheta(),
 ) -> AllocationProposal:
     """Scale each base target by the efficiency of its symbol.
@@ -57,7 +57,7 @@ def allocation(
         Published efficiency per symbol, columns of shape (n,).
     base_target : float64 array, shape (n,)
         Target in USD, finite and >= 0.
-    now : float
+    now : float or float64 array, shape (n,)
         Epoch seconds the proposal is for.
     theta : AllocationTheta
         Parameters.

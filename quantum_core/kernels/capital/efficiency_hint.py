@@ -64,14 +64,14 @@ def parse_efficiency(hashes: Sequence[Mapping[str, str] | Unreadable | None]) ->
     return EfficiencyHint(np.array(state, dtype=object), *(np.array(column, dtype=np.float64) for column in numbers))
 
 
-def distrust(hint: EfficiencyHint, now: float, theta: TrustTheta) -> Labels:
+def distrust(hint: EfficiencyHint, now: float | Floats, theta: TrustTheta) -> Labels:
     """Name why each efficiency is not to be used, or ok.
 
     Parameters
     ----------
     hint : EfficiencyHint
         Columns of shape (n,).
-    now : float
+    now : float or float64 array, shape (n,)
         Epoch seconds the judgement is for.
     theta : TrustTheta
         Age and confidence limits; an age of exactly `max_age_sec` and a confidence of exactly `min_confidence` pass.

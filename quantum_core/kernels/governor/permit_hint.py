@@ -59,7 +59,7 @@ class PermitHint:
         ]
 
 
-def permit_hint(hint: EfficiencyHint, now: float, theta: PermitHintTheta = PermitHintTheta()) -> PermitHint:
+def permit_hint(hint: EfficiencyHint, now: float | Floats, theta: PermitHintTheta = PermitHintTheta()) -> PermitHint:
     """Derive size factor and extra cooldown from the efficiency of each symbol.
 
     Parameters

@@ -24,7 +24,7 @@ from quantum_ops.cli.history.look_back import HOW_TO_RECORD, Time, unreadable_fi
 if TYPE_CHECKING:
     from quantum_assets.replay.rerun import Outcome
 
-PART_MIN = 15  # minutes computed by one process at a time
+PART_MIN, PART_MAX = timedelta(minutes=15), timedelta(hours=3)  # of what one process computes at a time: each part begins anew
 SHOWN_MAX = 20  # differences in the table; --json has those that were kept
 
 
@@ -33,7 +33,7 @@ SHOWN_MAX = 20  # differences in the table; --json has those that were kept
 @click.option("--from", "start", type=Time(), default="1h", show_default=True, help="First time.")
 @click.option("--to", "end", type=Time(), default="now", show_default=True, help="Time before which it ends.")
 @click.option("--profile", "profile_name", help="Compute with these parameters instead of those recorded.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes; default: one per core, at most 8.")
+@click.option("--workers", "--jobs", "jobs", type=click.IntRange(min=1), help="Processes; default: one per core, at most 8.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rerun(
     cycle_id: str | None,
@@ -46,8 +46,8 @@ def rerun(
 ) -> None:
     """Compute recorded cycles again, without Redis and Dagster, and compare them bit by bit with what was published.
 
-    CYCLE_ID computes one cycle; else every cycle from --from until before --to. The first difference of each row is named. Not
-    computed again: capital efficiency, the account's guards, and the governor's counters; its decisions are.
+    CYCLE_ID computes one cycle; else every cycle from --from until before --to. The first difference of each row is named. What
+    was recorded without its inputs, by an older version, is counted as left out.
 
     Exit codes: 0 no difference; 1 some rows differ, nothing was recorded then, or a file cannot be read; 2 the call is wrong, or
     there is no archive.
@@ -88,10 +88,11 @@ def rerun(
     sys.exit(EXIT_FAILED if outcome.differing or not outcome.rows else 0)
 
 
-def parts(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Cut a time into what one process computes at a time."""
+def parts(start: datetime, end: datetime, jobs: int = 1) -> Iterator[tuple[datetime, datetime]]:
+    """Cut a time into what one process computes at a time: as few parts as keep all of them busy."""
+    length = min(max((end - start) / (2 * jobs), PART_MIN), PART_MAX)
     while start < end:
-        until = min(start + timedelta(minutes=PART_MIN), end)
+        until = min(start + length, end)
         yield start, until
         start = until
 
@@ -101,11 +102,13 @@ def _computed(
 ) -> Outcome:
     from quantum_assets.replay.rerun import NotRecordedError, Outcome
 
-    total, cut = Outcome(), list(parts(start, end))
+    total, cut = Outcome(), list(parts(start, end, jobs))
     work = partial(_part, address, profile_name)
     if jobs == 1 or len(cut) == 1:
         _add(total, map(work, cut), cut, quiet=quiet)
     else:
+        for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, "1")  # the processes share the cores already
         with ProcessPoolExecutor(min(jobs, len(cut)), mp_context=multiprocessing.get_context("spawn")) as pool:
             _add(total, pool.map(work, cut), cut, quiet=quiet)
     if total.began is None:
