@@ -118,6 +118,7 @@ def bits(value: float | None) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("symbol", "side"), [("BTCUSDT", "LONG"), ("SOLUSDT", "SHORT")])
 @pytest.mark.parametrize("name", ["locked-v1", "crypto-1m"])
 def test_live_and_backtest_compute_the_same_at_every_candle(symbol: str, side: str, name: str) -> None:
