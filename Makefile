@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 # Bytecode is kept: every program of the stack and of the tests would compile the whole product anew at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test slow check bench lock docs feed lab tools site audit sbom clean
+.PHONY: setup run test slow check bench lock docs feed lab evidence tools site audit sbom clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,9 @@ docs: setup  ## regenerate what is generated
 	$(BIN)/quantum prove --list > docs/proofs.md
 	$(BIN)/quantum keys --acl > deploy/redis/users.acl
 	{ $(BIN)/quantum alerts kinds; echo; sed -n '/^## Alerts of Prometheus/,$$p' docs/alerts.md; } > docs/alerts.new && mv docs/alerts.new docs/alerts.md
+
+evidence: setup lab  ## docs/evidence.md anew, from the bundled sample and the candles of HISTORY=folder
+	$(BIN)/quantum evidence quantum_assets/sample $(HISTORY) --profile locked-v1 --profile crypto-1m --out docs/evidence.md
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -44,6 +44,7 @@ COMMANDS = {  # name -> module that defines it (imported when it is used), and w
     "calibrate": ("lab.calibrate", "Make a profile from recorded candles, with its evidence."),
     "backtest": ("lab.backtest", "Compute what profiles would have made of entries on history."),
     "simulate": ("history.simulate", "Run seeded cycles under faults, and check what must hold."),
+    "evidence": ("lab.evidence", "Measure what the numbers of a profile are worth on history."),
     "settings": ("audit.settings", "Show the settings in force in this shell."),
     "keys": ("audit.keys", "Print the key reference, or the users of Redis."),
 }
