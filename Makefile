@@ -50,8 +50,10 @@ docs: setup  ## regenerate what is generated
 	$(BIN)/quantum keys --acl > deploy/redis/users.acl
 	{ $(BIN)/quantum alerts kinds; echo; sed -n '/^## Alerts of Prometheus/,$$p' docs/alerts.md; } > docs/alerts.new && mv docs/alerts.new docs/alerts.md
 
-evidence: setup lab  ## docs/evidence.md anew, from the bundled sample and the candles of HISTORY=folder
-	$(BIN)/quantum evidence quantum_assets/sample $(HISTORY) --profile locked-v1 --profile crypto-1m --out docs/evidence.md
+evidence: setup lab  ## docs/evidence*.md anew, from the bundled sample and files like BTCUSDT_1m_2024.parquet in HISTORY=folder
+	$(BIN)/quantum evidence quantum_assets/sample $(wildcard $(HISTORY)/*_1m_*) --profile locked-v1 --profile crypto-1m \
+		--out docs/evidence.md
+	$(BIN)/quantum evidence $(wildcard $(HISTORY)/*_5m_*) --profile locked-v1 --profile crypto-5m --out docs/evidence-5m.md
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
