@@ -13,6 +13,7 @@ from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
 from quantum_assets.challenger import challenger_assets
 from quantum_assets.checks.asset_checks import calc_only_process, input_checks, proof_pack, sound_checks
+from quantum_assets.evidence import evidence
 from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
 from quantum_assets.history import history_asset
@@ -33,6 +34,7 @@ from resources.instance.dagster_internals import dismiss_welcome, forget_future_
 from resources.io_manager import NotesIOManager
 from resources.store.redis_store import RedisStore
 from sensors.cycle import cycle_sensor, loop_jobs
+from sensors.evidence import evidence_job, evidence_sensor
 from sensors.history import compaction_job, history_sensor
 from sensors.plans import plans_job, plans_sensor
 from sensors.proofs import proofs_job, proofs_sensor
@@ -96,6 +98,7 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
                 *partitioned_by_symbol(ASSETS, EXTERNAL_ASSETS, settings.symbols),
                 *challenger_assets(settings),
                 history_asset(settings, store.clock().date()),
+                evidence,
             ],
             settings.keys,
             settings.own_profile,
@@ -106,8 +109,11 @@ def assemble(store: RedisStore, executor: dg.ExecutorDefinition = dg.in_process_
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=[*loop, plans_job(settings), proofs_job(settings), compaction_job(settings), retention_job],
-        sensors=[cycle_sensor(store, loop), plans_sensor(store), proofs_sensor(store), history_sensor(store), retention_sensor],
+        jobs=[*loop, plans_job(settings), proofs_job(settings), compaction_job(settings), evidence_job(settings), retention_job],
+        sensors=[
+            *(cycle_sensor(store, loop), plans_sensor(store), proofs_sensor(store)),
+            *(history_sensor(store), evidence_sensor(store), retention_sensor),
+        ],
         executor=executor,
         resources={
             "settings": settings_in_force(settings),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quantum_assets.charts import GRID, INK, PAPER, REGIME_COLORS, SIGMA_COLOR, as_data_uri
+from quantum_assets.shared.charts import GRID, INK, PAPER, REGIME_COLORS, SIGMA_COLOR, as_data_uri
 from quantum_lab.tables import MODELS, SPAN_WORDS, Section, Table, sections_of
 from quantum_ops.sealed_page import RECIPE, STYLE, UNHASHED, sealed
 

@@ -16,6 +16,8 @@ from resources.store.unavailable import RedisUnavailableError
 from sensors.overdue import goes_first, unfinished_runs
 
 COMPACTION_JOB_NAME = "compaction"  # not "history": Dagster gives the step of the asset that name
+EVIDENCE_JOB_NAME = "measurement"  # of sensors/evidence.py: one of the two at a time, so that a spare worker is left
+STILL = {COMPACTION_JOB_NAME: "compacting", EVIDENCE_JOB_NAME: "measuring"}
 EVERY_SEC = 600
 
 
@@ -28,6 +30,12 @@ def compaction_job(settings: Settings) -> AssetJob:
         selection=dg.AssetSelection.assets(path).without_checks() | dg.AssetSelection.checks(*proofs),
         description="Compact one recorded day, and verify the archive.",
     )
+
+
+def still_at_it(instance: dg.DagsterInstance) -> str:
+    """Name a run that compacts or measures; empty when there is none."""
+    running = [record.dagster_run for record in unfinished_runs(instance, list(STILL))]
+    return f"run {running[0].run_id} is still {STILL[running[0].job_name]}" if running else ""
 
 
 def history_sensor(store: RedisStore) -> dg.SensorDefinition:
@@ -51,8 +59,8 @@ def history_sensor(store: RedisStore) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=str(error))
         if not due:
             return dg.SensorResult(skip_reason="every day that is over has been compacted")
-        if running := unfinished_runs(context.instance, [COMPACTION_JOB_NAME]):
-            return dg.SensorResult(skip_reason=f"run {running[0].dagster_run.run_id} is still compacting")
+        if running := still_at_it(context.instance):
+            return dg.SensorResult(skip_reason=running)
         try:
             if holder := other_holder(store, storage_id(context.instance), renew=False):
                 return dg.SensorResult(skip_reason=standing_by_for(holder, "runs the loop"))

@@ -5,6 +5,7 @@ import pytest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from definitions import ASSETS, assemble
+from quantum_assets.evidence import EVIDENCE
 from quantum_assets.history import HISTORY
 from quantum_assets.shared.external import EXTERNAL_ASSETS
 from quantum_assets.shared.partitions import symbol_partitions
@@ -33,7 +34,7 @@ def world(make_store) -> RedisStore:
 
 def test_every_key_begins_with_it_and_nothing_keeps_its_old_one(world) -> None:
     graph = assemble(world).resolve_asset_graph()
-    names = {one.key.to_user_string() for one in (*ASSETS, *EXTERNAL_ASSETS)} | {HISTORY}
+    names = {one.key.to_user_string() for one in (*ASSETS, *EXTERNAL_ASSETS)} | {EVIDENCE, HISTORY}
     assert graph.get_all_asset_keys() == {dg.AssetKey([*PREFIX, name]) for name in names}
     assert {tuple(key.asset_key.path[:-1]) for key in graph.asset_check_keys} == {PREFIX}
     assert graph.get(dg.AssetKey([*PREFIX, "risk_proposal"])).metadata["redis_key"] == "quantum:risk:proposal:{symbol}"

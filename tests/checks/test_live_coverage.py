@@ -17,6 +17,7 @@ from quantum_core.informative import Hours, N, add
 from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.profiles.files import load
 from quantum_core.profiles.profile import LOCKED, Profile
+from quantum_lab.coverage import kupiec as of_the_lab
 from resources.inputs.candle_series import Candles
 from resources.store.informative import count_evaluations
 from resources.store.redis_store import RedisStore
@@ -202,6 +203,12 @@ def test_kupiec_is_the_likelihood_ratio_of_two_binomials() -> None:
     best = binom.logpmf(exceedances, returns, exceedances / returns)
     p_values = chi2.sf(2 * (best - binom.logpmf(exceedances, returns, 0.05)), 1)
     assert_allclose(kupiec(returns, exceedances, 0.05), p_values, rtol=1e-9, atol=1e-12)  # logpmf cancels to about 1e-12
+
+
+@pytest.mark.parametrize(("returns", "exceedances"), [(240, 0), (240, 12), (1440, 100), (1440, 40), (300, 300)])
+def test_the_proof_and_the_lab_test_coverage_alike(returns: int, exceedances: int) -> None:
+    """What a report of history accepts must not be condemned live."""
+    assert_allclose(kupiec([returns], [exceedances], 0.05), [of_the_lab(returns, exceedances, 0.05).p], rtol=1e-9, atol=1e-12)
 
 
 def test_holm_corrects_as_by_hand() -> None:
