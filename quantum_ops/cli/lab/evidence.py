@@ -86,8 +86,8 @@ def evidence(
         message = f"--out {out}: accepted are names that end in {', '.join(FORMS)}"
         raise click.UsageError(message)
     settings = load_settings()
-    profiles = profiles_of(names, ())
     samples = list(_recorded(settings) if recorded else _read(files, symbol, settings))
+    profiles = profiles_of(names, (), samples[0].history.interval_sec)
     try:
         document = measured(
             samples,
