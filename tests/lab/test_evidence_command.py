@@ -92,7 +92,7 @@ def test_recorded_candles_are_judged_by_symbol(tmp_path: Path) -> None:
         (("x.csv", "--recorded"), "either FILES or --recorded"),
         (("x.csv", "--horizon", "an hour"), "is no length of time"),
         (("x.csv", "--out", "page.pdf"), "names that end in .html, .md, .json"),
-        (("x.csv", "--profile", "crypto-9m"), "no such file"),
+        ((SAMPLE / "BTCUSDT_1m.csv", "--profile", "crypto-9m"), "no such file"),
         ((SAMPLE / "BTCUSDT_1m.csv", "--horizon", "90s"), "whole numbers from 2"),
         (("BTCUSDT.csv",), "cannot be read"),
     ],

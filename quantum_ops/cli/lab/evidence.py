@@ -47,7 +47,9 @@ class Duration(click.ParamType[int]):
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--recorded", is_flag=True, help="Candles of the flight recorder's archive.")
 @click.option("--symbol", help="Of all files; of a folder only those with it in their name.")
-@click.option("--profile", "names", multiple=True, help="Shipped profile or file; may be repeated. Default: all shipped.")
+@click.option(
+    "--profile", "names", multiple=True, help="Shipped profile or file; may be repeated. Default: those shipped for such candles."
+)
 @click.option("--horizon", type=Duration(), default="60m", show_default=True, help="How far ahead, beside one candle.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write FILE.html, FILE.md or FILE.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document as JSON.")
@@ -74,6 +76,7 @@ def evidence(
     Exit codes: 0 measured; 1 no file has enough candles, or more than 1 % of
     the rows of one are malformed; 2 a file, profile or option cannot be used.
     """
+    from quantum_core.profiles.files import meant_for
     from quantum_core.settings import load_settings
     from quantum_lab.evidence import canonical
     from quantum_lab.evidence import evidence as measured
@@ -87,7 +90,9 @@ def evidence(
         raise click.UsageError(message)
     settings = load_settings()
     samples = list(_recorded(settings) if recorded else _read(files, symbol, settings))
-    profiles = profiles_of(names, (), samples[0].history.interval_sec)
+    intervals = sorted({one.history.interval_sec for one in samples})
+    meant = dict.fromkeys(name for interval_sec in intervals for name in meant_for(interval_sec))
+    profiles = profiles_of(names or list(meant), (), intervals[0])
     try:
         document = measured(
             samples,
