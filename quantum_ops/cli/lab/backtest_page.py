@@ -119,12 +119,22 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     return figure, axes
 
 
+def _date(axes: Axes) -> None:
+    """Label times so that they do not cover each other."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+
+
 def _equity(results: Sequence[ProfileResult]) -> Figure:
     figure, (axes,) = _figure(10, 4)
     for color, one in zip(COLORS, results, strict=False):
         trades = one.trades.sort("exit_time", maintain_order=True)
         times = trades["exit_time"].dt.replace_time_zone(None).to_numpy()
         axes.plot(times, np.cumsum(trades["R"].to_numpy()), color=color, linewidth=1.2, label=one.profile.name)
+    _date(axes)
     axes.set_ylabel("sum of R after costs")
     axes.legend(frameon=False)
     return figure
@@ -160,6 +170,7 @@ def _paths(result: ProfileResult, histories: Mapping[str, CandleHistory]) -> lis
             times[part], history.low[part], history.high[part], color="#8d99a5", alpha=0.35, step="mid", linewidth=0
         )
         axes.plot(times[part], history.close[part], color=INK, linewidth=0.8)
+        _date(axes)
         axes.step(times[candles], [one["stop"] for one in rows], color=LEVEL_COLORS["stop"], where="mid", label="stop")
         axes.axhline(row["entry_price"], color=LEVEL_COLORS["entry"], linestyle=":", label="entry")
         axes.plot(times[candles[-1]], row["exit_price"], "o", color=INK)
