@@ -78,14 +78,6 @@ class Rules:
     calm_share: float = 0.95
 
 
-def returns_of(history: CandleHistory) -> Floats:
-    """Give the log return of each candle, shape (n,); NaN for the first one, after missing candles and over a jump."""
-    returns = np.full(len(history), np.nan)
-    returns[1:] = np.diff(np.log(history.close))
-    returns[(history.missing > 0) | history.jumps] = np.nan
-    return returns
-
-
 def sigma_of(history: CandleHistory, theta: VolTheta, *, every: int = 1) -> Floats:
     """Give sigma at the close of every so many candles, shape (n,), as the market state has it; NaN at all others."""
     sigma = np.full(len(history), np.nan)
@@ -134,7 +126,7 @@ def volatility_rule(histories: Sequence[CandleHistory], horizon: int, progress: 
 def _spread(histories: Sequence[CandleHistory], sigmas: Sequence[Floats], steps: int) -> float:
     quantiles = []
     for history, sigma in zip(histories, sigmas, strict=True):
-        moves = np.abs(ahead(returns_of(history), steps)) / sigma
+        moves = np.abs(ahead(history.returns, steps)) / sigma
         parts = [part[np.isfinite(part)] for part in np.array_split(moves, max(1, len(moves) // SEGMENT))]
         quantiles += [np.quantile(part, 1 - LEVELS[0]) for part in parts if len(part) >= SEGMENT // EVERY // 2]
     if len(quantiles) < SEGMENTS_MIN:
@@ -145,7 +137,7 @@ def _spread(histories: Sequence[CandleHistory], sigmas: Sequence[Floats], steps:
 
 def standardised(history: CandleHistory, sigma: Floats, steps: int) -> Floats:
     """Give the move over the next candles in units of sigma times the root of their number, known values only, any order."""
-    z = ahead(returns_of(history), steps) / (sigma * math.sqrt(steps))
+    z = ahead(history.returns, steps) / (sigma * math.sqrt(steps))
     known: Floats = z[np.isfinite(z)]
     return known
 

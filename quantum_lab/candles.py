@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,14 @@ class CandleHistory:
         ratio[1:] = self.close[1:] / self.close[:-1]
         jumped: Bools = (ratio > JUMP_FACTOR) | (ratio < 1 / JUMP_FACTOR)
         return jumped
+
+    @cached_property
+    def returns(self) -> Floats:
+        """Log return of each candle, shape (n,); NaN of the first one, after missing candles, and where the unit has changed."""
+        returns = np.full(len(self), np.nan)
+        returns[1:] = np.diff(np.log(self.close))
+        returns[(self.missing > 0) | self.jumps] = np.nan
+        return returns
 
     @property
     def digest(self) -> str:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,6 @@ class Sample:
     history: CandleHistory
     sha256: tuple[str, ...] = ()
 
-    @cached_property
-    def returns(self) -> Floats:
-        """Log return of each candle; NaN of the first one, after a gap, and where the unit of price has changed."""
-        returns = np.full(len(self.history), np.nan)
-        returns[1:] = np.diff(np.log(self.history.close))
-        returns[(self.history.missing > 0) | self.history.jumps] = np.nan
-        return returns
-
 
 def evidence(
     samples: Sequence[Sample],
@@ -143,7 +134,7 @@ def evidence(
     for sample, horizon in zip(samples, horizons, strict=True):
         if progress is not None:
             progress(f"{sample.name}: forecasts of EWMA, GARCH and HAR")
-        rivals = Rivals.of(sample.returns, horizon)
+        rivals = Rivals.of(sample.history.returns, horizon)
         for profile in profiles:
             if progress is not None:
                 progress(f"{sample.name}: {profile.name}")
@@ -301,7 +292,7 @@ def _coverages(sample: Sample, states: States, theta: MarketStateTheta, rivals: 
     years = _years(sample.history)
     for span in SPANS:
         steps = rivals.steps(span)
-        moves = ahead(sample.returns, steps)
+        moves = ahead(sample.history.returns, steps)
         for level in LEVELS:
             multiple = band_multiples(sample.history.close, theta, level, steps)
             limits = multiple * math.sqrt(steps) * states.sigma
@@ -326,8 +317,8 @@ def _years(history: CandleHistory) -> dict[str, Bools]:
 def _regime(sample: Sample, states: States, theta: MarketStateTheta, horizon: int, cache: Path | None) -> dict[str, Any]:
     regime = theta.regime
     probabilities = np.stack([states.p_trend, states.p_mr, states.p_chop], axis=1)
-    _, z = variance_ratios(sample.returns, regime.window, max(2, regime.vr_k))
-    size = np.abs(ahead(sample.returns, horizon))
+    _, z = variance_ratios(sample.history.returns, regime.window, max(2, regime.vr_k))
+    size = np.abs(ahead(sample.history.returns, horizon))
     apart = theta.candles_required + max(regime.window, horizon)
     return {
         "names": REGIMES,

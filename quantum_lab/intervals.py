@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from quantum_core.coverage import holm as adjusted
 from quantum_core.kernels.columns import Floats
 from quantum_lab.candles import Times
 
@@ -97,17 +98,8 @@ def mean_interval(values: Floats, at_ms: Times, block_sec: float, *, level: floa
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values of several questions, so that one answer that is right by chance is as rare as with one question.
-
-    References
-    ----------
-    Holm, S. (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.
-    """
-    adjusted, highest = {}, 0.0
-    for place, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_value))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}
+    """Adjust p-values of several questions, see :func:`quantum_core.coverage.holm`."""
+    return dict(zip(p_values, adjusted(list(p_values.values())).tolist(), strict=True)) if p_values else {}
 
 
 def bootstrap_interval(

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from quantum_core.kernels.market.market_state import MarketStateTheta
-from quantum_core.kernels.market.tails import step_multiple, student_t_multiple
 from quantum_core.profiles.profile import Profile
 from quantum_lab.backtest import Backtest, Plan, backtest
-from quantum_lab.calibration import returns_of
+from quantum_lab.bands import band_multiples
 from quantum_lab.candles import COLUMNS, CandleHistory
+from quantum_lab.coverage import coverage
 from quantum_lab.entries import EntryRule
 from quantum_lab.shares import shares
 from quantum_lab.states import Progress, States, states_of
@@ -55,23 +54,19 @@ def made_from(histories: Sequence[CandleHistory]) -> dict[str, dict[str, Any]]:
     }
 
 
-def coverage_of(history: CandleHistory, states: States, theta: MarketStateTheta) -> dict[str, float]:
-    """Give the shares of moves beyond the quantiles of sigma: one candle ahead, and over the horizon of the tail.
+def coverage_of(history: CandleHistory, states: States, theta: MarketStateTheta, horizon: int) -> dict[str, float]:
+    """Give the shares of moves beyond the bands of a profile: one candle ahead, and over the horizon.
 
     Returns
     -------
     dict
         ``one_step_5pct`` and so on, shares of all candles with a state; NaN where there is none.
     """
-    returns, vol = returns_of(history), theta.vol
     found = {}
     for name, level in LEVELS.items():
-        normal = float(stats.norm.isf(level / 2))
-        over_horizon = normal if vol.tail == "none" else vol.tail_scale * float(student_t_multiple(level, vol.tail_df))
-        for window, steps, sigmas in (("one_step", 1, step_multiple(level, vol)), ("horizon", vol.tail_horizon, over_horizon)):
-            moves = np.abs(ahead(returns, steps)) / (states.sigma * np.sqrt(steps))
-            known = moves[np.isfinite(moves)]
-            found[f"{window}_{name}"] = float(np.mean(known > sigmas)) if len(known) else float("nan")
+        for window, steps in (("one_step", 1), ("horizon", horizon)):
+            limits = band_multiples(history.close, theta, level, steps) * states.sigma * np.sqrt(steps)
+            found[f"{window}_{name}"] = coverage(ahead(history.returns, steps), limits, level, steps).share
     return found
 
 
@@ -105,7 +100,7 @@ def judge(
     covered, said = [], []
     for history in histories:
         states = states_of(history, theta, required=profile.candles_required, cache=cache, progress=progress)
-        covered.append(coverage_of(history, states, theta))
+        covered.append(coverage_of(history, states, theta, horizon))
         said.append(shares(history, states, profile, held=horizon))
     plan = Plan([profile], entries=EntryRule(every_sec=horizon * interval_sec))
     tested = backtest(histories, plan, cache=cache)

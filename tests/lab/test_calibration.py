@@ -17,7 +17,6 @@ from quantum_lab.calibration import (
     Rules,
     calibrated,
     regime_rule,
-    returns_of,
     sigma_of,
     standardised,
     stops_rule,
@@ -121,7 +120,7 @@ def test_no_return_spans_missing_candles():
     holed = dataclasses.replace(
         candles, **{name: getattr(candles, name)[rows] for name in ("open_time_ms", "open", "high", "low", "close", "volume")}
     )
-    assert np.flatnonzero(np.isnan(returns_of(holed))).tolist() == [0, 500]
+    assert np.flatnonzero(np.isnan(holed.returns)).tolist() == [0, 500]
     sigma = np.full(len(holed), 0.0008)
     assert len(standardised(holed, sigma, 60)) == len(holed) - 60 - 60
 

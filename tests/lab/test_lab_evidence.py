@@ -200,6 +200,6 @@ def test_a_gap_is_no_return() -> None:
         60.0,
         *(np.delete(getattr(whole, name), slice(50, 53)) for name in ("open_time_ms", "open", "high", "low", "close", "volume")),
     )
-    returns = Sample("gap", part).returns
+    returns = part.returns
     assert np.isnan(returns[[0, 50]]).all()
     assert np.isfinite(np.delete(returns, [0, 50])).all()
