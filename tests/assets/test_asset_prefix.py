@@ -40,6 +40,7 @@ def test_every_key_begins_with_it_and_nothing_keeps_its_old_one(world) -> None:
     assert graph.get(dg.AssetKey([*PREFIX, "risk_proposal"])).metadata["redis_key"] == "quantum:risk:proposal:{symbol}"
 
 
+@pytest.mark.slow
 def test_the_loop_the_plans_and_the_proofs_run_under_it(world, instance) -> None:
     """The same keys in Redis, materialized and checked under the longer names in Dagster."""
     write_plan(world, "plan-1", "BTCUSDT", "CLOSE", qty=0.001)

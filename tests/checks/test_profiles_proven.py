@@ -88,6 +88,7 @@ def instance(_new_home: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 def desk(url: str, folder: Path, instance: dg.DagsterInstance, profile: str, **settings: str) -> RedisStore:
     """Run two cycles of a desk with a profile, and a plan in between."""
     store = RedisStore(load_settings(redis_url=url, quantum_home=folder, symbols=",".join(SYMBOLS), profile=profile, **settings))
+    store.client.flushdb()  # the server is that of all tests of a process: another profile may have been put in force
     write_world(store)
     run_cycle(store, instance)
     write_plan(store, "p-close", VICTIM, "CLOSE", qty=0.01)

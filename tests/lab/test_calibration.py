@@ -101,6 +101,7 @@ def test_multiples_are_the_published_ones_at_the_scale_of_the_horizon():
     assert (rule["sl_min_pct"], rule["tp_min_pct"]) == (0.0008, 0.0012)
 
 
+@pytest.mark.slow
 def test_a_sigma_that_follows_is_chosen_where_volatility_moves_fast():
     """The slow one is right where it never moves: on such data all are, and the steadiest is the one that averages most."""
     rng = np.random.default_rng(6)
@@ -232,7 +233,7 @@ def test_a_search_on_a_random_walk_is_refused(made):
     assert found.body()["refused"] == found.refused
 
 
-OUTS = ("new.toml", "old.toml", "a b.toml")
+OUTS = ("new.toml", "no/new.toml", "old.toml", "a b.toml")
 SAMPLE = Path(__file__).parents[2] / "quantum_assets" / "sample" / "BTCUSDT_1m.csv"
 
 
@@ -249,6 +250,7 @@ def call(home, *arguments):
         ((SAMPLE, "--interval", "1 minute", "--horizon", "60m", "--out", "new.toml"), 2, "accepted are times like 1m"),
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "old.toml"), 2, "exists: give another --out, or --force"),
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "a b.toml"), 2, "the name of a profile has letters"),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "no/new.toml"), 2, "there is no folder"),
         (("no.csv", "--interval", "1m", "--horizon", "60m", "--out", "new.toml"), 2, "no.csv"),
         (
             (SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=2"),

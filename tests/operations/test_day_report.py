@@ -15,6 +15,8 @@ from tests.commands import run_command
 from tests.conftest import START
 from tests.recorder.recording import lived
 
+pytestmark = pytest.mark.slow
+
 DAY = START.date()
 PLANTED = "planted-p4ssword"
 HOSTILE = f"<script>alert(1)</script> redis://user:{PLANTED}@db.example:6379/0"

@@ -15,6 +15,8 @@ from resources.recorder.archive import Archive, write_parquet
 from tests.conftest import START
 from tests.recorder.recording import STEP_SEC, lived
 
+pytestmark = pytest.mark.slow
+
 CYCLES = 3
 
 

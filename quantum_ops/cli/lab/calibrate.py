@@ -123,6 +123,9 @@ def calibrate(
     if searched and not optimise:
         msg = "--search needs --optimise expectancy or drawdown"
         raise click.UsageError(msg)
+    if not out.parent.is_dir():
+        msg = f"{out}: there is no folder {out.parent}; give another --out"
+        raise click.UsageError(msg)
     if out.exists() and not force:
         msg = f"{out} exists: give another --out, or --force"
         raise click.UsageError(msg)
