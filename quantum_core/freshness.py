@@ -26,6 +26,7 @@ BELL, BELL_SILENT_SEC = "bell", 15.0  # so does the bell, three times as often a
 EPOCH_MAX = 2**33  # the year 2242: more are milliseconds, or junk
 STALE_INTERVALS = 2  # docs/spec.md#5-sources: candles may be this many intervals and CANDLE_STALE_MARGIN_SEC old
 WARN_SHARE = 0.5  # of its limit: a part silent for longer is suspected of being what makes the rest old
+ONLY_NAMED = ("governor_permit/profile_evidence",)  # proofs whose warning is no event: true for as long as the desk leaves it so
 FUTURE_CANDLES = "candles_in_future"  # as the candle reader names them
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from quantum_core.display import moment_text
-from quantum_core.freshness import CANDLES, WELL, Condition, Evaluation, Sign, StoredProof, Vital
+from quantum_core.freshness import CANDLES, ONLY_NAMED, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 from quantum_core.kernels import CLOCK_SKEW_SEC
 from quantum_ops.alerts.decided import BACKLOG, BLOCKED, NOTHING_DECIDED, Decided
 from quantum_ops.alerts.unusable import Guarded
@@ -27,7 +27,6 @@ TOGETHER_SEC = 3.0  # symbols so close to their limit join those that cross it
 CANDLES_TOGETHER = 0.85  # the same for candles, as a share of their limit: feeds of many symbols do not stop in one second
 OWN_EYES = ("fresh", "process_alive", "right_side")  # proofs of what the watcher itself sees, sooner and without the pack,
 ONLY_PROVEN = ("risk_guard/fresh",)  # but for this one: the watcher sees the age from which nothing is opened, which is later
-ONLY_NAMED = ("governor_permit/profile_evidence",)  # no event, and true for as long as the desk leaves the profile as it is
 EXPLAINED = {  # proofs that only repeat what an alert says already
     "risk_guard/readable": (BLOCKED, "guard:"),
     "risk_guard/fresh": (BLOCKED, "guard:"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from quantum_assets.checks.proof import Finding, Proof, Verdict
+from quantum_ops.cli.audit.prove import _show
 from quantum_ops.sealed_page import verify
 from resources.store.redis_store import RedisStore
 from tests.commands import run_command
@@ -77,3 +79,26 @@ def test_one_group_of_a_product_that_needs_no_server_holds_until_it_does_not(sto
     assert done.returncode == code, done.stdout + done.stderr
     assert ("BTCUSDT" in done.stdout) is tampered
     assert done.stdout.count("capital_efficiency/readable") == 1
+
+
+def verdict_of(title: str, severity: str, *, evaluated: bool = True) -> Verdict:
+    asset, name = title.split("/")
+    proof = Proof(asset, name, "all", severity, "claim", lambda _: None)
+    return Verdict(proof, Finding("0 of 1", "all", 1, {"": "why"}), evaluated)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "counts"),
+    [
+        (verdict_of("governor_permit/profile_evidence", "WARN"), False),
+        (verdict_of("governor_permit/profile_evidence", "WARN", evaluated=False), True),
+        (verdict_of("market_state/coverage", "WARN"), True),
+        (verdict_of("market_state/recomputed", "ERROR"), True),
+    ],
+)
+def test_a_warning_that_is_no_event_fails_no_scheduled_job(verdict: Verdict, counts: bool, capsys) -> None:
+    """It would be true from the first minute of locked-v1 on, and hide every later failure behind it."""
+    assert bool(_show([verdict], 0.0, "now", as_json=False)) is counts
+    said = capsys.readouterr()
+    assert "0 of 1 proofs hold" in said.err
+    assert verdict.proof.title in said.out

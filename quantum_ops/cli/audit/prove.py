@@ -15,6 +15,7 @@ import click
 
 from quantum_core.contracts.reading import printable
 from quantum_core.exit_codes import EXIT_FAILED
+from quantum_core.freshness import ONLY_NAMED
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import load_settings
 from quantum_ops.cli import given
@@ -77,8 +78,9 @@ def prove(
     and what it published can be computed again (for at most a minute), what stood when it ended, decisions, alerts, profiles,
     versions and gaps.
 
-    Exit codes: 0 every proof holds, or the page is as it was written (--verify); 1 some do not (each is named with its symbols),
-    or could not be evaluated, or the page was changed; 2 wrong usage or settings, or nothing is recorded of --day; 3 Redis away.
+    Exit codes: 0 every proof holds (the warning of a profile without evidence changes nothing), or the page is as it was written
+    (--verify); 1 some do not (each is named with its symbols), or could not be evaluated, or the page was changed; 2 wrong usage
+    or settings, or nothing is recorded of --day; 3 Redis away.
     """
     warnings.filterwarnings("ignore", module="dagster")
     if listed:
@@ -170,8 +172,9 @@ def _show(verdicts: Sequence[Verdict], now: float, of_what: str, *, as_json: boo
     else:
         for verdict in verdicts:
             click.echo(line(verdict))
-    failed = [one for one in verdicts if not one.passed]
-    click.echo(f"{len(verdicts) - len(failed)} of {len(verdicts)} proofs hold {of_what}", err=True)
+    unmet = [one for one in verdicts if not one.passed]
+    failed = [one for one in unmet if one.severity == "ERROR" or one.proof.title not in ONLY_NAMED]
+    click.echo(f"{len(verdicts) - len(unmet)} of {len(verdicts)} proofs hold {of_what}", err=True)
     return failed
 
 
