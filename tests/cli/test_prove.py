@@ -96,7 +96,7 @@ def verdict_of(title: str, severity: str, *, evaluated: bool = True) -> Verdict:
         (verdict_of("market_state/recomputed", "ERROR"), True),
     ],
 )
-def test_a_warning_that_is_no_event_fails_no_scheduled_job(verdict: Verdict, counts: bool, capsys) -> None:
+def test_a_warning_that_is_no_event_fails_no_scheduled_job(verdict: Verdict, counts, capsys) -> None:
     """It would be true from the first minute of locked-v1 on, and hide every later failure behind it."""
     assert bool(_show([verdict], 0.0, "now", as_json=False)) is counts
     said = capsys.readouterr()
