@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from quantum_core.kernels import HUGE, TINY
 from quantum_core.kernels.columns import Bools, Floats
 from quantum_core.kernels.market.grid import DEFAULTS, JUMP_FACTOR
 
@@ -23,6 +24,8 @@ Times = npt.NDArray[np.int64]
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("open_time_ms", *PRICES, "volume")
+STEPS_MIN = 20  # between candles, before a second length is one
+OTHER_LENGTH_MAX = 0.1  # share of the steps between candles that may have one other length
 WICKS_MIN = 0.1  # share of the candles with a range that go beyond open and close on one side; fewer are no market's
 NAMED_MAX = 3  # holes and jumps named; the counts are exact
 
@@ -118,14 +121,14 @@ def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None =
     Returns
     -------
     CandleHistory
-        Without rows that are no candle (``no_price``: a time, or a price that is not finite and > 0; ``not_enclosed``: high or
-        low inside the candle; ``duplicate``: the same row again; ``contradiction``: all rows of one time with different prices).
-        Holes, jumps and one-sided candles are kept and named in ``notes``.
+        Without rows that are no candle: ``no_price``, a time, or a price that is not finite, not > 0, or beyond what the kernels
+        take; ``not_enclosed``, high or low inside the candle; ``duplicate``, the same row again; ``contradiction``, all rows of
+        one time with different prices. Holes, jumps and one-sided candles are kept and named in ``notes``.
 
     Raises
     ------
     CandlesError
-        A column is missing, or fewer than two candles are left.
+        A column is missing, fewer than two candles are left, or they are of two lengths.
     """
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         message = f"candles of {symbol} lack the columns {', '.join(missing)}"
@@ -137,11 +140,25 @@ def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None =
         raise CandlesError(message)
     times = kept["open_time_ms"].to_numpy()
     if interval_sec is None:
-        interval_sec = float(np.median(np.diff(times))) / 1000
+        interval_sec = _interval_of(symbol, times)
     open_, high, low, close = (kept[name].to_numpy() for name in PRICES)
     volume = kept["volume"].fill_null(np.nan).to_numpy()
     history = CandleHistory(symbol, interval_sec, times, open_, high, low, close, volume, left_out)
     return replace(history, notes=tuple(_notes(history)))
+
+
+def _interval_of(symbol: str, times: Times) -> float:
+    """Find the usual time between two candles; refuse what is candles of two lengths below each other."""
+    steps, counts = np.unique(np.diff(times), return_counts=True)
+    if counts.sum() < STEPS_MIN:
+        return float(np.median(np.diff(times))) / 1000
+    usual = steps[np.argmax(counts)]
+    others = counts[(steps != usual)]
+    if len(others) and others.max() > OTHER_LENGTH_MAX * counts.sum():
+        second = steps[steps != usual][np.argmax(others)]
+        message = f"candles of {symbol} are {usual / 1000:g} s and {second / 1000:g} s apart: give those of one length"
+        raise CandlesError(message)
+    return float(usual) / 1000
 
 
 def _kept(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -153,7 +170,7 @@ def _kept(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
             left_out[reason] = len(before) - len(after)
         return after
 
-    priced = pl.all_horizontal(pl.col(name).is_finite() & (pl.col(name) > 0) for name in PRICES) & (pl.col("open_time_ms") > 0)
+    priced = pl.all_horizontal(pl.col(name).is_between(TINY, HUGE) for name in PRICES) & (pl.col("open_time_ms") > 0)
     rows = leave_out("no_price", rows, rows.filter(priced.fill_null(value=False)))
     enclosed = (pl.col("high") >= pl.max_horizontal(PRICES)) & (pl.col("low") <= pl.min_horizontal(PRICES))
     rows = leave_out("not_enclosed", rows, rows.filter(enclosed))

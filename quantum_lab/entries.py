@@ -25,6 +25,8 @@ EVERY = re.compile(r"every:(.+)")
 DURATION = re.compile(r"(\d+)([smhd])")
 RANDOM = re.compile(r"random:(\d+)")
 UNIT_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+UTC_TIMES = "Times without a zone are UTC."
+PRICE_OUTSIDE = 1e-4  # share of the price by which it may be beyond high or low: rounding
 PRICE_OFF_MAX = 0.10  # an entry further outside its candle is of another market or unit; the price collar of live
 NAMED_MAX = 5  # trades left out that are named; the counts are exact
 TRADES = pl.Schema(  # of a desk; times epoch ms, the last two null where it has not closed
@@ -191,12 +193,28 @@ def place(trades: pl.DataFrame, history: CandleHistory, usable: Bools) -> Chosen
         for row, code in zip(trades.iter_rows(named=True), reason.tolist(), strict=True)
         if code >= 0
     ][:NAMED_MAX]
+    if outside := int(np.count_nonzero((reason < 0) & (beyond > PRICE_OUTSIDE))):
+        kept = int(np.count_nonzero(reason < 0))
+        named.insert(
+            0, f"{history.symbol}: {outside} of {kept} entry prices are outside their candle: is the time zone right? {UTC_TIMES}"
+        )
     is_long = (trades["side"] == "LONG").to_numpy()
-    exit_ms = trades["exit_ms"].fill_null(-1).to_numpy()
-    own_exit = np.where(exit_ms < 0, -1, np.searchsorted(times, exit_ms, side="right") - 1)
+    own_exit, own_price = _own_exits(trades, history)
+    if unknown := int(np.count_nonzero((reason < 0) & (own_exit < 0) & trades["exit_ms"].is_not_null().to_numpy())):
+        named.insert(0, f"{history.symbol}: {unknown} exits are after the candles or far from their prices: taken as unknown")
     made = Entries(candle, is_long, price, price, entered, trades["qty"].to_numpy())
-    everything = Chosen(made, own_exit, trades["exit_price"].fill_null(np.nan).to_numpy(), left_out, named)
-    return everything.take(reason < 0)
+    return Chosen(made, own_exit, own_price, left_out, named).take(reason < 0)
+
+
+def _own_exits(trades: pl.DataFrame, history: CandleHistory) -> tuple[Rows, Floats]:
+    """Find the candles and prices of the desk's exits; -1 and NaN of those that are unknown, after the candles, or far off."""
+    times, exit_ms = history.open_time_ms, trades["exit_ms"].fill_null(-1).to_numpy()
+    candle = np.searchsorted(times, exit_ms, side="right") - 1
+    at = np.clip(candle, 0, None)
+    price = trades["exit_price"].fill_null(np.nan).to_numpy()
+    beyond = np.maximum(price / history.high[at] - 1, 1 - price / history.low[at])
+    known = (exit_ms >= 0) & (exit_ms < times[-1] + round(1000 * history.interval_sec)) & ~(beyond > PRICE_OFF_MAX)
+    return np.where(known, candle, -1), np.where(known, price, np.nan)
 
 
 def _moment(epoch_ms: int) -> str:

@@ -17,6 +17,7 @@ from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.profiles.profile import Profile
 from quantum_lab.backtest import Backtest, Plan, backtest
 from quantum_lab.bands import band_multiples
+from quantum_lab.calibration import CalibrationError
 from quantum_lab.candles import COLUMNS, CandleHistory
 from quantum_lab.coverage import coverage
 from quantum_lab.entries import EntryRule
@@ -39,6 +40,25 @@ def cut(histories: Sequence[CandleHistory], held_out: float) -> tuple[list[Candl
         [history.slice(0, edge) for history, edge in zip(histories, edges, strict=True)],
         [history.slice(edge, len(history)) for history, edge in zip(histories, edges, strict=True)],
     )
+
+
+def refuse_seen(first: Sequence[CandleHistory], last: Sequence[CandleHistory]) -> None:
+    """Refuse to judge by candles a profile is made from.
+
+    Raises
+    ------
+    CalibrationError
+        A symbol has candles of one time in both.
+    """
+    for judged in last:
+        seen = [history.open_time_ms for history in first if history.symbol == judged.symbol]
+        shared = np.intersect1d(np.concatenate([*seen, np.empty(0, dtype=np.int64)]), judged.open_time_ms)
+        if len(shared):
+            message = (
+                f"{len(shared)} candles of {judged.symbol} to judge by, from {_text(shared[0])} on, are among those the profile "
+                "would be made from: judge it by others"
+            )
+            raise CalibrationError(message)
 
 
 def made_from(histories: Sequence[CandleHistory]) -> dict[str, dict[str, Any]]:
@@ -175,4 +195,8 @@ def _sha256(history: CandleHistory) -> str:
 
 
 def _moment(history: CandleHistory, row: int) -> str:
-    return f"{datetime.fromtimestamp(int(history.open_time_ms[row]) / 1000, UTC):%Y-%m-%d %H:%M}"
+    return _text(history.open_time_ms[row])
+
+
+def _text(epoch_ms: np.int64) -> str:
+    return f"{datetime.fromtimestamp(int(epoch_ms) / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -27,6 +27,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {  # letters only, in the order of pr
     "exit_ms": ("exittime", "closetime", "closedate", "closedat", "exitdate", "closetimestamp"),
     "exit_price": ("exitprice", "closerate", "closeprice", "exit"),
 }
+SIZE_MAX = 1e15  # base units; what is larger is a mistake, and its profit no number
 NEEDED = ("symbol", "side", "entry_ms", "entry_price")
 LONG_WORDS, SHORT_WORDS = ("long", "buy", "l", "b"), ("short", "sell", "s")
 SECONDS_BELOW, MICROSECONDS_FROM = 1e11, 1e14  # an epoch number between them is in ms
@@ -166,10 +167,19 @@ def _trade(row: Mapping[str, Any]) -> dict[str, Any]:
         "side": "LONG" if word in LONG_WORDS else "SHORT",
         "entry_ms": entry_ms,
         "entry_price": _positive("entry price", row["entry_price"]),
-        "qty": abs(_number("size", row["qty"])) or 1.0 if row.get("qty") not in (None, "") else 1.0,
+        "qty": _size(row.get("qty")),
         "exit_ms": exit_ms,
         "exit_price": _positive("exit price", row["exit_price"]) if closed else None,
     }
+
+
+def _size(text: Any) -> float:
+    """Understand a size; its sign says nothing beside the side, and without one it is 1."""
+    size = 1.0 if text in (None, "") else abs(_number("size", text))
+    if not 0 < size <= SIZE_MAX:
+        message = f"size {text!r}: accepted are numbers other than 0, at most {SIZE_MAX:g}"
+        raise ValueError(message)
+    return size
 
 
 def _number(name: str, value: Any) -> float:

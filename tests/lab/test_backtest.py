@@ -13,7 +13,7 @@ from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.profiles.files import load
 from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_lab.backtest import BacktestError, Plan, backtest
-from quantum_lab.candles import CandleHistory, history_of
+from quantum_lab.candles import CandleHistory, CandlesError, history_of
 from quantum_lab.entries import TRADES, EntriesError, entry_rule, place
 from quantum_lab.execution import Costs
 from quantum_lab.intervals import holm, mean_interval
@@ -291,3 +291,53 @@ def test_on_random_walks_no_profile_differs_from_its_nulls():
     assert len(found) == 8
     assert sum(found.values()) <= 0.15 * 8 * 12, found
     assert joint <= 3
+
+
+def desk(*rows):
+    """Give trades of a desk."""
+    names = ("symbol", "side", "entry_ms", "entry_price", "qty", "exit_ms", "exit_price")
+    return pl.DataFrame([dict(zip(names, row, strict=True)) for row in rows], schema=TRADES)
+
+
+class TestWhatADeskGives:
+    """A time zone that is wrong earns half an R a trade, and a wrong exit a hundred."""
+
+    def test_prices_outside_their_candle_are_counted(self):
+        history = random_walk(400, 1)
+        at, high = int(history.open_time_ms[300]), float(history.high[300])
+        inside, outside = ("BTCUSDT", "LONG", at, high, 1.0, None, None), ("BTCUSDT", "LONG", at, high * 1.01, 1.0, None, None)
+        chosen = place(desk(inside, outside), history, np.ones(400, dtype=np.bool_))
+        assert len(chosen.entries) == 2
+        assert chosen.named[0].startswith("BTCUSDT: 1 of 2 entry prices are outside their candle: is the time zone right?")
+        assert place(desk(inside), history, np.ones(400, dtype=np.bool_)).named == []
+
+    def test_an_exit_that_cannot_be_is_unknown(self):
+        history = random_walk(400, 1)
+        at, price = int(history.open_time_ms[300]), float(history.close[300])
+        later, close = int(history.open_time_ms[350]), float(history.close[350])
+        rows = [
+            ("BTCUSDT", "LONG", at, price, 1.0, when, what)
+            for when, what in ((later, close), (later, 3 * close), (at * 2, close))
+        ]
+        chosen = place(desk(*rows), history, np.ones(400, dtype=np.bool_))
+        assert chosen.own_exit_candle.tolist() == [350, -1, -1]
+        assert np.isnan(chosen.own_exit_price).tolist() == [False, True, True]
+        assert chosen.named[0] == "BTCUSDT: 2 exits are after the candles or far from their prices: taken as unknown"
+
+
+def test_candles_of_two_lengths_in_one_file_are_refused():
+    one, other = (random_walk(60, seed) for seed in (1, 2))
+    times = np.concatenate([one.open_time_ms, one.open_time_ms[-1] + 300_000 * np.arange(1, 61)])
+    frame = pl.DataFrame({"open_time_ms": times, **{
+        name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("open", "high", "low", "close", "volume")
+    }})  # fmt: skip
+    with pytest.raises(CandlesError, match="apart: give those of one length"):
+        history_of("BTCUSDT", frame)
+
+
+def test_prices_no_kernel_takes_are_no_candles():
+    frame = pl.DataFrame({"open_time_ms": [60_000 * row for row in range(1, 4)], "volume": [1.0] * 3, **{
+        name: [100.0, 1e100, 101.0] for name in ("open", "high", "low", "close")
+    }})  # fmt: skip
+    history = history_of("BTCUSDT", frame)
+    assert (len(history), history.left_out) == (2, {"no_price": 1})

@@ -233,7 +233,7 @@ def test_a_search_on_a_random_walk_is_refused(made):
     assert found.body()["refused"] == found.refused
 
 
-OUTS = ("new.toml", "no/new.toml", "old.toml", "a b.toml")
+OUTS = ("new.toml", "crypto-1m.toml", "no/new.toml", "old.toml", "a b.toml")
 SAMPLE = Path(__file__).parents[2] / "quantum_assets" / "sample" / "BTCUSDT_1m.csv"
 
 
@@ -251,6 +251,13 @@ def call(home, *arguments):
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "old.toml"), 2, "exists: give another --out, or --force"),
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "a b.toml"), 2, "the name of a profile has letters"),
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "no/new.toml"), 2, "there is no folder"),
+        (
+            (SAMPLE, "--judge-on", SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml"),
+            1,
+            "700 candles of BTCUSDT to judge by",
+        ),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "crypto-1m.toml"), 2, "is a shipped profile"),
+        ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--cost-bps", "nan"), 2, "not a finite number"),
         (("no.csv", "--interval", "1m", "--horizon", "60m", "--out", "new.toml"), 2, "no.csv"),
         (
             (SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=2"),

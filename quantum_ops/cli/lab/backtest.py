@@ -19,6 +19,7 @@ import click
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
 from quantum_ops.cli.history.look_back import Time
+from quantum_ops.cli.lab.given import Number, writable
 
 if TYPE_CHECKING:
     from quantum_lab.backtest import Backtest, Plan, Report
@@ -41,8 +42,8 @@ DEFAULT_ENTRIES = "every:15m"
 @click.option("--side", type=click.Choice(("both", "long", "short")), default="both", show_default=True, help="Of these entries.")
 @click.option("--trades", type=click.Path(dir_okay=False, path_type=Path), help="Trades of a desk: CSV, or freqtrade's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything random.")
-@click.option("--fee-bps", type=click.FloatRange(0, 1000), default=5.0, show_default=True, help="Of each fill.")
-@click.option("--slippage-bps", type=click.FloatRange(0, 1000), default=2.0, show_default=True, help="Of each fill.")
+@click.option("--fee-bps", type=Number(0, 1000), default=5.0, show_default=True, help="Of each fill.")
+@click.option("--slippage-bps", type=Number(0, 1000), default=2.0, show_default=True, help="Of each fill.")
 @click.option("--hold-max", default="1d", show_default=True, help="A position is closed after this time (90m, 4h, 1d).")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Market states; default QUANTUM_HOME/lab.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write trades (Parquet, CSV) and figures here.")
@@ -81,6 +82,7 @@ def backtest(
     from quantum_lab.backtest import backtest as computed
     from quantum_ops.cli.lab.given import cache_of, histories_of_archive, histories_of_files, profiles_of, remarks
 
+    writable(page, out)
     settings = load_settings()
     given = [*files, *([folder] if folder else [])]
     if bool(given) == (recorded is not None):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
+from quantum_ops.cli.lab.given import Number, writable
 
 if TYPE_CHECKING:
     from quantum_core.profiles.profile import Profile
@@ -68,12 +69,12 @@ class Factors(click.ParamType[tuple[str, tuple[float, ...]]]):
 @click.option("--interval", "interval_sec", type=Span(), required=True, help="Length of the candles, like 1m.")
 @click.option("--horizon", "horizon_sec", type=Span(), required=True, help="Time a decision is meant to hold, like 60m.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Profile to write, NAME.toml.")
-@click.option("--cost-bps", type=click.FloatRange(0, 1000), default=8.0, show_default=True, help="Cost of a round trip, bps.")
-@click.option("--trend-share", type=click.FloatRange(0.01, 0.6), default=0.15, show_default=True, help="Share of time in trend.")
-@click.option("--mr-share", type=click.FloatRange(0.01, 0.6), default=0.15, show_default=True, help="Share in mean reversion.")
+@click.option("--cost-bps", type=Number(0, 1000), default=8.0, show_default=True, help="Cost of a round trip, bps.")
+@click.option("--trend-share", type=Number(0.01, 0.6), default=0.15, show_default=True, help="Share of time in trend.")
+@click.option("--mr-share", type=Number(0.01, 0.6), default=0.15, show_default=True, help="Share in mean reversion.")
 @click.option(
     "--held-out",
-    type=click.FloatRange(HELD_OUT_MIN, HELD_OUT_MAX),
+    type=Number(HELD_OUT_MIN, HELD_OUT_MAX),
     default=0.2,
     show_default=True,
     help="Last part, to judge by.",
@@ -114,7 +115,7 @@ def calibrate(
     from quantum_lab.backtest import BacktestError
     from quantum_lab.calibration import CalibrationError, Rules
     from quantum_lab.candles import CandlesError
-    from quantum_lab.judgement import cut
+    from quantum_lab.judgement import cut, refuse_seen
     from quantum_lab.search import SearchError
 
     if horizon_sec % interval_sec or horizon_sec < interval_sec:
@@ -123,9 +124,7 @@ def calibrate(
     if searched and not optimise:
         msg = "--search needs --optimise expectancy or drawdown"
         raise click.UsageError(msg)
-    if not out.parent.is_dir():
-        msg = f"{out}: there is no folder {out.parent}; give another --out"
-        raise click.UsageError(msg)
+    writable(out)
     if out.exists() and not force:
         msg = f"{out} exists: give another --out, or --force"
         raise click.UsageError(msg)
@@ -133,6 +132,7 @@ def calibrate(
     try:
         first = _histories(files, interval_sec)
         first, last = (first, _histories(judge_on, interval_sec)) if judge_on else cut(first, held_out)
+        refuse_seen(first, last)
         profile, found = _make(first, last, rules, name, optimise, dict(searched))
     except (BacktestError, CalibrationError, CandlesError, SearchError) as error:
         click.echo(f"No profile was made: {error}", err=True)
@@ -217,9 +217,14 @@ def _make(
 
 
 def _name_of(out: Path) -> str:
+    from quantum_core.profiles.files import shipped
+
     name = out.stem
     if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
         msg = f"--out {out}: the name of a profile has letters, digits, _ . and -"
+        raise click.UsageError(msg)
+    if name in shipped():
+        msg = f"--out {out}: {name} is a shipped profile; give yours a name of its own"
         raise click.UsageError(msg)
     return name
 

@@ -80,7 +80,7 @@ def evidence(
     from quantum_core.settings import load_settings
     from quantum_lab.evidence import canonical
     from quantum_lab.evidence import evidence as measured
-    from quantum_ops.cli.lab.given import cache_of, profiles_of
+    from quantum_ops.cli.lab.given import cache_of, profiles_of, writable
 
     if bool(files) == recorded:
         message = "give either FILES or --recorded"
@@ -88,8 +88,12 @@ def evidence(
     if out is not None and out.suffix.lower() not in FORMS:
         message = f"--out {out}: accepted are names that end in {', '.join(FORMS)}"
         raise click.UsageError(message)
+    writable(out)
     settings = load_settings()
     samples = list(_recorded(settings) if recorded else _read(files, symbol, settings))
+    if not samples:
+        click.echo("Nothing was judged: no file has candles that say anything.", err=True)
+        sys.exit(EXIT_FAILED)
     intervals = sorted({one.history.interval_sec for one in samples})
     meant = dict.fromkeys(name for interval_sec in intervals for name in meant_for(interval_sec))
     profiles = profiles_of(names or list(meant), (), intervals[0])
@@ -123,7 +127,9 @@ def _read(files: tuple[Path, ...], wanted: str | None, settings: Settings) -> It
             recording = read(symbol, [path])
             report(recording)
             refuse([recording], "nothing was judged.", EXIT_FAILED)
-            yield _sample(path.name, symbol, recording.candles.frame, (hashlib.sha256(path.read_bytes()).hexdigest(),))
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            if (sample := _sample(path.name, symbol, recording.candles.frame, (sha256,))) is not None:
+                yield sample
 
 
 def _recorded(settings: Settings) -> Iterator[Sample]:
@@ -140,15 +146,19 @@ def _recorded(settings: Settings) -> Iterator[Sample]:
         yield Sample(f"recorded {history.symbol}", history)
 
 
-def _sample(name: str, symbol: str, frame: Any, sha256: tuple[str, ...]) -> Sample:
+def _sample(name: str, symbol: str, frame: Any, sha256: tuple[str, ...]) -> Sample | None:
+    """Judge the candles of a file; of one that says nothing, why is named, and the others are measured."""
     from quantum_lab.candles import CandlesError, history_of
     from quantum_lab.evidence import Sample
 
     try:
         history = history_of(symbol, frame)
     except CandlesError as error:
-        message = f"{name}: {error}"
-        raise click.UsageError(message) from error
+        click.echo(f"{name} left out: {error}", err=True)
+        return None
+    if history.close.min() == history.close.max():
+        click.echo(f"{name} left out: its price never moves", err=True)
+        return None
     for note in history.notes[:NAMED_MAX]:
         click.echo(f"{name}: {note}", err=True)
     return Sample(name, history, sha256)

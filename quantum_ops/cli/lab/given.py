@@ -5,6 +5,7 @@ Here belongs what its commands share. Layouts of files stay in the reader, and w
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,32 @@ from quantum_core.settings import Settings
 
 if TYPE_CHECKING:
     from quantum_lab.candles import CandleHistory
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Understand one."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def writable(*paths: Path | None) -> None:
+    """Refuse files whose folder is missing before anything is computed.
+
+    Raises
+    ------
+    click.UsageError
+        There is no such folder.
+    """
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            message = f"{path}: there is no folder {path.parent}; give another name"
+            raise click.UsageError(message)
+
 
 CHANGED = "*"  # behind the name of a profile with changes
 CACHE = "lab"  # in the instance folder
