@@ -10,7 +10,7 @@ import pytest
 
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
-from quantum_assets.position import Inputs, judge_snapshots, tracked_frame
+from quantum_assets.position import Inputs, judge_snapshots, move_on, tracked_frame
 from quantum_assets.risk_proposal import risk_frame
 from quantum_core.contracts.reading import Reading
 from quantum_core.contracts.tables import POSITION
@@ -95,7 +95,8 @@ def live(
         )  # fmt: skip
         stored = Reading.absent(symbol, "missing") if kept is None else Reading.present(symbol, kept)
         inputs = Inputs(asked.now, [Reading.present(symbol, raw)], {symbol: stored}, {}, {}, published, {})
-        frame, _ = tracked_frame([symbol], inputs, judge_snapshots(inputs, settings), {symbol: candles}, settings, profile)
+        moved = move_on(inputs, judge_snapshots(inputs, settings), {symbol: candles}, settings, profile)
+        frame, _ = tracked_frame([symbol], moved)
         assert frame["state"][0] == "present", frame["why"][0]
         risk = risk_frame(market, frame, profile)
         harvested = harvest_frame(market, frame, risk, profile)
