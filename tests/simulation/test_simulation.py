@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import quantum_assets.position
-import quantum_assets.replay.standing
+import quantum_assets.replay.together
 import resources.governor.judge
 import resources.inputs.candles
 from quantum_assets.simulation import cycle, invariants
@@ -129,9 +129,9 @@ def take_old_snapshots(monkeypatch):
 
 
 def move_stops(monkeypatch):
-    real = quantum_assets.replay.standing.risk_frame
+    real = quantum_assets.replay.together.risk_frame
     monkeypatch.setattr(
-        quantum_assets.replay.standing, "risk_frame", lambda *given: real(*given).with_columns(pl.col("proposed_sl") * 0.999)
+        quantum_assets.replay.together, "risk_frame", lambda *given: real(*given).with_columns(pl.col("proposed_sl") * 0.999)
     )
 
 
