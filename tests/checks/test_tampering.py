@@ -454,7 +454,7 @@ def cut_a_host_off(world: Proven) -> None:
 
 
 def start_a_second_stack(world: Proven) -> None:
-    elsewhere = world.store.settings.model_copy(update={"quantum_home": Path("elsewhere")})
+    elsewhere = world.store.settings.model_copy(update={"quantum_home": world.store.settings.quantum_home / "elsewhere"})
     for store in (world.store, RedisStore(elsewhere, world.store.clock, world.store.client)):
         other_holder(store, "storage")
 
