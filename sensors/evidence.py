@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import dagster as dg
-import redis
 
 from quantum_assets.evidence import DAYS_MIN, EVIDENCE, judged_days
 from quantum_core.settings import Settings
 from resources.inputs.foreign import number_or_none
-from resources.instance.dagster_internals import AssetJob, storage_id
-from resources.instance.launcher import has_warm_workers
+from resources.instance.dagster_internals import AssetJob
 from resources.recorder.reading import archive_of
-from resources.store.lease import other_holder, standing_by_for
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
-from sensors.history import EVERY_SEC, EVIDENCE_JOB_NAME, still_at_it
-from sensors.overdue import goes_first
+from sensors.history import EVERY_SEC, EVIDENCE_JOB_NAME, why_wait
 
 WEEK_SEC = timedelta(days=7).total_seconds()
 AGAIN_SEC = timedelta(days=1).total_seconds()  # after a request that came to nothing
@@ -73,23 +68,12 @@ def evidence_sensor(store: RedisStore) -> dg.SensorDefinition:
         description="Once a week, when enough is recorded: measure what the numbers of the profile in force were worth.",
     )
     def evidence(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        def skip(reason: str) -> dg.SensorResult:
-            return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
-
         now, last = store.clock().timestamp(), context.instance.get_latest_materialization_event(key)
         moments = (last.timestamp if last is not None else None, number_or_none(context.cursor or ""))
         ages = [None if moment is None else now - moment for moment in moments]
-        if reason := decide_evidence(Seen(len(judged_days(archive)), *ages)):
-            return skip(reason)
-        if running := still_at_it(context.instance):
-            return skip(running)
-        try:
-            if holder := other_holder(store, storage_id(context.instance), renew=False):
-                return skip(standing_by_for(holder, "runs the loop"))
-        except (RedisUnavailableError, redis.ResponseError) as error:
-            return skip(f"read failed: {error}")
-        if not has_warm_workers(context.instance) and (first := goes_first(context.instance, EVIDENCE_JOB_NAME, store.clock())):
-            return skip(first)
+        reason = decide_evidence(Seen(len(judged_days(archive)), *ages)) or why_wait(store, context.instance, EVIDENCE_JOB_NAME)
+        if reason:
+            return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None)], cursor=repr(now))
 
     return evidence

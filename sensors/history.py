@@ -32,10 +32,17 @@ def compaction_job(settings: Settings) -> AssetJob:
     )
 
 
-def still_at_it(instance: dg.DagsterInstance) -> str:
-    """Name a run that compacts or measures; empty when there is none."""
+def why_wait(store: RedisStore, instance: dg.DagsterInstance, job_name: str) -> str:
+    """Say why a run that no cycle waits for is not requested now; empty when it is."""
     running = [record.dagster_run for record in unfinished_runs(instance, list(STILL))]
-    return f"run {running[0].run_id} is still {STILL[running[0].job_name]}" if running else ""
+    if running:
+        return f"run {running[0].run_id} is still {STILL[running[0].job_name]}"
+    try:
+        if holder := other_holder(store, storage_id(instance), renew=False):
+            return standing_by_for(holder, "runs the loop")
+    except (RedisUnavailableError, redis.ResponseError) as error:
+        return f"read failed: {error}"
+    return "" if has_warm_workers(instance) else goes_first(instance, job_name, store.clock())
 
 
 def history_sensor(store: RedisStore) -> dg.SensorDefinition:
@@ -59,15 +66,8 @@ def history_sensor(store: RedisStore) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=str(error))
         if not due:
             return dg.SensorResult(skip_reason="every day that is over has been compacted")
-        if running := still_at_it(context.instance):
-            return dg.SensorResult(skip_reason=running)
-        try:
-            if holder := other_holder(store, storage_id(context.instance), renew=False):
-                return dg.SensorResult(skip_reason=standing_by_for(holder, "runs the loop"))
-        except (RedisUnavailableError, redis.ResponseError) as error:
-            return dg.SensorResult(skip_reason=f"read failed: {error}")
-        if not has_warm_workers(context.instance) and (first := goes_first(context.instance, COMPACTION_JOB_NAME, store.clock())):
-            return dg.SensorResult(skip_reason=first)
+        if reason := why_wait(store, context.instance, COMPACTION_JOB_NAME):
+            return dg.SensorResult(skip_reason=reason)
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=None, partition_key=str(due[0]))])
 
     return history
