@@ -18,6 +18,9 @@ import dagster as dg
 
 from quantum_assets.history import HISTORY
 from quantum_assets.shared.partitions import OWNERS
+from quantum_core.profiles.profile import Profile
+from quantum_core.settings import Settings
+from quantum_lab import CACHE
 from resources.recorder.archive import Archive
 from resources.recorder.reading import archive_of
 from resources.store.profiles import profile_now
@@ -53,29 +56,33 @@ def evidence(context: dg.AssetExecutionContext, store: dg.ResourceParam[RedisSto
         Too little is recorded, or the process that measures has failed or taken too long.
     """
     settings = store.settings
-    days = judged_days(archive_of(settings))
+    archive = archive_of(settings)
+    days = judged_days(archive)
     if not days:
-        raise dg.Failure(description=f"Fewer than {DAYS_MIN} recorded days have been compacted in {settings.recorder_folder}.")
+        raise dg.Failure(description=f"Fewer than {DAYS_MIN} recorded days have been compacted in {archive.root}.")
     profile = profile_now(store).profile
-    horizon_sec = HORIZON_CANDLES * settings.candle_interval_sec
-    folder = settings.quantum_home / EVIDENCE
-    symbols = list(dict.fromkeys(map(settings.candles_of, settings.markets)))[:SYMBOLS_MAX]
-    request = {
-        "archive": str(settings.recorder_folder),
-        "days": [str(days[0]), str(days[-1])],
-        "symbols": symbols,
-        "profile": profile.body(),
-        "interval_sec": settings.candle_interval_sec,
-        "horizon_sec": horizon_sec,
-        "cache": str(settings.quantum_home / "lab"),
-        "report": str(folder / f"{days[-1]}-{profile.fingerprint}"),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    context.log.info(f"{profile.name} on {', '.join(symbols)}, {days[0]} to {days[-1]}")
+    request = request_of(settings, profile, days)
+    report = Path(request["report"])
+    report.parent.mkdir(parents=True, exist_ok=True)
+    context.log.info(f"{profile.name} on {', '.join(request['symbols'])}, {days[0]} to {days[-1]}")
     measured(request)
-    paths = [Path(f"{request['report']}{suffix}") for suffix in (".json", ".html")]
+    paths = [report.with_name(f"{report.name}{suffix}") for suffix in (".json", ".html")]
     document = json.loads(paths[0].read_text(encoding="utf-8"))
     return dg.MaterializeResult(metadata=metadata_of(document, days, paths))
+
+
+def request_of(settings: Settings, profile: Profile, days: Sequence[date]) -> dict[str, Any]:
+    """Say what the process is to measure, and where: see :mod:`quantum_ops.processes.evidence`."""
+    return {
+        "archive": str(settings.recorder_address),
+        "days": [str(days[0]), str(days[-1])],
+        "symbols": list(dict.fromkeys(map(settings.candles_of, settings.markets)))[:SYMBOLS_MAX],
+        "profile": profile.body(),
+        "interval_sec": settings.candle_interval_sec,
+        "horizon_sec": HORIZON_CANDLES * settings.candle_interval_sec,
+        "cache": str(settings.quantum_home / CACHE),
+        "report": str(settings.quantum_home / EVIDENCE / f"{days[-1]}-{profile.fingerprint}"),
+    }
 
 
 def judged_days(archive: Archive) -> list[date]:

@@ -147,6 +147,20 @@ def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None =
     return replace(history, notes=tuple(_notes(history)))
 
 
+def recorded_history(symbol: str, frame: pl.DataFrame, interval_sec: float) -> CandleHistory:
+    """Judge the candles that the flight recorder has kept of one symbol.
+
+    It keeps no open: that of a candle is the close before it, moved into its range where it is outside.
+
+    Raises
+    ------
+    CandlesError
+        As :func:`history_of`.
+    """
+    opened = pl.col("close").shift(1).fill_null(pl.col("close")).clip(pl.col("low"), pl.col("high"))
+    return history_of(symbol, frame.with_columns(open=opened), interval_sec=interval_sec)
+
+
 def _interval_of(symbol: str, times: Times) -> float:
     """Find the usual time between two candles; refuse what is candles of two lengths below each other."""
     steps, counts = np.unique(np.diff(times), return_counts=True)

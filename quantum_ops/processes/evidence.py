@@ -15,8 +15,6 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.profiles.profile import from_body
 from resources.recorder.archive import Archive
@@ -48,18 +46,18 @@ def write_report(request: Mapping[str, Any]) -> int:
 
 
 def recorded(request: Mapping[str, Any]) -> Iterator[Sample]:
-    """Give the candles of each symbol on the days asked for; they have no open, and nothing here reads one."""
-    from quantum_lab.candles import CandlesError, history_of
+    """Give the candles of each symbol on the days asked for."""
+    from quantum_lab.candles import CandlesError, recorded_history
     from quantum_lab.evidence import Sample
 
     first, last = map(date.fromisoformat, request["days"])
-    reader = Reader(Archive(Path(request["archive"])))
+    reader = Reader(Archive(request["archive"]))
     for symbol in request["symbols"]:
         frame = reader.candles(symbol, datetime.combine(first, time.min, UTC), datetime.combine(last, time.max, UTC))
         if not frame.width or frame.height < 2:
             continue
         try:
-            history = history_of(symbol, frame.with_columns(open=pl.col("close")), interval_sec=request["interval_sec"])
+            history = recorded_history(symbol, frame, request["interval_sec"])
         except CandlesError as error:
             print(f"{symbol}: {error}", file=sys.stderr)  # noqa: T201
             continue

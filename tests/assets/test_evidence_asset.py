@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from definitions import assemble
-from quantum_assets.evidence import DAYS, figures_of, judged_days
+from quantum_assets.evidence import DAYS, figures_of, judged_days, request_of
 from quantum_core.profiles.profile import LOCKED
 from resources.recorder.archive import Position
 from resources.recorder.reading import archive_of
@@ -101,6 +101,14 @@ def test_the_newest_compacted_days_are_judged(store) -> None:
     record(store, DAYS + 2, minutes=3)
     days = judged_days(archive_of(store.settings))
     assert days == [FIRST + timedelta(days=number) for number in range(2, DAYS + 2)]
+
+
+def test_an_archive_in_an_object_store_is_asked_for_by_its_address(make_store) -> None:
+    """As a folder, s3://bucket would be one beside the process that measures, and empty."""
+    settings = make_store(recorder_url="s3://bucket/desk").settings
+    assert request_of(settings, LOCKED, [FIRST])["archive"] == "s3://bucket/desk"
+    local = make_store().settings
+    assert request_of(local, LOCKED, [FIRST])["archive"] == str(local.quantum_home / "recorder")
 
 
 def test_it_depends_on_the_days_on_record_and_no_cycle_contains_it(store) -> None:

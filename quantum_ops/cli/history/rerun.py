@@ -55,10 +55,10 @@ def rerun(
     from polars.exceptions import PolarsError
 
     from quantum_assets.replay.rerun import NotRecordedError, cycle_time
-    from resources.recorder.archive import Archive
+    from resources.recorder.reading import archive_of
 
     settings = load_settings()
-    archive = Archive(settings.recorder_address)
+    archive = archive_of(settings)
     if not archive.tables():
         message = f"there is no archive in {archive.root}. {HOW_TO_RECORD}"
         raise click.UsageError(message)

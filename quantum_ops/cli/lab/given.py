@@ -18,6 +18,7 @@ import click
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
+from quantum_lab import CACHE
 
 if TYPE_CHECKING:
     from quantum_lab.candles import CandleHistory
@@ -49,7 +50,6 @@ def writable(*paths: Path | None) -> None:
 
 
 CHANGED = "*"  # behind the name of a profile with changes
-CACHE = "lab"  # in the instance folder
 
 
 def profiles_of(names: Sequence[str], changes: Sequence[str], interval_sec: float) -> list[Profile]:
@@ -136,16 +136,12 @@ def histories_of_files(files: Sequence[Path], settings: Settings, *, symbol: str
 def histories_of_archive(start: datetime, end: datetime, settings: Settings) -> list[CandleHistory]:
     """Read the candles the archive keeps of a time.
 
-    It keeps no open: that of a candle is the close before it, moved into its range where it is outside.
-
     Raises
     ------
     click.ClickException
         It keeps none.
     """
-    import polars as pl
-
-    from quantum_lab.candles import CandlesError, history_of
+    from quantum_lab.candles import CandlesError, recorded_history
     from resources.recorder.reading import Reader, archive_of
 
     reader = Reader(archive_of(settings))
@@ -154,10 +150,8 @@ def histories_of_archive(start: datetime, end: datetime, settings: Settings) -> 
         frame = reader.candles(symbol, start, end)
         if not frame.width or frame.is_empty():
             continue
-        opened = pl.col("close").shift(1).fill_null(pl.col("close")).clip(pl.col("low"), pl.col("high"))
         try:
-            candles = frame.with_columns(open=opened, volume=pl.col("volume").cast(pl.Float64))
-            histories.append(history_of(symbol, candles, interval_sec=settings.candle_interval_sec))
+            histories.append(recorded_history(symbol, frame, settings.candle_interval_sec))
         except CandlesError as error:
             troubles.append(str(error))
     for trouble in troubles:
