@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantum_assets.shared.charts import GRID, INK, PAPER, REGIME_COLORS, SIGMA_COLOR, as_data_uri
 from quantum_lab.tables import MODELS, SPAN_WORDS, Section, Table, sections_of
-from quantum_ops.sealed_page import RECIPE, STYLE, UNHASHED, sealed
+from quantum_ops.sealed_page import sealed_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,26 +23,7 @@ MODEL_COLORS = {"sigma": SIGMA_COLOR, "garch": "#1f6fb2", "har": "#2a9d8f"}
 MARKERS = {"sigma": "o", "garch": "s", "har": "^"}
 BOLD, CODE = re.compile(r"\*\*(.+?)\*\*"), re.compile(r"`(.+?)`")
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}td{{white-space:nowrap}}h3{{margin:1.4rem 0 .4rem;font-size:1rem}}.wide{{overflow-x:auto}}</style>
-</head>
-<body>
-<h1>Evidence</h1>
-<p class="soft">{stamp}</p>
-{body}
-<h2>This page</h2>
-<p>SHA-256 <code id="sha256">{unhashed}</code></p>
-<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
-<code>{recipe}</code></p>
-</body>
-</html>
-"""
+STYLE = "td{white-space:nowrap}h3{margin:1.4rem 0 .4rem;font-size:1rem}.wide{overflow-x:auto}"
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -54,16 +35,8 @@ def page(document: Mapping[str, Any]) -> str:
         parts.append(_section(section))
         if section.title.startswith("Figures of "):
             parts.append(_pictures(content, section.title.removeprefix("Figures of ")))
-    return sealed(
-        PAGE.format(
-            title=html.escape(f"Evidence: {names}"),
-            style=STYLE,
-            stamp=html.escape(f"{names} · {len(content['samples'])} files · horizon {content['horizon_sec']:g} s"),
-            body="\n".join(parts),
-            unhashed=UNHASHED,
-            recipe=html.escape(RECIPE),
-        )
-    )
+    stamp = f"{names} · {len(content['samples'])} files · horizon {content['horizon_sec']:g} s"
+    return sealed_page("Evidence", html.escape(f"Evidence: {names}"), html.escape(stamp), "\n".join(parts), STYLE)
 
 
 def _section(section: Section) -> str:

@@ -22,7 +22,7 @@ from quantum_assets.shared.charts import as_data_uri
 from quantum_assets.symbol_chart import Portrait, portraits
 from quantum_core.comparison import HEADINGS, comparison_cells, difference
 from quantum_core.settings import Settings
-from quantum_ops.sealed_page import RECIPE, STYLE, UNHASHED, sealed
+from quantum_ops.sealed_page import sealed_page
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore
 from resources.store.shadow import read_comparisons
@@ -36,28 +36,6 @@ SECRET_CHARACTERS_MIN = 6  # a shorter one may be ordinary text
 HIDDEN = "(hidden)"
 PASSWORD = re.compile(r"://[^/]*?:(.+)@")
 NOTHING = r"(?!)"  # matches nowhere
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{heading}</h1>
-<p class="soft">{stamp}</p>
-<p class="verdict">{summary}</p>
-{body}
-<h2>This page</h2>
-<p>SHA-256 <code id="sha256">{unhashed}</code></p>
-<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
-<code>{recipe}</code></p>
-</body>
-</html>
-"""
-
 BODY = """<h2>Proofs</h2>
 {proofs}
 <h2>Symbols</h2>
@@ -99,18 +77,8 @@ def render(verdicts: Sequence[Verdict], *, store: RedisStore) -> str:
 
 
 def laid_out(heading: str, title: str, stamp: str, verdict: str, body: str) -> str:
-    """Lay out a page around what it says, with the hash of itself; all parts are markup that is safe already."""
-    page = PAGE.format(
-        title=title,
-        style=STYLE,
-        heading=heading,
-        stamp=stamp,
-        summary=verdict,
-        body=body,
-        unhashed=UNHASHED,
-        recipe=html.escape(RECIPE),
-    )
-    return sealed(page)
+    """Lay out a proof pack, with the hash of itself; all parts are markup that is safe already."""
+    return sealed_page(heading, title, stamp, f'<p class="verdict">{verdict}</p>\n{body}')
 
 
 def public_settings(settings: Settings) -> dict[str, str]:

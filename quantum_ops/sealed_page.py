@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 
 UNHASHED = "0" * 64
@@ -34,8 +35,47 @@ dd{margin:0;overflow-wrap:anywhere}
 """
 
 
-def sealed(page: str) -> str:
-    """Write the hash of a page into it, at the place of UNHASHED in ``<code id="sha256">``."""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{heading}</h1>
+<p class="soft">{stamp}</p>
+{body}
+<h2>This page</h2>
+<p>SHA-256 <code id="sha256">{unhashed}</code></p>
+<p class="soft">It is the hash of this page (UTF-8) with its own 64 digits replaced by zeros. This prints it again:<br>
+<code>{recipe}</code></p>
+</body>
+</html>
+"""
+
+
+def sealed_page(heading: str, title: str, stamp: str, body: str, style: str = "") -> str:
+    """Lay out a page around what it says, with the hash of itself.
+
+    Parameters
+    ----------
+    heading, title, stamp, body
+        Markup that is safe already.
+    style
+        Rules of this page, after those of all.
+    """
+    page = PAGE.format(
+        title=title,
+        style=f"{STYLE}{style}",
+        heading=heading,
+        stamp=stamp,
+        body=body,
+        unhashed=UNHASHED,
+        recipe=html.escape(RECIPE),
+    )
     return HASH.sub(_sha256(page), page)
 
 
