@@ -22,7 +22,7 @@ from quantum_lab.execution import BPS, Costs, Entries, Rows
 Side = Literal["both", "long", "short"]
 SIDES: Mapping[str, tuple[bool, ...]] = {"both": (True, False), "long": (True,), "short": (False,)}
 EVERY = re.compile(r"every:(.+)")
-DURATION = re.compile(r"(\d+)([smhd])")
+DURATION = re.compile(r"(\d{1,6})([smhd])")
 RANDOM = re.compile(r"random:(\d+)")
 UNIT_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 UTC_TIMES = "Times without a zone are UTC."

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from quantum_core.profiles.profile import Profile, flat_parameters
+from quantum_core.profiles.profile import Profile, flat_parameters, nested_parameters
 from quantum_lab.backtest import Plan, backtest
 from quantum_lab.candles import CandleHistory
 from quantum_lab.entries import EntryRule
@@ -145,7 +145,7 @@ def candidates_of(profile: Profile, factors: Mapping[str, Sequence[float]] = FAC
     unchanged = dict.fromkeys(factors, 1.0)
     others = (dict(zip(factors, one, strict=True)) for one in product(*factors.values()))
     return [
-        Candidate(one, _nested({leaf: values[leaf] * factor for name, factor in one.items() for leaf in leaves[name]}))
+        Candidate(one, nested_parameters({leaf: values[leaf] * factor for name, factor in one.items() for leaf in leaves[name]}))
         for one in (unchanged, *(one for one in others if one != unchanged))
     ]
 
@@ -235,14 +235,3 @@ def _best(results: np.ndarray[Any, Any], objective: Objective) -> int:
     equity = np.vstack([np.zeros(results.shape[1]), np.cumsum(results, axis=0)])
     fall = (np.maximum.accumulate(equity, axis=0) - equity).max(axis=0)
     return int(np.argmax(np.where(mean > 0, mean / np.maximum(fall, 1e-12), mean * fall)))
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *outer, last = path.split(".")
-        inner = nested
-        for name in outer:
-            inner = inner.setdefault(name, {})
-        inner[last] = value
-    return nested

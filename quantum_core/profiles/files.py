@@ -14,7 +14,7 @@ from typing import Any
 
 from quantum_core.contracts.legs import underlying
 from quantum_core.kernels.theta import Theta, ThetaError, accepted_value
-from quantum_core.profiles.profile import HEADS, LOCKED, OF_ACCOUNT, SECTIONS, Profile, from_body, leaves
+from quantum_core.profiles.profile import HEADS, LOCKED, OF_ACCOUNT, SECTIONS, Profile, flattened, from_body, leaves
 
 FOLDER = Path(__file__).parent
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -196,7 +196,7 @@ def _mistakes_of_sections(sections: Mapping[str, Any], prefix: str) -> Iterator[
 def _mistakes_of_theta(theta: Theta, given: Mapping[str, Any], section: str, prefix: str) -> Iterator[Mistake]:
     parameters = leaves(theta)
     mistaken = False
-    for leaf, value in _flat(given):
+    for leaf, value in flattened(given):
         path = f"{prefix}{section}.{leaf}"
         if prefix and f"{section}.{leaf}" in OF_ACCOUNT:
             yield Mistake(path, f"{section}.{leaf} is of the account as a whole, not of a symbol")
@@ -218,14 +218,6 @@ def _mistakes_of_theta(theta: Theta, given: Mapping[str, Any], section: str, pre
         except ThetaError as error:
             text = str(error).replace("theta ", f"{prefix}{section}.", 1)
             yield Mistake(f"{prefix}{section}.{error.path}", text)
-
-
-def _flat(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

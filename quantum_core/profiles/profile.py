@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -207,14 +207,28 @@ def leaves(theta: Theta, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 def flat_parameters(profile: Profile, symbol: str = ACCOUNT) -> dict[str, Any]:
     """Give all parameters of a symbol by dotted path (``stops.k_sl.chop``)."""
+    return dict(flattened(profile.parameters(symbol)))
 
-    def flat(nested: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in nested.items():
-            found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-        return found
 
-    return flat(profile.parameters(symbol), "")
+def flattened(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give what is in nested tables by dotted path."""
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nested_parameters(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give what stands under dotted paths as nested tables."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *outer, last = path.split(".")
+        inner = nested
+        for name in outer:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return nested
 
 
 def _sections(given: Mapping[str, Any], base: Mapping[str, Theta], prefix: str) -> dict[str, Theta]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -410,16 +410,10 @@ def _print_parameters(chosen: Profile, symbol: str) -> None:
 
 
 def _print_evidence(chosen: Profile) -> None:
+    from quantum_core.profiles.profile import flattened
     from quantum_ops.cli.layout import Column, console, records
 
-    def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-        for name, value in nested.items():
-            if isinstance(value, Mapping):
-                yield from flat(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
-
-    if rows := list(flat(chosen.evidence)):
+    if rows := [(name, one if isinstance(one, str) else json.dumps(one)) for name, one in flattened(chosen.evidence)]:
         out = console()
         out.print(records(out, (Column("of"), Column("value")), rows, title="evidence"))
 

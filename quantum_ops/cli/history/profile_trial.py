@@ -43,6 +43,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
     from quantum_lab.shares import SHARES, shares
     from quantum_lab.states import states_of
     from quantum_ops.cli.history.recordings import choose, read, refuse, report
+    from quantum_ops.cli.lab.given import cache_of
     from quantum_ops.cli.layout import Column, console, records
 
     settings = load_settings()
@@ -62,7 +63,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
             raise click.ClickException(str(error)) from None
         profiles = chosen or [load(name) for name in meant_for(candles.interval_sec)]
         for profile in profiles:
-            states = states_of(candles, profile.theta(MarketStateTheta), cache=settings.quantum_home / "lab")
+            states = states_of(candles, profile.theta(MarketStateTheta), cache=cache_of(settings, None))
             counted = shares(candles, states, profile, held=held, step=step)
             results.append({"symbol": symbol, "profile": profile.name, "fingerprint": profile.fingerprint, **counted})
             if not as_json:

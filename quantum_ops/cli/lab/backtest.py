@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from quantum_ops.cli.history.look_back import Time
 from quantum_ops.cli.lab.given import Number, writable
 
 if TYPE_CHECKING:
-    from quantum_lab.backtest import Backtest, Plan, Report
+    from quantum_lab.backtest import Backtest, Plan
     from quantum_lab.candles import CandleHistory
 
 NOTHING = "no trade was computed."
@@ -80,7 +78,7 @@ def backtest(
     """
     from quantum_lab.backtest import BacktestError
     from quantum_lab.backtest import backtest as computed
-    from quantum_ops.cli.lab.given import cache_of, histories_of_archive, histories_of_files, profiles_of, remarks
+    from quantum_ops.cli.lab.given import cache_of, histories_of_archive, histories_of_files, profiles_of, progress, remarks
 
     writable(page, out)
     settings = load_settings()
@@ -96,7 +94,7 @@ def backtest(
     for remark in (*said, *remarks(histories, plan.profiles)):
         click.echo(remark, err=True)
     try:
-        with _progress() as advance:
+        with progress() as advance:
             done = computed(histories, plan, cache=cache_of(settings, cache), report=advance)
     except BacktestError as error:
         click.echo(f"{error}; {NOTHING}", err=True)
@@ -129,25 +127,6 @@ def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
         raise click.UsageError(str(error)) from None
     costs = Costs(how["fee_bps"], how["slippage_bps"])
     return Plan(profiles, entries, trades, costs, hold_max_sec, how["seed"]), said
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Show on stderr what is being done; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
-
-        def advance(what: str, done: int, whole: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=whole)
-            bar.update(tasks[what], completed=done, total=whole)
-
-        yield advance
 
 
 def _emit(

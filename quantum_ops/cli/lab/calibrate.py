@@ -10,13 +10,14 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
-from quantum_ops.cli.lab.given import Number, writable
+from quantum_ops.cli.lab.given import Duration, Number, progress, writable
 
 if TYPE_CHECKING:
     from quantum_core.profiles.profile import Profile
@@ -24,24 +25,7 @@ if TYPE_CHECKING:
     from quantum_lab.candles import CandleHistory
     from quantum_lab.search import Search
 
-SPAN = re.compile(r"(\d+)([smhd])")
-UNIT_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 HELD_OUT_MIN, HELD_OUT_MAX = 0.05, 0.5
-
-
-class Span(click.ParamType[int]):
-    """A time like 1m, 60m, 4h, 1d; gives seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Understand one."""
-        if isinstance(value, int):
-            return value
-        match = SPAN.fullmatch(str(value).strip())
-        if not match or not int(match[1]):
-            self.fail(f"{value!r}: accepted are times like 1m, 60m, 4h, 1d", param, ctx)
-        return int(match[1]) * UNIT_SEC[match[2]]
 
 
 class Factors(click.ParamType[tuple[str, tuple[float, ...]]]):
@@ -66,8 +50,8 @@ class Factors(click.ParamType[tuple[str, tuple[float, ...]]]):
     "\n  quantum calibrate candles/ --interval 5m --horizon 2h --out desk.toml --optimise expectancy"
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--interval", "interval_sec", type=Span(), required=True, help="Length of the candles, like 1m.")
-@click.option("--horizon", "horizon_sec", type=Span(), required=True, help="Time a decision is meant to hold, like 60m.")
+@click.option("--interval", "interval_sec", type=Duration(), required=True, help="Length of the candles, like 1m.")
+@click.option("--horizon", "horizon_sec", type=Duration(), required=True, help="Time a decision is meant to hold, like 60m.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Profile to write, NAME.toml.")
 @click.option("--cost-bps", type=Number(0, 1000), default=8.0, show_default=True, help="Cost of a round trip, bps.")
 @click.option("--trend-share", type=Number(0.01, 0.6), default=0.15, show_default=True, help="Share of time in trend.")
@@ -170,9 +154,6 @@ def _make(
     optimise: Any,
     factors: Mapping[str, Sequence[float]],
 ) -> tuple[Profile, Search | None]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from quantum_core.settings import load_settings
     from quantum_lab.calibration import calibrated
     from quantum_lab.judgement import judge, made_from, rounded
@@ -180,15 +161,9 @@ def _make(
     from quantum_ops.cli.lab.given import cache_of
 
     cache = cache_of(load_settings(), None)
-    console = Console(stderr=True)
     found = None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def task(text: str) -> Any:
-            at = bar.add_task(text)
-            return lambda done, whole: bar.update(at, completed=done, total=whole)
-
-        profile = calibrated(first, rules, name, cache=cache, progress=task("estimators of sigma"))
+    with progress() as advance:
+        profile = calibrated(first, rules, name, cache=cache, progress=partial(advance, "estimators of sigma"))
         if optimise:
             found = search(
                 first,
@@ -197,11 +172,11 @@ def _make(
                 objective=optimise,
                 factors=factors or FACTORS,
                 cache=cache,
-                progress=task("candidates"),
+                progress=partial(advance, "candidates"),
             )
             if not found.refused:
                 profile = profile.changed(found.chosen.changes)
-        judged = judge(profile, last, horizon=rules.horizon, cache=cache, progress=task("candles it has not seen"))
+        judged = judge(profile, last, horizon=rules.horizon, cache=cache, progress=partial(advance, "candles it has not seen"))
     interval_sec = round(first[0].interval_sec)
     evidence = {
         "interval_sec": interval_sec,

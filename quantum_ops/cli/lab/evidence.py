@@ -6,7 +6,6 @@ Here belong the choice of files and what is printed. What is measured is :mod:`q
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,29 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
+from quantum_ops.cli.lab.given import Duration, writable
 
 if TYPE_CHECKING:
     from quantum_core.settings import Settings
     from quantum_lab.evidence import Sample
 
-UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
 FORMS = (".html", ".md", ".json")
 NAMED_MAX = 5  # notes on the candles of a file
-
-
-class Duration(click.ParamType[int]):
-    """A length of time like 60m, as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read one."""
-        if isinstance(value, int):
-            return value
-        if (match := DURATION.fullmatch(value)) is None:
-            self.fail(f"{value!r} is no length of time: give 60m, 4h, 1d or 900s", param, ctx)
-        return int(match[1]) * UNITS_SEC[match[2]]
 
 
 @click.command(
@@ -80,7 +64,7 @@ def evidence(
     from quantum_core.settings import load_settings
     from quantum_lab.evidence import canonical
     from quantum_lab.evidence import evidence as measured
-    from quantum_ops.cli.lab.given import cache_of, profiles_of, writable
+    from quantum_ops.cli.lab.given import cache_of, profiles_of
 
     if bool(files) == recorded:
         message = "give either FILES or --recorded"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,23 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class Duration(click.ParamType[int]):
+    """A length of time like 60m, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Understand one."""
+        from quantum_lab.entries import EntriesError, seconds_of
+
+        if isinstance(value, int):
+            return value
+        try:
+            return seconds_of(str(value).strip())
+        except EntriesError:
+            self.fail(f"{value!r} is no length of time: accepted are times like 1m, 60m, 4h, 1d", param, ctx)
 
 
 def writable(*paths: Path | None) -> None:
@@ -87,20 +105,17 @@ def nested(changes: Sequence[str]) -> dict[str, dict[str, Any]]:
     click.UsageError
         One is no assignment, or names no section.
     """
-    from quantum_core.profiles.profile import SECTIONS
+    from quantum_core.profiles.profile import SECTIONS, nested_parameters
 
-    found: dict[str, Any] = {}
+    flat = {}
     for text in changes:
         path, equals, value = text.partition("=")
-        *levels, name = path.strip().split(".")
-        if not equals or not levels or levels[0] not in SECTIONS:
+        section, dot, _ = path.strip().partition(".")
+        if not equals or not dot or section not in SECTIONS:
             message = f"--set {text}: give section.parameter=value, sections are {', '.join(SECTIONS)}"
             raise click.UsageError(message)
-        inner = found
-        for level in levels:
-            inner = inner.setdefault(level, {})
-        inner[name] = _value(value.strip())
-    return found
+        flat[path.strip()] = _value(value.strip())
+    return nested_parameters(flat)
 
 
 def _value(text: str) -> Any:
@@ -186,6 +201,25 @@ def remarks(histories: Sequence[CandleHistory], profiles: Sequence[Profile]) -> 
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on stderr what is being done, how far it is and how far it goes; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, whole: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=whole)
+            bar.update(tasks[what], completed=done, total=whole)
+
+        yield advance
 
 
 def cache_of(settings: Settings, given: Path | None) -> Path:
