@@ -16,6 +16,8 @@ import numpy.typing as npt
 from scipy.special import chdtrc, xlogy
 
 from quantum_core.informative import Hours, N, counted
+from quantum_core.kernels.columns import Floats
+from quantum_core.kernels.market.grid import Times
 from quantum_core.kernels.market.market_state import VolTheta
 from quantum_core.kernels.market.tails import step_multiple
 
@@ -24,9 +26,6 @@ BEYOND = "beyond"  # name of the counter of returns beyond the quantile
 EXCEEDANCE = 0.05  # share of returns that is to be beyond the quantile of a profile without a tail of its own
 BEYOND_MIN = 12  # expected returns beyond it before a share says anything: at 5 % of 240 returns, four hours of minutes
 P_MIN = 0.01  # p-value, corrected for the number of symbols, below which the share is no chance
-
-Floats = npt.NDArray[np.float64]
-Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,15 @@ def kupiec(judged: npt.ArrayLike, beyond: npt.ArrayLike, exceedance: npt.ArrayLi
     ----------
     Kupiec, P. (1995), Techniques for verifying the accuracy of risk measurement models. J. of Derivatives 3(2), 73-84.
     """
+    return np.asarray(chdtrc(1, kupiec_ratio(judged, beyond, exceedance)))
+
+
+def kupiec_ratio(judged: npt.ArrayLike, beyond: npt.ArrayLike, exceedance: npt.ArrayLike) -> Floats:
+    """Give the likelihood ratio :func:`kupiec` tests, >= 0."""
     count, hits = np.asarray(judged, dtype=float), np.asarray(beyond, dtype=float)
     misses, expected = count - hits, count * np.asarray(exceedance)
     ratio = xlogy(hits, hits / expected) + xlogy(misses, misses / (count - expected))
-    return np.asarray(chdtrc(1, np.maximum(2 * ratio, 0)))  # rounding may leave it a little below 0
+    return np.asarray(np.maximum(2 * ratio, 0))  # rounding may leave it a little below 0
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

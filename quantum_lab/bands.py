@@ -6,13 +6,11 @@ The tail is the profile's (`market_state.vol.tail`): of a normal variable where 
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from quantum_core.kernels.columns import Floats
 from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.kernels.market.tails import step_multiple, tail_multiple
-
-BLOCK_ROWS = 4096  # windows of returns at a time: 8 MB
+from quantum_lab.states import BLOCK, return_windows
 
 
 def band_multiples(closes: Floats, theta: MarketStateTheta, exceedance: float, steps: int) -> Floats:
@@ -42,8 +40,8 @@ def band_multiples(closes: Floats, theta: MarketStateTheta, exceedance: float, s
     if theta.vol.tail == "none" or (theta.vol.tail == "student_t" and steps == 1):
         multiples[window:] = step_multiple(exceedance, theta.vol)
         return multiples
-    windows = sliding_window_view(np.diff(np.log(closes + theta.eps * np.minimum(1.0, closes))), window)
-    for start in range(0, len(windows), BLOCK_ROWS):
-        rows = windows[start : start + BLOCK_ROWS]
+    windows = return_windows(closes, window, theta.eps)
+    for start in range(0, len(windows), BLOCK):
+        rows = windows[start : start + BLOCK]
         multiples[window + start : window + start + len(rows)] = tail_multiple(exceedance, rows, theta.vol, eps=theta.eps)
     return multiples

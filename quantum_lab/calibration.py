@@ -16,21 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from scipy import optimize, stats
 
 from quantum_core.kernels.columns import Floats
 from quantum_core.kernels.market.market_state import MarketStateTheta, VolTheta, volatility
-from quantum_core.kernels.market.significance import (
-    CHOP_LEVEL,
-    WALK_SLOPE,
-    ols_slope_sd,
-    variance_ratio_z,
-)
+from quantum_core.kernels.market.significance import CHOP_LEVEL, drift_z, variance_ratio_z
+from quantum_core.kernels.market.tails import student_t_multiple
 from quantum_core.kernels.proposals.stops import StopsTheta
 from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_lab.candles import CandleHistory
-from quantum_lab.states import BLOCK, Progress, States, states_of, usable_rows
+from quantum_lab.states import BLOCK, Progress, States, return_windows, states_of, usable_rows
 from quantum_lab.volatility import ahead
 
 LAMBDAS = (0.90, 0.94, 0.96, 0.98)
@@ -82,8 +77,9 @@ def sigma_of(history: CandleHistory, theta: VolTheta, *, every: int = 1) -> Floa
     """Give sigma at the close of every so many candles, shape (n,), as the market state has it; NaN at all others."""
     sigma = np.full(len(history), np.nan)
     rows = usable_rows(history, theta.window + 1)[::every]
-    log_price = np.log(history.close + PUBLISHED.eps * np.minimum(1.0, history.close))  # to the bit, as the kernel
-    windows = sliding_window_view(np.diff(log_price), theta.window)
+    if not len(rows):
+        return sigma
+    windows = return_windows(history.close, theta.window, PUBLISHED.eps)
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         sigma[block] = volatility(windows[block - theta.window], theta, PUBLISHED.eps)[0]
@@ -151,7 +147,7 @@ class Tail:
 
     def quantile(self, exceedance: float) -> float:
         """Give what the absolute move exceeds with this probability, in sigmas."""
-        return float(self.scale * math.sqrt((self.df - 2) / self.df) * stats.t.ppf(1 - exceedance / 2, self.df))
+        return self.scale * float(student_t_multiple(exceedance, self.df))
 
 
 def tail_rule(samples: Sequence[Floats]) -> Tail:
@@ -188,16 +184,15 @@ def tail_rule(samples: Sequence[Floats]) -> Tail:
 def significances(history: CandleHistory, states: States, theta: MarketStateTheta) -> Floats:
     """Give the z values of drift and variance ratio at every ``EVERY``-th state, shape (2, n)."""
     rows = np.flatnonzero(states.has_state)[::EVERY]
-    windows = sliding_window_view(np.diff(np.log(history.close)), theta.regime.window)
-    walk = WALK_SLOPE[theta.trend.method] * ols_slope_sd(theta.trend.windows, theta.trend.weights)
+    if not len(rows):
+        return np.empty((2, 0))
+    windows = return_windows(history.close, theta.regime.window, theta.eps)
     parts = []
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         returns = windows[block - theta.regime.window]
-        step = np.maximum(theta.vol.sigma_floor, returns.std(axis=1))
-        drift = np.abs(states.mu[block]) / (step * walk + theta.eps)
-        parts.append(np.stack([drift, variance_ratio_z(returns, theta.regime.vr_k)]))
-    return np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
+        parts.append(np.stack([drift_z(returns, states.mu[block], theta), variance_ratio_z(returns, theta.regime.vr_k)]))
+    return np.concatenate(parts, axis=1)
 
 
 def regime_rule(samples: Sequence[Floats], rules: Rules) -> dict[str, Any]:
@@ -302,8 +297,10 @@ def calibrated(
     """
     interval_sec = _interval_of(histories)
     vol = volatility_rule(histories, rules.horizon, progress)
+    sigmas = [sigma_of(history, vol) for history in histories]
     step, ahead_ = (
-        tail_rule([standardised(history, sigma_of(history, vol), steps) for history in histories]) for steps in (1, rules.horizon)
+        tail_rule([standardised(history, sigma, steps) for history, sigma in zip(histories, sigmas, strict=True)])
+        for steps in (1, rules.horizon)
     )
     changes: dict[str, Any] = {
         "vol": {

@@ -18,9 +18,7 @@ import polars as pl
 
 from quantum_core.kernels import HUGE, TINY
 from quantum_core.kernels.columns import Bools, Floats
-from quantum_core.kernels.market.grid import DEFAULTS, JUMP_FACTOR
-
-Times = npt.NDArray[np.int64]
+from quantum_core.kernels.market.grid import DEFAULTS, JUMP_FACTOR, Times
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("open_time_ms", *PRICES, "volume")

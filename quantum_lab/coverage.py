@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantum_core.coverage import kupiec_ratio
 from quantum_core.kernels.columns import Bools, Floats
 
 
@@ -73,9 +74,7 @@ def kupiec(windows: int, exceedances: int, nominal: float) -> LikelihoodRatio:
         raise ValueError(msg)
     if not windows:
         return LikelihoodRatio(np.nan, np.nan)
-    observed = exceedances / windows
-    free, restricted = _log_likelihood(windows, exceedances, observed), _log_likelihood(windows, exceedances, nominal)
-    return _tested(max(2 * (free - restricted), 0.0), 1)
+    return _tested(float(kupiec_ratio(windows, exceedances, nominal)), 1)
 
 
 def independence(hits: Bools) -> LikelihoodRatio:
@@ -155,12 +154,6 @@ def without_overlap(known: Bools, horizon: int) -> Bools:
         if row >= free_from:
             chosen[row], free_from = True, row + horizon
     return chosen
-
-
-def accepted_counts(windows: int, nominal: float, level: float = 0.05) -> tuple[int, int]:
-    """Give the smallest and the largest number of exceedances that Kupiec's test does not reject at a level."""
-    accepted = [x for x in range(windows + 1) if kupiec(windows, x, nominal).p >= level]
-    return accepted[0], accepted[-1]
 
 
 def _log_likelihood(n: int, x: int, p: float) -> float:

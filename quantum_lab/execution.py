@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantum_core.kernels.columns import Bools, Floats
+from quantum_core.kernels.market.grid import Times
 from quantum_core.kernels.proposals.intent import CLOSED_SHARE
-from quantum_lab.candles import CandleHistory, Times
+from quantum_lab.candles import CandleHistory
 
 Rows = npt.NDArray[np.intp]
 Codes = npt.NDArray[np.int8]

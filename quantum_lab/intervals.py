@@ -16,7 +16,7 @@ import numpy as np
 
 from quantum_core.coverage import holm as adjusted
 from quantum_core.kernels.columns import Floats
-from quantum_lab.candles import Times
+from quantum_core.kernels.market.grid import Times
 
 BLOCKS_MIN = 8  # fewer say nothing about how much they differ
 BLOCK_OF_HOLDS = 3  # block length in longest holding times; what neighbours share then is counted, too

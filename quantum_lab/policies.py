@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quantum_core.kernels.columns import REGIMES, Floats, Position
+from quantum_core.kernels.market.grid import Times
 from quantum_core.kernels.position.tracking import Tracked, TrackingTheta, track
 from quantum_core.kernels.position.tracking_rows import NewBars, TrackedRows, track_rows
 from quantum_core.kernels.proposals.harvest import HarvestProposal, HarvestTheta, harvest
 from quantum_core.kernels.proposals.stops import StopProposal, StopsTheta, stops
-from quantum_lab.candles import CandleHistory, Times
+from quantum_lab.candles import CandleHistory
 from quantum_lab.execution import ACTIONS, Entries, Held, Orders, Rows
 from quantum_lab.states import States
 

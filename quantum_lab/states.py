@@ -26,9 +26,9 @@ import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
 from quantum_core.kernels.columns import Bools, Floats, Labels, Market, most_probable
-from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, grids
-from quantum_core.kernels.market.market_state import COMPUTED, MarketStateTheta, market_state
-from quantum_lab.candles import CandleHistory, Times
+from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, Times, grids
+from quantum_core.kernels.market.market_state import COMPUTED, MarketStateTheta, log_prices, market_state
+from quantum_lab.candles import CandleHistory
 
 BLOCK = 4096  # windows computed at once: 8 MB of closes
 LOCKED_STATE = MarketStateTheta()
@@ -161,6 +161,17 @@ def usable_rows(history: CandleHistory, required: int) -> npt.NDArray[np.intp]:
         accepted[block] = [_is_whole(grid, required) for grid in judged]
     usable: npt.NDArray[np.intp] = ends[accepted]
     return usable
+
+
+def return_windows(closes: Floats, window: int, eps: float) -> Floats:
+    """Give the last returns known at each close, oldest first: row k is of candle `window` + k, to the bit as the kernel has it.
+
+    Returns
+    -------
+    float64 array, shape (n - window, window)
+        A view; there must be more than `window` closes.
+    """
+    return sliding_window_view(np.diff(log_prices(closes, eps)), window)
 
 
 def _window(history: CandleHistory, end: int, required: int) -> Series:

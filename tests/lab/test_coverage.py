@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantum_lab.coverage import accepted_counts, conditional_coverage, coverage, independence, kupiec, transitions
+from quantum_lab.coverage import conditional_coverage, coverage, independence, kupiec, transitions
 
 JORION = {  # Jorion (2007), Value at Risk, 3rd ed., table 6-2: exceedances not rejected at 5 %, both ends inclusive
     (0.01, 255): (None, 6),  # the table has no lower end here, though the ratio of no exceedance is 5.13
@@ -31,6 +31,12 @@ def hits_of(n00: int, n01: int, n10: int, n11: int) -> np.ndarray:
         series += [True] * run + [False]
     series += [False] * n00
     return np.array(series)
+
+
+def accepted_counts(windows: int, nominal: float) -> tuple[int, int]:
+    """Give the smallest and the largest number of exceedances that Kupiec's test does not reject at 5 %."""
+    accepted = [x for x in range(windows + 1) if kupiec(windows, x, nominal).p >= 0.05]
+    return accepted[0], accepted[-1]
 
 
 @pytest.mark.parametrize(("nominal", "windows"), JORION)

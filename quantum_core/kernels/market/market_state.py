@@ -239,9 +239,14 @@ def market_state(
         well = np.array([why is None for why in reason[rows]], dtype=bool)
         if well.any():
             used, theta_used = closes[rows[well], -required:], of_rows.take(well)
-            # Below a price of 1 eps is a share of it: log returns must not depend on the unit of price.
-            columns[:, rows[well]] = _states(np.log(used + theta_used.eps * np.minimum(1.0, used)), theta_used)
+            columns[:, rows[well]] = _states(log_prices(used, theta_used.eps), theta_used)
     return MarketState(**dict(zip(COMPUTED, columns, strict=True)), reason=tuple(reason))
+
+
+def log_prices(closes: Floats, eps: float) -> Floats:
+    """Give the logarithms that returns are taken of; below a price of 1 `eps` is a share of it: its unit must not matter."""
+    logarithms: Floats = np.log(closes + eps * np.minimum(1.0, closes))
+    return logarithms
 
 
 def _no_state_reasons(closes: Floats, counts: npt.NDArray[np.intp], required: int) -> tuple[str | None, ...]:

@@ -41,15 +41,33 @@ def significance_scores(returns: Floats, mu: Floats, dp: Floats, theta: "MarketS
     ----------
     docs/spec.md#2-market-state-kernel-p0, docs/decisions/0027-significance-and-tails.md
     """
-    score, trend = theta.regime.score, theta.trend
-    walk = WALK_SLOPE[trend.method] * ols_slope_sd(trend.windows, trend.weights)
-    step = np.maximum(theta.vol.sigma_floor, returns.std(axis=1))  # what a halted market rounds to is no drift
-    z_ts = np.abs(mu) / (step * walk + theta.eps)
+    score = theta.regime.score
+    z_ts = drift_z(returns, mu, theta)
     z_dp = persistence_z(returns, dp, theta.eps)
     z_vr = variance_ratio_z(returns, theta.regime.vr_k)
     s_trend = score.a1 * z_ts + score.a2 * z_dp + score.a3 * np.maximum(z_vr, 0)
     s_mr = score.b1 * np.maximum(-z_vr, 0) - score.b2 * z_ts - score.b3 * z_dp
     return s_trend, s_mr, np.broadcast_to(score.c1 * CHOP_LEVEL, s_trend.shape)
+
+
+def drift_z(returns: Floats, mu: Floats, theta: "MarketStateTheta") -> Floats:
+    """Compare the size of the drift with that of random walks over the same windows.
+
+    Parameters
+    ----------
+    returns, mu, theta
+        As `significance_scores` takes them.
+
+    Returns
+    -------
+    float64 array, shape (n_symbols,)
+        >= 0. A step is the standard deviation of the returns, at least the floor of sigma: what a halted market rounds to is no
+        drift.
+    """
+    walk = WALK_SLOPE[theta.trend.method] * ols_slope_sd(theta.trend.windows, theta.trend.weights)
+    step = np.maximum(theta.vol.sigma_floor, returns.std(axis=1))
+    z: Floats = np.abs(mu) / (step * walk + theta.eps)
+    return z
 
 
 def ols_slope_sd(windows: Sequence[int], weights: Sequence[float]) -> float:
