@@ -177,7 +177,7 @@ def place(trades: pl.DataFrame, history: CandleHistory, usable: Bools) -> Chosen
     candle = np.searchsorted(times, entered, side="right") - 1
     at = np.clip(candle, 0, None)
     price = trades["entry_price"].to_numpy()
-    beyond = np.maximum(price / history.high[at] - 1, 1 - price / history.low[at])
+    beyond = _outside(price, history, at)
     ready = (at > 0) & usable[at - 1] & (np.diff(times, prepend=times[0])[at] == interval_ms)
     faults = (
         ("before_candles", entered < times[0]),
@@ -212,9 +212,15 @@ def _own_exits(trades: pl.DataFrame, history: CandleHistory) -> tuple[Rows, Floa
     candle = np.searchsorted(times, exit_ms, side="right") - 1
     at = np.clip(candle, 0, None)
     price = trades["exit_price"].fill_null(np.nan).to_numpy()
-    beyond = np.maximum(price / history.high[at] - 1, 1 - price / history.low[at])
-    known = (exit_ms >= 0) & (exit_ms < times[-1] + round(1000 * history.interval_sec)) & ~(beyond > PRICE_OFF_MAX)
+    within = (exit_ms >= 0) & (exit_ms < times[-1] + round(1000 * history.interval_sec))
+    known = within & ~(_outside(price, history, at) > PRICE_OFF_MAX)
     return np.where(known, candle, -1), np.where(known, price, np.nan)
+
+
+def _outside(price: Floats, history: CandleHistory, at: Rows) -> Floats:
+    """Give by what share prices are beyond the high or low of their candles; below 0 within, NaN of an unknown price."""
+    share: Floats = np.maximum(price / history.high[at] - 1, 1 - price / history.low[at])
+    return share
 
 
 def _moment(epoch_ms: int) -> str:

@@ -243,8 +243,9 @@ class Archive:
                 path = folder / f"part-{position.flush:012d}.parquet"
                 write_parquet(frame, path)
                 count, size = written.get(table, (0, 0))
-                written[table] = (count + 1, size + path.stat().st_size)
-                total += path.stat().st_size
+                part_size = path.stat().st_size
+                written[table] = (count + 1, size + part_size)
+                total += part_size
         self.root.mkdir(parents=True, exist_ok=True)
         _write_text(self.root / POSITION_FILE, json.dumps({**asdict(position), FILES: files}), version)
         return total
