@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import dagster as dg
@@ -57,13 +58,21 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Name one instance folder after the other; what uses one makes it."""
+    base = tmp_path_factory.mktemp("homes")
+    return (base / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of the developer's shell must not decide a test."""
+def _no_settings_from_the_shell(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
+    """A variable of the developer's shell must not decide a test, and no test writes into the instance folder of the checkout."""
     for name in Settings.model_fields:
         for variable in {name.upper(), f"{name.upper()}_FILE", f"MARKETSTATE_{name.upper()}"}:
             monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("QUANTUM_HOME", str(next(_homes)))
 
 
 @pytest.fixture(autouse=True)

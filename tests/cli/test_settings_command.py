@@ -17,6 +17,7 @@ def test_the_page_of_settings_is_the_one_generated_from_them_and_explains_each()
 
 
 def test_what_is_in_force_is_shown_and_secrets_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUANTUM_HOME")
     monkeypatch.setenv("REDIS_URL", "redis://user:planted@127.0.0.1:6399/0")
     monkeypatch.setenv("ALERT_URLS", "json://planted, json://planted2")
     monkeypatch.setenv("MARKETSTATE_SYMBOLS", "AAUSDT # the legacy name")
