@@ -53,6 +53,7 @@ STREAMS = {  # the one of allocation targets keeps less than one cycle of so man
     "harvest_proposal": "stream_harvest_proposal",
 }
 BREATH = 0.0012
+REST_SEC = 8.0  # after the last entry; its record follows within a second, on a busy machine too
 
 
 def shell(command: str) -> None:
@@ -206,7 +207,7 @@ def runs_by_shard(instance: dg.DagsterInstance, blocks: Sequence[Sequence[str]])
     return found
 
 
-def publications(postgres_url: str, reader: Reader) -> dict[str, int]:
+def publications(postgres_url: str, reader: Reader) -> dict[str, Any]:
     """Compare what stands in the streams with what Dagster has recorded, per asset and symbol.
 
     An entry that no run has recorded, or a record without its entry, was doubled, lost or invented. A host that is cut off
@@ -221,10 +222,12 @@ def publications(postgres_url: str, reader: Reader) -> dict[str, int]:
         rows = [(json.loads(asset_key)[0], symbol, times) for asset_key, symbol, times in conn.execute(query)]
     engine.dispose()
     recorded = Counter({(asset, symbol): times for asset, symbol, times in rows if asset in STREAMS})
+    not_recorded = reader.counted - recorded
     return {
         "entries": reader.counted.total(),
         "materializations": recorded.total(),
-        "entries_without_materialization": (reader.counted - recorded).total(),
+        "entries_without_materialization": not_recorded.total(),
+        "not_recorded": [[asset, symbol, entries] for (asset, symbol), entries in sorted(not_recorded.items())],
         "materializations_without_entry": (recorded - reader.counted).total(),
         "market_states_twice_in_a_cycle": sum(times - 1 for times in reader.cycles.values()),
     }
@@ -310,6 +313,13 @@ class Trial:
         """Start one."""
         log = home / f"{name.replace(' ', '-')}.log"
         self.processes[name] = self.stack.enter_context(started(command, log, self.environment(home)))
+
+    def come_to_rest(self) -> None:
+        """Start no further cycle, and wait for those in flight: between an entry and its record lies a moment."""
+        for process in family_of(self.processes["core daemon"]):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
+        seconds_until("rest", lambda: time.time() - max(self.reader.last.values()) > REST_SEC)
 
     def finished(self) -> int:
         """Count the cycles that every shard has finished."""
@@ -449,7 +459,7 @@ def inside(*, short: bool) -> dict[str, Any]:
             measured["cut"] = cut_off(trial, cut_sec)
             done = trial.finished()
             seconds_until("cycles after the cut", lambda: trial.finished() >= done + (2 if short else AFTER_CYCLES))
-            time.sleep(2)  # the last entries are read
+            trial.come_to_rest()
         except DidNotHappenError:
             say(f"told: {trial.told()}")
             for log in Path(folder).rglob("*.log"):
