@@ -13,13 +13,13 @@ from quantum_assets.allocation_target import allocation_target
 from quantum_assets.capital_efficiency import capital_efficiency
 from quantum_assets.challenger import challenger_assets
 from quantum_assets.checks.asset_checks import calc_only_process, input_checks, proof_pack, sound_checks
-from quantum_assets.evidence import evidence
 from quantum_assets.governor_permit import governor_permit
 from quantum_assets.harvest_proposal import harvest_proposal
-from quantum_assets.history import history_asset
 from quantum_assets.market_state import market_state
 from quantum_assets.position import position
 from quantum_assets.position_size import position_size
+from quantum_assets.recorded.evidence import evidence
+from quantum_assets.recorded.history import history_asset
 from quantum_assets.risk_guard import risk_guard
 from quantum_assets.risk_proposal import risk_proposal
 from quantum_assets.shared.catalog import catalogued

@@ -44,7 +44,7 @@ from resources.io_manager import CYCLE_ID_TAG
 from resources.recorder.archive import Archive
 from resources.recorder.state import read_state
 from resources.store.redis_store import RedisStore, pairs
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME, EVENT_JOB_NAME
 from sensors.overdue import UNFINISHED
 from tests.servers import free_port

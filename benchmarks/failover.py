@@ -40,7 +40,7 @@ from quantum_core.settings import Settings, load_settings
 from quantum_ops.processes.console import LOG_FILE
 from resources.governor.queue import GROUP
 from resources.store.redis_store import RedisStore, UnreadableKeyError, texts
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.governor.desk import Desk
 from tests.servers import free_port, listens, need

@@ -25,7 +25,7 @@ from benchmarks.report import say
 from quantum_core.settings import load_settings
 from resources.instance.home import prepare_home
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.cycle import CYCLE_JOB_NAME
 from tests.servers import free_port, valkey
 

@@ -33,7 +33,7 @@ from benchmarks.naked import settings_for
 from benchmarks.report import main, say, spread
 from quantum_core.contracts.tables import HARVEST_PROPOSAL, MARKET_STATE, RISK_PROPOSAL
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.servers import free_port, valkey
 
 SYMBOLS = 3

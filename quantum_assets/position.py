@@ -38,7 +38,7 @@ from resources.inputs.positions import PositionReader
 from resources.recorder.tape import tape_of
 from resources.store.profiles import take_profile
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 NEW_CANDLES_MAX = 30  # a symbol that lags further behind is read in full
 SPARE_CANDLES = 3  # read beyond the new ones: clocks differ, and candles come late

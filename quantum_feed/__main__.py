@@ -25,7 +25,7 @@ from quantum_feed.exchange import Exchange, RateLimited, Unanswered, UnknownExch
 from quantum_feed.history import MARGIN, ForeignCandlesError, known_candles, store_candles
 from quantum_feed.ohlcv import Candle, corrections, judge, pages, stretches, wanted
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 OVERLAP = 3  # newest candles asked for again in each round: exchanges correct them
 AFTER_CLOSE_SEC = 2.0  # so long an exchange is given to make its candle

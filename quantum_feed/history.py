@@ -11,7 +11,7 @@ from typing import Any
 
 from quantum_feed.ohlcv import Candle
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 KEPT = 1500  # candles per symbol, as many as the replay keeps; more when MARKETSTATE_WINDOW_SIZE needs them
 MARGIN = 30  # candles kept beyond MARKETSTATE_WINDOW_SIZE

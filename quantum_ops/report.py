@@ -26,7 +26,7 @@ from quantum_ops.sealed_page import sealed_page
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore
 from resources.store.shadow import read_comparisons
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 DISTRIBUTION = "quantum-risk-pipeline"
 LIBRARIES = ("dagster", "redis", "numpy", "scipy", "polars")

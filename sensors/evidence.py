@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from quantum_assets.evidence import DAYS_MIN, EVIDENCE, judged_days
+from quantum_assets.recorded.evidence import DAYS_MIN, EVIDENCE, judged_days
 from quantum_core.settings import Settings
 from resources.inputs.foreign import number_or_none
 from resources.instance.dagster_internals import AssetJob

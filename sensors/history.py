@@ -4,7 +4,7 @@ import dagster as dg
 import redis
 
 from quantum_assets.checks.proofs.history import PROOFS
-from quantum_assets.history import HISTORY
+from quantum_assets.recorded.history import HISTORY
 from quantum_core.settings import Settings
 from resources.instance.dagster_internals import AssetJob, storage_id
 from resources.instance.launcher import has_warm_workers
@@ -12,7 +12,7 @@ from resources.recorder.archive import compactable
 from resources.recorder.reading import archive_of
 from resources.store.lease import other_holder, standing_by_for
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.overdue import goes_first, unfinished_runs
 
 COMPACTION_JOB_NAME = "compaction"  # not "history": Dagster gives the step of the asset that name

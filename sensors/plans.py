@@ -15,7 +15,7 @@ from resources.io_manager import CYCLE_TAG
 from resources.store.lease import other_holder, standing_by_for
 from resources.store.profiles import profile_now
 from resources.store.redis_store import RedisStore, UnreadableKeyError
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, place_tags, still_running
 
 PLANS_JOB_NAME = "plans"

@@ -14,7 +14,7 @@ from resources.instance.dagster_internals import AssetJob, storage_id
 from resources.instance.launcher import has_warm_workers
 from resources.store.lease import other_holder, standing_by_for
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, goes_first, still_running
 
 PROOFS_JOB_NAME = "proofs"

@@ -83,9 +83,9 @@ def _patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for Redis as long as it takes; for what is made before the fixtures of a test, too."""
-    monkeypatch.setattr("resources.store.breaker.BUDGET_SEC", 1e9)
-    monkeypatch.setattr("resources.store.connection.COMMAND_TIMEOUT_SEC", 20.0)
-    monkeypatch.setattr("resources.store.connection.CALL_BOUND_SEC", 60.0)
+    monkeypatch.setattr("resources.store.transport.breaker.BUDGET_SEC", 1e9)
+    monkeypatch.setattr("resources.store.transport.connection.COMMAND_TIMEOUT_SEC", 20.0)
+    monkeypatch.setattr("resources.store.transport.connection.CALL_BOUND_SEC", 60.0)
 
 
 def pytest_collection_finish() -> None:

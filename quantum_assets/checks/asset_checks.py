@@ -24,7 +24,7 @@ from quantum_assets.shared.shown_states import remember_checks
 from resources.calc_only import loaded_trading_libraries
 from resources.instance.dagster_internals import name_of
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 HURRIED_LOOK_AGAIN_SEC = 0.5
 CHUNK = 100  # checks of one symbol recorded before what was recorded is remembered

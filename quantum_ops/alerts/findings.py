@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from quantum_core.display import moment_text
 from quantum_core.freshness import CANDLES, ONLY_NAMED, WELL, Condition, Evaluation, Sign, StoredProof, Vital
 from quantum_core.kernels import CLOCK_SKEW_SEC
-from quantum_ops.alerts.decided import BACKLOG, BLOCKED, NOTHING_DECIDED, Decided
+from quantum_ops.alerts.trading.decided import BACKLOG, BLOCKED, NOTHING_DECIDED, Decided
 from quantum_ops.alerts.unusable import Guarded
 from quantum_ops.alerts.words import PROOF, SYMBOL, Trouble, pack_trouble, part_trouble, proof_text, proof_trouble, symbol_trouble
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from quantum_core.alert_catalogue import KINDS, SEVERITIES, Severity
 from quantum_core.display import NO_CANDLES, clock_text
 from quantum_core.freshness import Evaluation
-from quantum_ops.alerts.decided import NOTHING_DECIDED, Change, Decided
 from quantum_ops.alerts.findings import PACK, Findings, Observer
+from quantum_ops.alerts.trading.decided import NOTHING_DECIDED, Change, Decided
 from quantum_ops.alerts.words import (
     EQUITY_GUARD,
     FAMILIES,

@@ -32,7 +32,7 @@ from quantum_core.settings import Settings
 from quantum_ops.alerts.words import Message
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore, flat
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 STREAM_MAXLEN = 10_000
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantum_ops.alerts.incidents import Ledger
 from quantum_ops.alerts.sinks import from_json
-from quantum_ops.alerts.trading_watch import TradingWatch
+from quantum_ops.alerts.trading.watch import TradingWatch
 
 STATE_FILE = "watch.json"
 

@@ -1,6 +1,6 @@
 """The dead-man watcher as a service: evaluates every few seconds, alerts, and reports how it is itself.
 
-What counts as wrong is decided in ``quantum_ops.alerts.incidents`` and ``trading_watch``, who hears of it in ``sinks``.
+What counts as wrong is decided in ``quantum_ops.alerts.incidents`` and ``trading.watch``, who hears of it in ``sinks``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 from quantum_core.alert_catalogue import KINDS
 from quantum_core.freshness import Evaluation, Limits, SymbolSigns, VitalSigns, evaluate, next_crossing
-from quantum_ops.alerts.decided import NOTHING_DECIDED, Decided
 from quantum_ops.alerts.host_signs import HostSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
 from quantum_ops.alerts.profile_signs import ALERTS as OF_PROFILE
@@ -25,13 +24,14 @@ from quantum_ops.alerts.profile_signs import profile_troubles
 from quantum_ops.alerts.recorder_signs import ALERTS as OF_RECORDER
 from quantum_ops.alerts.recorder_signs import recorder_troubles
 from quantum_ops.alerts.sinks import Outbox, SinkState, from_json, sinks, to_json
-from quantum_ops.alerts.trading_signs import TradingSignsReader
-from quantum_ops.alerts.trading_watch import TradingWatch
+from quantum_ops.alerts.trading.decided import NOTHING_DECIDED, Decided
+from quantum_ops.alerts.trading.signs import TradingSignsReader
+from quantum_ops.alerts.trading.watch import TradingWatch
 from quantum_ops.alerts.unusable import Guarded
 from quantum_ops.alerts.watch_state import STATE_FILE, StateFile
 from quantum_ops.alerts.words import Message, Trouble
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from resources.store.vital_signs import VitalSignsReader
 
 EVERY_SEC = 5.0

@@ -118,7 +118,7 @@ def _exit_code(error: Exception) -> int | None:
     from quantum_ops.doctor.server_needs import ServerUnfitError
     from resources.instance.home import HomeInUseError, StorageUnavailableError
     from resources.recorder.storage import UNREACHABLE
-    from resources.store.unavailable import RedisUnavailableError
+    from resources.store.transport.unavailable import RedisUnavailableError
 
     codes: dict[type[Exception], int] = {
         SettingsError: EXIT_USAGE,

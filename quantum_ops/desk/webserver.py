@@ -47,7 +47,7 @@ from resources.instance.check_results import judge_check_results
 from resources.instance.dagster_internals import storage_id
 from resources.store.lease import seen_holder
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FORBIDDEN, POLICY_VIOLATION = 403, 1008  # HTTP status, websocket code

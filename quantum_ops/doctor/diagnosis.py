@@ -42,11 +42,11 @@ from resources.inputs.candle_series import grid_theta_of
 from resources.inputs.candles import CandleReader
 from resources.inputs.positions import PositionReader
 from resources.recorder.state import read_state, what_is_wrong
-from resources.store.connection import sentinel_options
 from resources.store.lease import standing_by
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore, epoch_of
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.connection import sentinel_options
+from resources.store.transport.unavailable import RedisUnavailableError
 from resources.store.vital_signs import sign_of
 
 Level = Literal["ok", "warn", "fail"]

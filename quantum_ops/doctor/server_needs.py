@@ -13,13 +13,13 @@ from pydantic import SecretStr
 
 from quantum_core.settings import REDIS_SCHEMES, SENTINEL_FORM, Settings
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError, condition_of
+from resources.store.transport.unavailable import RedisUnavailableError, condition_of
 
 OLDEST = {"Redis": 7, "Valkey": 7}  # major versions; before, scripts and streams lack what we use
 # Kinds of the keys they are tried on, which each user may write: what is refused for its key stands in the server's ACL LOG.
 PROBE, GOVERNOR_PROBE = "lease", "guards_found"
 A_SENTINEL = "a Sentinel, which only names servers"
-_SCRIPT = ("return 1", "0")  # not EVALSHA: where that is missing, the text is sent (resources/store/scripts.py)
+_SCRIPT = ("return 1", "0")  # not EVALSHA: where that is missing, the text is sent (resources/store/transport/scripts.py)
 COMMANDS: dict[str, tuple[str, ...]] = {  # arguments that would do no harm even if they were executed; KEY stands for the key
     "GET": ("KEY",),
     "SET": ("KEY", "", "XX"),

@@ -36,8 +36,8 @@ from resources.instance.retention import FINISHED
 from resources.recorder.state import RecorderState, read_state
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore, UnreadableKeyError, epoch_of, flat, texts
-from resources.store.scripts import Script
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.scripts import Script
+from resources.store.transport.unavailable import RedisUnavailableError
 from resources.store.vital_signs import VitalSignsReader
 
 BUCKETS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 30.0, 60.0)  # of a cycle that is due every 10 s

@@ -48,7 +48,7 @@ from resources.recorder.tails import (
     tail,
 )
 from resources.store.redis_store import RedisStore, flat
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 POLL_SEC = 1.0  # between two rounds that read everything there was
 REPORT_SEC = 2.0  # between two reports of how the recorder is

@@ -43,11 +43,11 @@ import definitions  # noqa: F401 - imported for its cost: the forked children fi
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import load_settings
 from quantum_ops.processes.tether import die_with_parent
-from resources.instance.awaited import ring_if_awaited
 from resources.instance.engines import DATABASES
 from resources.instance.launcher import QUEUE, SPARE_WORKERS, celery_arguments, keep_apart, queues, run_id_of
+from resources.store.awaited import ring_if_awaited
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError, said_by
+from resources.store.transport.unavailable import RedisUnavailableError, said_by
 
 RUNS_PER_CHILD = 2_000  # then a child is forked anew from its warm parent, about every 6 hours: what leaks is bounded
 MEMORY_PER_CHILD_KB = 600_000  # resident; bounds a greedy run, too. A warm child has 200,000 with 3 symbols, 242,000 with 566

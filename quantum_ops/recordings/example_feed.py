@@ -29,8 +29,8 @@ from quantum_ops.recordings.file_names import files_in, named_file
 from quantum_ops.recordings.file_rows import OhlcvFileError
 from quantum_ops.recordings.ohlcv_files import read_ohlcv
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.scripts import Script
+from resources.store.transport.unavailable import RedisUnavailableError
 
 SAMPLE_DIR = Path(__file__).resolve().parents[2] / "quantum_assets" / "sample"
 HISTORY_CANDLES_MAX = 1500  # candles kept per symbol

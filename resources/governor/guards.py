@@ -41,7 +41,7 @@ from quantum_core.kernels.governor.risk_guard import (
 from resources.governor.account import CURRENT_PEAK, AccountReading
 from resources.governor.guard_search import NOTHING_FOUND, Searched, unread
 from resources.store.redis_store import RedisStore, flat, pairs, texts
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 OURS = "risk_guard"  # ``source`` of every guard set here; an EQUITY_STALE of another source is neither renewed nor removed
 EVENTS = "events"  # the stream of risk events, where it is named as unusable

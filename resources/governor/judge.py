@@ -33,7 +33,7 @@ from resources.inputs.foreign import Scored, read_scored
 from resources.inputs.position_snapshots import Flat, RawPosition
 from resources.inputs.positions import PositionReader
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 EVIDENCE = (MARKET_STATE, HARVEST_PROPOSAL, POSITION)
 TROUBLE_MAX = 500  # characters of what could not be read

@@ -12,7 +12,7 @@ from typing import Any
 from quantum_core.contracts.tables import NO_SYMBOL
 from resources.governor.plan import Plan, parse_plan
 from resources.store.redis_store import RedisStore, UnreadableKeyError, epoch_of, pairs
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 GROUP = "governor"
 PLANS_READ_MAX = 1000  # new entries per evaluation

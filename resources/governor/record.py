@@ -37,7 +37,7 @@ from resources.governor.plan import CLOSING, OPENING, Decision, Plan, kind_of
 from resources.governor.queue import PlanQueue
 from resources.governor.switches import count_faults, disarm, disarm_scope, scopes_of
 from resources.store.redis_store import UnreadableKeyError, flat
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 # As their keys follow each other in the script; what is disarmed has two of them, all and by scope.
 SHUTTING = tuple(reason for gate in SWITCHES if (reason := gate.reason) != GUARDED for _ in range(2 if reason == DISARMED else 1))

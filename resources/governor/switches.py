@@ -21,7 +21,7 @@ from quantum_core.kernels.governor.risk_guard import DAILY_LOSS, EQUITY_STALE, G
 from resources.governor.account import AccountReading, read_account, utc_date
 from resources.governor.guards import NEEDS, RELEASED, guard_said, read_guards
 from resources.store.redis_store import RedisStore, UnreadableKeyError, flat, pairs
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 TEXT_MAX = 500  # characters of a name or a reason that are kept
 SCOPES_MAX = 50  # planners and symbols disarmed one by one; more is no single one's fault, and disarms all

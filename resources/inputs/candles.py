@@ -38,7 +38,7 @@ from resources.inputs.candle_selection import closed_by, in_order, priced, repea
 from resources.inputs.candle_series import Candles, synthetic_candles, usual_trouble
 from resources.store.published import Shared
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 BATCH_SYMBOLS = 128  # more symbols are read in batches, so that reading and parsing overlap
 SHORT_WINDOW = 100  # shorter ones, whose length varies, share what was parsed before

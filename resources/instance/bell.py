@@ -26,8 +26,8 @@ from quantum_core.freshness import BELL
 from quantum_core.settings import Settings
 from resources.governor.queue import GROUP
 from resources.inputs.foreign import parse_entry_id
-from resources.store.connection import connect
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.connection import connect
+from resources.store.transport.unavailable import RedisUnavailableError
 
 GRID_SEC = 5.0  # between two turns of the daemon's own grid
 PROBE_SEC = 5.0  # how often it writes its heartbeat: the time when it last heard of a write to that very key

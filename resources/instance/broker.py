@@ -13,8 +13,8 @@ import redis
 from kombu.transport import redis as kombu_redis
 
 from quantum_core.settings import Settings, sentinels_of
-from resources.store.connection import sentinel_options
-from resources.store.unavailable import ELSEWHERE, condition_of
+from resources.store.transport.connection import sentinel_options
+from resources.store.transport.unavailable import ELSEWHERE, condition_of
 
 if TYPE_CHECKING:
     Base = redis.Connection

@@ -17,7 +17,7 @@ import polars as pl
 
 from quantum_core.contracts.tables import RECORDER_STREAM_MAXLEN
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 RECORD = Script(__file__, "record")
 TABLE_PREFIX = "t:"  # of a field whose value is the rows of a table

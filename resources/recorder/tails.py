@@ -18,7 +18,7 @@ from quantum_core.contracts.tables import NO_SYMBOL, Keys
 from resources.governor.guards import read_guards
 from resources.governor.switches import read_switches
 from resources.store.redis_store import RedisStore
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 TAIL = Script(__file__, "tail", read_only=True)
 BEGINNING = "0-0"

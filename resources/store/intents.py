@@ -20,7 +20,7 @@ from quantum_core.contracts.tables import INTENT_TTL_SEC, LAST_INTENT, PENDING_I
 from quantum_core.kernels.proposals.intent import CLOSED_SHARE
 from resources.store.publication import Publication
 from resources.store.redis_store import RedisStore, flat
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 PLAN_MODE = "plan"
 CLOSING_SIDE = {"LONG": "SELL", "SHORT": "BUY"}

@@ -19,8 +19,8 @@ from quantum_core.contracts.reading import printable
 from quantum_core.settings import Settings
 from resources.instance.home import name_of
 from resources.store.redis_store import RedisStore, flat
-from resources.store.scripts import Script
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.scripts import Script
+from resources.store.transport.unavailable import RedisUnavailableError
 
 LEASE_SEC = 15  # three ticks of the sensor daemon: a dead deployment is replaced within 20 s, one that restarts keeps its lease
 NO_LEASE_SEC = 60  # how long a value that is no lease, because it would never expire, may stay in its place

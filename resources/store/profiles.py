@@ -29,8 +29,8 @@ from quantum_core.profiles.profile import LOCKED, Profile, ProfileError, from_bo
 from quantum_core.settings import Settings
 from resources.inputs.foreign import parse_entry_id
 from resources.store.redis_store import RedisStore, flat, texts
-from resources.store.scripts import Script
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.scripts import Script
+from resources.store.transport.unavailable import RedisUnavailableError
 
 KEY, STARTED = "profiles", "profile_started"
 KEPT = 1000  # uses; each is some hundred bytes

@@ -18,7 +18,7 @@ from quantum_core.contracts.reading import State, printable
 from quantum_core.contracts.schema import ContractError, Table, publication_due, stamps
 from quantum_core.contracts.tables import OF_UNDERLYING
 from resources.store.redis_store import RedisStore, flat
-from resources.store.scripts import Script
+from resources.store.transport.scripts import Script
 
 FOREIGN_NAMED = 5  # fields of others, of one hash
 

@@ -18,8 +18,8 @@ from quantum_core.contracts.tables import Keys
 from quantum_core.kernels import CLOCK_SKEW_SEC
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
-from resources.store.connection import RedisServer
 from resources.store.published import Published
+from resources.store.transport.connection import RedisServer
 
 
 class UnreadableKeyError(RuntimeError):

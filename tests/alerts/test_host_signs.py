@@ -15,9 +15,9 @@ from dagster._daemon import daemon as daemons
 from dagster._daemon import sensor as sensor_daemon
 
 from quantum_core.freshness import Evaluation
-from quantum_ops.alerts.decided import Decided
 from quantum_ops.alerts.host_signs import HostSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
+from quantum_ops.alerts.trading.decided import Decided
 from resources.instance.dagster_internals import (
     InstigatorState,
     InstigatorType,

@@ -6,15 +6,15 @@ import sys
 import pytest
 
 from quantum_core.kernels.governor.risk_guard import assess
-from quantum_ops.alerts.decided import TradingSigns
-from quantum_ops.alerts.trading_signs import TradingSignsReader
-from quantum_ops.alerts.trading_watch import TradingWatch
+from quantum_ops.alerts.trading.decided import TradingSigns
+from quantum_ops.alerts.trading.signs import TradingSignsReader
+from quantum_ops.alerts.trading.watch import TradingWatch
 from resources.governor.account import read_account
 from resources.governor.guards import enforce
 from resources.governor.queue import GROUP
 from resources.governor.switches import arm, disarm, kill
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.world import write_equity, write_plan
 
 
@@ -131,5 +131,5 @@ def test_in_a_cluster_the_decisions_of_every_symbol_are_read(make_store):
 
 def test_the_reader_does_not_import_dagster():
     """The watcher lives on when Dagster does not."""
-    code = "import quantum_ops.alerts.trading_signs, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
+    code = "import quantum_ops.alerts.trading.signs, sys; sys.exit(any(name.startswith('dagster') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,9 +11,9 @@ import pytest
 from quantum_core.alert_catalogue import CATALOGUE, KINDS
 from quantum_core.failure import Failure
 from quantum_core.freshness import Evaluation, Limits, Sign, Stop, SymbolSigns, VitalSigns, evaluate
-from quantum_ops.alerts.decided import Entry, TradingSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
-from quantum_ops.alerts.trading_watch import TradingWatch
+from quantum_ops.alerts.trading.decided import Entry, TradingSigns
+from quantum_ops.alerts.trading.watch import TradingWatch
 from quantum_ops.alerts.words import Message
 
 START = 1_769_083_200.0

@@ -5,8 +5,8 @@ import pytest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from definitions import ASSETS, assemble
-from quantum_assets.evidence import EVIDENCE
-from quantum_assets.history import HISTORY
+from quantum_assets.recorded.evidence import EVIDENCE
+from quantum_assets.recorded.history import HISTORY
 from quantum_assets.shared.external import EXTERNAL_ASSETS
 from quantum_assets.shared.partitions import symbol_partitions
 from quantum_core.settings import SettingsError, load_settings

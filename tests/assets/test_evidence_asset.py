@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from definitions import assemble
-from quantum_assets.evidence import DAYS, figures_of, judged_days, request_of
+from quantum_assets.recorded.evidence import DAYS, figures_of, judged_days, request_of
 from quantum_core.profiles.profile import LOCKED
 from resources.recorder.archive import Position
 from resources.recorder.reading import archive_of

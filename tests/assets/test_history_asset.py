@@ -12,7 +12,7 @@ from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Verdict
 from quantum_assets.checks.proofs.history import PROOFS, archive_intact
 from quantum_assets.checks.results import description_of
-from quantum_assets.history import why_not
+from quantum_assets.recorded.history import why_not
 from resources.recorder.archive import Position, compactable, sha256_of
 from resources.recorder.reading import archive_of
 from resources.store.redis_store import RedisStore

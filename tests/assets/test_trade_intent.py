@@ -24,7 +24,7 @@ from resources.io_manager import fresh_frame
 from resources.store.intents import _append_plans, record_intents
 from resources.store.publication import Publication, publish
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.proxy import CuttingProxy
 from tests.world import QUIET, hash_of, real_closes, run_cycle, write_candles, write_position
 

@@ -14,7 +14,7 @@ from quantum_core.settings import load_settings
 from resources.governor import queue
 from resources.governor.permit import read_permit
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.proxy import CuttingProxy

@@ -15,7 +15,7 @@ from resources.governor.guard_search import FOUND_MAX, SEARCHED, look_for_more
 from resources.governor.guards import enforce, guard_state, read_guards
 from resources.store.publication import publish
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.world import write_equity
 
 STATE = "quantum:risk:guard:state"

@@ -15,7 +15,7 @@ from quantum_core.contracts.tables import Keys
 from quantum_core.settings import Settings, load_settings
 from resources.instance.bell import AGAIN_SEC, FORGOTTEN_SEC, GRID_SEC, WAITING_SEC, WAKES, Bell, prefixes
 from resources.instance.sensor_daemon import Turns, wake_by_the_bell
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.waiting import wait_for
 
 

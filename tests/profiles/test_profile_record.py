@@ -28,7 +28,7 @@ from resources.store.profiles import (
     use,
 )
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 
 BY = {"by": "ada", "reason": "a test"}
 KEY = "quantum:profile:history"

@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from quantum_assets.history import first_day
+from quantum_assets.recorded.history import first_day
 from quantum_core.exit_codes import EXIT_INFRASTRUCTURE, EXIT_USAGE
 from quantum_core.settings import SettingsError, load_settings
 from quantum_ops.processes.recorder import Recorder

@@ -21,7 +21,7 @@ from resources.recorder.archive import Archive, DamagedPositionError
 from resources.recorder.records import Record, append
 from resources.recorder.tails import COLUMNS_MAX
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.conftest import START, Clock
 
 STREAM, STATE, WRITERS = "quantum:stream:recorder", "quantum:recorder:state", "quantum:recorder:writers"

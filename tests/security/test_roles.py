@@ -15,14 +15,14 @@ from quantum_core.contracts.roles import ADDERS, ADMIN, BROKER, FEED, GOVERNOR, 
 from quantum_core.contracts.tables import Keys
 from quantum_core.profiles.files import load as load_profile
 from quantum_core.settings import load_settings
-from quantum_ops.alerts.trading_signs import TradingSignsReader
+from quantum_ops.alerts.trading.signs import TradingSignsReader
 from quantum_ops.doctor.diagnosis import diagnose
 from resources.governor.switches import arm, kill
 from resources.store.profiles import history as profile_history
 from resources.store.profiles import profile_now
 from resources.store.profiles import use as use_profile
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.servers import ACL_FILE, as_user, need, server_of, url_of, with_passwords
 from tests.world import real_closes, run_cycle, write_candles, write_equity, write_plan, write_position, write_target
 

@@ -12,7 +12,7 @@ from quantum_core.contracts.roles import BROKER, PROPOSALS
 from quantum_core.settings import load_settings
 from resources.instance.launcher import celery_arguments
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.servers import certificates, server_of, shipped_config, url_of, with_passwords
 
 

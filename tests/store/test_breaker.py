@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resources.store.breaker import CircuitBreaker
+from resources.store.transport.breaker import CircuitBreaker
 
 
 def test_calls_of_several_threads_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sensors tick in threads; one of them failed with `deque mutated during iteration`, and its cycle was 6 s late."""
-    monkeypatch.setattr("resources.store.breaker.BUDGET_WINDOW_SEC", 0.01)
+    monkeypatch.setattr("resources.store.transport.breaker.BUDGET_WINDOW_SEC", 0.01)
     breaker, interval_sec = CircuitBreaker(), sys.getswitchinterval()
 
     def call(_: int) -> None:

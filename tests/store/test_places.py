@@ -15,9 +15,9 @@ from resources.governor import queue
 from resources.governor.queue import GROUP, PlanQueue
 from resources.governor.record import Recorder
 from resources.instance.launcher import celery_arguments
-from resources.store import breaker, connection
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport import breaker, connection
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.governor.desk import Desk
 from tests.proxy import Signpost
 from tests.servers import free_port, server_of

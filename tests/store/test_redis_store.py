@@ -13,10 +13,10 @@ from quantum_core.contracts.reading import State
 from quantum_core.contracts.schema import COMMON
 from quantum_core.contracts.tables import ALLOCATION_TARGET, MARKET_STATE, RISK_PROPOSAL
 from resources.io_manager import fresh_frame
-from resources.store.connection import COMMAND_TIMEOUT_SEC
 from resources.store.publication import _last_published, publish
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.connection import COMMAND_TIMEOUT_SEC
+from resources.store.transport.unavailable import RedisUnavailableError
 from tests.proxy import CuttingProxy
 from tests.servers import valkey
 
@@ -161,7 +161,7 @@ def test_wherever_the_connection_breaks_no_half_written_hash_is_left(make_store,
 
 def test_a_server_that_hangs_is_given_up_after_a_second(make_store, monkeypatch) -> None:
     """redis-py's defaults wait for up to a minute; a cycle has ten seconds."""
-    monkeypatch.setattr("resources.store.connection.COMMAND_TIMEOUT_SEC", COMMAND_TIMEOUT_SEC)  # the product's own
+    monkeypatch.setattr("resources.store.transport.connection.COMMAND_TIMEOUT_SEC", COMMAND_TIMEOUT_SEC)  # the product's own
     with valkey() as server:
         store = make_store(redis_url=server.connection_url)
         os.kill(server._process.pid, signal.SIGSTOP)
@@ -250,7 +250,7 @@ def allocation_row() -> dict[str, object]:
 
 def test_a_server_that_trickles_bytes_is_given_up(make_store, monkeypatch) -> None:
     """Each byte resets the socket's timeout; the bound is on the whole call."""
-    monkeypatch.setattr("resources.store.connection.CALL_BOUND_SEC", 0.5)
+    monkeypatch.setattr("resources.store.transport.connection.CALL_BOUND_SEC", 0.5)
     make_store()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -268,7 +268,7 @@ def test_a_server_that_trickles_bytes_is_given_up(make_store, monkeypatch) -> No
 
 def test_a_server_slow_on_every_call_fails_the_cycle_instead_of_stretching_it(make_store, monkeypatch) -> None:
     """Twenty calls of 0.9 s are each within their bound."""
-    monkeypatch.setattr("resources.store.breaker.BUDGET_SEC", 0.3)
+    monkeypatch.setattr("resources.store.transport.breaker.BUDGET_SEC", 0.3)
     store = make_store()
     store.run("waiting", [("BLPOP", "nothing", 0.4)])
     with pytest.raises(RedisUnavailableError, match="waiting for it"):

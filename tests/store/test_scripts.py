@@ -17,9 +17,9 @@ from resources.governor.account import read_account
 from resources.governor.guards import enforce
 from resources.governor.permit import read_permit
 from resources.inputs.candles import NEWEST
-from resources.store import scripts
 from resources.store.publication import APPEND
 from resources.store.redis_store import RedisStore
+from resources.store.transport import scripts
 from tests.conftest import Clock
 from tests.governor.desk import Desk
 from tests.servers import server_of, url_of, with_passwords

@@ -8,7 +8,7 @@ import pytest
 
 from quantum_core.freshness import CANDLES, PARTS, Condition, Limits, Sign, StoredProof, evaluate
 from resources.store.redis_store import RedisStore
-from resources.store.unavailable import RedisUnavailableError
+from resources.store.transport.unavailable import RedisUnavailableError
 from resources.store.vital_signs import VitalSignsReader
 from tests.world import write_candles, write_target
 

@@ -36,7 +36,7 @@ def test(*, as_json: bool) -> None:
     """
     from quantum_ops.alerts.sinks import DeliveryError, WrongAlertUrlError, sinks, trial_message
     from resources.store.redis_store import RedisStore
-    from resources.store.unavailable import RedisUnavailableError
+    from resources.store.transport.unavailable import RedisUnavailableError
 
     settings = load_settings()
     store = RedisStore(settings)

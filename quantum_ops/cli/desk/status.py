@@ -279,7 +279,7 @@ def _watch(store: RedisStore, *, by_asset: bool) -> None:
     from rich.text import Text
 
     from quantum_ops.cli.layout import console
-    from resources.store.unavailable import RedisUnavailableError
+    from resources.store.transport.unavailable import RedisUnavailableError
 
     out = console()
 

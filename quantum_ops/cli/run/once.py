@@ -76,7 +76,7 @@ def run_cycle(store: Any) -> dict[str, Any]:
     from resources.instance.home import open_instance
     from resources.io_manager import ONCE_TAG
     from resources.store.profiles import profile_now
-    from resources.store.unavailable import RedisUnavailableError
+    from resources.store.transport.unavailable import RedisUnavailableError
     from sensors.cycle import CYCLE_JOB_NAME, cycle_tags
 
     settings, tags = store.settings, profile_now(store).tags()  # all steps compute with one profile

@@ -22,8 +22,8 @@ from quantum_ops.alerts.incidents import Policy
 from quantum_ops.alerts.profile_signs import profile_troubles
 from quantum_ops.alerts.recorder_signs import recorder_troubles
 from quantum_ops.alerts.sinks import to_json
-from quantum_ops.alerts.trading_signs import TradingSignsReader
-from quantum_ops.alerts.trading_watch import TradingWatch
+from quantum_ops.alerts.trading.signs import TradingSignsReader
+from quantum_ops.alerts.trading.watch import TradingWatch
 from quantum_ops.alerts.watcher import Watcher
 from quantum_ops.alerts.words import NAMES_MAX, Message, messages_of, severity_of
 from quantum_ops.processes.health_server import HealthServer

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from quantum_core.contracts.tables import NO_SYMBOL, PERMIT
-from quantum_ops.alerts.decided import Entry, TradingSigns
+from quantum_ops.alerts.trading.decided import Entry, TradingSigns
 from resources.governor.guards import read_guards
 from resources.governor.permit import permit_fields
 from resources.governor.queue import GROUP

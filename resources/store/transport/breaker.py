@@ -1,6 +1,6 @@
 """When a server is not asked at all: it has just not answered, or has cost a cycle too much waiting.
 
-Decides by a monotonic clock and sends nothing itself; the calls are :mod:`resources.store.connection`'s.
+Decides by a monotonic clock and sends nothing itself; the calls are :mod:`resources.store.transport.connection`'s.
 """
 
 from __future__ import annotations

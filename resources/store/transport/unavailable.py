@@ -1,7 +1,7 @@
 """What an answer of Redis says about the whole server: that it cannot be used, what it is then, and what to do.
 
 Here belongs the reading of errors. One key that is damaged is no trouble of the server's; who waits for it, and how long, is
-:mod:`resources.store.breaker`.
+:mod:`resources.store.transport.breaker`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The words of what was decided: switches, guards, refused closes, crossed stops, waiting plans, permits.
 
-Pure. When each of them is a trouble is judged in ``quantum_ops.alerts.trading_watch``.
+Pure. When each of them is a trouble is judged in ``quantum_ops.alerts.trading.watch``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from quantum_core.kernels.governor.risk_guard import (
     EQUITY_STALE,
     RiskGuardTheta,
 )
-from quantum_ops.alerts.decided import BACKLOG, BLOCKED, DISARM, KILL, Change, Entry
+from quantum_ops.alerts.trading.decided import BACKLOG, BLOCKED, DISARM, KILL, Change, Entry
 from quantum_ops.alerts.words import CLOSE, DOUBT, GUARD, PERMIT, SCOPE, STOP, Level, Trouble
 
 PLAN_WAIT_SEC = 30.0  # a plan that has waited for longer is a backlog; they are decided within seconds otherwise

@@ -20,9 +20,9 @@ from redis.sentinel import Sentinel
 
 from quantum_core.contracts.reading import VALUE_BYTES_MAX
 from quantum_core.settings import Sentinels, Settings
-from resources.store.breaker import CircuitBreaker
-from resources.store.scripts import ScriptCalls
-from resources.store.unavailable import RedisUnavailableError, raise_if_unfit
+from resources.store.transport.breaker import CircuitBreaker
+from resources.store.transport.scripts import ScriptCalls
+from resources.store.transport.unavailable import RedisUnavailableError, raise_if_unfit
 
 RECONNECT_SEC = 30.0  # who only reads gets no error from a server that was demoted: connections are not used for longer
 CALL_BOUND_SEC = 3.0  # one round trip, however large

@@ -1,6 +1,6 @@
 """From what was decided to what an operator must know: switches, guards, refused closes, crossed stops, waiting plans, permits.
 
-Pure. ``quantum_ops.alerts.trading_signs`` reads the signs; the ledger (``quantum_ops.alerts.incidents``) decides what is
+Pure. ``quantum_ops.alerts.trading.signs`` reads the signs; the ledger (``quantum_ops.alerts.incidents``) decides what is
 raised and cleared. States are judged at every poll, events are folded one by one, so that a switch that was set and cleared
 between two polls is reported, too.
 """
@@ -17,8 +17,8 @@ from quantum_core.display import price_text
 from quantum_core.freshness import NOTHING, SymbolSigns
 from quantum_core.kernels.governor.gates import BURST, CONFLICT, DISARMED, is_closing
 from quantum_core.kernels.governor.risk_guard import EQUITY_STALE
-from quantum_ops.alerts.decided import BACKLOG, BLOCKED, DISARM, KILL, Change, Decided, Entry, TradingSigns
-from quantum_ops.alerts.trading_words import (
+from quantum_ops.alerts.trading.decided import BACKLOG, BLOCKED, DISARM, KILL, Change, Decided, Entry, TradingSigns
+from quantum_ops.alerts.trading.words import (
     PLAN_WAIT_SEC,
     backlog_trouble,
     blocked_trouble,

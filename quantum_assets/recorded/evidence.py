@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from quantum_assets.history import HISTORY
+from quantum_assets.recorded.history import HISTORY
 from quantum_assets.shared.partitions import OWNERS
 from quantum_core.profiles.profile import Profile
 from quantum_core.settings import Settings
