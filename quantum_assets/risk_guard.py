@@ -2,7 +2,7 @@
 
 There is one account, so that the asset has no partitions. In a run over a range of symbols Dagster 1.13 runs an asset without
 partitions once and leaves the range to the others; our own asset events then carry no partition
-(``tests/assets/test_risk_guard.py`` fails when an upgrade changes that). With SHARDS it runs in the first shard's run only.
+(``tests/guards/test_risk_guard.py`` fails when an upgrade changes that). With SHARDS it runs in the first shard's run only.
 """
 
 import dagster as dg

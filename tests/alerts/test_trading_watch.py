@@ -223,7 +223,7 @@ def test_every_kind_has_a_test():
         "event_log",
         "profile_unusable",  # tests/profiles/test_profile_shown.py
         "profile_waiting",
-        "recorder",  # tests/recorder/test_recorder_signs.py
+        "recorder",  # tests/alerts/test_recorder_signs.py
     }
 
 

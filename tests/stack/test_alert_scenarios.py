@@ -1,6 +1,6 @@
 """One fault, one incident, its cause in the first words: real cycles, the real watcher, faults as they happen to operators.
 
-Time is the test's own. Redis that restarts is in ``tests/cli/test_watch.py``.
+Time is the test's own. Redis that restarts is in ``tests/alerts/test_watch.py``.
 """
 
 import json

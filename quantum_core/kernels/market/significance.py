@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quantum_core.kernels.market.market_state import MarketStateTheta
 
 CHOP_LEVEL = 5.0  # score of chop at c1 = 1: of random walks, 98 in 100 stay below it (docs/decisions/0027)
-# Deviation of a slope of random walks over that of least squares; simulated, 1.006 to 1.013 (tests/kernels/test_significance.py)
+# Deviation of a slope of random walks over that of least squares: 1.006 to 1.013 (tests/kernels/market/test_significance.py)
 WALK_SLOPE: Mapping[str, float] = {"ols": 1.0, "theil_sen": 1.01, "huber": 1.01}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from quantum_assets.checks.evidence import PACKAGES as PROVEN
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (*PROVEN, "quantum_feed")
 PRIVATE = re.compile(r"^\s*(?:from|import) dagster\w*\._", re.MULTILINE)
 

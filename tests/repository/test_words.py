@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = runpy.run_path(str(ROOT / ".ci" / "words.py"))
 findings, main, pages, prose_of = WORDS["findings"], WORDS["main"], WORDS["pages"], WORDS["prose_of"]
 

@@ -17,7 +17,7 @@ from quantum_core.contracts.tables import PUBLISHED_TABLES, Keys
 from resources.store.redis_store import RedisStore
 from tests.world import QUIET, assemble, hash_of, materialized, run_cycle, write_position, write_world
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "dagster.md"
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
