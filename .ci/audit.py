@@ -22,13 +22,13 @@ PIP_AUDIT = ("-m", "pip_audit", "--require-hashes", "--disable-pip", "--progress
 
 def judge(dependencies: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     """Give the exit code and what to say of one lock."""
-    found = [f"{one['name']} {one['version']}: {vuln['id']}" for one in dependencies for vuln in one.get("vulns", ())]
+    findings = [f"{one['name']} {one['version']}: {vuln['id']}" for one in dependencies for vuln in one.get("vulns", ())]
     skipped = [one["name"] for one in dependencies if "skip_reason" in one]
-    lines = [f"{len(dependencies)} packages, {len(dependencies) - len(skipped)} audited, {len(found)} findings", *found]
+    lines = [f"{len(dependencies)} packages, {len(dependencies) - len(skipped)} audited, {len(findings)} findings", *findings]
     if skipped:
         lines.append(f"NOT AUDITED: {len(skipped)} of {len(dependencies)}. Nobody could be asked; this is no clean audit:")
         lines.append(", ".join(skipped))
-    return int(bool(found)), "\n".join(lines)
+    return int(bool(findings)), "\n".join(lines)
 
 
 def project_page(name: str) -> Mapping[str, Any]:
@@ -45,19 +45,19 @@ def project_page(name: str) -> Mapping[str, Any]:
 
 
 def ask_again(
-    one: Mapping[str, Any], locked: Mapping[str, str], page_of: Callable[[str], Mapping[str, Any]] = project_page
+    dependency: Mapping[str, Any], locked: Mapping[str, str], page_of: Callable[[str], Mapping[str, Any]] = project_page
 ) -> Mapping[str, Any]:
     """Judge a package that was skipped by its project's page, if it is locked at the newest release."""
-    name = one["name"]
-    if "skip_reason" not in one or name not in locked:
-        return one
+    name = dependency["name"]
+    if "skip_reason" not in dependency or name not in locked:
+        return dependency
     try:
         page = page_of(name)
         if page["info"]["version"] != locked[name]:
-            return one
+            return dependency
         return {"name": name, "version": locked[name], "vulns": [{"id": vuln["id"]} for vuln in page["vulnerabilities"]]}
     except (OSError, ValueError, KeyError, TypeError):
-        return one
+        return dependency
 
 
 def main(locks: Sequence[str]) -> int:

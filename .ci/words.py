@@ -81,13 +81,13 @@ def prose_of(source: str) -> str:
 def main(root: Path) -> int:
     """Print every finding of the product in this folder; give the exit code."""
     texts = {page: page.read_text() for page in pages(root)} | {path: prose_of(path.read_text()) for path in modules(root)}
-    found = [
+    avoided = [
         f"{path.relative_to(root)}:{line}: avoid {words!r}; write: {better}"
         for path, text in texts.items()
         for line, words, better in sorted(findings(text))
     ]
-    sys.stdout.write("".join(f"{finding}\n" for finding in found))
-    return int(bool(found))
+    sys.stdout.write("".join(f"{finding}\n" for finding in avoided))
+    return int(bool(avoided))
 
 
 if __name__ == "__main__":

@@ -366,13 +366,13 @@ def children(process: psutil.Process, *, recursive: bool = False) -> list[psutil
 
 def family(home: Path) -> dict[int, str]:
     """Find every process of the stack wherever it hangs in the process tree; Valkey hides its environment, not its folder."""
-    found = {}
+    commands = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             mine = process.cwd() == str(home / "valkey") or process.environ().get("QUANTUM_HOME") == str(home)
             if mine and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = words(process)
-    return found
+                commands[process.pid] = words(process)
+    return commands
 
 
 def unsupervised(stack: Stack) -> list[str]:
@@ -403,23 +403,25 @@ def doubled(entries: Sequence[Entry], records: Sequence[dg.RunRecord]) -> list[s
     """
     runs = sorted((one for one in records if one.start_time), key=lambda one: one.start_time or 0)
     ids = Counter(one.dagster_run.tags.get(CYCLE_ID_TAG) for one in runs)
-    found = [f"cycle id {name} on {count} runs" for name, count in ids.items() if count > 1]
-    found += [
+    violations = [f"cycle id {name} on {count} runs" for name, count in ids.items() if count > 1]
+    violations += [
         f"overlap: run {first.dagster_run.run_id} had not ended when {then.dagster_run.run_id} {then.dagster_run.tags} began"
         for first, then in pairwise(runs)
         if (first.end_time or math.inf) > (then.start_time or 0)
     ]
     proposals = [one for one in entries if one.stream != "plan"]
     places = np.searchsorted([one.start_time or 0 for one in runs], [one.time for one in proposals], side="right") - 1
-    seen: Counter[tuple[str, str, str]] = Counter()
+    published: Counter[tuple[str, str, str]] = Counter()
     for entry, place in zip(proposals, places.tolist(), strict=True):
         if place < 0 or entry.time > (runs[place].end_time or math.inf):
-            found.append(f"outside any cycle: {entry.stream} {entry.symbol} at {entry.time}")
+            violations.append(f"outside any cycle: {entry.stream} {entry.symbol} at {entry.time}")
         else:
-            seen[entry.stream, entry.symbol, runs[place].dagster_run.run_id] += 1
-    found += [f"doubled: {count} x {stream} {symbol} by run {run}" for (stream, symbol, run), count in seen.items() if count > 1]
+            published[entry.stream, entry.symbol, runs[place].dagster_run.run_id] += 1
+    violations += [
+        f"doubled: {count} x {stream} {symbol} by run {run}" for (stream, symbol, run), count in published.items() if count > 1
+    ]
     plans = Counter(one.symbol for one in entries if one.stream == "plan")
-    return found + [f"doubled: plan {name} decided {count} times" for name, count in plans.items() if count > 1]
+    return violations + [f"doubled: plan {name} decided {count} times" for name, count in plans.items() if count > 1]
 
 
 def misrecorded(archive: Archive, cycles: Iterable[tuple[str, float, float]], valkey_killed: Sequence[float]) -> list[str]:
@@ -434,12 +436,12 @@ def misrecorded(archive: Archive, cycles: Iterable[tuple[str, float, float]], va
     valkey_killed
         When Valkey was killed, epoch s: what it may have lost with that is nobody's fault.
     """
-    faults, found = list(archive.verify()), list[str]()
+    faults, violations = list(archive.verify()), list[str]()
     records, gaps = (archive.read(table, None, faults).collect() for table in ("records", "gaps"))
     for table, keys in (("records", ("seq", "cycle_id", "asset")), *((asset, ROW) for asset in PUBLISHED_TABLES)):
         rows = archive.read(table, None, faults).collect()
         if rows.width:
-            found += [
+            violations += [
                 f"archive: {table} twice: {row}" for row in rows.filter(rows.select(keys).is_duplicated()).select(keys).rows()
             ]
 
@@ -449,17 +451,17 @@ def misrecorded(archive: Archive, cycles: Iterable[tuple[str, float, float]], va
     for gap in gaps.iter_rows(named=True):
         at = gap["at"].timestamp()
         if gap["what"] != BEFORE and not forgiven(at - RESUMES_WITHIN_SEC, at):
-            found.append(f"archive: gap {gap['from_seq']} to {gap['to_seq']} at {gap['at']:%H:%M:%S}: {gap['what']}")
-    found += [f"archive: {fault.file} {fault.what}" for fault in dict.fromkeys(faults)]
+            violations.append(f"archive: gap {gap['from_seq']} to {gap['to_seq']} at {gap['at']:%H:%M:%S}: {gap['what']}")
+    violations += [f"archive: {fault.file} {fault.what}" for fault in dict.fromkeys(faults)]
     if records.is_empty():
-        return [*found, "archive: no record at all"]
+        return [*violations, "archive: no record at all"]
     first = records["at"].min().timestamp()  # type: ignore[union-attr]  # a time
     known = {name: set(group["asset"]) for (name,), group in records.group_by("cycle_id")}
     for name, begin, end in cycles:
         missing = [asset for asset in EVERY_CYCLE if asset not in known.get(name, ())]
         if begin > first and missing and not forgiven(begin, end):
-            found.append(f"archive: lost: {', '.join(missing)} of cycle {name}")
-    return found
+            violations.append(f"archive: lost: {', '.join(missing)} of cycle {name}")
+    return violations
 
 
 @dataclass
@@ -518,27 +520,27 @@ class Judge:
             replies = pipeline.execute()
         runs = stack.instance.get_runs()  # after the hashes: a run may have begun meanwhile
         cycles = {run.tags.get(CYCLE_ID_TAG) for run in runs} | {run.run_id for run in runs}
-        found = []
+        violations = []
         for (table, name), reply, ttl_ms in zip(wanted, replies[::2], replies[1::2], strict=True):
             raw, where = pairs(reply), f"{table.key} {name}"
             if not raw:
-                found += [f"missing: {where}"] if complete and table in OURS else []
+                violations += [f"missing: {where}"] if complete and table in OURS else []
                 continue
-            if odd := {key.decode() for key in raw} ^ set(table.by_name):
-                found.append(f"torn: {where}: {sorted(odd)}")
+            if unexpected := {key.decode() for key in raw} ^ set(table.by_name):
+                violations.append(f"torn: {where}: {sorted(unexpected)}")
             try:
                 row = table.decode(raw)
             except ContractError as error:
-                found.append(f"torn: {where}: {error}")
+                violations.append(f"torn: {where}: {error}")
                 continue
             if row["cycle_id"] not in cycles:
-                found.append(f"torn: {where}: no record of cycle {row['cycle_id']}")
+                violations.append(f"torn: {where}: no record of cycle {row['cycle_id']}")
             if not row["published_at_utc"].timestamp() <= row["computed_at_utc"].timestamp() < row["last_update_epoch"] + 1:
-                found.append(f"torn: {where}: its clocks disagree")
+                violations.append(f"torn: {where}: its clocks disagree")
             if not 0 < ttl_ms <= stack.store.ttl_sec(table) * 1000:
-                found.append(f"lifetime: {where}: {ttl_ms} ms")
-            found += self._kept(table, name, row)
-        return found
+                violations.append(f"lifetime: {where}: {ttl_ms} ms")
+            violations += self._kept(table, name, row)
+        return violations
 
     def stops(self, entries: Sequence[Entry]) -> list[str]:
         """Check the stops published since the last look, in their order."""
@@ -549,18 +551,18 @@ class Judge:
     def _kept(self, table: Table, symbol: str, row: dict[str, Any]) -> list[str]:
         if table is RISK_PROPOSAL:
             when = row["published_at_utc"].timestamp()
-            found = [self._see("proposed stop", symbol, row["position_side"], when, row["proposed_sl"])]
+            violations = [self._see("proposed stop", symbol, row["position_side"], when, row["proposed_sl"])]
         elif table is POSITION:
             side, when = row["side"], row["computed_at_utc"].timestamp()
-            found = [self._see("peak", symbol, side, when, row["peak_price" if side == "LONG" else "trough_price"])]
+            violations = [self._see("peak", symbol, side, when, row["peak_price" if side == "LONG" else "trough_price"])]
             if row["current_sl"] is not None:
-                found.append(self._see("stop in force", symbol, side, when, row["current_sl"]))
+                violations.append(self._see("stop in force", symbol, side, when, row["current_sl"]))
             before = self.opened.get(symbol, row["opened_at_epoch"])
             self.opened[symbol] = row["opened_at_epoch"]
-            found.append(f"forgotten: {symbol} opened at {before}" if before != row["opened_at_epoch"] else "")
+            violations.append(f"forgotten: {symbol} opened at {before}" if before != row["opened_at_epoch"] else "")
         else:
-            found = []
-        return [what for what in found if what]
+            violations = []
+        return [what for what in violations if what]
 
     def _see(self, what: str, symbol: str, side: str, when: float, value: float) -> str:
         mark = self.marks.setdefault((what, symbol), Watermark(1 if side == "LONG" else -1))
@@ -670,19 +672,19 @@ class Trial:
 
     def tell_runs(self, stack: Stack, kill: Kill) -> None:
         """Add the gap between successes, and the runs that failed meanwhile."""
-        records = sorted(stack.publishers(kill.at - GIVE_UP_SEC), key=lambda one: one.create_timestamp)
-        cycles = [one for one in records if one.dagster_run.job_name == CYCLE_JOB_NAME]
-        ends = sorted(one.end_time for one in cycles if one.dagster_run.is_success and one.end_time)
+        records = sorted(stack.publishers(kill.at - GIVE_UP_SEC), key=lambda record: record.create_timestamp)
+        cycles = [record for record in records if record.dagster_run.job_name == CYCLE_JOB_NAME]
+        ends = sorted(record.end_time for record in cycles if record.dagster_run.is_success and record.end_time)
         before = [end for end in ends if end <= kill.at]
         after = [end for end in ends if end > kill.at]
         kill.load = round(os.getloadavg()[0], 1)
         kill.gap = after[0] - before[-1] if before else math.nan
-        for one in records:
-            run, ended = one.dagster_run, (one.end_time or 0) - kill.at
+        for record in records:
+            run, ended = record.dagster_run, (record.end_time or 0) - kill.at
             if run.status is dg.DagsterRunStatus.FAILURE and ended > 0:
                 logs = stack.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
                 why = logs[-1].dagster_event.message if logs and logs[-1].dagster_event else None
-                requested = one.create_timestamp.timestamp() - kill.at
+                requested = record.create_timestamp.timestamp() - kill.at
                 kill.lost_runs.append(f"requested {requested:+.1f} s, failed {ended:+.1f} s: {(why or '')[:200]}")
 
     def conclude(self, stack: Stack) -> None:

@@ -75,18 +75,18 @@ def figures(live: Live, first: Sample, last: Sample, symbols: int) -> dict[str, 
     ticks = live.ticks()
     begun = {run_id: tick.timestamp for tick in ticks for run_id in tick.run_ids}
     cycles = [Cycle.read(live.instance, record, begun[record.dagster_run.run_id], symbols, by_hand) for record in done]
-    gaps = np.diff([one.tick for one in cycles])
+    gaps = np.diff([cycle.tick for cycle in cycles])
     return {
         "cycles": len(cycles),
         "failed_runs": len(failed),
-        "latency_sec": spread(one.latency_sec for one in cycles),
-        "run_end_sec": spread(one.run_end_sec for one in cycles),
+        "latency_sec": spread(cycle.latency_sec for cycle in cycles),
+        "run_end_sec": spread(cycle.run_end_sec for cycle in cycles),
         "gap_sec": spread(gaps),
         "late_gaps": int(np.sum(gaps > LATE_SEC)),
         "ticks_without_run": len(idle_ticks(ticks, cycles[0].tick, cycles[-1].tick)),
-        "skipped_symbols": sum(one.skipped for one in cycles),
-        "materializations_per_cycle": float(np.mean([one.materializations for one in cycles])),
-        "events_per_cycle": float(np.mean([one.events for one in cycles])),
+        "skipped_symbols": sum(cycle.skipped for cycle in cycles),
+        "materializations_per_cycle": float(np.mean([cycle.materializations for cycle in cycles])),
+        "events_per_cycle": float(np.mean([cycle.events for cycle in cycles])),
         "kb_per_cycle": round((last.stored_bytes - first.stored_bytes) / len(cycles) / 1e3, 1),
         "cpu_sec_per_cycle": round((last.cpu_sec - first.cpu_sec) / len(cycles), 3),
         "peak_pss_mb": round(last.peak_pss_mb),

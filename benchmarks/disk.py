@@ -114,7 +114,7 @@ def play(instance: dg.DagsterInstance, recording: Recording, folder: Path, hours
     """Store the recording again and again, pruning as it goes, and watch the files."""
     end = time.time()
     begin = end - hours * 3600
-    now, pruned, told = begin, begin, begin
+    now, pruned, reported = begin, begin, begin
     peak, freed, events, points = 0, 0, 0, [{"hours": 0, **sizes(folder)}]
     while now < end:
         events += store(instance, recording.runs, recording.ticks, now - recording.runs[0].created)
@@ -124,8 +124,8 @@ def play(instance: dg.DagsterInstance, recording: Recording, folder: Path, hours
             store(instance, [recording.retention], recording.retention_ticks, pruned - recording.retention.created)
             freed += forget(instance, pruned - kept_hours * 3600)
         peak = max(peak, sizes(folder)["total"])
-        if now - told >= POINT_EVERY_HOURS * 3600 or now >= end:
-            told = now
+        if now - reported >= POINT_EVERY_HOURS * 3600 or now >= end:
+            reported = now
             points.append({"hours": round((now - begin) / 3600), **sizes(folder)})
             total = points[-1]["total"] / 1e6
             say(f"after {points[-1]['hours']} of {hours} simulated hours: {total:.0f} MB, peak {peak / 1e6:.0f} MB")
@@ -145,7 +145,7 @@ def play(instance: dg.DagsterInstance, recording: Recording, folder: Path, hours
 
 def store(instance: dg.DagsterInstance, runs: Sequence[Played], ticks: Sequence[TickData], later_sec: float) -> int:
     """Store runs, events and ticks as if they had happened so many seconds later; give the number of events."""
-    names = {one.run.run_id: str(uuid.uuid4()) for one in runs}
+    names = {played.run.run_id: str(uuid.uuid4()) for played in runs}
     for run, created, logs in runs:
         run_id = names[run.run_id]
         begun = run._replace(run_id=run_id, status=dg.DagsterRunStatus.STARTED)
@@ -158,7 +158,7 @@ def store(instance: dg.DagsterInstance, runs: Sequence[Played], ticks: Sequence[
     for tick in ticks:
         run_ids = [names.get(run_id, run_id) for run_id in tick.run_ids]
         instance.create_tick(tick._replace(timestamp=tick.timestamp + later_sec, run_ids=run_ids))
-    return sum(len(one.events) for one in runs)
+    return sum(len(played.events) for played in runs)
 
 
 def forget(instance: dg.DagsterInstance, older_than: float) -> int:

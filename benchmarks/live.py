@@ -197,12 +197,12 @@ class Live:
 
     def look(self, cycles: int, limit_sec: float) -> Sample:
         """Wait for so many finished cycles in total, but no longer than a limit, and look."""
-        deadline, said, peak, turn = time.monotonic() + limit_sec, time.monotonic(), 0.0, 0
+        deadline, reported, peak, turn = time.monotonic() + limit_sec, time.monotonic(), 0.0, 0
         while (done := self._finished()) < cycles and self.root.is_running() and time.monotonic() < deadline:
             if turn % SAMPLE_MEMORY_EVERY == 0:
                 peak = max(peak, self._pss_mb())
-            if time.monotonic() - said > SAY_EVERY_SEC:
-                said = time.monotonic()
+            if time.monotonic() - reported > SAY_EVERY_SEC:
+                reported = time.monotonic()
                 say(f"{self.name}: {done} of {cycles} cycles")
             turn += 1
             time.sleep(POLL_SEC)

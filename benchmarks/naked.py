@@ -163,18 +163,18 @@ def differences(ours: RedisStore, theirs: RedisStore) -> Compared:
     for table in TABLES:
         for symbol in ours.settings.symbols:
             key = ours.keys.of(table.key, symbol)
-            pair = [one.client.hgetall(key) for one in (ours, theirs)]
+            pair = [store.client.hgetall(key) for store in (ours, theirs)]
             hashes, fields = hashes + 1, fields + len(pair[0])
             wrong += unequal(key, *pair)
             if not pair[0]:
                 wrong.append(f"{key}: the product has published nothing")
-            lives = [one.client.ttl(key) for one in (ours, theirs)]
+            lives = [store.client.ttl(key) for store in (ours, theirs)]
             if abs(lives[0] - lives[1]) > LATER.total_seconds():
                 wrong.append(f"{key}: lifetime {lives[0]} and {lives[1]} s")
         for name in table.stream.keys if table.stream is not None else ():
             key = ours.keys.of(name)
-            logs = [entries_of(one, key) for one in (ours, theirs)]
-            full = table.stream is not None and max(one.client.xlen(key) for one in (ours, theirs)) >= table.stream.maxlen
+            logs = [entries_of(store, key) for store in (ours, theirs)]
+            full = table.stream is not None and max(store.client.xlen(key) for store in (ours, theirs)) >= table.stream.maxlen
             for symbol in sorted(logs[0].keys() | logs[1].keys()):
                 pair = [log.get(symbol, []) for log in logs]
                 entries += min(map(len, pair))

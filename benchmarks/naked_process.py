@@ -209,7 +209,7 @@ class Naked:
         """Compute the market state of all symbols."""
         theta = grid_theta_of(self.settings, self.profile)
         candles = [self.candles[symbol] for symbol in self.symbols]
-        judged = grids([Series(one.open_time_ms, one.close, one.volume) for one in candles], theta)
+        judged = grids([Series(series.open_time_ms, series.close, series.volume) for series in candles], theta)
         kernel = self.profile.by_row(MarketStateTheta, self.symbols)
         result = market_state(*closes_matrix([grid.closes for grid in judged]), kernel)
         columns = [getattr(result, name).tolist() for name in STATE_COLUMNS]
@@ -218,7 +218,7 @@ class Naked:
                 "symbol": symbol,
                 **dict(zip(STATE_COLUMNS, numbers, strict=True)),
                 "regime": regime,
-                "ts_timestamp": 0 if grid.gap_count is None else int(one.newest_close_ms / 1000),
+                "ts_timestamp": 0 if grid.gap_count is None else int(series.newest_close_ms / 1000),
                 "close": float(grid.closes[-1]),
                 "buffer_size": len(grid.closes),
                 "source": "candles",
@@ -230,7 +230,7 @@ class Naked:
                 "market_inactive": grid.inactive,
                 "tick_pct": none_if_nan(float(grid.tick_pct)),
             }
-            for symbol, one, grid, regime, *numbers in zip(self.symbols, candles, judged, result.regime, *columns, strict=True)
+            for symbol, series, grid, regime, *numbers in zip(self.symbols, candles, judged, result.regime, *columns, strict=True)
         ]
 
     def risk_rows(self, market: Market, position: Position, used: Sequence[Row], held: Sequence[Row]) -> list[Row]:

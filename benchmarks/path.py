@@ -77,15 +77,15 @@ def follow_one(live: Live, symbol: str, price: float, plan_id: str) -> Value:
     published: dict[str, float] = {}
 
     def wait_for(stage: str, stream: str, wanted: Callable[[Fields], bool]) -> Fields:
-        published[stage], fields = arrival(store, stream, written, lambda one: one.get("symbol") == symbol and wanted(one))
+        published[stage], fields = arrival(store, stream, written, lambda entry: entry.get("symbol") == symbol and wanted(entry))
         return fields
 
     try:
-        state = wait_for("market_state", "stream_market_state", lambda one: int(one["timestamp"]) >= closed)
+        state = wait_for("market_state", "stream_market_state", lambda entry: int(entry["timestamp"]) >= closed)
         for stage in ("risk_proposal", "harvest_proposal"):
-            wait_for(stage, f"stream_{stage}", lambda one: float(one["sigma"]) == float(state["sigma"]))
+            wait_for(stage, f"stream_{stage}", lambda entry: float(entry["sigma"]) == float(state["sigma"]))
         write_plan(store, plan_id, symbol, qty=1)
-        event = wait_for("permit", "stream_governor_events", lambda one: one.get("plan_id") == plan_id)
+        event = wait_for("permit", "stream_governor_events", lambda entry: entry.get("plan_id") == plan_id)
     except TimeoutError as error:
         say(f"{symbol}: {error}")
         return Value(written, published)

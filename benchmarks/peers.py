@@ -168,23 +168,23 @@ def measure(*, short: bool) -> dict[str, Any]:
     """Measure every peer beside the product, then kill the product."""
     peers = {name: peer for name, peer in PEERS.items() if not (short and peer.package)}
     count, patience = (CANDLES_IF_SHORT, SHORT) if short else (0, Patience())
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     product: dict[str, Any] = {"trigger": "a candle, else every 10 s", "leaves": PRODUCT_LEAVES}
     with tempfile.TemporaryDirectory() as folder:
         for name, peer in peers.items():
             python = environment(peer.package, Path(folder))
             if python.reason:
-                found[name] = {"not_run": python.reason}
+                results[name] = {"not_run": python.reason}
                 continue
             with running("product", SYMBOLS, **SETTINGS) as live:
                 live.look(1 if short else 2, START_SEC)
                 try:
-                    found[name] = beside_product(live, name, peer, python.path, count or peer.candles, patience)
+                    results[name] = beside_product(live, name, peer, python.path, count or peer.candles, patience)
                 except (DidNotHappenError, OSError, psutil.Error) as error:
                     if not peer.package:
                         raise  # it needs nothing that could be missing
-                    found[name] = {"not_run": f"it was started, and then: {error}"}
-                say(f"{name}: {found[name]}")
+                    results[name] = {"not_run": f"it was started, and then: {error}"}
+                say(f"{name}: {results[name]}")
                 product["left"] = {
                     "run_records": live.instance.get_runs_count(),
                     "materializations_of_harvest_proposal": materializations(live),
@@ -193,7 +193,7 @@ def measure(*, short: bool) -> dict[str, Any]:
             with running("product", SYMBOLS, **SETTINGS) as live:
                 live.look(2, START_SEC)
                 product["kills"] = kills_of_product(live)
-    return {"symbols": SYMBOLS, "product": product, "peers": found, "left_out": LEFT_OUT}
+    return {"symbols": SYMBOLS, "product": product, "peers": results, "left_out": LEFT_OUT}
 
 
 # --- environments and processes
@@ -331,22 +331,22 @@ def beside_product(live: Live, name: str, peer: Peer, python: str, count: int, p
         took: dict[str, list[float]] = {"product": [], "peer": []}
         memory: dict[str, list[float]] = {"product": [], "peer": []}
         both = {"product": live, "peer": system}
-        window, before = time.monotonic(), {which: cpu_sec(one) for which, one in both.items()}
+        window, before = time.monotonic(), {which: cpu_sec(program) for which, program in both.items()}
         for turn in range(count):
-            for which, one in both.items():
+            for which, program in both.items():
                 time.sleep(float(rng.uniform(*(PAUSE_SEC / 2, PAUSE_SEC) if which == "product" else (0, peer.grid_sec))))
-                took[which].append(by_product(live, turn, rng) if which == "product" else answered(one, turn % SYMBOLS, rng))
-                memory[which].append(pss_mb(one))
+                took[which].append(by_product(live, turn, rng) if which == "product" else answered(program, turn % SYMBOLS, rng))
+                memory[which].append(pss_mb(program))
         minutes = (time.monotonic() - window) / 60
-        used = {which: (cpu_sec(one) - before[which]) / minutes for which, one in both.items()}
+        used = {which: (cpu_sec(program) - before[which]) / minutes for which, program in both.items()}
         figures = {
             which: {
                 "candle_sec": spread(took[which]),
                 "cpu_sec_per_minute": round(used[which], 2),
                 "memory_mb": round(max(memory[which])),
-                "states_written_twice": written_twice(one, time.time() - 60 * minutes),
+                "states_written_twice": written_twice(program, time.time() - 60 * minutes),
             }
-            for which, one in both.items()
+            for which, program in both.items()
         }
         return {
             "package": peer.package,
@@ -464,13 +464,13 @@ def kills_of(system: Running, patience: Patience, rng: np.random.Generator) -> d
     def run_of_a_cycle() -> list[psutil.Process]:
         return [one for one in tree(system.process) if one.pid != system.process.pid]
 
-    found = {}
+    kills = {}
     if system.peer.per_cycle:
-        found["what computes"] = kill(
+        kills["what computes"] = kill(
             system, 0, lambda: wait_until("a cycle's process", run_of_a_cycle, START_SEC), start_again, patience, rng
         )
-    found["its program"] = kill(system, 1, lambda: [system.process], start_again, patience, rng)
-    return found
+    kills["its program"] = kill(system, 1, lambda: [system.process], start_again, patience, rng)
+    return kills
 
 
 def kills_of_product(live: Live) -> dict[str, Any]:

@@ -45,14 +45,14 @@ def try_way(way: str, lasts_sec: float) -> dict[str, Any]:
             time.sleep(min(BETWEEN_CLICKS_SEC, lasts_sec / 2))
         runs = dagster.runs()
     ended = Counter((run["jobName"], run["status"]) for run in runs)
-    found = {
+    figures = {
         "first_cycle_sec": round(first_cycle_sec, 1),
         "click_sec": spread(clicks, 1),
         "runs": {f"{job} {status}": count for (job, status), count in sorted(ended.items())},
         "red": sum(count for (_, status), count in ended.items() if status in RED),
     }
-    say(f"{way}: first cycle {found['first_cycle_sec']} s, clicks {found['click_sec']}, red runs {found['red']}")
-    return found
+    say(f"{way}: first cycle {figures['first_cycle_sec']} s, clicks {figures['click_sec']}, red runs {figures['red']}")
+    return figures
 
 
 def click(dagster: Page, symbol: str) -> float:

@@ -53,13 +53,13 @@ class Watch(threading.Thread):
                 pipeline = self.store.client.pipeline(transaction=True)
                 for name in names:
                     pipeline.hmget(name, "cycle_id", "profile")
-                seen: dict[str, set[str]] = defaultdict(set)
+                profiles: dict[str, set[str]] = defaultdict(set)
                 for cycle_id, profile in pipeline.execute():
                     if cycle_id and profile:
                         self.rows += 1
-                        seen[cycle_id.decode()].add(profile.decode())
+                        profiles[cycle_id.decode()].add(profile.decode())
                 self.looks += 1
-                self.mixed |= {(cycle, ",".join(sorted(both))) for cycle, both in seen.items() if len(both) > 1}
+                self.mixed |= {(cycle, ",".join(sorted(both))) for cycle, both in profiles.items() if len(both) > 1}
 
 
 def measure(*, short: bool) -> dict[str, Any]:

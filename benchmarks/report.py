@@ -46,17 +46,17 @@ def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
     return {"count": data.size, **{name: round(float(value), digits) for name, value in named.items()}}
 
 
-def nothing_in(found: Any, name: str = "") -> Iterator[str]:
+def nothing_in(figures: Any, name: str = "") -> Iterator[str]:
     """Name what holds no figure: an empty distribution, ``None``, a number that is none. A list may be empty: of violations."""
-    if isinstance(found, Mapping):
-        if not found:
+    if isinstance(figures, Mapping):
+        if not figures:
             yield name or "everything"
-        for key, value in found.items():
+        for key, value in figures.items():
             yield from nothing_in(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(found, Sequence) and not isinstance(found, str):
-        for row, value in enumerate(found):
+    elif isinstance(figures, Sequence) and not isinstance(figures, str):
+        for row, value in enumerate(figures):
             yield from nothing_in(value, f"{name}[{row}]")
-    elif found is None or (isinstance(found, float) and not math.isfinite(found)):
+    elif figures is None or (isinstance(figures, float) and not math.isfinite(figures)):
         yield name
 
 

@@ -51,37 +51,42 @@ def of(spread: dict[str, float], *names: str, digits: int = 2) -> str:
 
 def cycle(figures: Figures) -> str:
     """Render the configurations side by side, the cadence and the growth."""
-    done = [one for one in figures["configurations"] if one["cycles"]]
-    ours = sorted((one for one in done if one["configuration"] == "product"), key=lambda one: int(one["symbols"]))
+    done = [case for case in figures["configurations"] if case["cycles"]]
+    ours = sorted((case for case in done if case["configuration"] == "product"), key=lambda case: int(case["symbols"]))
     side_by_side = [
         [
-            NAMES[one["configuration"]],
-            one["symbols"],
-            one["cycles"],
-            of(one["latency_sec"], "p50", "p95", "max"),
-            of(one["run_end_sec"], "p50"),
-            number(one["cpu_sec_per_cycle"]),
-            number(one["peak_pss_mb"], 0),
-            number(one["materializations_per_cycle"], 0),
-            number(one["events_per_cycle"], 0),
-            number(one["kb_per_cycle"], 0),
+            NAMES[case["configuration"]],
+            case["symbols"],
+            case["cycles"],
+            of(case["latency_sec"], "p50", "p95", "max"),
+            of(case["run_end_sec"], "p50"),
+            number(case["cpu_sec_per_cycle"]),
+            number(case["peak_pss_mb"], 0),
+            number(case["materializations_per_cycle"], 0),
+            number(case["events_per_cycle"], 0),
+            number(case["kb_per_cycle"], 0),
         ]
-        for one in done
-        if one["symbols"] in (3, 566)
+        for case in done
+        if case["symbols"] in (3, 566)
     ]
     cadence = [
         [
-            one["symbols"],
-            one["cycles"],
-            of(one["gap_sec"], "p50", "p99", "max"),
-            *(one[name] for name in ("late_gaps", "ticks_without_run", "failed_runs", "skipped_symbols")),
+            case["symbols"],
+            case["cycles"],
+            of(case["gap_sec"], "p50", "p99", "max"),
+            *(case[name] for name in ("late_gaps", "ticks_without_run", "failed_runs", "skipped_symbols")),
         ]
-        for one in ours
-        if one["symbols"] in (3, 566)
+        for case in ours
+        if case["symbols"] in (3, 566)
     ]
     growth = [
-        [one["symbols"], of(one["latency_sec"], "p50", "max"), number(one["cpu_sec_per_cycle"]), number(one["peak_pss_mb"], 0)]
-        for one in ours
+        [
+            case["symbols"],
+            of(case["latency_sec"], "p50", "max"),
+            number(case["cpu_sec_per_cycle"]),
+            number(case["peak_pss_mb"], 0),
+        ]
+        for case in ours
     ]
     last = ["CPU, s per cycle", "memory, MB"]
     counts = ["materializations per cycle", "events per cycle", "kB stored per cycle"]
@@ -181,7 +186,7 @@ def kernels(figures: Figures) -> str:
 
 def chaos(figures: Figures) -> str:
     """Render the chaos trial."""
-    told = figures.get("remark") or f"Violations: {len(figures['violations'])}."
+    violations = figures.get("remark") or f"Violations: {len(figures['violations'])}."
     rows = [
         [part, *(of(row[name], "p50", "p95", "max", digits=1) for name in ("back", "resume", "resumed", "gap"))]
         for part, row in figures["summary"].items()
@@ -190,7 +195,7 @@ def chaos(figures: Figures) -> str:
         f"## kill -9 of every part, {figures['symbols']} symbols (`benchmarks.chaos`)\n"
         + paragraph(f"""
             {len(figures["kills"])} kills at random moments, {figures["within_a_cycle"]} of them within a cycle.
-            {told} Slow resumptions: {len(figures["slow"])}. Seconds, p50 / p95 / max.""")
+            {violations} Slow resumptions: {len(figures["slow"])}. Seconds, p50 / p95 / max.""")
         + table(["part", "kill to back", "back to resumed", "kill to resumed", "success to success"], rows)
     )
 
@@ -408,21 +413,21 @@ def naked(figures: Figures) -> str:
     """Render the product beside the plain process."""
     rows = [
         [
-            one["symbols"],
+            case["symbols"],
             name,
-            one[name]["cycles"],
-            of(one[name]["latency_sec"], "p50", "p95", "max", digits=3),
-            number(one[name]["cpu_sec_per_cycle"], 3),
-            number(one[name]["peak_pss_mb"], 0),
+            case[name]["cycles"],
+            of(case[name]["latency_sec"], "p50", "p95", "max", digits=3),
+            number(case[name]["cpu_sec_per_cycle"], 3),
+            number(case[name]["peak_pss_mb"], 0),
         ]
-        for one in figures["cases"]
+        for case in figures["cases"]
         for name in ("product", "naked")
     ]
     names = ("latency_p50", "latency_p95", "latency_p50_of_same_assets", "cpu", "memory")
-    ratios = [[one["symbols"], *(number(one["ratio"][name], 1) for name in names)] for one in figures["cases"]]
+    ratios = [[case["symbols"], *(number(case["ratio"][name], 1) for name in names)] for case in figures["cases"]]
     compared = "; ".join(
-        f"{count} symbols: {one['hashes']:,} hashes, {one['fields']:,} fields, {one['entries']:,} stream entries"
-        for count, one in figures["compared"].items()
+        f"{count} symbols: {case['hashes']:,} hashes, {case['fields']:,} fields, {case['entries']:,} stream entries"
+        for count, case in figures["compared"].items()
     )
     return (
         "## The price of lineage (`benchmarks.naked`)\n"
@@ -471,28 +476,28 @@ def recorder(figures: Figures) -> str:
     """Render the product with and without the flight recorder, and what the archive gives."""
     rows = [
         [
-            one["symbols"],
+            case["symbols"],
             name,
-            of(one[name], "latency_p50_sec", "latency_p95_sec", digits=3),
-            *(number(one[name][which], 3) for which in ("cpu_sec_per_cycle", "recorder_cpu_sec_per_cycle")),
-            number(one[name]["peak_pss_mb"], 0),
+            of(case[name], "latency_p50_sec", "latency_p95_sec", digits=3),
+            *(number(case[name][which], 3) for which in ("cpu_sec_per_cycle", "recorder_cpu_sec_per_cycle")),
+            number(case[name]["peak_pss_mb"], 0),
         ]
-        for one in figures["cases"]
+        for case in figures["cases"]
         for name in ("without", "with")
     ]
     ratios = [
-        [one["symbols"], *(number(one["ratio"][which], 3) for which in ("latency_p50_sec", "cpu_sec_per_cycle"))]
-        for one in figures["cases"]
+        [case["symbols"], *(number(case["ratio"][which], 3) for which in ("latency_p50_sec", "cpu_sec_per_cycle"))]
+        for case in figures["cases"]
     ]
     archives = [
         [
-            one["symbols"],
-            number(one["archive"]["mb_per_day"], 1),
-            ", ".join(f"{table} {number(size, 1)}" for table, size in one["archive"]["largest_mb_per_day"].items()),
-            *(f"{one['rerun'][which]:,}" for which in ("rows", "differing", "left_out")),
-            number(one["rerun"]["times_as_fast_one_process"], 1),
+            case["symbols"],
+            number(case["archive"]["mb_per_day"], 1),
+            ", ".join(f"{table} {number(size, 1)}" for table, size in case["archive"]["largest_mb_per_day"].items()),
+            *(f"{case['rerun'][which]:,}" for which in ("rows", "differing", "left_out")),
+            number(case["rerun"]["times_as_fast_one_process"], 1),
         ]
-        for one in figures["cases"]
+        for case in figures["cases"]
     ]
     return (
         "## The flight recorder (`benchmarks.recorder`)\n"
@@ -513,33 +518,33 @@ def recorder(figures: Figures) -> str:
 
 def peers(figures: Figures) -> str:
     """Render the product beside its peers."""
-    ran = {name: one for name, one in figures["peers"].items() if "not_run" not in one}
-    named = {name: f"{name} ({one['package'].partition('==')[2]})" if one["package"] else name for name, one in ran.items()}
+    ran = {name: peer for name, peer in figures["peers"].items() if "not_run" not in peer}
+    named = {name: f"{name} ({peer['package'].partition('==')[2]})" if peer["package"] else name for name, peer in ran.items()}
     costs = ("cpu_sec_per_minute", "memory_mb")
     rows, kills = [], []
-    for name, one in ran.items():
-        beside, ratio = one["product_meanwhile"], one["ratio_to_product"]
-        times = [f"{of(one['candle_sec'], which, digits=3)} ({number(ratio[which])})" for which in ("p50", "p95")]
-        rest = [f"{number(one[which], 1)} ({number(ratio[which])})" for which in costs]
+    for name, peer in ran.items():
+        beside, ratio = peer["product_meanwhile"], peer["ratio_to_product"]
+        times = [f"{of(peer['candle_sec'], which, digits=3)} ({number(ratio[which])})" for which in ("p50", "p95")]
+        rest = [f"{number(peer[which], 1)} ({number(ratio[which])})" for which in costs]
         against = of(beside["candle_sec"], "p50", "p95", digits=3)
-        rows.append([named[name], one["trigger"], one["candle_sec"]["count"], *times, *rest, against])
-    for name, one in {"**this product**": figures["product"], **ran}.items():
-        for what, kill in one.get("kills", {}).items():
+        rows.append([named[name], peer["trigger"], peer["candle_sec"]["count"], *times, *rest, against])
+    for name, peer in {"**this product**": figures["product"], **ran}.items():
+        for what, kill in peer.get("kills", {}).items():
             kept = f"{kill['with_a_state_of_their_own']} of {kill['candles_meanwhile']}"
             on = "goes on" if kill["goes_on_alone"] else "stays dead until started again"
             kills.append([named.get(name, name), what, on, kill["caught_up_sec"], kept, kill["states_written_twice"]])
     leaves = [
         [
             named.get(name, name),
-            one["leaves"],
-            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in one["left"].items()),
+            peer["leaves"],
+            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in peer["left"].items()),
         ]
-        for name, one in {"**this product**": figures["product"], **ran}.items()
+        for name, peer in {"**this product**": figures["product"], **ran}.items()
     ]
-    faster = [name for name, one in ran.items() if one["ratio_to_product"]["p50"] < 1]
-    cheaper = [name for name, one in ran.items() if all(one["ratio_to_product"][which] < 1 for which in costs)]
-    again = [f"{name}: {one['states_written_twice']}" for name, one in ran.items() if one["states_written_twice"]]
-    absent = {**{name: one["not_run"] for name, one in figures["peers"].items() if name not in ran}, **figures["left_out"]}
+    faster = [name for name, peer in ran.items() if peer["ratio_to_product"]["p50"] < 1]
+    cheaper = [name for name, peer in ran.items() if all(peer["ratio_to_product"][which] < 1 for which in costs)]
+    again = [f"{name}: {peer['states_written_twice']}" for name, peer in ran.items() if peer["states_written_twice"]]
+    absent = {**{name: peer["not_run"] for name, peer in figures["peers"].items() if name not in ran}, **figures["left_out"]}
     return (
         "## Beside other schedulers and stream engines (`benchmarks.peers`)\n"
         + paragraph(f"""
@@ -600,18 +605,18 @@ def page(results: Path) -> str:
     """Render the page from all result files there are."""
     parts = {part: json.loads(file.read_text()) for part in SECTIONS if (file := results / f"{part}.json").exists()}
     setups = [
-        "{cpus} cores, {architecture}, {memory_gb} GB; ".format(**one["machine"])
-        + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-        for one in parts.values()
+        "{cpus} cores, {architecture}, {memory_gb} GB; ".format(**result["machine"])
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        for result in parts.values()
     ]
     sections = [
-        SECTIONS[part](one)
-        + ("\n**Short run: worth nothing as a measurement.**\n" if one.get("short") else "")
-        + f"\nMeasured {one['date'][:16].replace('T', ' ')} UTC, load average before {one['machine']['load_before']}.\n"
-        for part, one in parts.items()
+        SECTIONS[part](result)
+        + ("\n**Short run: worth nothing as a measurement.**\n" if result.get("short") else "")
+        + f"\nMeasured {result['date'][:16].replace('T', ' ')} UTC, load average before {result['machine']['load_before']}.\n"
+        for part, result in parts.items()
     ]
-    told = "".join(paragraph(f"{setup}.") for setup in dict.fromkeys(setups))
-    return "\n".join(["# Benchmarks\n" + paragraph(INTRODUCTION) + told, *sections])
+    machines = "".join(paragraph(f"{setup}.") for setup in dict.fromkeys(setups))
+    return "\n".join(["# Benchmarks\n" + paragraph(INTRODUCTION) + machines, *sections])
 
 
 def write(results: Path) -> Path:

@@ -180,16 +180,16 @@ def dead_symbol(live: Live, page: Page, received: Sinks) -> dict[str, Any]:
 
 def first_times(questions: dict[str, Callable[[], bool]], began: float) -> dict[str, float]:
     """Time when each question is first answered with yes."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
 
     def all_answered() -> bool:
         for name, asked in questions.items():
-            if name not in found and asked():
-                found[name] = round(time.time() - began, 1)
-        return len(found) == len(questions)
+            if name not in seconds and asked():
+                seconds[name] = round(time.time() - began, 1)
+        return len(seconds) == len(questions)
 
     wait_for(", ".join(questions), all_answered)
-    return found
+    return seconds
 
 
 def happening(live: Live, page: Page, received: Sinks, event: Event, row: int) -> dict[str, Any]:
@@ -207,15 +207,15 @@ def happening(live: Live, page: Page, received: Sinks, event: Event, row: int) -
     if not event.lasts:
         wait_for("its end", lambda: received.of("cleared", began, "http"))
     time.sleep(SETTLED_SEC)
-    told = {
+    figures = {
         "event": event.name,
         "alert_sec": seconds["alert"],
         "banner_sec": seconds["banner"],
         "titles": [one.title for one in received.messages if one.when >= began and one.sink == "http"],
         **{f"{what} {sink}": len(received.of(what, began, sink)) for what in ("raised", "cleared") for sink in ("http", "smtp")},
     }
-    say(str(told))
-    return told
+    say(str(figures))
+    return figures
 
 
 if __name__ == "__main__":

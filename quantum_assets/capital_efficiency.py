@@ -233,19 +233,19 @@ def efficiency_frame(
     if not read:
         return assemble(symbols, {"symbol": []}, failed)
     rows = list(read.values())
-    idle = [math.nan if one.last_exec is None else one.now - one.last_exec for one in rows]
+    idle = [math.nan if row.last_exec is None else row.now - row.last_exec for row in rows]
     result = efficiency(
         EfficiencyInputs(
-            attribution_status=np.array([one.attribution.status for one in rows], dtype=object),
-            performance_factor=np.array([one.attribution.value for one in rows], dtype=float),
-            attribution_confidence=np.array([one.attribution.confidence for one in rows], dtype=float),
-            target_status=np.array([one.target.status for one in rows], dtype=object),
-            target_usd=np.array([one.target.value for one in rows], dtype=float),
-            target_confidence=np.array([one.target.confidence for one in rows], dtype=float),
+            attribution_status=np.array([row.attribution.status for row in rows], dtype=object),
+            performance_factor=np.array([row.attribution.value for row in rows], dtype=float),
+            attribution_confidence=np.array([row.attribution.confidence for row in rows], dtype=float),
+            target_status=np.array([row.target.status for row in rows], dtype=object),
+            target_usd=np.array([row.target.value for row in rows], dtype=float),
+            target_confidence=np.array([row.target.confidence for row in rows], dtype=float),
             seconds_since_last_execution=np.array(idle),
         ),
-        [one.pnls for one in rows],
-        _previous([one.kept for one in rows]),
+        [row.pnls for row in rows],
+        _previous([row.kept for row in rows]),
         profile.by_row(EfficiencyTheta, list(read)),
     )
     computed: dict[str, Any] = {
@@ -264,7 +264,7 @@ def efficiency_frame(
         "volatility_ewma": result.volatility_ewma,
         "dd_proxy": result.dd_proxy,
         "hold_time_penalty": result.hold_time_penalty,
-        "ts": [int(one.now) for one in rows],
+        "ts": [int(row.now) for row in rows],
         "mode": [mode] * len(rows),
         "version": [VERSION] * len(rows),
     }

@@ -135,7 +135,7 @@ def _market_states(
 ) -> tuple[set[str], pl.DataFrame]:
     """Give the market states, computed anew where the champion's rest on other candles than those that are remembered."""
     digests = dict(champion.filter(pl.col("state") == State.PRESENT).select("symbol", "candles_digest").iter_rows())
-    stale = [one for one in symbols if one in digests and known.states.get(one, ("",))[0] != digests[one]]
+    stale = [symbol for symbol in symbols if symbol in digests and known.states.get(symbol, ("",))[0] != digests[symbol]]
     if stale:
         settings = reader.store.settings
         grid = grid_theta_of(settings, profile)
@@ -145,7 +145,7 @@ def _market_states(
         for row in computed.iter_rows(named=True):
             known.states[row["symbol"]] = digests[row["symbol"]], row
     missing = {"state": str(State.FAILED), "why": "market_state_missing: the champion has none"}
-    rows = [known.states[one][1] if one in digests else {"symbol": one, **missing} for one in symbols]
+    rows = [known.states[symbol][1] if symbol in digests else {"symbol": symbol, **missing} for symbol in symbols]
     return set(stale), MARKET_STATE.frame(rows)
 
 

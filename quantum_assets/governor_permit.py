@@ -137,17 +137,17 @@ def state_frame(store: RedisStore, symbols: Sequence[str], decided: Sequence[Dec
 
 def decided_of(decided: Sequence[Decision], symbols: Collection[str]) -> dict[str, dict[str, Any]]:
     """Give what a row needs to know of the decisions of each symbol: how many there are, and the newest."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in decided:
-        if one.plan.symbol in symbols:
-            found[one.plan.symbol] = {
-                "count": found.get(one.plan.symbol, {"count": 0})["count"] + 1,
-                "plan_id": one.plan.plan_id,
-                "granted": one.granted,
-                "reason": one.reason,
-                "evidence": {**one.facts, **one.counts},
+    by_symbol: dict[str, dict[str, Any]] = {}
+    for decision in decided:
+        if decision.plan.symbol in symbols:
+            by_symbol[decision.plan.symbol] = {
+                "count": by_symbol.get(decision.plan.symbol, {"count": 0})["count"] + 1,
+                "plan_id": decision.plan.plan_id,
+                "granted": decision.granted,
+                "reason": decision.reason,
+                "evidence": {**decision.facts, **decision.counts},
             }
-    return found
+    return by_symbol
 
 
 def last_decision(row: Mapping[str, Any]) -> dict[str, Any]:

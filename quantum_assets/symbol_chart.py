@@ -59,14 +59,14 @@ class Portrait:
 
     def numbers(self) -> dict[str, float | str]:
         """Give the published values, and for an asset without any the reason."""
-        told: dict[str, float | str] = {}
+        values: dict[str, float | str] = {}
         for table, names in SHOWN.items():
             row = self.rows[table.asset]
             if row["state"] != State.PRESENT:
-                told[table.asset] = f"{row['state']}: {row['why']}"
+                values[table.asset] = f"{row['state']}: {row['why']}"
             else:
-                told |= {name: _plain(row[name]) for name in names if row[name] is not None}
-        return told
+                values |= {name: _plain(row[name]) for name in names if row[name] is not None}
+        return values
 
     def _levels(self) -> dict[Level, float]:
         position, proposal = self.rows[POSITION.asset], self.rows[RISK_PROPOSAL.asset]

@@ -111,13 +111,13 @@ def regime_of(row: Mapping[str, Any]) -> str:
 
 def _market_state(row: Mapping[str, Any], profile: Profile) -> list[str]:
     vol = profile.theta(MarketStateTheta, row["symbol"]).vol
-    seen = {
+    at_bounds = {
         "sigma_at_floor": row["sigma"] <= vol.sigma_floor * (1 + AT_BOUND),
         "spike_at_cap": row["spike_proxy"] >= vol.spike_proxy_cap * (1 - AT_BOUND),
         "ts_at_0": row["ts"] == 0,
         "ts_from_1": row["ts"] >= 1,
     }
-    return [N, f"regime:{regime_of(row)}", *(name for name, is_so in seen.items() if is_so)]
+    return [N, f"regime:{regime_of(row)}", *(name for name, is_so in at_bounds.items() if is_so)]
 
 
 def _risk_proposal(row: Mapping[str, Any], profile: Profile) -> list[str]:

@@ -163,17 +163,17 @@ class Feed:
         candles = self.known[symbol]
         times = wanted(exchange_ms=exchange_ms, interval_ms=self.interval_ms, count=self.count)
         newer = self.overlapped.get(symbol) != times[-1]  # with each new candle what the exchange had not may be there now
-        missing = [one for one in times if one not in candles and (newer or self.asked[symbol][one] < PATIENCE)]
-        again = [one for one in times[-OVERLAP:] if one in candles and newer]
+        missing = [open_ms for open_ms in times if open_ms not in candles and (newer or self.asked[symbol][open_ms] < PATIENCE)]
+        again = [open_ms for open_ms in times[-OVERLAP:] if open_ms in candles and newer]
         new: dict[int, Candle] = {}
         try:
             while requests := pages([*missing, *again], interval_ms=self.interval_ms, page=self.exchange.page):
                 for first, count in requests:
                     judged = judge(await self._ask(symbol, first, count), exchange_ms=exchange_ms, interval_ms=self.interval_ms)
                     done.rejected.update(judged.rejected)
-                    new |= {one: candle for one, candle in judged.candles.items() if times[0] <= one <= times[-1]}
+                    new |= {open_ms: candle for open_ms, candle in judged.candles.items() if times[0] <= open_ms <= times[-1]}
                 # ccxt cuts an answer to the candles asked for: doubled rows push others out, which are asked for again
-                missing, before, again = [one for one in missing if one not in new], len(missing), []
+                missing, before, again = [open_ms for open_ms in missing if open_ms not in new], len(missing), []
                 if len(missing) == before:
                     break
         except Unanswered as error:  # what was answered before is kept
@@ -181,7 +181,7 @@ class Feed:
         else:
             self.asked[symbol].update(missing)
             self.overlapped[symbol] = times[-1]
-        for old in [one for one in self.asked[symbol] if one < times[0]]:
+        for old in [open_ms for open_ms in self.asked[symbol] if open_ms < times[0]]:
             del self.asked[symbol][old]
         self._write(symbol, new, times[0], done)
         self._name_what_is_absent(symbol, times, done)
@@ -192,7 +192,7 @@ class Feed:
 
     def _write(self, symbol: str, new: Mapping[int, Candle], since_ms: int, done: Round) -> None:
         candles = self.known[symbol]
-        changed = {one: candle for one, candle in new.items() if candles.get(one) != candle}
+        changed = {open_ms: candle for open_ms, candle in new.items() if candles.get(open_ms) != candle}
         if not changed:
             return
         try:
@@ -204,7 +204,7 @@ class Feed:
             log.warning("%s: the exchange has corrected the candle of %s: %s, was %s", symbol, at, changed[at], candles[at])
         done.written, done.corrected = done.written + len(changed), done.corrected + len(corrected)
         candles |= changed
-        for at in [one for one in candles if one < since_ms]:
+        for at in [open_ms for open_ms in candles if open_ms < since_ms]:
             del candles[at]
         if there < len(candles):
             log.warning(

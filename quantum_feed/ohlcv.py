@@ -95,13 +95,13 @@ def pages(missing: Sequence[int], *, interval_ms: int, page: int) -> list[tuple[
 
 def stretches(times: Iterable[int], *, interval_ms: int) -> list[tuple[int, int, int]]:
     """Join times that follow each other: first, last, and how many, oldest first."""
-    found: list[tuple[int, int, int]] = []
+    spans: list[tuple[int, int, int]] = []
     for time in sorted(times):
-        if found and time == found[-1][1] + interval_ms:
-            found[-1] = found[-1][0], time, found[-1][2] + 1
+        if spans and time == spans[-1][1] + interval_ms:
+            spans[-1] = spans[-1][0], time, spans[-1][2] + 1
         else:
-            found.append((time, time, 1))
-    return found
+            spans.append((time, time, 1))
+    return spans
 
 
 def corrections(known: Mapping[int, Candle], new: Mapping[int, Candle]) -> list[int]:

@@ -306,12 +306,12 @@ def _marked(frame: pl.DataFrame, without: Mapping[str, tuple[str, str]]) -> pl.D
     """Replace state and reason of the symbols that have no value to act on."""
     if not without:
         return frame
-    told = pl.DataFrame(
+    marks = pl.DataFrame(
         [(symbol, state, why) for symbol, (state, why) in without.items()],
         schema={"symbol": pl.String, "state": pl.String, "why": pl.String},
         orient="row",
     )
-    return frame.update(told, on="symbol", how="left")
+    return frame.update(marks, on="symbol", how="left")
 
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str, profile: Profile) -> dict[str, Any]:

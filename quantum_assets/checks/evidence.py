@@ -231,14 +231,14 @@ class Evidence:
     @cached_property
     def _other_profiles(self) -> list[Profile]:
         """Profiles that a row may name besides the one in force: shipped ones, and what was ever put in force."""
-        found = []
+        profiles = []
         for name in shipped():
             with suppress(ProfileFileError, DoesNotFitError):
-                found.append(in_force(load(name), self.settings))
+                profiles.append(in_force(load(name), self.settings))
         for use in history(self.store):
             with suppress(ProfileError, DoesNotFitError):
-                found.append(in_force(use.profile(), self.settings))
-        return found
+                profiles.append(in_force(use.profile(), self.settings))
+        return profiles
 
     def profiles_of(self, row: Mapping[str, Any], symbol: str) -> list[Profile]:
         """Give the profiles whose parameters of a symbol are those a row names: usually one, none where nobody knows them.
@@ -362,18 +362,18 @@ class Evidence:
         names = sorted(name for name in set(self._scan(pattern)) if not name.startswith(others))
         reads = ("HGETALL", "PTTL", "GET") if table is PERMIT else ("HGETALL", "PTTL")  # a permit may be a string
         replies = self.store.run(f"reading {table.key}", [(read, name) for name in names for read in reads])
-        found = {}
+        records = {}
         every = len(reads)
         for at, name in enumerate(names):
             reply, ttl_ms, *text = replies[at * every : (at + 1) * every]
             plan_id = (name[before:] if not self.keys.cluster else name.rpartition(b"}:")[2]).decode(errors="replace")
             if text and (fields := permit_fields(reply, *text)):
-                found[plan_id] = Record(texts(fields), int(ttl_ms))
+                records[plan_id] = Record(texts(fields), int(ttl_ms))
             elif isinstance(reply, Exception):
-                found[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
+                records[plan_id] = Record({"unreadable": str(reply)}, int(ttl_ms))
             elif reply:  # else it has expired since
-                found[plan_id] = Record(texts(reply), int(ttl_ms))
-        return found
+                records[plan_id] = Record(texts(reply), int(ttl_ms))
+        return records
 
     def _scan(self, pattern: str) -> Iterator[bytes]:
         cursor = b"0"
@@ -445,13 +445,13 @@ class Evidence:
         limit = min(4 * len(self.symbols), MATERIALIZATIONS_MAX)
         key = dg.AssetKey(self.store.settings.asset_path(HARVEST_PROPOSAL.asset))
         records = self._instance.fetch_materializations(key, limit=limit).records
-        found: dict[str, list[tuple[float, str]]] = {}
+        causes: dict[str, list[tuple[float, str]]] = {}
         for record in records:
             event = record.asset_materialization
             if event is not None and event.partition is not None and event.partition in self.symbols:
                 cause = event.metadata.get("published_because")
-                found.setdefault(event.partition, []).append((record.timestamp, str(cause.value) if cause else ""))
-        return found
+                causes.setdefault(event.partition, []).append((record.timestamp, str(cause.value) if cause else ""))
+        return causes
 
     @cached_property
     def single_cycle(self) -> SingleCycle:

@@ -128,12 +128,12 @@ def told(verdict: Verdict, now: float) -> dict[str, object]:
 
 def by_symbol(verdicts: Sequence[Verdict], symbols: Sequence[str]) -> Mapping[str, Mapping[str, Mapping[str, Verdict]]]:
     """Sort failing per-symbol proofs by asset and symbol: asset -> symbol -> title -> verdict."""
-    found: dict[str, dict[str, dict[str, Verdict]]] = defaultdict(lambda: {symbol: {} for symbol in symbols})
+    by_asset: dict[str, dict[str, dict[str, Verdict]]] = defaultdict(lambda: {symbol: {} for symbol in symbols})
     for verdict in verdicts:
         if not verdict.proof.per_symbol:
             continue
-        failing = found[verdict.proof.asset]
+        failing = by_asset[verdict.proof.asset]
         for symbol in symbols if not verdict.evaluated else verdict.finding.failing:
             if symbol in failing:
                 failing[symbol][verdict.proof.title] = verdict
-    return found
+    return by_asset

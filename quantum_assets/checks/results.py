@@ -91,17 +91,20 @@ def sound_of_asset(asset: str, verdicts: Sequence[Verdict], settings: Settings) 
 
     What could not be judged has not failed: it is named apart, with the reason.
     """
-    failing = sorted((one for one in verdicts if not one.passed), key=lambda one: (severity_of(one), one.proof.name))
+    failing = sorted(
+        (verdict for verdict in verdicts if not verdict.passed), key=lambda verdict: (severity_of(verdict), verdict.proof.name)
+    )
     page = "/".join(settings.asset_path(asset))
     lines = [
-        f"- {_state(one)}: [{one.proof.name}](/assets/{page}?view=checks&checkDetail={one.proof.name}): {_failing_names(one)}"
-        for one in failing
+        f"- {_state(verdict)}: [{verdict.proof.name}](/assets/{page}?view=checks&checkDetail={verdict.proof.name}): "
+        f"{_failing_names(verdict)}"
+        for verdict in failing
     ]
-    failed = [one.proof.name for one in failing if one.evaluated]
-    unjudged = [one for one in failing if not one.evaluated]
+    failed = [verdict.proof.name for verdict in failing if verdict.evaluated]
+    unjudged = [verdict for verdict in failing if not verdict.evaluated]
     sentences = [f"{len(verdicts) - len(failing)} of {len(verdicts)} proofs hold"]
     sentences += [f"not: {', '.join(failed)}"] if failed else []
-    sentences += [f"{description_of(unjudged[0])} ({', '.join(one.proof.name for one in unjudged)})"] if unjudged else []
+    sentences += [f"{description_of(unjudged[0])} ({', '.join(verdict.proof.name for verdict in unjudged)})"] if unjudged else []
     return check_evaluation(
         settings.asset_path(asset),
         SOUND,

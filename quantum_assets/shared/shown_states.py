@@ -225,21 +225,21 @@ class ShownStep:
         record_checks(self.context, [evaluation_of(verdict, self.store.settings)])
         return {name: state.decode(), name + SINCE: repr(since if worse else self.now)}
 
-    def _record_input(self, one: Input, frame: pl.DataFrame) -> None:
+    def _record_input(self, external: Input, frame: pl.DataFrame) -> None:
         """Observe the symbols of an input whose state has changed, and record its check when that has."""
-        (reply,) = self.store.run("reading what is shown", [("HGETALL", self.store.keys.of("shown", one.asset))])
+        (reply,) = self.store.run("reading what is shown", [("HGETALL", self.store.keys.of("shown", external.asset))])
         fields = {} if isinstance(reply, Exception) else {name.decode(): text for name, text in pairs(reply).items()}
-        shown, readings = decoded(fields), one.readings(frame, self.now)
+        shown, readings = decoded(fields), external.readings(frame, self.now)
         news = decide_input(
             shown, readings, now=self.now, storage=self.storage, spacing_sec=self.store.settings.max_publish_age_sec
         )
         if news:
-            asset = dg.AssetKey(self.store.settings.asset_path(one.asset))
+            asset = dg.AssetKey(self.store.settings.asset_path(external.asset))
             observe(self.context, [_observation(asset, symbol, readings[symbol], self.now) for symbol in news])
         changed = {symbol: json.dumps(entry) for symbol, entry in news.items()}
-        verdict = Verdict(one.proof, one.finding({**shown, **news}, self.store.settings.symbols))
+        verdict = Verdict(external.proof, external.finding({**shown, **news}, self.store.settings.symbols))
         changed |= self._changed_check(verdict, USABLE_FIELD, fields)
-        self._remember(one.asset, changed)
+        self._remember(external.asset, changed)
 
 
 def decide_input(

@@ -195,14 +195,14 @@ HEADS: Mapping[str, Any] = MappingProxyType(
 
 def leaves(theta: Theta, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """List every parameter of a set by its dotted path."""
-    found: dict[str, dataclasses.Field[Any]] = {}
-    for one in dataclasses.fields(theta):
-        value = getattr(theta, one.name)
+    by_path: dict[str, dataclasses.Field[Any]] = {}
+    for item in dataclasses.fields(theta):
+        value = getattr(theta, item.name)
         if isinstance(value, Theta):
-            found |= leaves(value, f"{prefix}{one.name}.")
+            by_path |= leaves(value, f"{prefix}{item.name}.")
         else:
-            found[f"{prefix}{one.name}"] = one
-    return found
+            by_path[f"{prefix}{item.name}"] = item
+    return by_path
 
 
 def flat_parameters(profile: Profile, symbol: str = ACCOUNT) -> dict[str, Any]:
@@ -249,25 +249,25 @@ def _sections(given: Mapping[str, Any], base: Mapping[str, Theta], prefix: str) 
 
 def _nested(theta: Theta, *, added: bool = True) -> dict[str, Any]:
     """Give the parameters that are set, with or without those a later version added that are at their default."""
-    found: dict[str, Any] = {}
-    for one in dataclasses.fields(theta):
-        value = getattr(theta, one.name)
+    nested: dict[str, Any] = {}
+    for item in dataclasses.fields(theta):
+        value = getattr(theta, item.name)
         if isinstance(value, Theta):
-            found[one.name] = _nested(value, added=added)
-        elif value is not None and (added or not one.metadata.get("added") or value != one.default):
-            found[one.name] = list(value) if isinstance(value, tuple) else value
-    return found
+            nested[item.name] = _nested(value, added=added)
+        elif value is not None and (added or not item.metadata.get("added") or value != item.default):
+            nested[item.name] = list(value) if isinstance(value, tuple) else value
+    return nested
 
 
 def _changes(sections: Mapping[str, Theta], base: Mapping[str, Theta]) -> dict[str, Any]:
     def differences(of: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         for name, value in of.items():
             if isinstance(value, Mapping):
-                found |= {name: inner} if (inner := differences(value, than[name])) else {}
+                changed |= {name: inner} if (inner := differences(value, than[name])) else {}
             elif name not in than or than[name] != value:
-                found[name] = value
-        return found
+                changed[name] = value
+        return changed
 
     changes = {name: differences(_nested(theta), _nested(base[name])) for name, theta in sections.items()}
     return {name: change for name, change in changes.items() if change}

@@ -73,12 +73,12 @@ def differences(before: Profile, after: Profile) -> list[Difference]:
     before, after
         Any two profiles.
     """
-    found = _of_symbol(before, after, ACCOUNT)
-    of_all = {(one.path, str(one.before), str(one.after)) for one in found}
+    changes = _of_symbol(before, after, ACCOUNT)
+    of_all = {(one.path, str(one.before), str(one.after)) for one in changes}
     for symbol in sorted({*before.symbols, *after.symbols}):
         own = _of_symbol(before, after, symbol)
-        found += [one for one in own if (one.path, str(one.before), str(one.after)) not in of_all]
-    return found
+        changes += [one for one in own if (one.path, str(one.before), str(one.after)) not in of_all]
+    return changes
 
 
 def loosened(before: Profile, after: Profile) -> list[Difference]:

@@ -120,12 +120,12 @@ class AppriseSink:
         """
         if self._service is not None:
             return
-        with self._apprise() as (apprise, said):
+        with self._apprise() as (apprise, lines):
             # In this thread and to its end: a delivery Apprise gave up waiting for may still arrive, beside the one tried again.
             asset = apprise.AppriseAsset(async_mode=False, service_timeout=0)
             service = apprise.Apprise.instantiate(self._url, asset=asset)
         if service is None:
-            msg = f"entry {self.name} of {self.variable} is no Apprise URL: {hide(' '.join(said), self._url)}"
+            msg = f"entry {self.name} of {self.variable} is no Apprise URL: {hide(' '.join(lines), self._url)}"
             raise WrongAlertUrlError(msg)
         self._service = service
 
@@ -138,13 +138,13 @@ class AppriseSink:
         parts = _one_each(self._service)
         if len(parts) < 2:
             return [self]
-        found = []
+        copies = []
         for number, (target, service) in enumerate(parts, start=1):
-            one = copy.copy(self)
-            one.name, one._service = f"{self.name}/{number}", service  # noqa: SLF001 - its own class
-            one.identity = hashlib.blake2s(f"{self._url}\0{target!r}".encode(), digest_size=8).hexdigest()
-            found.append(one)
-        return found
+            sink = copy.copy(self)
+            sink.name, sink._service = f"{self.name}/{number}", service  # noqa: SLF001 - its own class
+            sink.identity = hashlib.blake2s(f"{self._url}\0{target!r}".encode(), digest_size=8).hexdigest()
+            copies.append(sink)
+        return copies
 
     def deliver(self, message: Message) -> None:
         """Send one message.
@@ -411,13 +411,13 @@ def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
     takes: dict[str, set[str]] = {"ALERT_URLS": {"page"}, "ALERT_URLS_WARN": {"warn"}, "ALERT_URLS_INFO": {"info"}}
     if not settings.alert_urls_warn:
         takes["ALERT_URLS"].add("warn")
-    found: dict[str, AppriseSink] = {}
+    by_identity: dict[str, AppriseSink] = {}
     for variable, urls in lists.items():
         for position, url in enumerate(urls, start=1):
             for sink in AppriseSink(url, position, variable, takes[variable]).recipients():
-                known = found.setdefault(sink.identity, sink)
+                known = by_identity.setdefault(sink.identity, sink)
                 known.severities |= sink.severities
-    return [StreamSink(RedisStore(settings, clock)), *found.values()]
+    return [StreamSink(RedisStore(settings, clock)), *by_identity.values()]
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -456,15 +456,15 @@ def _one_each(service: Any) -> list[tuple[object, Any]]:
         name: value for name, value in vars(service).items() if isinstance(value, list | tuple | set) and len(value) == count
     }
     name = "targets" if "targets" in lists else next(iter(lists), "") if len(lists) == 1 else ""
-    found: list[tuple[object, Any]] = []
+    singles: list[tuple[object, Any]] = []
     for target in sorted(lists[name], key=repr) if name else ():
-        one = copy.copy(service)
-        setattr(one, name, type(lists[name])([target]))
+        single = copy.copy(service)
+        setattr(single, name, type(lists[name])([target]))
         for copies in ("cc", "bcc"):  # of a mail: they go with the first
-            if found and isinstance(getattr(one, copies, None), set):
-                setattr(one, copies, set())
-        found.append((target, one))
-    return found if all(len(one) == 1 for _, one in found) else []
+            if singles and isinstance(getattr(single, copies, None), set):
+                setattr(single, copies, set())
+        singles.append((target, single))
+    return singles if all(len(single) == 1 for _, single in singles) else []
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def frame(prefix: str) -> str:
 def parts(standing: Standing) -> list[Part]:
     """Say in a few words how the deployment stands: openings, symbols, alerts, and the data when it is not live."""
     blocked = standing.openings.blocked
-    said = [
+    shown = [
         Part("wrong", f"blocked: {_listed(blocked, 1)}", "#openings") if blocked else Part("ok", "armed", "#openings"),
         Part(
             "wrong" if standing.unfresh else "notice" if standing.old_prices else "ok",
@@ -100,10 +100,10 @@ def parts(standing: Standing) -> list[Part]:
     if standing.profile:
         trouble = f": {standing.profile_trouble}" if standing.profile_trouble else ""
         level: Level = "wrong" if trouble else "ok"
-        said.append(Part(level, _shortened(printable(f"profile {standing.profile}{trouble}")), "#profile"))
+        shown.append(Part(level, _shortened(printable(f"profile {standing.profile}{trouble}")), "#profile"))
     if standing.notice:
-        said.append(Part("notice", _shortened(first_sentence(standing.notice)), "#data"))
-    return said
+        shown.append(Part("notice", _shortened(first_sentence(standing.notice)), "#data"))
+    return shown
 
 
 def standing_by(holder: str) -> Part:
@@ -122,10 +122,10 @@ def unreachable(address: str, last: Standing | None) -> list[Part]:
     if last is None:
         return [Part("wrong", f"Redis at {address} does not answer; nothing is known yet", "")]
     opened = f"blocked: {_listed(last.openings.blocked, 1)}" if last.openings.blocked else "armed"
-    said = [Part("wrong", f"Redis does not answer; last known, at {moment(last.at)} UTC: {opened}", "")]
+    shown = [Part("wrong", f"Redis does not answer; last known, at {moment(last.at)} UTC: {opened}", "")]
     if last.notice:
-        said.append(Part("notice", first_sentence(last.notice).partition(";")[0], ""))
-    return said
+        shown.append(Part("notice", first_sentence(last.notice).partition(";")[0], ""))
+    return shown
 
 
 def moment(epoch: float) -> str:
@@ -133,23 +133,23 @@ def moment(epoch: float) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(epoch))
 
 
-def document(said: Sequence[Part], prefix: str, nonce: str) -> str:
+def document(shown: Sequence[Part], prefix: str, nonce: str) -> str:
     """Write the banner.
 
     Parameters
     ----------
-    said
+    shown
         See :func:`parts`.
     prefix
         Path prefix of the web server.
     nonce
         Of the Content-Security-Policy (:data:`CSP`), which forbids every other script and style.
     """
-    levels = {part.level for part in said}
+    levels = {part.level for part in shown}
     level = next(one for one in ("wrong", "notice", "ok") if one in levels)
     links = ' <span class="between">·</span> '.join(
         f'<a target="_top" class="{part.level}" href="{html.escape(prefix)}/desk{part.link}">{html.escape(part.text)}</a>'
-        for part in said
+        for part in shown
     )
     font = f'<link rel="stylesheet" href="{html.escape(prefix)}{FONT_PATH}">'
     return (

@@ -110,10 +110,10 @@ def overview(standing: Standing, rows: Sequence[Row], prefix: str, nonce: str) -
 
 
 def symbol_page(
-    found: Symbol, history: History, standing: Standing, prefix: str, nonce: str, asset_path: AssetPath = lambda asset: [asset]
+    symbol: Symbol, history: History, standing: Standing, prefix: str, nonce: str, asset_path: AssetPath = lambda asset: [asset]
 ) -> str:
     """Write the page of one symbol; ``asset_path`` gives the parts of an asset's key in Dagster."""
-    row, at = found.row, standing.at
+    row, at = symbol.row, standing.at
     title = (
         f'<a href="{esc(prefix)}{PATH}">Desk</a><span class="sep">/</span><h1>{esc(row.symbol)}</h1>'
         f'<span id="health" data-live>{_health_chip(row)} {_source_chip(row)}</span>'
@@ -123,7 +123,7 @@ def symbol_page(
     chart = f'<section class="card"><h2>{esc(history.note)}</h2><div class="wide">{history.chart(row, at)}</div></section>'
     stack = f'<div class="stack">{_harvest_card(row)}{_stop_card(row, history.stop_since(row), at)}{_regime_card(row)}</div>'
     below = (
-        f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(found.decisions, at)}{_ages_card(found, at)}</div>'
+        f'<div class="cards">{_openings_card(row, standing)}{_decisions_card(symbol.decisions, at)}{_ages_card(symbol, at)}</div>'
     )
     content = (
         f'<div id="live" data-live>{wrong}{_tiles(row, history.stop_since(row), at)}'
@@ -178,11 +178,11 @@ def _cards(standing: Standing, rows: Sequence[Row], prefix: str) -> str:
     return f'<div class="cards" id="live" data-live>{"".join(cards)}</div>'
 
 
-def _card(heading: str, said: str, items: Iterable[str] = (), *, tone: str = "", name: str = "", whole: bool = False) -> str:
+def _card(heading: str, headline: str, items: Iterable[str] = (), *, tone: str = "", name: str = "", whole: bool = False) -> str:
     """Write a card; heading, text and items are HTML. A long list is scrolled, unless ``whole``."""
     anchor = f' id="{name}"' if name else ""
     kind = "card whole" if whole else "card"
-    return f'<section class="{kind}"{anchor}><h2>{heading}</h2><div class="say {tone}">{said}</div>{_list(items)}</section>'
+    return f'<section class="{kind}"{anchor}><h2>{heading}</h2><div class="say {tone}">{headline}</div>{_list(items)}</section>'
 
 
 def _blocked(why: str, otherwise: str) -> str:
@@ -332,10 +332,10 @@ def _stop_card(row: Row, stop_since: float | None, now: float) -> str:
         return ""
     stands = "" if stop_since is None else f"since {moment_text(stop_since)}, for {duration_text(now - stop_since)}"
     reasons = [esc(reason_text(code)) for code in row.stop_reasons if not code.startswith("regime_")]
-    said = f'{price_text(row.stop)} <span class="dim">quote, {percent_text(row.stop_distance)} away</span>'
+    headline = f'{price_text(row.stop)} <span class="dim">quote, {percent_text(row.stop_distance)} away</span>'
     if row.stop_last:
         stands = f"{esc(row.stop_last)}; none is proposed now"
-    return _card("Proposed stop", said, [stands, *reasons], tone=_stop_tone(row))
+    return _card("Proposed stop", headline, [stands, *reasons], tone=_stop_tone(row))
 
 
 def _regime_card(row: Row) -> str:
@@ -370,20 +370,20 @@ def _decisions_card(decisions: Sequence[Mapping[str, Any]], now: float) -> str:
     return _card("Last decisions of the governor", said, items, tone=tone)
 
 
-def _ages_card(found: Symbol, now: float) -> str:
-    failures, vitals = found.faults.failures, {vital.thing: vital for vital in found.faults.vitals}
+def _ages_card(symbol: Symbol, now: float) -> str:
+    failures, vitals = symbol.faults.failures, {vital.thing: vital for vital in symbol.faults.vitals}
     failing = [
         f'<span class="bad">{name_text(asset)}: {esc(failure_text(failure.why))}{_and_age(vitals.get(asset))}</span>'
         for asset, failure in failures.items()
     ]
-    old = [vital for vital in found.faults.old if vital.thing not in failures]
-    fresh = [vital for vital in found.faults.vitals if vital.condition in WELL and vital.thing not in failures]
-    said, tone = (f"{len(old) + len(failing)} not fresh", "bad") if old or failing else ("all fresh", "good")
-    if found.row.mark_old(now):
-        said, tone = f"{said}, the price is old", "bad"
-    if found.row.price is not None:
-        failing.insert(0, f'<span class="{"bad" if found.row.mark_old(now) else ""}">price: {mark_text(found.row, now)}</span>')
-    return _card("Age of everything that is due", said, [*failing, *map(_age_line, [*old, *fresh])], tone=tone, whole=True)
+    old = [vital for vital in symbol.faults.old if vital.thing not in failures]
+    fresh = [vital for vital in symbol.faults.vitals if vital.condition in WELL and vital.thing not in failures]
+    headline, tone = (f"{len(old) + len(failing)} not fresh", "bad") if old or failing else ("all fresh", "good")
+    if symbol.row.mark_old(now):
+        headline, tone = f"{headline}, the price is old", "bad"
+    if symbol.row.price is not None:
+        failing.insert(0, f'<span class="{"bad" if symbol.row.mark_old(now) else ""}">price: {mark_text(symbol.row, now)}</span>')
+    return _card("Age of everything that is due", headline, [*failing, *map(_age_line, [*old, *fresh])], tone=tone, whole=True)
 
 
 def _and_age(vital: Vital | None) -> str:

@@ -105,12 +105,12 @@ class Standing:
     profile_trouble: str = ""
 
 
-def data_notice(said: str, rows: Sequence[Row], now: float) -> str:
+def data_notice(notice: str, rows: Sequence[Row], now: float) -> str:
     """Say what the data is when it is not live, also when the feed that says so of itself is gone.
 
     Parameters
     ----------
-    said
+    notice
         What a feed says of its data; it stops saying so when it stops.
     rows
         What is shown, with the labels it carries.
@@ -119,11 +119,11 @@ def data_notice(said: str, rows: Sequence[Row], now: float) -> str:
     """
     labelled = {row.symbol: row.source for row in rows if row.source not in (None, LIVE)}
     fed = [row.fed_at for row in rows if row.fed_at is not None]
-    silent = bool(fed) and (not said or now - max(fed) > FEED_SILENT_SEC)
-    if not labelled or (said and not silent):
-        return said
+    silent = bool(fed) and (not notice or now - max(fed) > FEED_SILENT_SEC)
+    if not labelled or (notice and not silent):
+        return notice
     sources = sorted({str(source) for source in labelled.values()})
-    headline, _, explanation = said.partition(". ")
+    headline, _, explanation = notice.partition(". ")
     headline = headline or f"{'SYNTHETIC' if sources == [INVENTED] else 'EXAMPLE'} DATA, not live"
     if silent:
         headline += f"; its feed has been silent for {duration_text(now - max(fed))}, since {clock_text(max(fed))}"

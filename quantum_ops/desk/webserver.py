@@ -159,13 +159,13 @@ class DeskPages:
     def banner(self, _: Request) -> Response:
         """Serve the status banner, also while Redis is away."""
         try:
-            said = banner.parts(self.reader.standing())
+            shown = banner.parts(self.reader.standing())
             if holder := self._holder():
-                said.append(banner.standing_by(holder))
+                shown.append(banner.standing_by(holder))
         except RedisUnavailableError:
-            said = banner.unreachable(self.reader.store.settings.redis_address, self.reader.last)
+            shown = banner.unreachable(self.reader.store.settings.redis_address, self.reader.last)
         nonce = secrets.token_hex(16)
-        return _page(banner.document(said, self.prefix, nonce), banner.CSP, nonce)
+        return _page(banner.document(shown, self.prefix, nonce), banner.CSP, nonce)
 
     def _holder(self) -> str:
         """Name the deployment that runs the cycle instead of this one; none while Dagster's database is away."""

@@ -421,13 +421,13 @@ def _recorder(store: RedisStore) -> Iterator[Finding]:
         return
     kept = f"{state.waiting} records wait, {state.gaps} gaps; {state.day}: {state.day_bytes / 1e6:.1f} MB so far, "
     free = "" if state.free_bytes is None else f"{state.free_bytes / 1e9:.1f} GB free "
-    seen = f"{kept}{free}for {state.folder}"
+    summary = f"{kept}{free}for {state.folder}"
     if wrong := what_is_wrong(state, now):
-        yield Finding("recorder", "warn", f"{wrong}; {seen}", "quantum recorder --status; docs/alerts.md, recorder")
+        yield Finding("recorder", "warn", f"{wrong}; {summary}", "quantum recorder --status; docs/alerts.md, recorder")
     elif state.free_bytes is not None and state.free_bytes < DISK_MIN_GB * 1e9:
-        yield Finding("recorder", "warn", seen, "make room, or lower RECORDER_DAYS or RECORDER_MAX_GB")
+        yield Finding("recorder", "warn", summary, "make room, or lower RECORDER_DAYS or RECORDER_MAX_GB")
     else:
-        yield Finding("recorder", "ok", seen)
+        yield Finding("recorder", "ok", summary)
 
 
 def _profile(store: RedisStore) -> Iterator[Finding]:

@@ -103,7 +103,7 @@ def dialect_of(path: Path, block: bytes) -> tuple[Dialect, tuple[int, int]]:
     texts = [line[:LINE_MAX].decode("utf-8", "replace") for line in lines[: 2 * PREAMBLE_MAX]]
     passed = [0, 0]
     for index, text in enumerate(texts):
-        separator = next((one for one in SEPARATORS if len(_fields(text, one)) >= FIELDS_MIN), "")
+        separator = next((candidate for candidate in SEPARATORS if len(_fields(text, candidate)) >= FIELDS_MIN), "")
         if separator:
             cells = _fields(text, separator)
             following = _fields(texts[index + 1], separator) if index + 1 < len(texts) else []
@@ -117,7 +117,7 @@ def dialect_of(path: Path, block: bytes) -> tuple[Dialect, tuple[int, int]]:
             break
         passed = [index + 1, passed[1] + len(lines[index]) + 1]
     first = next((text for text in texts if text.strip()), "")
-    cells = max((_fields(first, one) for one in SEPARATORS), key=len) or [""]
+    cells = max((_fields(first, candidate) for candidate in SEPARATORS), key=len) or [""]
     if _is_number(cells[0]):
         message = f"{path} has no header and {len(cells)} columns: {_known_widths()}"
         raise OhlcvFileError(message)

@@ -93,13 +93,13 @@ def files_in(folder: Path) -> list[Path]:
         The folder cannot be read or holds none.
     """
     try:
-        found = sorted(
+        files = sorted(
             path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES and path.name[0] != "."
         )
     except OSError as error:
         message = f"{folder} cannot be read ({short(error.strerror)}): give a folder with files of candles"
         raise OhlcvFileError(message) from error
-    if not found:
+    if not files:
         message = f"{folder} has no files of candles ({', '.join(SUFFIXES)})"
         raise OhlcvFileError(message)
-    return found
+    return files

@@ -104,13 +104,13 @@ def read_account(store: RedisStore) -> AccountReading:
 
 def account_row(reading: AccountReading) -> dict[str, Any]:
     """Lay the account out as columns, for the recorder."""
-    said = {
+    origin = {
         "ts_epoch": reading.ts_epoch,
         "source": reading.source,
         "note": reading.note,
         "absent": ",".join(sorted(reading.absent)),
     }
-    return {**asdict(reading.account), **said}
+    return {**asdict(reading.account), **origin}
 
 
 def account_of(row: Mapping[str, Any]) -> AccountReading:

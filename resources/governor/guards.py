@@ -220,7 +220,7 @@ def enforce(store: RedisStore, account: AccountReading, assessment: Assessment, 
         The server is away.
     """
     now, of = store.clock(), store.keys.of
-    holding = {one.guard: one for one in assessment.triggered}
+    holding = {triggered.guard: triggered for triggered in assessment.triggered}
     commands = [_confirmation(store, guard, account, assessment, now, cycle_id) for guard in CONFIRMED]
     if CONSEC_LOSS in holding:
         commands.append(_announcement(store, holding[CONSEC_LOSS], now, cycle_id))
@@ -244,7 +244,7 @@ def enforce(store: RedisStore, account: AccountReading, assessment: Assessment, 
     became = dict(zip((*CONFIRMED, CONSEC_LOSS), written[:scripts], strict=False))
     return Enforced(
         live=tuple(guard for guard, reply in zip(guard_types, guard_replies, strict=True) if reply is not None),
-        announced=tuple(one for guard, one in holding.items() if became.get(guard) == ANNOUNCED),
+        announced=tuple(triggered for guard, triggered in holding.items() if became.get(guard) == ANNOUNCED),
         errors=errors,
         pending=tuple(guard for guard in GUARDS if became.get(guard) == WAITS),
         recovered=tuple(guard for guard in GUARDS if became.get(guard) == WITHIN),
@@ -313,13 +313,18 @@ def _peak_kept(store: RedisStore, account: AccountReading, assessment: Assessmen
     return [KEEP_PEAK.with_text([store.keys.of("guard_readings")], orjson.dumps(kept))]
 
 
-def _announcement(store: RedisStore, one: Triggered, now: datetime, cycle_id: str) -> tuple[Any, ...]:
+def _announcement(store: RedisStore, triggered: Triggered, now: datetime, cycle_id: str) -> tuple[Any, ...]:
     moment = {"timestamp": str(int(now.timestamp())), "cycle_id": cycle_id}
-    activated = {"event": ACTIVATED, "guard_type": one.guard, "reason": one.reason, "duration_sec": str(one.duration_sec)}
-    keys = (store.keys.of("guard_active", one.guard), store.keys.of("stream_risk_events"))
+    activated = {
+        "event": ACTIVATED,
+        "guard_type": triggered.guard,
+        "reason": triggered.reason,
+        "duration_sec": str(triggered.duration_sec),
+    }
+    keys = (store.keys.of("guard_active", triggered.guard), store.keys.of("stream_risk_events"))
     announced = {
-        "guard": _guard_text(one, now).decode(),
-        "ttl_sec": one.duration_sec,
+        "guard": _guard_text(triggered, now).decode(),
+        "ttl_sec": triggered.duration_sec,
         "maxlen": EVENTS_STREAM_MAXLEN,
         "events": [flat({**activated, **moment})],
     }
@@ -347,14 +352,16 @@ def guard_state(
     numbers, unusable = account.account, frozenset(assessment.unusable)
     errors = {name: account.seen[name] for name in assessment.unusable} | dict(enforced.errors) | dict(searched.errors)
     live = [*enforced.live, *searched.guards]
-    reasons = [one.reason for one in assessment.triggered] + [f"{name} cannot be used: {why}" for name, why in errors.items()]
+    reasons = [triggered.reason for triggered in assessment.triggered] + [
+        f"{name} cannot be used: {why}" for name, why in errors.items()
+    ]
     worth = unusable if numbers.age_sec != MISSING_AGE_SEC else {EQUITY, PEAK, NET_TRANSFERS}
     return {
         "symbol": ACCOUNT,
         "status": "error" if errors else "blocked" if live else "ok",
         "guards": live,
         "pending": list(enforced.pending),
-        "triggered": [one.guard for one in assessment.triggered],
+        "triggered": [triggered.guard for triggered in assessment.triggered],
         "errors": list(errors),
         "reason": "; ".join(reasons) or account.note,
         "equity": None if EQUITY in worth else numbers.equity,

@@ -54,7 +54,11 @@ def without_unchanged(
     ----------
     docs/spec.md#5-sources
     """
-    undated = [(one.symbol, one.value) for one in readings if one.value is not None and not one.value.newest_epoch_sec]
+    undated = [
+        (reading.symbol, reading.value)
+        for reading in readings
+        if reading.value is not None and not reading.value.newest_epoch_sec
+    ]
     if not undated:
         return list(readings)
     now, limit_sec = store.clock().timestamp(), Limits.of(store.settings).candles_sec
@@ -72,7 +76,7 @@ def without_unchanged(
     for key, reply in zip(keys, store.run(DOING, commands) if remember else (), strict=False):
         if isinstance(reply, Exception):  # the time for which nothing changes is then known no more than that of the candles
             log.warning("%s: since when candles have not changed is not remembered: %s", key, reply)
-    return [refused.get(one.symbol, one) for one in readings]
+    return [refused.get(reading.symbol, reading) for reading in readings]
 
 
 def _digest(candles: Candles) -> str:

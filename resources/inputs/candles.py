@@ -279,18 +279,18 @@ class CandleReader:
             columns, _ = columns_of(members, reply[4], interval_ms, ranked=True)
         return columns, malformed, all_timed(members)
 
-    def _judge(self, symbol: str, one: _Decoded, now: float) -> Reading[Candles]:
-        candles = one.candles
-        if one.trouble:
-            return Reading.failed(symbol, one.trouble)
+    def _judge(self, symbol: str, decoded: _Decoded, now: float) -> Reading[Candles]:
+        candles = decoded.candles
+        if decoded.trouble:
+            return Reading.failed(symbol, decoded.trouble)
         if candles is None:
-            return Reading.absent(symbol, _missing(one))
-        ahead = max(one.latest_ms / 1000, candles.newest_epoch_sec) - now
+            return Reading.absent(symbol, _missing(decoded))
+        ahead = max(decoded.latest_ms / 1000, candles.newest_epoch_sec) - now
         if ahead > self.interval_sec:
             return Reading.failed(symbol, f"candles_in_future: {ahead:.0f}s ({candles.key})")
         if not len(candles.close):
             if not candles.left_out:  # one that runs, and no other
-                return Reading.absent(symbol, _missing(one))
+                return Reading.absent(symbol, _missing(decoded))
             return Reading.failed(symbol, f"{usual_trouble(candles)}: {sum(candles.left_out.values())} candles ({candles.key})")
         age = now - candles.newest_epoch_sec
         if candles.newest_epoch_sec and age > STALE_INTERVALS * self.interval_sec + self.store.settings.candle_stale_margin_sec:

@@ -212,11 +212,11 @@ def _older(replies: list[Any]) -> list[Any]:
 
 
 def _shown(snapshot: Reading[RawPosition | Flat]) -> str | None:
-    one = snapshot.value
-    if isinstance(one, RawPosition):
+    position = snapshot.value
+    if isinstance(position, RawPosition):
         try:
-            entry, qty = (POSITION.by_name[name].codec.encode(getattr(one, name)) for name in ("entry_price", "qty"))
+            entry, qty = (POSITION.by_name[name].codec.encode(getattr(position, name)) for name in ("entry_price", "qty"))
         except ContractError:  # the cycle says so of it
             return None
-        return held_as(one.side, entry, qty)
+        return held_as(position.side, entry, qty)
     return None if snapshot.state is State.FAILED else NOT_HELD

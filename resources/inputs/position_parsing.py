@@ -182,27 +182,27 @@ def _is_flat(fields: Fields, amount_name: str | None, amount: float | None) -> b
 
     An update of some fields leaves the others: nobody knows whether it was opened or closed.
     """
-    said = _says_flat(fields)
-    if not said and amount != 0:
+    says_flat = _says_flat(fields)
+    if not says_flat and amount != 0:
         return False
     for name in AMOUNT_NAMES:
-        if number_or_none(fields.get(name)) if said else _number(fields, name):
-            empty = f"side={FLAT}" if said else f"{amount_name}={fields[str(amount_name)]}"
+        if number_or_none(fields.get(name)) if says_flat else _number(fields, name):
+            empty = f"side={FLAT}" if says_flat else f"{amount_name}={fields[str(amount_name)]}"
             raise InvalidPositionError(field=f"{empty} {name}", value=fields[name])
     return True
 
 
 def _doubled(fields: Fields) -> tuple[str, ...]:
     """Name sizes and marks that a snapshot gives under two names and not alike: nobody knows which of them is meant."""
-    found = []
+    contradictions = []
     for names, slack in ((AMOUNT_NAMES, SIZES_SLACK), (MARK_NAMES, MARKS_SLACK)):
         numbers = {name: number_or_none(fields.get(name)) for name in names}  # the first given is read, and named, elsewhere
         given = {
             name: abs(number) for name, number in numbers.items() if number is not None and (number or names == AMOUNT_NAMES)
         }
         if given and min(given.values()) < max(given.values()) * (1 - slack):
-            found.append(" is not ".join(f"{name} {number:.6g}" for name, number in given.items()))
-    return tuple(found)
+            contradictions.append(" is not ".join(f"{name} {number:.6g}" for name, number in given.items()))
+    return tuple(contradictions)
 
 
 def _carried(fields: Fields) -> dict[str, str]:

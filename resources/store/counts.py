@@ -34,13 +34,13 @@ def count_publications(
     """
     counts = Counter(
         {
-            f"published:{asset}": sum(one.published for one in outcomes),
-            f"unchanged:{asset}": sum(not one.published and not one.error for one in outcomes),
+            f"published:{asset}": sum(outcome.published for outcome in outcomes),
+            f"unchanged:{asset}": sum(not outcome.published and not outcome.error for outcome in outcomes),
             f"failed:{asset}": failed,
         }
     )
     if asset == ALLOCATION_TARGET.asset:
         counts["loops"] = 1
-        counts.update(f"proposed:{rows[one.symbol]['reason']}" for one in outcomes if not one.error)
+        counts.update(f"proposed:{rows[outcome.symbol]['reason']}" for outcome in outcomes if not outcome.error)
     key = store.keys.of("counts_published")
     store.run("counting", [("HINCRBY", key, name, times) for name, times in counts.items() if times])

@@ -361,15 +361,15 @@ def _of_run(store: RedisStore, known: _Known, wanted: str, tags: Mapping[str, st
     if kept is not None and kept.profile.fingerprint == wanted:  # the record may have lost it since
         known.last = kept
         return kept.profile
-    found = next((one for one in history(store) if one.entry == entry), None) if entry else None
+    recorded = next((one for one in history(store) if one.entry == entry), None) if entry else None
     try:
-        mine = settings.own_profile if found is None else in_force(_parsed(known, found), settings)
+        mine = settings.own_profile if recorded is None else in_force(_parsed(known, recorded), settings)
     except DoesNotFitError as error:
         msg = f"profile_differs: the run wants {tags.get(PROFILE_NAME_TAG, '')} {wanted}: {error}"
         raise ProfileError(msg) from None
     if mine.fingerprint != wanted:
         raise AnotherProfileError(tags.get(PROFILE_NAME_TAG, ""), wanted, mine)
-    return _keep(store, known, InForce(mine, found), remember=True).profile
+    return _keep(store, known, InForce(mine, recorded), remember=True).profile
 
 
 def _parsed(known: _Known, one: Use) -> Profile:

@@ -101,7 +101,7 @@ def read_comparisons(store: RedisStore, profile: Profile, symbols: Sequence[str]
     """Read the counters of some symbols beside the champion of now; empty where a key cannot be read, or has none."""
     replies = store.run("reading comparisons", [("HGETALL", shadow_key(store, profile, COMPARED, symbol)) for symbol in symbols])
     oldest = int(store.clock().timestamp() // HOUR_SEC) - KEPT_HOURS
-    found: dict[str, Hours] = {symbol: {} for symbol in symbols}
+    by_symbol: dict[str, Hours] = {symbol: {} for symbol in symbols}
     for symbol, reply in zip(symbols, replies, strict=True):
         for field, text in ({} if _failed(reply) else texts(reply)).items():
             champion, _, rest = field.partition(":")
@@ -112,9 +112,9 @@ def read_comparisons(store: RedisStore, profile: Profile, symbols: Sequence[str]
                 and int(hour) > oldest
                 and text.lstrip("-").isdigit()
             ):
-                counts = found[symbol].setdefault(int(hour), {}).setdefault(COMPARED, Counter())
+                counts = by_symbol[symbol].setdefault(int(hour), {}).setdefault(COMPARED, Counter())
                 counts[name] += int(text)
-    return found
+    return by_symbol
 
 
 def _failed(reply: Any) -> bool:

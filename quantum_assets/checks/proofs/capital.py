@@ -61,11 +61,11 @@ def efficiency_recomputed(evidence: Evidence) -> Finding:
     """Score, pressure and weight follow from the inputs that are published with them."""
 
     def judge(_: str, row: dict[str, Any], parameters: Mapping[str, Any]) -> tuple[str, float]:
-        told, largest = compare(row, reference.efficiency(row, parameters["efficiency"]))
+        mismatch, largest = compare(row, reference.efficiency(row, parameters["efficiency"]))
         allowed = row["p30_conf"] * (parameters["efficiency"]["flagged_confidence"] if row["stale_flags"] else 1)
-        if not told and row["confidence"] > allowed and not isclose(row["confidence"], allowed):
-            told = f"confidence {row['confidence']!r}, its inputs allow {allowed!r} at most"
-        return told, largest
+        if not mismatch and row["confidence"] > allowed and not isclose(row["confidence"], allowed):
+            mismatch = f"confidence {row['confidence']!r}, its inputs allow {allowed!r} at most"
+        return mismatch, largest
 
     return recomputed_by_profile(evidence, CAPITAL_EFFICIENCY, judge)
 

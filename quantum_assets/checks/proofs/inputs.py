@@ -180,18 +180,18 @@ def present(epoch: float | None, details: Mapping[str, Any], state: str = "prese
 
 def of_attribution(frame: pl.DataFrame, _: float) -> Readings:
     """Read the attribution out of a computed efficiency."""
-    found = {}
+    readings = {}
     for row in frame.iter_rows(named=True):
         status = row.get("attribution_status")
         if status in ("ok", "stale"):
             source = {"source": row["attribution_source"]} if row["attribution_source"] else {}
             state = "present" if status == "ok" else "stale"
-            found[row["symbol"]] = present(row["attribution_epoch"], source, state)
+            readings[row["symbol"]] = present(row["attribution_epoch"], source, state)
         elif status == "missing":
-            found[row["symbol"]] = InputReading("absent", "attribution_missing")
+            readings[row["symbol"]] = InputReading("absent", "attribution_missing")
         elif status == "error":
-            found[row["symbol"]] = InputReading("failed attribution_unreadable", "attribution_unreadable", failed=True)
-    return found
+            readings[row["symbol"]] = InputReading("failed attribution_unreadable", "attribution_unreadable", failed=True)
+    return readings
 
 
 def of_executions(frame: pl.DataFrame, _: float) -> Readings:
@@ -208,19 +208,21 @@ def of_executions(frame: pl.DataFrame, _: float) -> Readings:
 
 def of_equity(frame: pl.DataFrame, _: float) -> Readings:
     """Read the account out of the risk guard's row."""
-    found = {}
+    readings = {}
     for row in frame.iter_rows(named=True):
         epoch, source = row["equity_ts_epoch"], row["equity_source"]
         details = {"source": source} if source else {}
         if unusable := [name for name in ACCOUNT_INPUTS if name in row["errors"]]:
             code = f"equity_unusable: {', '.join(unusable)}"
-            found[ACCOUNT] = InputReading(f"failed {code}", f"{code}: {row['reason']}", failed=True, epoch=epoch, details=details)
+            readings[ACCOUNT] = InputReading(
+                f"failed {code}", f"{code}: {row['reason']}", failed=True, epoch=epoch, details=details
+            )
         elif EQUITY_STALE in row["triggered"]:
             words = f"equity_stale: {row['reason']}"
-            found[ACCOUNT] = InputReading("failed equity_stale", words, failed=True, epoch=epoch, details=details)
+            readings[ACCOUNT] = InputReading("failed equity_stale", words, failed=True, epoch=epoch, details=details)
         else:
-            found[ACCOUNT] = present(epoch, details)
-    return found
+            readings[ACCOUNT] = present(epoch, details)
+    return readings
 
 
 def of_plans(frame: pl.DataFrame, now: float) -> Readings:
@@ -228,19 +230,19 @@ def of_plans(frame: pl.DataFrame, now: float) -> Readings:
 
     A symbol that never had a plan is left out. A plan that names no symbol is in the governor's events only.
     """
-    found = {}
+    readings = {}
     for row in frame.iter_rows(named=True):
         epoch, reason = row.get("last_decision_epoch"), row.get("last_reason") or ""
         if epoch is None:
             continue
         details = {"count": row["plans_evaluated"], "plan_id": row["last_plan_id"], "decision": row["last_decision"]}
         if now - epoch > HOUR_SEC:
-            found[row["symbol"]] = InputReading("absent", "no plan within the hour", epoch=epoch)
+            readings[row["symbol"]] = InputReading("absent", "no plan within the hour", epoch=epoch)
         elif reason.startswith(INVALID):
-            found[row["symbol"]] = InputReading(f"failed {reason}", reason, failed=True, epoch=epoch, details=details)
+            readings[row["symbol"]] = InputReading(f"failed {reason}", reason, failed=True, epoch=epoch, details=details)
         else:
-            found[row["symbol"]] = InputReading("present", "present", epoch=epoch, details=details)
-    return found
+            readings[row["symbol"]] = InputReading("present", "present", epoch=epoch, details=details)
+    return readings
 
 
 def computes_efficiency(settings: Settings) -> bool:

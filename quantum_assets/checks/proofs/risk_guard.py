@@ -70,16 +70,16 @@ def recomputed(evidence: Evidence) -> Finding:
     if (parameters := evidence.parameters_of(row, ACCOUNT)) is None:
         return Finding("not recomputed", "equal as published", 1, {ACCOUNT: unknown_profile(row)})
     wanted = reference.risk_guards(row, parameters["risk_guard"])
-    told, largest = compare(row, wanted)
+    mismatch, largest = compare(row, wanted)
     silent = [one for one in wanted["triggered"] if one not in row["guards"]]
     status = "error" if row["errors"] else "blocked" if row["guards"] else "ok"
-    if not told and silent and not row["errors"]:
-        told = f"{','.join(silent)} holds, and no such guard lives"
-    if not told and row["status"] != status:
-        told = f"status is {row['status']}, recomputed {status}"
-    told = told or _other_account(evidence, row)
+    if not mismatch and silent and not row["errors"]:
+        mismatch = f"{','.join(silent)} holds, and no such guard lives"
+    if not mismatch and row["status"] != status:
+        mismatch = f"status is {row['status']}, recomputed {status}"
+    mismatch = mismatch or _other_account(evidence, row)
     observed = f"{','.join(wanted['triggered']) or 'no guard'} holds, largest relative difference {largest:.1e}"
-    return Finding(observed, "equal as published", 1, {ACCOUNT: told} if told else {})
+    return Finding(observed, "equal as published", 1, {ACCOUNT: mismatch} if mismatch else {})
 
 
 def _other_account(evidence: Evidence, row: dict[str, Any]) -> str:
@@ -141,18 +141,18 @@ def flatten_confirmed(evidence: Evidence) -> Finding:
     """Since EMERGENCY_FLATTEN stands, a flatten was requested once, after two readings, and not at all while it waits."""
     reply, _ = evidence.guards.get(EMERGENCY_FLATTEN, (None, 0))
     since, apart = _activated_at(reply), float(evidence.settings.guard_confirm_sec)
-    requests = [one for one in evidence.risk_events if one.fields.get("event") == FLATTEN_REQUESTED]
-    requests = [one for one in requests if since is not None and _time(one) >= int(since)]
-    wanted, told = f"two readings, {apart:g} s apart", ""
+    requests = [event for event in evidence.risk_events if event.fields.get("event") == FLATTEN_REQUESTED]
+    requests = [event for event in requests if since is not None and _time(event) >= int(since)]
+    wanted, violation = f"two readings, {apart:g} s apart", ""
     if requests and _waits(reply):
-        told = "requested before a second reading"
+        violation = "requested before a second reading"
     elif len(requests) > 1:
-        told = f"requested {len(requests)} times since {since:.0f}"
-    for one in requests[:1] if not told else ():
-        first, second = (number_or_none(one.fields.get(name)) for name in ("first_reading", "reading"))
+        violation = f"requested {len(requests)} times since {since:.0f}"
+    for event in requests[:1] if not violation else ():
+        first, second = (number_or_none(event.fields.get(name)) for name in ("first_reading", "reading"))
         if first is None or second is None or second - first < apart:
-            told = f"requested after readings of {one.fields.get('first_reading')} and {one.fields.get('reading')}"
-    return Finding(f"{len(requests)} requested", wanted, len(requests), {EMERGENCY_FLATTEN: told} if told else {})
+            violation = f"requested after readings of {event.fields.get('first_reading')} and {event.fields.get('reading')}"
+    return Finding(f"{len(requests)} requested", wanted, len(requests), {EMERGENCY_FLATTEN: violation} if violation else {})
 
 
 def _waits(reply: Any) -> bool:

@@ -151,16 +151,16 @@ def cadence(evidence: Evidence) -> Finding:
     limit = LATE_FACTOR * evidence.settings.publish_interval_sec + 1  # a cycle does not always take equally long
     if evidence.cold:  # a cycle follows when the one before has ended, and proposals are not old before this
         limit = max(limit, evidence.settings.proposal_warn_age_sec)
-    found: list[float] = []
+    every_gap: list[float] = []
     failing: dict[str, str] = {}
     for shard, ends in enumerate(evidence.cycles):
         gaps = [after - before for after, before in pairwise([evidence.now, *ends])]
         failing |= {f"shard {shard}, {ago} cycles ago": f"{gap:.1f} s" for ago, gap in enumerate(gaps) if gap > limit}
         if not gaps:
             failing[f"shard {shard}"] = "no cycle has ever ended"
-        found += gaps
-    observed = f"longest of the last {len(found)} gaps {max(found, default=0):.1f} s"
-    return Finding(observed, f"<= {limit:.0f} s", len(found), failing)
+        every_gap += gaps
+    observed = f"longest of the last {len(every_gap)} gaps {max(every_gap, default=0):.1f} s"
+    return Finding(observed, f"<= {limit:.0f} s", len(every_gap), failing)
 
 
 def one_cycle(evidence: Evidence) -> Finding:

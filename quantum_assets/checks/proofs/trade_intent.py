@@ -137,12 +137,14 @@ def recomputed(evidence: Evidence) -> Finding:
 
 
 def _recomputed(intent_id: str, row: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> tuple[str, str, float]:
-    told, largest = "", 0.0
+    mismatch, largest = "", 0.0
     if wanted is not None and wanted["proposals_digest"] == row["proposals_digest"]:
-        told, largest = compare(row, {name: value for name, value in wanted.items() if name != "proposal_time"})  # renewed since
+        mismatch, largest = compare(
+            row, {name: value for name, value in wanted.items() if name != "proposal_time"}
+        )  # renewed since
     if (again := reference.intent_id(row["symbol"], row)) != intent_id:
-        told = f"recomputed the id is {again}"
-    return row["symbol"], f"{intent_id}: {told}" if told else "", largest
+        mismatch = f"recomputed the id is {again}"
+    return row["symbol"], f"{intent_id}: {mismatch}" if mismatch else "", largest
 
 
 def plans_as_intended(evidence: Evidence) -> Finding:
@@ -156,15 +158,15 @@ def plans_as_intended(evidence: Evidence) -> Finding:
         mine = plans.get(intent_id, [])
         asked += len(mine)
         if row["mode"] == "shadow":
-            odd = f"{len(mine)} plans, made in shadow mode" if mine else ""
+            violation = f"{len(mine)} plans, made in shadow mode" if mine else ""
         elif not mine:
-            odd = "no plan, made in plan mode" if row["created_at"].timestamp() > seen_from else ""
+            violation = "no plan, made in plan mode" if row["created_at"].timestamp() > seen_from else ""
         elif len(mine) > 1 and not evidence.keys.cluster:
-            odd = f"{len(mine)} plans"
+            violation = f"{len(mine)} plans"
         else:
-            odd = _other_plan(row, mine[0])
-        if odd:
-            failing[row["symbol"]] = f"{intent_id}: {odd}"
+            violation = _other_plan(row, mine[0])
+        if violation:
+            failing[row["symbol"]] = f"{intent_id}: {violation}"
     return Finding(f"{asked} plans of {len(rows)} intents", "none in shadow mode, one each in plan mode", len(rows), failing)
 
 

@@ -166,14 +166,15 @@ def _show(verdicts: Sequence[Verdict], now: float, of_what: str, *, as_json: boo
 
     if as_json:
         rows = [
-            {"proof": one.proof.title, "group": one.proof.group, "claim": one.proof.claim, **told(one, now)} for one in verdicts
+            {"proof": verdict.proof.title, "group": verdict.proof.group, "claim": verdict.proof.claim, **told(verdict, now)}
+            for verdict in verdicts
         ]
         click.echo(json.dumps(rows, indent=2))
     else:
         for verdict in verdicts:
             click.echo(line(verdict))
-    unmet = [one for one in verdicts if not one.passed]
-    failed = [one for one in unmet if one.severity == "ERROR" or one.proof.title not in ONLY_NAMED]
+    unmet = [verdict for verdict in verdicts if not verdict.passed]
+    failed = [verdict for verdict in unmet if verdict.severity == "ERROR" or verdict.proof.title not in ONLY_NAMED]
     click.echo(f"{len(verdicts) - len(unmet)} of {len(verdicts)} proofs hold {of_what}", err=True)
     return failed
 

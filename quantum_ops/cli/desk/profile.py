@@ -51,7 +51,9 @@ def list_profiles(*, as_json: bool) -> None:
     names = list(dict.fromkeys((*shipped(), settings.profile or LOCKED)))
     listed = [(name, load(name, settings.symbols)) for name in names]
     if as_json:
-        rows = [{"given_as": name, "of_settings": name == (settings.profile or LOCKED), **_head(one)} for name, one in listed]
+        rows = [
+            {"given_as": name, "of_settings": name == (settings.profile or LOCKED), **_head(loaded)} for name, loaded in listed
+        ]
         click.echo(json.dumps(rows, indent=2))
         return
     from quantum_ops.cli.layout import Column, console, records
@@ -68,13 +70,13 @@ def list_profiles(*, as_json: bool) -> None:
     shown = [
         (
             name,
-            one.version,
-            one.fingerprint,
-            f"{one.candle_interval_sec} s" if one.candle_interval_sec else "any",
+            loaded.version,
+            loaded.fingerprint,
+            f"{loaded.candle_interval_sec} s" if loaded.candle_interval_sec else "any",
             "PROFILE" if name == (settings.profile or LOCKED) else "",
-            one.note,
+            loaded.note,
         )
-        for name, one in listed
+        for name, loaded in listed
     ]
     out.print(records(out, columns, shown))
 
@@ -127,13 +129,13 @@ def diff(before: str, after: str, *, as_json: bool) -> None:
     from quantum_core.profiles.safety import differences
 
     settings = _settings_for(before, after)
-    one, another = _profile_named(before, settings), _profile_named(after, settings)
-    found = differences(one, another)
+    first, second = _profile_named(before, settings), _profile_named(after, settings)
+    changes = differences(first, second)
     if as_json:
-        report = {"a": _head(one), "b": _head(another), "differences": [_as_json(each) for each in found]}
+        report = {"a": _head(first), "b": _head(second), "differences": [_as_json(each) for each in changes]}
         click.echo(json.dumps(report, indent=2))
         return
-    _print_differences(found, f"{one.name} {one.fingerprint}", f"{another.name} {another.fingerprint}")
+    _print_differences(changes, f"{first.name} {first.fingerprint}", f"{second.name} {second.fingerprint}")
 
 
 @profile.command()
@@ -219,7 +221,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     except (ProfileFileError, DoesNotFitError) as error:
         _stop(str(error), EXIT_USAGE)
     changes = differences(current.profile, resulting)
-    loosened = [one for one in changes if one.loosened]
+    loosened = [change for change in changes if change.loosened]
     if not as_json:
         _print_differences(
             changes,
@@ -230,8 +232,8 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
         click.echo(printable(f"warning: {text}"), err=True)
     if loosened and not loosen:
         if as_json:
-            click.echo(json.dumps({"used": None, "loosens": [_as_json(one) for one in loosened]}, indent=2))
-        limits = ", ".join(_path(one) for one in loosened)
+            click.echo(json.dumps({"used": None, "loosens": [_as_json(change) for change in loosened]}, indent=2))
+        limits = ", ".join(_path(change) for change in loosened)
         _stop(f"Nothing was changed: it loosens {limits}. If that is meant, add --loosen.", EXIT_FAILED)
     try:
         used = in_words(lambda: put_in_force(store, chosen, by=by, reason=reason, at_start=at_start, compared=newest))
@@ -241,7 +243,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     if as_json:
         report = {
             "used": {"name": resulting.name, "fingerprint": resulting.fingerprint, "entry": used.entry, "at_start": waits},
-            "differences": [_as_json(one) for one in changes],
+            "differences": [_as_json(change) for change in changes],
         }
         click.echo(json.dumps(report, indent=2))
         return
@@ -267,17 +269,17 @@ def history(*, as_json: bool) -> None:
 
     store = RedisStore(load_settings())
     now, uses = profile_now(store), [] if _is_unreadable(store) else uses_of(store)
-    rows = [(one, _why_not(one, store.settings), _state(one, now)) for one in uses]
+    rows = [(record, _why_not(record, store.settings), _state(record, now)) for record in uses]
     if as_json:
         listed = [
             {
-                **{field: getattr(one, field) for field in ("entry", "at", "name", "fingerprint", "by", "reason", "at_start")},
+                **{field: getattr(record, field) for field in ("entry", "at", "name", "fingerprint", "by", "reason", "at_start")},
                 "usable": not why,
                 "why": why,
                 "in_force": state == IN_FORCE,
                 "waiting": state == "waits",
             }
-            for one, why, state in rows
+            for record, why, state in rows
         ]
         in_force = {**_head(now.profile), "entry": now.use.entry if now.use else None}
         click.echo(json.dumps({"in_force": in_force, "trouble": now.trouble, "uses": listed}, indent=2))

@@ -68,7 +68,7 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
             results.append({"symbol": symbol, "profile": profile.name, "fingerprint": profile.fingerprint, **counted})
             if not as_json:
                 click.echo(f"{symbol} {profile.name}: {counted['windows']} windows, {time.monotonic() - began:.0f} s", err=True)
-    if not any(one["windows"] for one in results):
+    if not any(result["windows"] for result in results):
         msg = f"nothing was counted: a window needs {max(profile.candles_required for profile in profiles)} candles"
         raise click.ClickException(msg)
     if as_json:
@@ -78,13 +78,13 @@ def try_profiles(files: tuple[Path, ...], names: tuple[str, ...], step: int, hel
     columns = (Column("symbol"), Column("profile"), *(Column(name, right=True, labelled=True) for name in numbers))
     rows = [
         (
-            one["symbol"],
-            one["profile"],
-            f"{one['windows']}",
-            *(f"{one[name]:.1%}" for name in SHARES),
-            f"{one['stop_dist_pct']:.2%}",
+            result["symbol"],
+            result["profile"],
+            f"{result['windows']}",
+            *(f"{result[name]:.1%}" for name in SHARES),
+            f"{result['stop_dist_pct']:.2%}",
         )
-        for one in results
+        for result in results
     ]
     out = console()
     out.print(records(out, columns, rows, "Shares of windows and positions; stop: median distance"))

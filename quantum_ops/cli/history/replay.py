@@ -141,15 +141,15 @@ def _play(store: RedisStore, recordings: list[Recording], speed: float, *, keep_
             time.sleep(max(0.0, due - time.monotonic()) if shown < steps else 0.0)
 
 
-def _summary(store: RedisStore, one: Recording) -> dict[str, Any]:
+def _summary(store: RedisStore, recording: Recording) -> dict[str, Any]:
     return {
-        "file": str(one.paths[0]),
-        "files": [str(path) for path in one.paths],
-        "symbol": one.symbol,
-        "key": store.keys.of("candles_history", one.symbol),
-        "rows": one.candles.frame.height,
-        "written": min(one.candles.frame.height, HISTORY_CANDLES_MAX),
-        "malformed": malformed_rows(one),
-        "malformed_count": one.candles.malformed_count,
-        "duplicates": one.candles.duplicates,
+        "file": str(recording.paths[0]),
+        "files": [str(path) for path in recording.paths],
+        "symbol": recording.symbol,
+        "key": store.keys.of("candles_history", recording.symbol),
+        "rows": recording.candles.frame.height,
+        "written": min(recording.candles.frame.height, HISTORY_CANDLES_MAX),
+        "malformed": malformed_rows(recording),
+        "malformed_count": recording.candles.malformed_count,
+        "duplicates": recording.candles.duplicates,
     }

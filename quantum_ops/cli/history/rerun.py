@@ -158,11 +158,11 @@ def _show(outcome: Outcome, seconds: float) -> None:
         return
     click.echo(f"{outcome.differing:,} differ. The first field of each that does:")
     table = Table("time", "asset", "symbol", "field", "published", "computed", box=None, pad_edge=False)
-    for one in outcome.differences[:SHOWN_MAX]:
-        at = f"{one.at.astimezone(UTC):%H:%M:%S}" if one.at is not None else ""
-        table.add_row(at, one.asset, one.symbol, one.name, one.recorded, one.computed)
+    for difference in outcome.differences[:SHOWN_MAX]:
+        at = f"{difference.at.astimezone(UTC):%H:%M:%S}" if difference.at is not None else ""
+        table.add_row(at, difference.asset, difference.symbol, difference.name, difference.recorded, difference.computed)
     Console().print(table)
     if outcome.differing > SHOWN_MAX:
         click.echo(f"and {outcome.differing - SHOWN_MAX:,} more; --json gives the first {len(outcome.differences)}.")
-    for reason in sorted({one.reason for one in outcome.differences} - {""}):
+    for reason in sorted({difference.reason for difference in outcome.differences} - {""}):
         click.echo(f"Known reason: {reason}.")
