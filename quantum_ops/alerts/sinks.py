@@ -1,26 +1,20 @@
-"""Delivery of alerts: to every recipient of the Apprise URLs of their severity and to the stream of alerts, each at its own pace.
+"""Where alerts go: every recipient of the Apprise URLs of their severity, and the stream of alerts.
 
-A sink that is slow or away holds up nobody else, gets every message in order once it answers again, and says meanwhile what is
-the matter with it. Each recipient of an address is a sink of its own: Apprise answers for all of them at once, and who got a
-message would get it again with every attempt for the one that did not. What an alert says is decided in
-``quantum_ops.alerts.incidents``. URLs hold credentials: none of their parts is ever printed.
+Each recipient of an address is a sink of its own: Apprise answers for all of them at once, and who got a message would get it
+again with every attempt for the one that did not. When a message is tried, again or no more is decided in
+``quantum_ops.alerts.outbox``; what it says, in ``quantum_ops.alerts.incidents``. URLs hold credentials: none of their parts is
+ever printed.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
-import logging
 import re
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -29,23 +23,15 @@ from pydantic import SecretStr
 from quantum_core.alert_catalogue import SEVERITIES
 from quantum_core.contracts.codecs import TIME
 from quantum_core.settings import Settings
+from quantum_ops.alerts.answers import Answer, Overheard, answers_meanwhile
 from quantum_ops.alerts.words import Message
 from resources.store.profiles import bring_up_to_date
 from resources.store.redis_store import RedisStore, flat
 from resources.store.transport.unavailable import RedisUnavailableError
 
 STREAM_MAXLEN = 10_000
-FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 5.0, 300.0
-ATTEMPTS_IN_A_ROW = 4  # then the messages of other alerts are tried first
-KEPT_SEC = 86400.0  # an alert that could not be delivered within a day is given up, and counted
-REFUSED_TRIES = 12  # half an hour: a service that says no to a message is asked no longer
-UNANSWERED_TRIES = 4  # a service that took the request and did not answer may have delivered it every time
-RETRY_AFTER_SEC_MAX = 3600.0  # what a service may ask for
-NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # of the 400s: later it may be yes
 SECRET_CHARS_MIN = 3  # shorter parts of a URL are no secrets, and hiding them would garble every text
 ERROR_CHARS_MAX = 300
-
-log = logging.getLogger("quantum.alerts")
 
 
 class DeliveryError(RuntimeError):
@@ -58,7 +44,7 @@ class DeliveryError(RuntimeError):
     retry_after_sec
         What the service asked for before the next attempt.
     tries_max
-        Attempts after which the message is given up; 0: it is tried for KEPT_SEC.
+        Attempts after which the message is given up; 0: it is tried for a day.
     """
 
     def __init__(self, text: str, *, retry_after_sec: float = 0.0, tries_max: int = 0) -> None:
@@ -155,7 +141,7 @@ class AppriseSink:
             The service refused it or did not answer.
         """
         self.prepare()
-        with self._apprise() as (apprise, logged), _answers() as answers:
+        with self._apprise() as (apprise, logged), answers_meanwhile() as answers:
             notifier = apprise.Apprise(asset=self._service.asset)
             notifier.add(self._service)
             taken = notifier.notify(
@@ -165,7 +151,7 @@ class AppriseSink:
                 body_format=apprise.NotifyFormat.TEXT,
             )
         if not taken:
-            last_answer = answers[-1] if answers else _Answer()
+            last_answer = answers[-1] if answers else Answer()
             text = hide(" ".join(logged) or "not taken, no reason given", self._url)
             raise DeliveryError(text, retry_after_sec=last_answer.retry_after_sec, tries_max=last_answer.tries_max)
 
@@ -175,7 +161,7 @@ class AppriseSink:
         try:
             import apprise
 
-            with _Overheard() as logged:
+            with Overheard() as logged:
                 yield apprise, logged
         except Exception as error:  # noqa: BLE001 - a hundred plugins of others: whatever one raises must not end the thread
             raise DeliveryError(hide(f"{type(error).__name__}: {error}", self._url)) from None
@@ -231,171 +217,6 @@ class StreamSink:
         if isinstance(reply, Exception):
             msg = f"{key} cannot be used as a stream: {reply}"
             raise DeliveryError(msg)
-
-
-@dataclass(frozen=True)
-class SinkState:
-    """How delivery to one sink stands.
-
-    Attributes
-    ----------
-    name
-        The sink.
-    pending, delivered, failures, given_up
-        Messages waiting, messages taken, attempts that failed, messages dropped; since the start.
-    last_error
-        Of the last attempt, when that failed.
-    lost
-        Title of the message last given up, and why; empty once another has been taken since.
-    lost_at
-        When the first of those that were given up since was, epoch s.
-    """
-
-    name: str
-    pending: int
-    delivered: int
-    failures: int
-    given_up: int
-    last_error: str
-    lost: str = ""
-    lost_at: float = 0.0
-
-
-class Outbox:
-    """The queue of one sink, and the thread that empties it.
-
-    Parameters
-    ----------
-    sink
-        Where the messages go.
-    clock
-        Source of the time, aware UTC.
-    pending
-        What a predecessor left undelivered, oldest first.
-    first_pause_sec
-        Pause after a failed attempt; each further one doubles it, up to LONGEST_PAUSE_SEC.
-    delivered
-        Called after each message that has left the queue.
-    """
-
-    def __init__(
-        self,
-        sink: Sink,
-        clock: Callable[[], datetime],
-        pending: Iterable[Message] = (),
-        *,
-        first_pause_sec: float = FIRST_PAUSE_SEC,
-        delivered: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.sink = sink
-        self.clock = clock
-        self.first_pause_sec = first_pause_sec
-        self._after_delivery = delivered
-        self._queue = deque(pending)
-        self._delivered = self._failures = self._given_up = 0
-        self._tries: Counter[tuple[str, str, float]] = Counter()  # of what waits
-        self._last_error = self._lost = ""
-        self._lost_at = 0.0
-        self._ending = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name=f"alerts {sink.name}", daemon=True)
-
-    def start(self) -> None:
-        """Start delivering."""
-        self._thread.start()
-
-    def put(self, messages: Sequence[Message]) -> None:
-        """Append the messages this sink takes."""
-        with self._changed:
-            self._queue.extend(self.taken(messages))
-            self._changed.notify()
-
-    def taken(self, messages: Iterable[Message]) -> list[Message]:
-        """Select the messages this sink takes: those of its severities, and the end of what it heard the beginning of."""
-        return [one for one in messages if not self.sink.severities.isdisjoint({one.severity, *one.routes})]
-
-    def stop(self, within_sec: float) -> None:
-        """Stop delivering; a delivery under way may end."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(within_sec)
-
-    def undelivered(self) -> list[Message]:
-        """Give what waits, oldest first."""
-        with self._changed:
-            return list(self._queue)
-
-    def state(self) -> SinkState:
-        """Give the state of the delivery."""
-        with self._changed:
-            counts = (len(self._queue), self._delivered, self._failures, self._given_up)
-            return SinkState(self.sink.name, *counts, self._last_error, self._lost, self._lost_at)
-
-    def _work(self) -> None:
-        try:
-            self.sink.prepare()
-        except DeliveryError as error:
-            self._failed(error)
-        pause, refused = 0.0, 0
-        while (message := self._next(pause)) is not None:
-            if self.clock().timestamp() - message.at > KEPT_SEC:
-                self._leave(given_up=f"not delivered within a day; {self._last_error}")
-                continue
-            try:
-                self.sink.deliver(message)
-            except DeliveryError as error:
-                self._failed(error)
-                pause, refused = min(2 * pause or self.first_pause_sec, LONGEST_PAUSE_SEC), refused + 1
-                pause = max(pause, min(error.retry_after_sec, RETRY_AFTER_SEC_MAX))
-                if 0 < error.tries_max <= self._tried(message):
-                    self._leave(given_up=f"{error.tries_max} attempts; {error}")
-                elif refused % ATTEMPTS_IN_A_ROW == 0:
-                    self._let_others_pass(message)
-                continue
-            pause, refused = 0.0, 0
-            self._leave()
-
-    def _next(self, pause: float) -> Message | None:
-        """Wait for the pause to be over and for a message; ``None`` when the work ends."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ending, pause)
-            self._changed.wait_for(lambda: self._ending or self._queue)
-            return None if self._ending else self._queue[0]
-
-    def _let_others_pass(self, message: Message) -> None:
-        """Put a message behind those of other alerts: the service may refuse this one only. Its own alert stays in order."""
-        with self._changed:
-            same = [one for one in self._queue if one.alert == message.alert]
-            self._queue = deque([*(one for one in self._queue if one.alert != message.alert), *same])
-
-    def _tried(self, message: Message) -> int:
-        """Count one more attempt to deliver a message."""
-        which = (message.alert, message.event, message.at)
-        self._tries[which] += 1
-        return self._tries[which]
-
-    def _failed(self, error: DeliveryError) -> None:
-        log.warning("%s: %s", self.sink.name, error)
-        with self._changed:
-            self._failures += 1
-            self._last_error = str(error)[:ERROR_CHARS_MAX]
-
-    def _leave(self, *, given_up: str = "") -> None:
-        """Take the first message out: it was delivered, or is given up for a reason."""
-        with self._changed:
-            message = self._queue.popleft()
-            self._tries.pop((message.alert, message.event, message.at), None)
-            if given_up:
-                self._lost_at = self._lost_at or self.clock().timestamp()
-                self._lost = f"{message.title} ({given_up})"[:ERROR_CHARS_MAX]
-                self._given_up += 1
-            else:
-                self._delivered, self._last_error, self._lost, self._lost_at = self._delivered + 1, "", "", 0.0
-        if given_up:
-            log.error("%s: given up: %s: %s", self.sink.name, message.title, given_up)
-        self._after_delivery()
 
 
 def sinks(settings: Settings, clock: Callable[[], datetime]) -> list[Sink]:
@@ -465,90 +286,3 @@ def _one_each(service: Any) -> list[tuple[object, Any]]:
                 setattr(single, copies, set())
         singles.append((target, single))
     return singles if all(len(single) == 1 for _, single in singles) else []
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What became of one HTTP request: what the service asked for, and how often it may be asked."""
-
-    retry_after_sec: float = 0.0
-    tries_max: int = 0
-
-    @classmethod
-    def of(cls, status: int, retry_after: str | None) -> _Answer:
-        refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in NOT_NOW
-        return cls(_seconds(retry_after), REFUSED_TRIES if refused else 0)
-
-
-_heard = threading.local()
-
-
-@contextmanager
-def _answers() -> Iterator[list[_Answer]]:
-    """Give what this thread's HTTP requests are answered meanwhile: Apprise passes on neither status nor Retry-After."""
-    _listen()
-    _heard.answers = []
-    try:
-        yield _heard.answers
-    finally:
-        _heard.answers = None
-
-
-@functools.cache
-def _listen() -> None:
-    import requests
-
-    send = requests.Session.send
-
-    @functools.wraps(send)
-    def noted(self: Any, request: Any, **options: Any) -> Any:
-        answers = getattr(_heard, "answers", None)
-        try:
-            answer = send(self, request, **options)
-        except requests.ReadTimeout:
-            if answers is not None:
-                answers.append(_Answer(tries_max=UNANSWERED_TRIES))
-            raise
-        if answers is not None:
-            answers.append(_Answer.of(answer.status_code, answer.headers.get("Retry-After")))
-        return answer
-
-    requests.Session.send = noted  # type: ignore[method-assign]
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Read a Retry-After: seconds, or a date (RFC 9110, section 10.2.3); 0 where it is neither."""
-    text = (retry_after or "").strip()
-    if text.isdecimal() and text.isascii():
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return 0.0
-    return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp(), 0.0)
-
-
-class _Overheard(logging.Handler):
-    """Collects what Apprise logs in this thread."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.thread = threading.get_ident()
-        self.said: list[str] = []
-
-        self.log = logging.getLogger("apprise")
-        for name in ("urllib3", "requests"):  # at DEBUG they print addresses, tokens included
-            logging.getLogger(name).setLevel(logging.INFO)
-
-    def __enter__(self) -> list[str]:
-        self.log.propagate = False  # it may name the URL; what is passed on from here has that taken out
-        self.log.addHandler(self)
-        return self.said
-
-    def __exit__(self, *_: object) -> None:
-        self.log.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep what was logged by this thread."""
-        if record.thread == self.thread:
-            self.said.append(record.getMessage())

@@ -19,11 +19,12 @@ from quantum_core.alert_catalogue import KINDS
 from quantum_core.freshness import Evaluation, Limits, SymbolSigns, VitalSigns, evaluate, next_crossing
 from quantum_ops.alerts.host_signs import HostSigns
 from quantum_ops.alerts.incidents import Ledger, Policy
+from quantum_ops.alerts.outbox import Outbox, SinkState
 from quantum_ops.alerts.profile_signs import ALERTS as OF_PROFILE
 from quantum_ops.alerts.profile_signs import profile_troubles
 from quantum_ops.alerts.recorder_signs import ALERTS as OF_RECORDER
 from quantum_ops.alerts.recorder_signs import recorder_troubles
-from quantum_ops.alerts.sinks import Outbox, SinkState, from_json, sinks, to_json
+from quantum_ops.alerts.sinks import from_json, sinks, to_json
 from quantum_ops.alerts.trading.decided import NOTHING_DECIDED, Decided
 from quantum_ops.alerts.trading.signs import TradingSignsReader
 from quantum_ops.alerts.trading.watch import TradingWatch

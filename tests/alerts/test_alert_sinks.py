@@ -15,11 +15,11 @@ from apprise.plugins.ntfy import NotifyNtfy
 from apprise.plugins.slack import NotifySlack
 from pydantic import SecretStr
 
+from quantum_ops.alerts.answers import REFUSED_TRIES
+from quantum_ops.alerts.outbox import Outbox
 from quantum_ops.alerts.sinks import (
-    REFUSED_TRIES,
     AppriseSink,
     DeliveryError,
-    Outbox,
     StreamSink,
     WrongAlertUrlError,
     from_json,
