@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -159,8 +159,6 @@ class RedisIOManager(dg.IOManager):
             shown = self._shown.step(context, table, cycle_id, failing)
             shown.judge(obj["symbol"].to_list(), failures)
         shared.without[table.asset] = _unpublished(obj)
-        absent = dict(obj.filter(pl.col("state") == State.ABSENT).select("symbol", "why").iter_rows())
-        published = [outcome for outcome in outcomes if outcome.published]
         on_request = CYCLE_TAG not in tags  # whoever asks for one symbol sees its materialization, also when it has not changed
         recovered = frozenset(shown.due.recovered if shown is not None else ())  # shown as failed until they are materialized
         recorded = [
@@ -168,9 +166,7 @@ class RedisIOManager(dg.IOManager):
             for outcome in outcomes
             if outcome.published or ((on_request or outcome.symbol in recovered) and not outcome.error)
         ]
-        say = context.log.info if on_request else log.info  # the cycle's own lines would fill the event log
-        for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
-            say("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
+        _log_recorded(context, table, recorded, rows, on_request=on_request)
         made = [
             Made(None if table.of_account else outcome.symbol, _metadata(table, rows[outcome.symbol], outcome, cycle_id, profile))
             for outcome in recorded
@@ -179,27 +175,10 @@ class RedisIOManager(dg.IOManager):
         run_fails = on_request and bool(failures) and not recorded
         if shown is not None:
             shown.record(obj, {outcome.symbol for outcome in recorded}, run_fails=run_fails)
-        context.add_output_metadata(
-            {
-                "evaluated": len(obj),
-                "published": len(published),
-                "unchanged": sum(not outcome.published and not outcome.error for outcome in outcomes),
-                "nothing_due": len(absent),
-                "failed": len(failures),
-                "cycle_id": cycle_id,
-                **({"failures": _failure_table(failures)} if failures else {}),
-            }
-        )
+        context.add_output_metadata(_counts(obj, outcomes, failures, cycle_id))
         if failures:
-            named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
             news = on_request or shown is None or shown.due.failed  # an hour of the same lines would fill the event log
-            warn = context.log.warning if news else log.info
-            warn("%s: %d of %d symbols failed: %s", table.asset, len(failures), len(obj), named)
-            if run_fails:
-                raise dg.Failure(
-                    description=f"{table.asset} published nothing. {named}. {remedy_of(failures)}",
-                    metadata={"failures": _failure_table(failures)},
-                )
+            _report_failures(context.log.warning if news else log.info, table, failures, len(obj), run_fails=run_fails)
 
     def _read_once(self, run: OfRun, table: Table, symbols: Sequence[str]) -> pl.DataFrame:
         """Read what was published, once for all steps of a run that need it: they act on the same values, at one price."""
@@ -312,6 +291,52 @@ def _marked(frame: pl.DataFrame, without: Mapping[str, tuple[str, str]]) -> pl.D
         orient="row",
     )
     return frame.update(marks, on="symbol", how="left")
+
+
+def _log_recorded(
+    context: dg.OutputContext,
+    table: Table,
+    recorded: Sequence[Publication],
+    rows: Mapping[str, Mapping[str, Any]],
+    *,
+    on_request: bool,
+) -> None:
+    """Log what is recorded, one line per symbol."""
+    write = context.log.info if on_request else log.info  # the cycle's own lines would fill the event log
+    for outcome in recorded if on_request or log.isEnabledFor(logging.INFO) else ():
+        write("%s %s", "Published" if outcome.published else "Unchanged", table.headline_of(rows[outcome.symbol]))
+
+
+def _counts(frame: pl.DataFrame, outcomes: Sequence[Publication], failures: Mapping[str, str], cycle_id: str) -> dict[str, Any]:
+    """Count what became of the symbols, as the metadata of the step's output."""
+    return {
+        "evaluated": len(frame),
+        "published": sum(outcome.published for outcome in outcomes),
+        "unchanged": sum(not outcome.published and not outcome.error for outcome in outcomes),
+        "nothing_due": frame.filter(pl.col("state") == State.ABSENT)["symbol"].n_unique(),
+        "failed": len(failures),
+        "cycle_id": cycle_id,
+        **({"failures": _failure_table(failures)} if failures else {}),
+    }
+
+
+def _report_failures(
+    warn: Callable[..., None], table: Table, failures: Mapping[str, str], evaluated: int, *, run_fails: bool
+) -> None:
+    """Log the symbols that failed.
+
+    Raises
+    ------
+    dagster.Failure
+        The run fails with them.
+    """
+    named = "; ".join(f"{symbol}: {reason}" for symbol, reason in list(failures.items())[:FAILURES_SHOWN])
+    warn("%s: %d of %d symbols failed: %s", table.asset, len(failures), evaluated, named)
+    if run_fails:
+        raise dg.Failure(
+            description=f"{table.asset} published nothing. {named}. {remedy_of(failures)}",
+            metadata={"failures": _failure_table(failures)},
+        )
 
 
 def _metadata(table: Table, row: Mapping[str, Any], outcome: Publication, cycle_id: str, profile: Profile) -> dict[str, Any]:

@@ -231,10 +231,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     for text in warnings_of(resulting, settings):
         click.echo(printable(f"warning: {text}"), err=True)
     if loosened and not loosen:
-        if as_json:
-            click.echo(json.dumps({"used": None, "loosens": [_as_json(change) for change in loosened]}, indent=2))
-        limits = ", ".join(_path(change) for change in loosened)
-        _stop(f"Nothing was changed: it loosens {limits}. If that is meant, add --loosen.", EXIT_FAILED)
+        _refuse_loosened(loosened, as_json=as_json)
     try:
         used = in_words(lambda: put_in_force(store, chosen, by=by, reason=reason, at_start=at_start, compared=newest))
     except (NotRecordedError, OvertakenUseError) as error:
@@ -247,13 +244,20 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
         }
         click.echo(json.dumps(report, indent=2))
         return
-    when = (
-        "when the daemon is started anew"
-        if waits
-        else f"with the next cycle of every shard, within {settings.publish_interval_sec} s"
-    )
+    when = "when the daemon is started anew" if waits else _with_the_next_cycle(settings)
     click.echo(printable(f"Recorded: {resulting.name} {resulting.fingerprint}, by {used.by}. It takes effect {when}."))
     click.echo("See: quantum profile history, quantum status")
+
+
+def _refuse_loosened(loosened: Sequence[Difference], *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"used": None, "loosens": [_as_json(change) for change in loosened]}, indent=2))
+    limits = ", ".join(_path(change) for change in loosened)
+    _stop(f"Nothing was changed: it loosens {limits}. If that is meant, add --loosen.", EXIT_FAILED)
+
+
+def _with_the_next_cycle(settings: Settings) -> str:
+    return f"with the next cycle of every shard, within {settings.publish_interval_sec} s"
 
 
 @profile.command()
