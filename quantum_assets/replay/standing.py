@@ -18,9 +18,9 @@ import orjson
 import polars as pl
 
 from quantum_assets.capital_efficiency import Read
-from quantum_assets.position import Inputs, judge_snapshots, memory_of, move_on
 from quantum_assets.position_size import no_equity
 from quantum_assets.replay.together import Case, Loaded, symbol_of, together
+from quantum_assets.shared.tracked_positions import Inputs, judge_snapshots, memory_of, move_on
 from quantum_core.contracts.legs import underlyings
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, Change, Table, publication_due

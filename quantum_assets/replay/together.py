@@ -22,10 +22,10 @@ from quantum_assets.capital_efficiency import Read, efficiency_frame, external_f
 from quantum_assets.governor_permit import state_row, states_frame
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
-from quantum_assets.position import Moved, tracked_frame
 from quantum_assets.position_size import no_equity, size_frame
 from quantum_assets.risk_proposal import risk_frame
 from quantum_assets.shared.rows import assemble, shared_by_legs, without_result
+from quantum_assets.shared.tracked_positions import Moved, tracked_frame
 from quantum_assets.trade_intent import (
     GONE,
     HARVEST_USED,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from quantum_assets.position import _Scaled
+from quantum_assets.shared.tracked_positions import _Scaled
 from quantum_core.kernels.position.consistency import contradictions
 from quantum_core.kernels.position.contract import BASE_UNITS
 from resources.governor.plan import parse_plan

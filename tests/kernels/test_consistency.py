@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantum_assets.position import _Scaled
+from quantum_assets.shared.tracked_positions import _Scaled
 from quantum_core.kernels.position.consistency import contradictions, in_other_units, newest_close
 from quantum_core.kernels.position.contract import BASE_UNITS, Contract
 from resources.inputs.position_parsing import parse_position

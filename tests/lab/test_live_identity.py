@@ -10,8 +10,8 @@ import pytest
 
 from quantum_assets.harvest_proposal import harvest_frame
 from quantum_assets.market_state import market_state_frame
-from quantum_assets.position import Inputs, judge_snapshots, move_on, tracked_frame
 from quantum_assets.risk_proposal import risk_frame
+from quantum_assets.shared.tracked_positions import Inputs, judge_snapshots, move_on, tracked_frame
 from quantum_core.contracts.reading import Reading
 from quantum_core.contracts.tables import POSITION
 from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta

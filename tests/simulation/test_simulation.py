@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-import quantum_assets.position
 import quantum_assets.replay.together
+import quantum_assets.shared.tracked_positions
 import resources.governor.judge
 import resources.inputs.candles
 from quantum_assets.simulation import cycle, invariants
@@ -125,7 +125,7 @@ def take_old_candles(monkeypatch):
 
 
 def take_old_snapshots(monkeypatch):
-    monkeypatch.setattr(quantum_assets.position, "_unfit", lambda *_: "")
+    monkeypatch.setattr(quantum_assets.shared.tracked_positions, "_unfit", lambda *_: "")
 
 
 def move_stops(monkeypatch):

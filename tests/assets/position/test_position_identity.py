@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantum_assets import position as asset
+from quantum_assets.shared import tracked_positions as asset
 from quantum_core.contracts.tables import POSITION
 from quantum_core.kernels.columns import Market, Position
 from quantum_core.kernels.position.identity import Memory

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from quantum_assets import position as position_asset
 from quantum_assets.market_state import market_state_frame
 from quantum_assets.position import position_frame
 from quantum_assets.risk_proposal import risk_frame
+from quantum_assets.shared import tracked_positions
 from quantum_assets.shared.rows import shared_by_legs
 from quantum_core.contracts.legs import SEPARATOR, underlying
 from quantum_core.contracts.reading import State
@@ -269,6 +269,6 @@ def test_without_the_memory_of_a_flip_the_property_fails(
     make_store: Callable[..., RedisStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A property that holds of a broken product proves nothing."""
-    monkeypatch.setattr(position_asset, "_own_fields", lambda told, _state, _memory: (told, {}))
+    monkeypatch.setattr(tracked_positions, "_own_fields", lambda told, _state, _memory: (told, {}))
     faults, *_ = sequences(make_store, 0)
     assert "the new side has the stop of the other one" in " ".join(faults)
