@@ -167,12 +167,15 @@ def _let_go(
 ) -> dict[str, str]:
     """Delete the kept state of flat symbols, mark that of symbols nobody shows or that may be open yet; name what was refused."""
     mark = {"held": "0", "computed_at_utc": TIME.encode(now), "last_update_epoch": EPOCH.encode(now.timestamp())}
-    flat = {one.symbol: isinstance(one.value, Flat) and one.symbol not in doubtful for one in raw}
+    flat = {reading.symbol: isinstance(reading.value, Flat) and reading.symbol not in doubtful for reading in raw}
     released = [
-        one.symbol
-        for one in raw
-        if (one.state is State.ABSENT or isinstance(one.value, Flat))
-        and (stored[one.symbol].state is State.PRESENT or (flat[one.symbol] and stored[one.symbol].state is State.FAILED))
+        reading.symbol
+        for reading in raw
+        if (reading.state is State.ABSENT or isinstance(reading.value, Flat))
+        and (
+            stored[reading.symbol].state is State.PRESENT
+            or (flat[reading.symbol] and stored[reading.symbol].state is State.FAILED)
+        )
     ]
     if not released:
         return {}

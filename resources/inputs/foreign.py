@@ -299,10 +299,11 @@ def _scored(fields: Mapping[str, str] | Unreadable | None, value_field: str, now
     return Scored(status, value, min(max(confidence, 0.0), 1.0), fields.get("mode", ""), fields.get("source", ""), ts)
 
 
-def _loads(text: str) -> Any:
+def json_of(text: str | bytes) -> Any:
+    """Decode JSON with NaN and Infinity in it: Python writes them into fields, some of which nobody needs."""
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:  # Python writes NaN into fields nobody needs
+    except orjson.JSONDecodeError:
         return json.loads(text)
 
 
@@ -310,7 +311,7 @@ def _payload(raw_fields: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {**texts(raw_fields)}
     if "payload" in fields:
         try:
-            inner = _loads(fields["payload"])
+            inner = json_of(fields["payload"])
         except (ValueError, RecursionError):
             return fields
         if isinstance(inner, dict):

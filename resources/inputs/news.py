@@ -91,28 +91,30 @@ def read_inputs(store: RedisStore, symbols: Sequence[str]) -> dict[str, Inputs]:
     """
     every = _KNOWN.setdefault(store, {})
     known = {symbol: every.setdefault(symbol, _Known()) for symbol in symbols}
-    replies = iter(store.run("looking for news", [one for symbol in symbols for one in _probes(store, symbol, known[symbol])]))
+    replies = iter(
+        store.run("looking for news", [probe for symbol in symbols for probe in _probes(store, symbol, known[symbol])])
+    )
     now, interval_sec = store.clock().timestamp(), store.settings.candle_interval_sec
     candles, positions = [], []
-    for symbol, one in known.items():
-        members = [next(replies) for _ in range(PROBES[one.kind] if one.candle_key else 0)]
+    for symbol, memory in known.items():
+        members = [next(replies) for _ in range(PROBES[memory.kind] if memory.candle_key else 0)]
         fields = [next(replies) for _ in _position_keys(store, symbol)]
-        if _may_be_new(one, members, now, interval_sec):
+        if _may_be_new(memory, members, now, interval_sec):
             candles.append(symbol)
-        if one.position_bytes != fields:
-            one.position_bytes = fields
+        if memory.position_bytes != fields:
+            memory.position_bytes = fields
             positions.append(symbol)
     for candle in CandleReader(store).read(candles, window=1) if candles else ():
-        one = known[candle.symbol]
-        key = candle.value.key if candle.value is not None else one.candle_key if any(one.candle_bytes or ()) else ""
-        if key != one.candle_key:
+        memory = known[candle.symbol]
+        key = candle.value.key if candle.value is not None else memory.candle_key if any(memory.candle_bytes or ()) else ""
+        if key != memory.candle_key:
             text = key == store.keys.of("candles_json", store.settings.candles_of(candle.symbol))
-            one.candle_key, one.kind, one.candle_bytes = key, "string" if text else "zset", None
+            memory.candle_key, memory.kind, memory.candle_bytes = key, "string" if text else "zset", None
         newest = int(candle.value.newest_epoch_sec) if candle.value is not None else None
-        one.inputs = one.inputs._replace(candle=newest)
+        memory.inputs = memory.inputs._replace(candle=newest)
     for snapshot in PositionReader(store).snapshots(positions) if positions else ():
         known[snapshot.symbol].inputs = known[snapshot.symbol].inputs._replace(position=_shown(snapshot))
-    return {symbol: one.inputs for symbol, one in known.items()}
+    return {symbol: memory.inputs for symbol, memory in known.items()}
 
 
 def read_answered(store: RedisStore, symbols: Sequence[str]) -> dict[str, Inputs]:

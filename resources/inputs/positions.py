@@ -7,19 +7,16 @@ through to the next source.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-
-import orjson
 
 from quantum_core.contracts import legs
 from quantum_core.contracts.reading import ENTRY_BYTES_MAX, Reading, State
 from quantum_core.contracts.tables import POSITION
 from quantum_core.kernels.position.contract import BASE_UNITS, Contract
 from quantum_core.kernels.position.tracking import TrackingTheta
-from resources.inputs.foreign import number_or_none, parse_entry_id
+from resources.inputs.foreign import json_of, number_or_none, parse_entry_id
 from resources.inputs.position_parsing import FLAT, MARK_NAMES, Fields, first_given, leg_fields, parse_position
 from resources.inputs.position_snapshots import Flat, InvalidPositionError, RawPosition, synthetic_position
 from resources.store.redis_store import RedisStore, pairs, texts
@@ -277,20 +274,13 @@ def _unpacked(raw_fields: Any) -> tuple[dict[bytes, bytes], str]:
     if len(text) > ENTRY_BYTES_MAX:
         return fields, f"payload is larger than {ENTRY_BYTES_MAX} bytes"
     try:
-        payload = _json(text)
+        payload = json_of(text)
         if not isinstance(payload, dict):
             return fields, "payload is not a JSON object"
         inside = {name.encode(): str(value).encode() for name, value in payload.items() if value is not None}
     except (ValueError, RecursionError) as error:  # a lone surrogate or an endless number is a ValueError too
         return fields, f"payload: {error}"
     return fields | inside, ""
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)  # NaN and Infinity, which are to be named as what they are
 
 
 def _is_snapshot(fields: Mapping[bytes, bytes]) -> bool:

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from quantum_core.contracts.tables import RISK_PROPOSAL
 from quantum_core.profiles.profile import LOCKED
-from quantum_ops.cli.history.look_back import _texts, moment_of
+from quantum_ops.cli.history.look_back import moment_of
+from quantum_ops.cli.history.look_back_shown import texts
 from resources.governor.switches import kill
 from resources.recorder.reading import TABLES
 from tests.commands import run_command
@@ -187,8 +188,8 @@ def test_what_all_symbols_share_is_said_once(tape, narrow) -> None:
 @pytest.mark.parametrize(("name", "values"), [("sigma", [0.123456781, 0.123456782]), ("proposed_sl", [97123.4567, 97123.4568])])
 def test_neighbours_that_differ_are_shown_to_differ(name, values) -> None:
     """Six digits are enough to read, and not enough for two rows that differ in the ninth."""
-    assert len(set(_texts(name, values, one_day=True))) == 2
-    assert _texts(name, [values[0], None], one_day=True)[0] != repr(values[0])
+    assert len(set(texts(name, values, one_day=True))) == 2
+    assert texts(name, [values[0], None], one_day=True)[0] != repr(values[0])
 
 
 def test_an_entry_is_shown_although_it_says_the_same_as_the_one_before(tape) -> None:

@@ -65,10 +65,10 @@ def coverage(evidence: Evidence) -> Finding:
 
 
 def _width(share: Share, p: float) -> str:
-    told = "narrow, stops are nearer than it says" if share.value > share.exceedance else "wide, stops are farther than it says"
+    width = "narrow, stops are nearer than it says" if share.value > share.exceedance else "wide, stops are farther than it says"
     return (
         f"{share.value:.1%} of {share.judged} returns beyond the quantile, {share.exceedance:.2%} are to be (p {p:.1g}): "
-        f"sigma is too {told}; market_state.vol decides; see docs/profiles.md#sigma-out-of-its-band"
+        f"sigma is too {width}; market_state.vol decides; see docs/profiles.md#sigma-out-of-its-band"
     )
 
 

@@ -1,6 +1,6 @@
 """``quantum history``, ``quantum at`` and ``quantum export``: what the flight recorder's archive says of the past.
 
-They need the folder of the archive and nothing else: no Redis, no Dagster. Here belongs what people see of it. What a row
+They need the folder of the archive and nothing else: no Redis, no Dagster. What they print is in ``look_back_shown``. What a row
 means is :mod:`resources.recorder.reading`'s; what a packed day contains is :mod:`quantum_ops.recordings.day_export`'s.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,14 @@ import click
 
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import as_listed, load_settings
+from quantum_ops.cli.history.look_back_shown import emit, gap_text, plain, print_state, range_text, time_text, write_whole
 
 if TYPE_CHECKING:
     import polars as pl
-    from rich.console import Console
 
     from quantum_assets.shared.charts import Past
     from resources.recorder.archive import Archive
-    from resources.recorder.reading import Moment, Reader
+    from resources.recorder.reading import Reader
 
 SHOWN = (  # of one symbol, where nobody says what
     "position.side",
@@ -43,9 +42,7 @@ GLANCE = {  # of one table whose entries have dozens of fields
     "plans": ("at", "plan_id", "action", "side", "qty", "decision"),
     "alerts": ("at", "event", "severity", "kind", "title"),
 }
-HEADINGS = {"current_price": "price", "proposed_sl": "stop", "proposed_tp": "target", "harvest_action": "harvest", "R_net": "R"}
 STAMPS = ("at", "cause")  # in front of the columns of one asset
-UNSHOWN = ("seq", "cycle_id", "symbol", "schema", "digest", "profile", "computed_at_utc", "last_update_epoch", "published_at_utc")
 PLOTTED = {  # level of the picture to the column it is
     "target": ("risk_proposal", "proposed_tp"),
     "peak": ("position", "peak_price"),
@@ -119,7 +116,7 @@ def history(
 
     form = _form(form, out)
     if start > end:
-        message = f"--from {_time(start)} is after --to {_time(end)}"
+        message = f"--from {time_text(start)} is after --to {time_text(end)}"
         raise click.UsageError(message)
     with _reader() as reader:
         symbol = _known(reader, as_listed(symbol), start, end)
@@ -129,21 +126,21 @@ def history(
         if plot is not None:
             from quantum_assets.shared.charts import as_png, past_figure
 
-            _write(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
+            write_whole(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
             click.echo(f"Picture: {plot}", err=True)
         if frame.is_empty() and asset == "gaps":
-            click.echo(f"No record was lost {_range(start, end)}. {_covers(reader)}", err=True)
+            click.echo(f"No record was lost {range_text(start, end)}. {_covers(reader)}", err=True)
             return
         if frame.is_empty():
             hint = f"`quantum at {start:%Y-%m-%dT%H:%M:%S}` shows what stood then. " if _is_covered(reader, start) else ""
-            click.echo(f"Nothing is recorded of {asset or symbol} {_range(start, end)}. {hint}{_covers(reader)}", err=True)
+            click.echo(f"Nothing is recorded of {asset or symbol} {range_text(start, end)}. {hint}{_covers(reader)}", err=True)
             sys.exit(EXIT_FAILED)
         if form == "table" and not columns:
             frame = _one_by_one(frame) if asset == PARAMETERS else _glance(asset, frame)
         successive = asset is None or asset in STANDING
-        _emit(frame, form, out, title=f"{symbol} {_range(start, end)}", successive=successive)
+        emit(frame, form, out, title=f"{symbol} {range_text(start, end)}", successive=successive)
         for gap in reader.gaps(start, end):
-            click.echo(f"Not recorded: {_gap_text(gap)}", err=True)
+            click.echo(f"Not recorded: {gap_text(gap)}", err=True)
 
 
 @click.command()
@@ -169,14 +166,14 @@ def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
         state = reader.at(moment, wanted)
         covered = reader.covered()
         if covered is None or moment < covered[0] or not (any(state.rows.values()) or any(state.without.values())):
-            click.echo(f"Nothing is recorded of {_time(moment)}. {_covers(reader)}", err=True)
+            click.echo(f"Nothing is recorded of {time_text(moment)}. {_covers(reader)}", err=True)
             sys.exit(EXIT_FAILED)
         if as_json:
-            click.echo(json.dumps(asdict(state), indent=2, default=_plain))
+            click.echo(json.dumps(asdict(state), indent=2, default=plain))
         else:
-            _print_state(state)
+            print_state(state)
         if moment > covered[1]:
-            click.echo(f"The last row is older than {_time(moment)}. {_covers(reader)}", err=True)
+            click.echo(f"The last row is older than {time_text(moment)}. {_covers(reader)}", err=True)
 
 
 @click.command()
@@ -404,189 +401,13 @@ def _form(form: str | None, out: Path | None) -> str:
     return form
 
 
-def _emit(frame: pl.DataFrame, form: str, out: Path | None, title: str, *, successive: bool) -> None:
-    """Print rows, or write them to a file, which is there whole or not at all."""
-    import io
-
-    import polars as pl
-    from polars import selectors
-
-    target = io.BytesIO()
-    if form == "parquet":
-        frame.write_parquet(target)
-    elif form == "csv":
-        frame.with_columns(selectors.list().list.join("|")).write_csv(target, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
-    elif form == "json":
-        target.write(f"{json.dumps(frame.to_dicts(), indent=2, default=_plain)}\n".encode())
-    else:
-        shown = [name for name in frame.columns if name not in UNSHOWN]
-        values = [name for name in shown if name != "at"] if successive else []
-        news = [pl.col(name).ne_missing(pl.col(name).shift()) for name in values] or [pl.lit(value=True)]
-        first = pl.int_range(pl.len()) == 0
-        _print_table(frame.select(shown).filter(first | pl.any_horizontal(news)), title, out, successive=successive)
-        return
-    if out is None:
-        sys.stdout.write(target.getvalue().decode())
-        return
-    _write(out, target.getvalue())
-
-
-def _print_table(frame: pl.DataFrame, title: str, out: Path | None, *, successive: bool) -> None:
-    from rich.console import Console
-
-    from quantum_ops.cli.layout import PIPE_WIDTH, Column, console, records
-
-    days = {row.date() for row in frame["at"]} if "at" in frame.columns else set()
-    short = [name.rpartition(".")[2] for name in frame.columns]
-    headings = [
-        (name, name if short.count(last) > 1 else HEADINGS.get(last, last))
-        for name, last in zip(frame.columns, short, strict=True)
-    ]
-    columns = [
-        Column(heading, right=frame[name].dtype.is_numeric(), labelled=name not in ("at", "parameter"))
-        for name, heading in headings
-    ]
-    texts = [_texts(name, frame[name].to_list(), one_day=len(days) == 1) for name in frame.columns]
-    rows = list(zip(*texts, strict=True))
-    if out is None:
-        shown = console()
-        shown.print(records(shown, columns, rows, title=title, together=True, successive=successive))
-        return
-    try:
-        with out.open("w", encoding="utf-8") as file:
-            target = Console(file=file, width=PIPE_WIDTH, highlight=False)
-            target.print(records(target, columns, rows, title=title))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _texts(name: str, values: Sequence[Any], *, one_day: bool) -> list[str]:
-    """Write the values of a column; where rounding hides that two neighbours differ, with all their digits."""
-    texts = [_cell(name, value, one_day=one_day) for value in values]
-    hidden = any(
-        isinstance(value, float) and value != was and text == text_was
-        for (was, text_was), (value, text) in pairwise(zip(values, texts, strict=True))
-    )
-    return ["" if value is None else repr(value) for value in values] if hidden else texts
-
-
-def _print_state(state: Moment) -> None:
-    """Lay the state out: what blocked openings first, then one block per asset, one record per symbol."""
-    from quantum_ops.cli.desk.status import SHOWN as OF_ASSET
-    from quantum_ops.cli.layout import Column, console, paragraph, records
-
-    out = console()
-    out.print(paragraph(out, f"{_time(state.at)}, {len(state.rows)} symbols"))
-    switches = [f"{name} {value}" for name, value in state.switches.items() if value not in (None, "", "0", "[]", "{}")]
-    out.print(paragraph(out, f"Switches: {', '.join(switches) or 'none on'}" if state.switches else "Switches: none on record"))
-    if state.guard is not None:
-        values = [
-            f"{name} {_cell(name, state.guard.get(name))}"
-            for name in OF_ASSET["risk_guard"]
-            if state.guard.get(name) not in (None, "", [])
-        ]
-        out.print(paragraph(out, f"Risk guard: {', '.join(values)}"))
-    for gap in state.gaps:
-        out.print(paragraph(out, f"Not recorded: {_gap_text(gap)}", "yellow"))
-    for asset, fields in OF_ASSET.items():
-        rows = []
-        for symbol, of_symbol in state.rows.items():
-            row, lost = of_symbol.get(asset), state.without.get(symbol, {}).get(asset)
-            if lost is not None:
-                rows.append([symbol, _clock(lost["at"], state.at), f"{lost['state']}: {lost['why']}", *("" for _ in fields)])
-            elif row is not None:
-                rows.append([symbol, _clock(row["at"], state.at), "", *(_cell(name, row.get(name)) for name in fields)])
-        if rows:
-            columns = [
-                Column("symbol"),
-                Column("since", labelled=True),
-                Column("no result", labelled=True),
-                *(Column(name, labelled=True) for name in fields),
-            ]
-            used = [number for number in range(len(columns)) if number == 0 or any(row[number] for row in rows)]
-            out.print(
-                records(
-                    out,
-                    [columns[number] for number in used],
-                    [[row[number] for number in used] for row in rows],
-                    title=asset,
-                    together=True,
-                )
-            )
-    _print_plans(out, state)
-
-
-def _print_plans(out: Console, state: Moment) -> None:
-    from quantum_ops.cli.layout import Column, records
-
-    names = ("symbol", "plan_id", "action", "event", "reason")
-    for title, entries in (("Plans that waited", state.plans), ("Decisions of the hour before, newest first", state.decisions)):
-        rows = [[_clock(one["at"], state.at), *(str(one.get(name) or "") for name in names)] for one in entries]
-        columns = [Column("time"), *(Column(name.replace("_", " ")) for name in names)]
-        if rows:
-            out.print(records(out, columns, rows, title=title))
-
-
-def _cell(name: str, value: Any, *, one_day: bool = False) -> str:
-    from quantum_core.display import ACTIONS, price_text
-
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return f"{value:%H:%M:%S}" if one_day else f"{value:%Y-%m-%d %H:%M:%S}"
-    if name.endswith("harvest_action"):
-        return ACTIONS.get(str(value), str(value))
-    if isinstance(value, float) and "epoch" in name:
-        return f"{value:.15g}"
-    if isinstance(value, float):
-        return (
-            price_text(value)
-            if any(word in name for word in ("price", "_sl", "_tp", "usd", "close", "equity"))
-            else f"{value:.6g}"
-        )
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _clock(moment: datetime, now: datetime) -> str:
-    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _range(start: datetime, end: datetime) -> str:
-    return f"from {_time(start).removesuffix(' UTC')} to {_time(end)}"
-
-
 def _covers(reader: Reader) -> str:
     covered = reader.covered()
     if covered is None:
         return f"The archive has no row of any asset. {HOW_TO_RECORD}"
-    return f"The archive covers {_range(*covered).removeprefix('from ')}; give a time within."
+    return f"The archive covers {range_text(*covered).removeprefix('from ')}; give a time within."
 
 
 def _is_covered(reader: Reader, moment: datetime) -> bool:
     covered = reader.covered()
     return covered is not None and covered[0] <= moment <= covered[1]
-
-
-def _gap_text(gap: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {_cell(name, value)}" for name, value in gap.items() if name not in UNSHOWN and value not in (None, "")
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date) else str(value)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> click.UsageError:
-    return click.UsageError(f"{path} cannot be written ({error}): give another file")
