@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from quantum_assets.allocation_target import hint_rows as efficiency_rows
+from quantum_assets.shared.order import DECISIONS_LAST
 from quantum_assets.shared.partitions import OWNERS, symbols_of_run
 from quantum_assets.shared.rows import assemble, without_result
 from quantum_core.contracts.tables import GOVERNOR_STATE
@@ -50,6 +51,7 @@ CYCLES_KEPT = 6  # recent times of cycles, for the proof of the cadence
     ],
     group_name="governor",
     kinds={"redis"},
+    op_tags=DECISIONS_LAST,
     owners=OWNERS,
     io_manager_key="governor_io",
     description=(

@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from quantum_assets.shared.order import PROPOSALS_FIRST
 from quantum_assets.shared.partitions import OWNERS
 from quantum_assets.shared.rows import (
     assemble,
@@ -24,6 +25,7 @@ from resources.store.redis_store import RedisStore
 @dg.asset(
     group_name="proposals",
     kinds={"numpy", "redis"},
+    op_tags=PROPOSALS_FIRST,
     owners=OWNERS,
     io_manager_key="redis_io",
     description=(

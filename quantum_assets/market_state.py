@@ -6,6 +6,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from quantum_assets.shared.order import PROPOSALS_FIRST
 from quantum_assets.shared.partitions import OWNERS, symbols_of_run
 from quantum_assets.shared.rows import assemble, none_for_nan, shared_by_legs, without_result
 from quantum_core.contracts.reading import Reading, State
@@ -27,6 +28,7 @@ COLUMNS = ("sigma", "mu", "ts", "p_trend", "p_mr", "p_chop", "dp", "vr", "spike_
     deps=["candles"],
     group_name="market",
     kinds={"numpy", "redis"},
+    op_tags=PROPOSALS_FIRST,
     owners=OWNERS,
     io_manager_key="redis_io",
     description=(

@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 from redis.exceptions import ResponseError
 
+from quantum_assets.shared.order import PROPOSALS_FIRST
 from quantum_assets.shared.partitions import OWNERS, symbols_of_run
 from quantum_assets.shared.tracked_positions import Case, Inputs, judge_snapshots, memory_of, move_on, tracked_frame
 from quantum_core.contracts.codecs import EPOCH, TIME
@@ -43,6 +44,7 @@ _named: dict[str, str] = {}  # what was last named of each symbol, by this proce
     deps=["raw_positions", "candles"],
     group_name="proposals",
     kinds={"numpy", "redis"},
+    op_tags=PROPOSALS_FIRST,
     owners=OWNERS,
     io_manager_key="redis_io",
     description=(

@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from quantum_assets.shared.order import PROPOSALS_FIRST
 from quantum_assets.shared.partitions import OWNERS
 from quantum_assets.shared.rows import assemble, inputs_used, market_columns, nan_for_none, position_columns, sort_out
 from quantum_core.kernels.proposals.stops import StopsTheta, stops
@@ -14,6 +15,7 @@ from resources.store.redis_store import RedisStore
 @dg.asset(
     group_name="proposals",
     kinds={"numpy", "redis"},
+    op_tags=PROPOSALS_FIRST,
     owners=OWNERS,
     io_manager_key="redis_io",
     description=(

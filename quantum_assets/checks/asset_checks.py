@@ -20,6 +20,7 @@ from quantum_assets.checks.pack import LOOK_AGAIN_SEC, PROOFS, by_symbol, judge,
 from quantum_assets.checks.proof import RENEWED_AFTER_SEC, SOUND, Proof, Verdict
 from quantum_assets.checks.proofs.inputs import INPUTS, USABLE
 from quantum_assets.checks.results import result_of, sound_of_asset, sound_of_symbol
+from quantum_assets.shared.order import PROPOSALS_FIRST
 from quantum_assets.shared.shown_states import remember_checks
 from resources.calc_only import loaded_trading_libraries
 from resources.instance.dagster_internals import name_of
@@ -35,6 +36,7 @@ ASSETS = tuple(dict.fromkeys(proof.asset for proof in PROOFS if proof.per_symbol
 @dg.asset_check(
     asset="position",
     blocking=True,
+    op_tags=PROPOSALS_FIRST,
     description="This process has loaded no exchange, broker or order library; else the cycle proposes and permits nothing.",
 )
 def calc_only_process() -> dg.AssetCheckResult:

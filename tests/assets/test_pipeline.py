@@ -47,6 +47,15 @@ def failures_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, str]
     return {}
 
 
+def test_proposals_come_first_and_the_governor_decides_last(world, instance) -> None:
+    """A closed candle is answered by its proposals; a permit must rest on all that its run has found."""
+    steps = [event.step_key for event in run_cycle(world, instance).all_events if event.is_step_success]
+    assert set(steps[:3]) == {"market_state", "position", "position_calc_only_process"}
+    assert steps[3:5] == ["risk_proposal", "harvest_proposal"]
+    assert steps[-1] == "governor_permit"
+    assert steps.index("position_size") < steps.index("governor_permit")
+
+
 def test_one_cycle_publishes_all_nine_assets_and_materializes_what_is_new(world, instance) -> None:
     """The main job of the product. Of intents only those that were made are new; what makes one has tests of its own."""
     write_plan(world, "plan-close", "BTCUSDT", "CLOSE", qty=0.01)
