@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from time import sleep
 from typing import Any, TypeGuard
 
 import dagster as dg
@@ -37,8 +38,8 @@ from resources.store.lease import other_holder, standing_by_for
 from resources.store.profiles import profile_now
 from resources.store.redis_store import RedisStore
 from resources.store.transport.unavailable import RedisUnavailableError
-from sensors.events import OF_CANDLE, Event, Wait, asked_by, decide_event, look_for_events
-from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, failed_once, goes_first, place_tags, still_running
+from sensors.events import HELD_SEC_MAX, OF_CANDLE, Event, Wait, asked_by, decide_event, look_for_events
+from sensors.overdue import SLOWER, TICK_INTERVAL_SEC, failed_once, goes_first, longest_of_late, place_tags, still_running
 
 CYCLE_JOB_NAME, EVENT_JOB_NAME = "cycle", "event_cycle"
 TICK_SLACK_SEC = 2  # ticks come in steps of 5 s, a few milliseconds early or late
@@ -448,6 +449,7 @@ class Tick:
         self.now, self.asked = store.clock().timestamp(), asked_by(store)
         self.warm = has_warm_workers(instance)
         self.rung = self.settings.events and self.warm  # ticks come between those of the grid, and events are answered
+        self.came = self.now  # before it has waited for a turn
         self.cycles, interval_sec = cycles_of(self.settings, self.now), self.settings.publish_interval_sec
         self.requested = counts["shards"] = {
             one.symbols[0]: counts["shards"].get(one.symbols[0], first_requested(one.shard, self.now, interval_sec))
@@ -461,6 +463,16 @@ class Tick:
         self.events: list[tuple[Cycle, Event]] = []
         self.waits: list[Wait] = []
         self.inputs: Mapping[str, Inputs] = {}
+        self._took: dict[str | None, float] | None = None
+
+    def wait_for_turn(self) -> None:
+        """Let the rest of a slack pass: a cycle that a ring starts before its turn makes the gap to the next one longer."""
+        if not self.rung:
+            return
+        early_sec = min((left + RING_SLACK_SEC for left in self.wait_sec.values() if left <= 0), default=0.0)
+        if early_sec > 0:
+            sleep(min(early_sec, RING_SLACK_SEC))
+            self.now = self.store.clock().timestamp()
 
     def look_at_runs(self, log: logging.Logger) -> None:
         """End the runs that will never finish, and find which shards are due; what was given up is replaced at once."""
@@ -487,25 +499,40 @@ class Tick:
         if over:
             self.busy = {shard: run for shard, run in self.busy.items() if run.run_id not in over}
             self._decide_events(quiet, answered)
-        if any(one.run_id is None for one in self.waits):
+        if any(one.run_id is None and not one.for_turn for one in self.waits):
             ring_later(self.store)
 
     def _decide_events(self, quiet: Sequence[Cycle], answered: Mapping[str, Inputs]) -> None:
         self.events, self.waits = [], []
         for one in quiet:
-            run = self.busy.get(one.symbols[0])
+            shard = one.symbols[0]
+            run = self.busy.get(shard)
             decision = decide_event(
                 one.symbols,
                 self.inputs,
                 answered=answered,
                 asked=self.asked.inputs,
                 unfinished=run.run_id if run is not None else None,
-                since_last_sec=self.now - self.asked.events.get(one.symbols[0], -math.inf),
+                since_last_sec=self.now - self.asked.events.get(shard, -math.inf),
+                waited_sec=self.now - self.asked.waiting.get(shard, self.now),
+                until_turn_sec=self.wait_sec[shard] + RING_SLACK_SEC,
+                takes_sec=self.takes_sec(shard) if answered else 0.0,
             )
             if isinstance(decision, Event):
                 self.events.append((one, decision))
             elif decision is not None:
                 self.waits.append(decision)
+                self.asked.waiting.setdefault(shard, self.now)
+            else:
+                self.asked.waiting.pop(shard, None)
+
+    def takes_sec(self, shard: str) -> float:
+        """Say what an event cycle of a shard takes, where that counts: shortly before a turn."""
+        if self.wait_sec[shard] + RING_SLACK_SEC >= HELD_SEC_MAX:
+            return 0.0
+        if self._took is None:
+            self._took = longest_of_late(self.instance, EVENT_JOB_NAME, len(self.cycles))
+        return self._took.get(shard, 0.0)
 
     def held_back(self) -> str:
         """Say why nothing is requested; empty when something may be."""
@@ -554,7 +581,7 @@ class Tick:
             before = self.requested[shard]
             if self.wait_sec[shard] <= 0 and self.rung:
                 last_off_sec = self.late_by.get(shard, 0.0)
-                step = in_step(before, self.now, interval_sec, waited=shard in waited, last_off_sec=last_off_sec)
+                step = in_step(before, self.came, interval_sec, waited=shard in waited, last_off_sec=last_off_sec)
                 self.requested[shard], self.late_by[shard] = step
             elif self.wait_sec[shard] <= 0:
                 self.requested[shard] = in_its_turn(before, self.now, interval_sec)
@@ -589,6 +616,7 @@ def cycle_sensor(store: RedisStore, jobs: Sequence[AssetJob]) -> dg.SensorDefini
         try:
             if holder := other_holder(store, own_storage, renew=False):
                 return dg.SensorResult(skip_reason=standing_by_for(holder, "runs the loop"), cursor=context.cursor)
+            tick.wait_for_turn()
             tick.look_at_runs(context.log)
             alive = alive_parts(context.instance)
             store.run("leaving a heartbeat", [("SET", store.keys.of("heartbeat", part), tick.now) for part in alive])

@@ -7,6 +7,7 @@ is asked for once more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -16,6 +17,10 @@ from resources.store.redis_store import RedisStore
 
 EVENT_GAP_SEC = 2.0  # between two event cycles of one shard
 GAP_SLACK_SEC = 0.1  # a tick that comes so much too soon is not made to come again
+BURST_SYMBOLS, BURST_SHARE = 8, 1 / 32  # so many changed symbols, and such a part of their shard, are a burst: more will follow
+BURST_WAIT_SEC = 0.5  # for which a burst is let grow; what comes after its first run waits for the gap to pass
+OVERRUN_SEC = 0.1  # by which an event cycle may run into the turn of the cadence
+HELD_SEC_MAX = 2.5  # before that turn; on a machine on which event cycles take longer, they would else never have their time
 OF_CANDLE = ("market_state", "position", "risk_proposal", "harvest_proposal", "position_size", "trade_intent", "governor_permit")
 OF_POSITION = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "governor_permit")  # what depends on a position
 
@@ -46,10 +51,21 @@ class Event:
 
 @dataclass(frozen=True)
 class Wait:
-    """Something has changed, and its cycle must wait: for a run, or for the gap between two events to pass (``None``)."""
+    """Something has changed, and its cycle must wait.
+
+    Attributes
+    ----------
+    event
+        What has changed.
+    run_id
+        Of the run it waits for; ``None``: a little time must pass.
+    for_turn
+        Whether the next turn of the cadence answers it.
+    """
 
     event: Event
     run_id: str | None = None
+    for_turn: bool = False
 
 
 def decide_event(
@@ -60,6 +76,9 @@ def decide_event(
     asked: Mapping[str, Inputs],
     unfinished: str | None,
     since_last_sec: float,
+    waited_sec: float = math.inf,
+    until_turn_sec: float = math.inf,
+    takes_sec: float = 0.0,
 ) -> Event | Wait | None:
     """Decide for which symbols of one shard a cycle starts between two turns of the cadence; ``None`` for none.
 
@@ -77,6 +96,12 @@ def decide_event(
         Id of a run of this shard that has not finished.
     since_last_sec
         Seconds since the last event cycle of this shard; negative when the clock was set back.
+    waited_sec
+        Seconds since something waits that no cycle was asked for; negative likewise.
+    until_turn_sec
+        Seconds until the next turn of the cadence.
+    takes_sec
+        What an event cycle of this shard takes, from its request to its end.
     """
     nothing = Inputs()
     candles, positions = [], []
@@ -99,9 +124,16 @@ def decide_event(
         return None
     if unfinished is not None:
         return Wait(event, unfinished)
-    if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC:
+    if until_turn_sec < min(takes_sec - OVERRUN_SEC, HELD_SEC_MAX):
+        return Wait(event, for_turn=True)
+    if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC or (grows(event, symbols) and 0 <= waited_sec < BURST_WAIT_SEC):
         return Wait(event)
     return event
+
+
+def grows(event: Event, symbols: Sequence[str]) -> bool:
+    """Return whether an event is the beginning of a burst: started at once, its cycle would keep the rest waiting."""
+    return max(BURST_SYMBOLS, len(symbols) * BURST_SHARE) <= len(event.symbols) < len(symbols)
 
 
 @dataclass
@@ -116,6 +148,8 @@ class Asked:
         By symbol, what was last found to be answered: saves looking again as long as nothing has changed.
     events
         When the last event cycle of each shard was requested, epoch s, by its first symbol.
+    waiting
+        Since when something waits to be asked for, likewise.
     open
         Shards of which no cycle of the cadence was requested since.
     """
@@ -123,6 +157,7 @@ class Asked:
     inputs: dict[str, Inputs] = field(default_factory=dict)
     settled: dict[str, Inputs] = field(default_factory=dict)
     events: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
 
     def is_settled(self, symbol: str, inputs: Inputs) -> bool:
@@ -143,6 +178,7 @@ class Asked:
     def of_event(self, shard: Sequence[str], event: Event, inputs: Mapping[str, Inputs], now: float) -> None:
         """Note that an event cycle was requested."""
         self.events[shard[0]] = now
+        self.waiting.pop(shard[0], None)
         self.open.add(shard[0])
         for symbol in event.symbols:
             last = self.inputs.get(symbol, Inputs())
@@ -153,6 +189,7 @@ class Asked:
     def of_cadence(self, shard: Sequence[str], candles: Mapping[str, float | None]) -> None:
         """Note that a cycle of the cadence was requested, with the newest candle of each of its symbols."""
         self.open.discard(shard[0])
+        self.waiting.pop(shard[0], None)
         for symbol, candle in candles.items():
             if candle is not None:
                 self.inputs[symbol] = self.inputs.get(symbol, Inputs())._replace(candle=int(candle))

@@ -48,6 +48,7 @@ WARM = Limits(8, 60, "its worker is dead or lost", "no worker took it")
 COLD = Limits(120, 180, "its process is dead or hangs", "its interpreter never came up")
 PLACE_TAG = "quantum/place"  # of the server that held the queue when the run was requested
 UNTAKEN_SEC = 600  # from which a run of any job that nobody has begun is given up: it would stay so for ever
+LATE_RUNS = 4  # of a shard that are looked at to know what the next one will take
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -94,6 +95,16 @@ def failed_once(instance: dg.DagsterInstance, job_name: str, shards: int) -> set
         if ONCE_TAG not in run.tags:
             newest.setdefault(run.tags.get(RANGE_TAGS[0]), []).append(run.status is dg.DagsterRunStatus.FAILURE)
     return {shard for shard, failed in newest.items() if failed[0] and not any(failed[1:2])}
+
+
+def longest_of_late(instance: dg.DagsterInstance, job_name: str, shards: int) -> dict[str | None, float]:
+    """Give the longest of the last runs of each shard that have ended, in s since they were requested, by its first symbol."""
+    longest: dict[str | None, float] = {}
+    for record in instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=LATE_RUNS * shards):
+        if record.end_time is not None:
+            shard, took = record.dagster_run.tags.get(RANGE_TAGS[0]), record.end_time - record.create_timestamp.timestamp()
+            longest[shard] = max(took, longest.get(shard, 0.0))
+    return longest
 
 
 def overdue(created: datetime, now: datetime, *, started: bool, limits: Limits = WARM, moved: bool = False) -> str | None:

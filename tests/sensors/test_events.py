@@ -1,7 +1,7 @@
 """A new candle or another position starts a cycle for its symbols at once, and nothing else does."""
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import numpy as np
@@ -87,6 +87,52 @@ def test_an_event_waits_for_the_run_of_its_shard_and_for_two_seconds(unfinished,
     assert getattr(decided, "run_id", None) == unfinished
 
 
+SHARD = tuple(f"S{number:03d}USDT" for number in range(300))
+BURSTS = [
+    ("one symbol", 1, 0.0, Event),
+    ("fewer than a burst has", 9, 0.0, Event),
+    ("a burst that may still grow", 10, 0.0, Wait),
+    ("and has been let grow", 10, 0.6, Event),
+    ("all there are", 300, 0.0, Event),
+    ("set back", 10, -9, Event),
+]
+
+
+@pytest.mark.parametrize(("count", "waited_sec", "kind"), [row[1:] for row in BURSTS], ids=[row[0] for row in BURSTS])
+def test_a_burst_is_let_grow_for_half_a_second(count, waited_sec, kind) -> None:
+    """Started with its first symbols, its cycle would keep the rest waiting for two seconds."""
+    answered = dict.fromkeys(SHARD, Inputs(OLD, LONG))
+    inputs = answered | dict.fromkeys(SHARD[:count], Inputs(NEW, LONG))
+    decided = decide_event(SHARD, inputs, answered=answered, asked={}, unfinished=None, since_last_sec=9, waited_sec=waited_sec)
+    assert isinstance(decided, kind)
+
+
+TURNS = [
+    ("it ends before the turn", 2.0, 1.5, False),
+    ("a little after", 1.45, 1.5, False),
+    ("later", 1.3, 1.5, True),
+    ("nobody knows what it takes", 0.4, 0.0, False),
+    ("it takes very long", 3.0, 40.0, False),
+]
+
+
+@pytest.mark.parametrize(("until_turn_sec", "takes_sec", "held"), [row[1:] for row in TURNS], ids=[row[0] for row in TURNS])
+def test_an_event_that_would_run_into_the_turn_of_the_cadence_is_left_to_it(until_turn_sec, takes_sec, held) -> None:
+    """The cycle of all symbols answers it as well, and would else begin late."""
+    inputs, answered = {SECOND: Inputs(NEW, LONG)}, {SECOND: Inputs(OLD, LONG)}
+    decided = decide_event(
+        SYMBOLS,
+        inputs,
+        answered=answered,
+        asked={},
+        unfinished=None,
+        since_last_sec=9,
+        until_turn_sec=until_turn_sec,
+        takes_sec=takes_sec,
+    )
+    assert decided == (Wait(Event((SECOND,)), for_turn=True) if held else Event((SECOND,)))
+
+
 def test_symbols_with_candles_and_positions_are_one_event() -> None:
     """In the order of the shard, wherever they stand in it; candles need more assets than positions."""
     inputs = {FIRST: Inputs(NEW, LONG), SECOND: Inputs(OLD, LONG), THIRD: Inputs(OLD, SHORT)}
@@ -155,7 +201,7 @@ def cadence(ticks) -> list[float]:
     begun, requested, off = [], 0.0, 0.0
     for now in ticks:
         if due_in_sec(requested, now, 10, RING_SLACK_SEC) <= 0:
-            begun.append(now)
+            begun.append(max(now, requested + 10))  # a little before its turn, a tick waits for it
             requested, off = in_step(requested, now, 10, waited=False, last_off_sec=off)
     return begun
 
@@ -171,9 +217,9 @@ def test_cycles_keep_ten_seconds_on_any_grid_beside_any_rings(phase_sec, rings_p
     every = np.diff(cadence(np.sort(np.concatenate([grid, rings]))))
     gaps = every[50:]  # once it has found the grid
     assert every.max() < 15
-    assert np.quantile(gaps, 0.99) <= 10.5
-    assert gaps.max() <= 10.8
-    assert gaps.min() >= 9.2
+    assert np.quantile(gaps, 0.99) <= 10.2
+    assert gaps.max() <= 10.3
+    assert gaps.min() >= 9.7
     assert gaps.mean() == pytest.approx(10, abs=0.02)
 
 
@@ -432,6 +478,41 @@ def test_a_second_event_waits_two_seconds_and_has_the_bell_rung_for_it(store, in
     store.clock.advance(1)
     (request,) = tick(store, instance, result.cursor).run_requests
     assert request.tags[EVENT_TAG] == SECOND
+
+
+def test_a_change_shortly_before_the_turn_is_answered_by_it_when_the_last_event_took_longer(store, instance, cursor) -> None:
+    """And by an event cycle while there is time for one."""
+    job, started = assemble(store).resolve_job_def(EVENT_JOB_NAME), dg.DagsterRunStatus.STARTED
+    tags = {**cycle_tags(SYMBOLS, "c1"), **event_tags(SYMBOLS, {SECOND})}
+    run = instance.create_run_for_job(job, status=started, tags=tags)
+    began = instance.get_run_record_by_id(run.run_id).create_timestamp.timestamp()
+    ended = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job.name)
+    instance.run_storage.handle_run_event(run.run_id, ended, datetime.fromtimestamp(began + 1.5, UTC))
+    write_position(store, FIRST, side="SHORT", entry=100.0, mark=99.0)
+    for until_turn_sec, requested in ((1.0, []), (2.0, [EVENT_JOB_NAME])):
+        store.client.delete(store.keys.of("events_postponed"))
+        shards = {FIRST: store.clock().timestamp() - 10 + until_turn_sec}
+        result = tick(store, instance, json.dumps({**json.loads(cursor), "shards": shards}))
+        assert [one.job_name for one in result.run_requests or ()] == requested
+        assert not store.client.exists(store.keys.of("events_postponed"))  # the turn comes by itself
+
+
+def test_a_tick_a_little_before_its_turn_waits_for_it_and_the_turn_follows_when_it_came(
+    store, instance, cursor, monkeypatch
+) -> None:
+    """A ring must not start a cycle early: the gap to the next one would be longer than ten seconds by as much."""
+    turn, waited = store.clock().timestamp(), []
+    early = json.dumps({**json.loads(cursor), "shards": {FIRST: turn - 9.84}})
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        store.clock.advance(seconds)
+
+    monkeypatch.setattr("sensors.cycle.sleep", sleep)
+    result = tick(store, instance, early)
+    assert waited == [pytest.approx(0.16)]
+    assert result.run_requests[0].job_name == CYCLE_JOB_NAME
+    assert json.loads(result.cursor)["shards"][FIRST] == pytest.approx(turn + 0.15)
 
 
 def test_without_events_and_on_a_standby_nothing_is_answered(make_store, instance) -> None:
