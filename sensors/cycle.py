@@ -463,6 +463,7 @@ class Tick:
         self.events: list[tuple[Cycle, Event]] = []
         self.waits: list[Wait] = []
         self.inputs: Mapping[str, Inputs] = {}
+        self._decided: dict[str, Event | Wait | None] = {}
         self._took: dict[str | None, float] | None = None
 
     def wait_for_turn(self) -> None:
@@ -501,12 +502,14 @@ class Tick:
             self._decide_events(quiet, answered)
         if any(one.run_id is None and not one.for_turn for one in self.waits):
             ring_later(self.store)
+        for shard, decision in self._decided.items():
+            self.asked.of_waiting(shard, decision, self.now)
 
     def _decide_events(self, quiet: Sequence[Cycle], answered: Mapping[str, Inputs]) -> None:
         self.events, self.waits = [], []
         for one in quiet:
             shard = one.symbols[0]
-            run = self.busy.get(shard)
+            run, (before, since) = self.busy.get(shard), self.asked.waiting.get(shard, (0, None))
             decision = decide_event(
                 one.symbols,
                 self.inputs,
@@ -514,7 +517,8 @@ class Tick:
                 asked=self.asked.inputs,
                 unfinished=run.run_id if run is not None else None,
                 since_last_sec=self.now - self.asked.events.get(shard, -math.inf),
-                waited_sec=self.now - self.asked.waiting.get(shard, self.now),
+                before=before,
+                waited_sec=self.now - since if since is not None else 0.0,
                 until_turn_sec=self.wait_sec[shard] + RING_SLACK_SEC,
                 takes_sec=self.takes_sec(shard) if answered else 0.0,
             )
@@ -522,9 +526,7 @@ class Tick:
                 self.events.append((one, decision))
             elif decision is not None:
                 self.waits.append(decision)
-                self.asked.waiting.setdefault(shard, self.now)
-            else:
-                self.asked.waiting.pop(shard, None)
+            self._decided[shard] = decision
 
     def takes_sec(self, shard: str) -> float:
         """Say what an event cycle of a shard takes, where that counts: shortly before a turn."""

@@ -18,9 +18,9 @@ from resources.store.redis_store import RedisStore
 EVENT_GAP_SEC = 2.0  # between two event cycles of one shard
 GAP_SLACK_SEC = 0.1  # a tick that comes so much too soon is not made to come again
 BURST_SYMBOLS, BURST_SHARE = 8, 1 / 32  # so many changed symbols, and such a part of their shard, are a burst: more will follow
-BURST_WAIT_SEC = 0.5  # for which a burst is let grow; what comes after its first run waits for the gap to pass
+BURST_WAIT_SEC = 0.5  # for which a burst is let grow once its cycle could start
 OVERRUN_SEC = 0.1  # by which an event cycle may run into the turn of the cadence
-HELD_SEC_MAX = 2.5  # before that turn; on a machine on which event cycles take longer, they would else never have their time
+HELD_SEC_MAX = 1.0  # before that turn: on a slow machine a burst would else wait long for a cycle that takes long
 OF_CANDLE = ("market_state", "position", "risk_proposal", "harvest_proposal", "position_size", "trade_intent", "governor_permit")
 OF_POSITION = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "governor_permit")  # what depends on a position
 
@@ -61,11 +61,14 @@ class Wait:
         Of the run it waits for; ``None``: a little time must pass.
     for_turn
         Whether the next turn of the cadence answers it.
+    grows
+        Whether its cycle could start, and more is expected to change.
     """
 
     event: Event
     run_id: str | None = None
     for_turn: bool = False
+    grows: bool = False
 
 
 def decide_event(
@@ -76,7 +79,8 @@ def decide_event(
     asked: Mapping[str, Inputs],
     unfinished: str | None,
     since_last_sec: float,
-    waited_sec: float = math.inf,
+    before: int = 0,
+    waited_sec: float = 0.0,
     until_turn_sec: float = math.inf,
     takes_sec: float = 0.0,
 ) -> Event | Wait | None:
@@ -96,8 +100,10 @@ def decide_event(
         Id of a run of this shard that has not finished.
     since_last_sec
         Seconds since the last event cycle of this shard; negative when the clock was set back.
+    before
+        How many symbols were found to have changed when this was last asked.
     waited_sec
-        Seconds since something waits that no cycle was asked for; negative likewise.
+        For how long a burst has been let grow; negative when the clock was set back.
     until_turn_sec
         Seconds until the next turn of the cadence.
     takes_sec
@@ -126,14 +132,16 @@ def decide_event(
         return Wait(event, unfinished)
     if until_turn_sec < min(takes_sec - OVERRUN_SEC, HELD_SEC_MAX):
         return Wait(event, for_turn=True)
-    if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC or (grows(event, symbols) and 0 <= waited_sec < BURST_WAIT_SEC):
+    if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC:
         return Wait(event)
+    if grows(event, symbols, before) and 0 <= waited_sec < BURST_WAIT_SEC:
+        return Wait(event, grows=True)
     return event
 
 
-def grows(event: Event, symbols: Sequence[str]) -> bool:
-    """Return whether an event is the beginning of a burst: started at once, its cycle would keep the rest waiting."""
-    return max(BURST_SYMBOLS, len(symbols) * BURST_SHARE) <= len(event.symbols) < len(symbols)
+def grows(event: Event, symbols: Sequence[str], before: int) -> bool:
+    """Return whether an event is a burst that has just begun or grown: started at once, its cycle would keep the rest waiting."""
+    return before < len(event.symbols) < len(symbols) and len(event.symbols) >= max(BURST_SYMBOLS, len(symbols) * BURST_SHARE)
 
 
 @dataclass
@@ -149,7 +157,7 @@ class Asked:
     events
         When the last event cycle of each shard was requested, epoch s, by its first symbol.
     waiting
-        Since when something waits to be asked for, likewise.
+        How many symbols of a shard wait to be asked for, and since when they are let grow, likewise.
     open
         Shards of which no cycle of the cadence was requested since.
     """
@@ -157,7 +165,7 @@ class Asked:
     inputs: dict[str, Inputs] = field(default_factory=dict)
     settled: dict[str, Inputs] = field(default_factory=dict)
     events: dict[str, float] = field(default_factory=dict)
-    waiting: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, tuple[int, float | None]] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
 
     def is_settled(self, symbol: str, inputs: Inputs) -> bool:
@@ -174,6 +182,14 @@ class Asked:
             self.settled.pop(symbol, None)
         if last.position is not None and last.position == answered.position:
             self.inputs[symbol] = last._replace(position=None)
+
+    def of_waiting(self, shard: str, decision: Event | Wait | None, now: float) -> None:
+        """Note what waits."""
+        if not isinstance(decision, Wait):
+            self.waiting.pop(shard, None)
+            return
+        _, since = self.waiting.get(shard, (0, None))
+        self.waiting[shard] = len(decision.event.symbols), now if decision.grows and since is None else since
 
     def of_event(self, shard: Sequence[str], event: Event, inputs: Mapping[str, Inputs], now: float) -> None:
         """Note that an event cycle was requested."""

@@ -89,30 +89,35 @@ def test_an_event_waits_for_the_run_of_its_shard_and_for_two_seconds(unfinished,
 
 SHARD = tuple(f"S{number:03d}USDT" for number in range(300))
 BURSTS = [
-    ("one symbol", 1, 0.0, Event),
-    ("fewer than a burst has", 9, 0.0, Event),
-    ("a burst that may still grow", 10, 0.0, Wait),
-    ("and has been let grow", 10, 0.6, Event),
-    ("all there are", 300, 0.0, Event),
-    ("set back", 10, -9, Event),
+    ("one symbol", 1, 0, 0.0, False),
+    ("fewer than a burst has", 9, 0, 0.0, False),
+    ("a burst that has begun", 10, 0, 0.0, True),
+    ("that has grown", 20, 10, 0.4, True),
+    ("that has not", 20, 20, 0.4, False),
+    ("that was let grow", 20, 10, 0.6, False),
+    ("all there are", 300, 10, 0.0, False),
+    ("set back", 10, 0, -9, False),
 ]
 
 
-@pytest.mark.parametrize(("count", "waited_sec", "kind"), [row[1:] for row in BURSTS], ids=[row[0] for row in BURSTS])
-def test_a_burst_is_let_grow_for_half_a_second(count, waited_sec, kind) -> None:
+@pytest.mark.parametrize(("count", "before", "waited_sec", "grows"), [row[1:] for row in BURSTS], ids=[row[0] for row in BURSTS])
+def test_a_burst_is_let_grow_for_half_a_second(count, before, waited_sec, grows) -> None:
     """Started with its first symbols, its cycle would keep the rest waiting for two seconds."""
     answered = dict.fromkeys(SHARD, Inputs(OLD, LONG))
     inputs = answered | dict.fromkeys(SHARD[:count], Inputs(NEW, LONG))
-    decided = decide_event(SHARD, inputs, answered=answered, asked={}, unfinished=None, since_last_sec=9, waited_sec=waited_sec)
-    assert isinstance(decided, kind)
+    event = Event(SHARD[:count])
+    decided = decide_event(
+        SHARD, inputs, answered=answered, asked={}, unfinished=None, since_last_sec=9, before=before, waited_sec=waited_sec
+    )
+    assert decided == (Wait(event, grows=True) if grows else event)
 
 
 TURNS = [
-    ("it ends before the turn", 2.0, 1.5, False),
-    ("a little after", 1.45, 1.5, False),
-    ("later", 1.3, 1.5, True),
+    ("it ends before the turn", 1.0, 0.8, False),
+    ("a little after", 0.75, 0.8, False),
+    ("later", 0.6, 0.8, True),
     ("nobody knows what it takes", 0.4, 0.0, False),
-    ("it takes very long", 3.0, 40.0, False),
+    ("it takes very long", 1.1, 40.0, False),
 ]
 
 
@@ -487,9 +492,9 @@ def test_a_change_shortly_before_the_turn_is_answered_by_it_when_the_last_event_
     run = instance.create_run_for_job(job, status=started, tags=tags)
     began = instance.get_run_record_by_id(run.run_id).create_timestamp.timestamp()
     ended = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job.name)
-    instance.run_storage.handle_run_event(run.run_id, ended, datetime.fromtimestamp(began + 1.5, UTC))
+    instance.run_storage.handle_run_event(run.run_id, ended, datetime.fromtimestamp(began + 0.8, UTC))
     write_position(store, FIRST, side="SHORT", entry=100.0, mark=99.0)
-    for until_turn_sec, requested in ((1.0, []), (2.0, [EVENT_JOB_NAME])):
+    for until_turn_sec, requested in ((0.5, []), (0.9, [EVENT_JOB_NAME])):
         store.client.delete(store.keys.of("events_postponed"))
         shards = {FIRST: store.clock().timestamp() - 10 + until_turn_sec}
         result = tick(store, instance, json.dumps({**json.loads(cursor), "shards": shards}))
