@@ -20,7 +20,8 @@ GAP_SLACK_SEC = 0.1  # a tick that comes so much too soon is not made to come ag
 BURST_SYMBOLS, BURST_SHARE = 8, 1 / 32  # so many changed symbols, and such a part of their shard, are a burst: more will follow
 BURST_WAIT_SEC = 0.5  # for which a burst is let grow once its cycle could start
 OVERRUN_SEC = 0.1  # by which an event cycle may run into the turn of the cadence
-HELD_SEC_MAX = 1.0  # before that turn: on a slow machine a burst would else wait long for a cycle that takes long
+HELD_SEC_MAX = 2.5  # before that turn; on a machine on which event cycles take longer, they would else never have their time
+BURST_HELD_SEC_MAX = 1.0  # where many symbols would wait, on a slow machine for a cycle that takes long as well
 OF_CANDLE = ("market_state", "position", "risk_proposal", "harvest_proposal", "position_size", "trade_intent", "governor_permit")
 OF_POSITION = ("position", "risk_proposal", "harvest_proposal", "trade_intent", "governor_permit")  # what depends on a position
 
@@ -130,7 +131,8 @@ def decide_event(
         return None
     if unfinished is not None:
         return Wait(event, unfinished)
-    if until_turn_sec < min(takes_sec - OVERRUN_SEC, HELD_SEC_MAX):
+    held_sec_max = BURST_HELD_SEC_MAX if is_burst(event, symbols) else HELD_SEC_MAX
+    if until_turn_sec < min(takes_sec - OVERRUN_SEC, held_sec_max):
         return Wait(event, for_turn=True)
     if 0 <= since_last_sec < EVENT_GAP_SEC - GAP_SLACK_SEC:
         return Wait(event)
@@ -139,9 +141,14 @@ def decide_event(
     return event
 
 
+def is_burst(event: Event, symbols: Sequence[str]) -> bool:
+    """Return whether so many symbols of a shard have changed that more are likely to follow."""
+    return len(event.symbols) >= max(BURST_SYMBOLS, len(symbols) * BURST_SHARE)
+
+
 def grows(event: Event, symbols: Sequence[str], before: int) -> bool:
     """Return whether an event is a burst that has just begun or grown: started at once, its cycle would keep the rest waiting."""
-    return before < len(event.symbols) < len(symbols) and len(event.symbols) >= max(BURST_SYMBOLS, len(symbols) * BURST_SHARE)
+    return before < len(event.symbols) < len(symbols) and is_burst(event, symbols)
 
 
 @dataclass

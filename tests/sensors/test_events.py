@@ -117,8 +117,28 @@ TURNS = [
     ("a little after", 0.75, 0.8, False),
     ("later", 0.6, 0.8, True),
     ("nobody knows what it takes", 0.4, 0.0, False),
-    ("it takes very long", 1.1, 40.0, False),
+    ("it takes long", 2.4, 40.0, True),
+    ("it takes very long", 2.6, 40.0, False),
 ]
+
+
+@pytest.mark.parametrize(("until_turn_sec", "held"), [(0.9, True), (1.1, False)])
+def test_a_burst_is_not_left_to_the_turn_as_long_before(until_turn_sec, held) -> None:
+    """Many symbols would wait for it."""
+    answered = dict.fromkeys(SHARD, Inputs(OLD, LONG))
+    event = Event(SHARD[:50])
+    decided = decide_event(
+        SHARD,
+        answered | dict.fromkeys(event.candles, Inputs(NEW, LONG)),
+        answered=answered,
+        asked={},
+        unfinished=None,
+        since_last_sec=9,
+        waited_sec=1,
+        until_turn_sec=until_turn_sec,
+        takes_sec=5,
+    )
+    assert decided == (Wait(event, for_turn=True) if held else event)
 
 
 @pytest.mark.parametrize(("until_turn_sec", "takes_sec", "held"), [row[1:] for row in TURNS], ids=[row[0] for row in TURNS])
