@@ -18,6 +18,8 @@ from quantum_assets.replay.standing import NotRecordedError, Step
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from resources.recorder.archive import Archive
 
+ASTRAY = timedelta(hours=1)  # so far a moment may lie from those of the records around it: longer than any run lasts
+WRITTEN_WITHIN = timedelta(hours=1)  # what was taken before midnight stands among the files of the day after
 AHEAD = 2048  # rows that are read at once into dictionaries: polars takes as long for one as for many
 WRITTEN_AS = {"seq": pl.Int64(), "at": pl.Datetime("us", "UTC"), "cycle_id": pl.String(), "symbol": pl.String()}
 
@@ -71,9 +73,62 @@ class Part(NamedTuple):
         return self.table.rows(self.first, self.end)
 
 
+class Walk:
+    """The records of a time in the order of their numbers, with those between them that were taken before or after it.
+
+    Two processes that record at once, or a clock that was set back, give later numbers to earlier moments. Who follows what stood
+    must meet every record once, and in order, whatever its moment says.
+
+    Parameters
+    ----------
+    archive
+        Where they are.
+    start, end
+        The time.
+    """
+
+    def __init__(self, archive: Archive, start: datetime, end: datetime) -> None:
+        self._archive, self._start, self._end = archive, start, end
+        self._days = days_of(start - ASTRAY, end + WRITTEN_WITHIN)
+        near = pl.col("at").is_between(start - ASTRAY, end + ASTRAY)
+        self.records = collected(archive, "records", self._days, near)
+        within = self.records.filter(self._within()) if len(self.records) else self.records
+        self.first: Row | None = within.row(0, named=True) if len(within) else None
+        if self.first is not None:
+            self.records = self.records.filter(pl.col("seq").is_between(self.first["seq"], within["seq"][-1]))
+
+    def _within(self, until: datetime | None = None) -> pl.Expr:
+        return pl.col("at").is_between(self._start, until or self._end, closed="left")
+
+    def parts(self, length: timedelta) -> Iterator[tuple[datetime, datetime, Iterator[Step]]]:
+        """Cut the time into parts: their times, and the records that follow those of the part before."""
+        start, reached = self._start, -1
+        while start < self._end:
+            until = min(start + length, self._end)
+            own = self.records.filter(self._within(until)) if self.first is not None else self.records
+            part, reached = (reached, max(reached, own["seq"][-1])) if len(own) else (reached, reached)
+            new = pl.col("seq").is_between(part, reached, closed="right")
+            yield start, until, steps_in(self._archive, self.records.filter(new) if len(own) else own, self._days)
+            start = until
+
+    def before(self, first: int, at: datetime) -> pl.DataFrame:
+        """Give the records of the hour before one, oldest first."""
+        since = pl.col("at").is_between(at - ASTRAY, at + ASTRAY)
+        return collected(self._archive, "records", days_of(at - ASTRAY, at), since & (pl.col("seq") < first))
+
+    def contains(self, at: datetime) -> bool:
+        """Say whether a moment is in the time that was asked for."""
+        return self._start <= at < self._end
+
+
 def steps_of(archive: Archive, start: datetime, end: datetime) -> Iterator[Step]:
     """Give the records of a time in their order, with their rows (:class:`Part`, by table)."""
-    records = between(archive, "records", start, end)
+    for _, _, steps in Walk(archive, start, end).parts(end - start):
+        yield from (step for step in steps if start <= step.at < end)
+
+
+def steps_in(archive: Archive, records: pl.DataFrame, days: Sequence[date]) -> Iterator[Step]:
+    """Give some records with their rows, in the order of their numbers."""
     if not len(records):
         return
     low, high = records["seq"].min(), records["seq"].max()
@@ -81,14 +136,23 @@ def steps_of(archive: Archive, start: datetime, end: datetime) -> Iterator[Step]
     for table in archive.tables():
         if table in ("records", "gaps"):
             continue
-        frame = collected(archive, table, days_of(start, end), pl.col("seq").is_between(low, high))
+        frame = collected(archive, table, days, pl.col("seq").is_between(low, high))
         if len(frame):
             tables[table] = TableRows(frame)
     for record in records.sort("seq").iter_rows(named=True):
         seq = record["seq"]
         parts = {name: Part(table, *table.bounds[seq]) for name, table in tables.items() if seq in table.bounds}
-        facts = orjson.loads(record["facts"])
-        yield Step(seq, record["asset"], record["cycle_id"], record["run_id"], record["at"], facts, parts)
+        yield Step(
+            seq,
+            record["asset"],
+            record["cycle_id"],
+            record["run_id"],
+            record["at"],
+            orjson.loads(record["facts"]),
+            parts,
+            record.get("slot", ""),
+            record.get("full", True),
+        )
 
 
 def cycle_time(archive: Archive, cycle_id: str) -> tuple[datetime, datetime]:
@@ -109,6 +173,20 @@ def cycle_time(archive: Archive, cycle_id: str) -> tuple[datetime, datetime]:
         message = f"no cycle {cycle_id} is recorded in {archive.root}"
         raise NotRecordedError(message)
     return found["at"].min(), found["at"].max() + timedelta(microseconds=1)  # type: ignore[return-value, operator]  # times
+
+
+def last_rows(archive: Archive, table: str, days: Sequence[date], where: pl.Expr, *by: str) -> list[Row]:
+    """Give the last row of each symbol, or of each key of some columns, of the records that fulfil a condition.
+
+    Which rows these are is asked first: of a day of many symbols, one row in thousands is the last one.
+    """
+    query = _read(archive, table, days)
+    if "seq" not in query.collect_schema():
+        return []
+    keys, found = list(by or ("symbol",)), query.filter(where)
+    last = found.group_by(keys).agg(pl.col("seq").max()).collect()
+    rows = found.filter(pl.col("seq").is_in(last["seq"].unique().implode())).join(last.lazy(), on=[*keys, "seq"], how="semi")
+    return rows.collect().sort("seq", maintain_order=True).unique(keys, keep="last", maintain_order=True).rows(named=True)
 
 
 def last_of(frame: pl.DataFrame, *by: str) -> list[Row]:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -23,12 +23,24 @@ import numpy.typing as npt
 import orjson
 import polars as pl
 
-from quantum_assets.replay.recorded_steps import between, collected, cycle_time, days_of, last_of, steps_of
+from quantum_assets.replay.beginning import REMEMBERED, Before, without_since
+from quantum_assets.replay.recorded_steps import (
+    Walk,
+    between,
+    collected,
+    cycle_time,
+    days_of,
+    last_of,
+    last_rows,
+    steps_in,
+    steps_of,
+)
 from quantum_assets.replay.standing import BY_SYMBOL, NotRecordedError, Standing, Step, causes_of
 from quantum_assets.replay.together import MARK, Case, together
 from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import ACCOUNT, Table
-from quantum_core.contracts.tables import GOVERNOR_STATE, POSITION, PUBLISHED_TABLES
+from quantum_core.contracts.tables import GOVERNOR_STATE, POSITION, PUBLISHED_TABLES, RISK_PROPOSAL
+from quantum_core.kernels.position.identity import FLAT
 from quantum_core.profiles.profile import Profile, from_body
 from quantum_core.settings import Settings, load_settings
 from resources.governor.decisions import IncompleteRecordError, decided_again
@@ -47,6 +59,14 @@ CHUNK = timedelta(hours=1)
 STAMPS = ("seq", "cycle_id", "at", "symbol")
 ROWS_MAX = 4000  # of steps that wait to be computed together
 OVERLAP = timedelta(hours=1)  # longer than any run lasts
+LATE_SEC = 3.0  # a lifetime begins when the server writes, which is later than the record says
+RESTS_ON: Mapping[str, Sequence[str]] = {  # other assets whose last rows an asset is computed from
+    "position": ("risk_proposal",),
+    "risk_proposal": ("market_state", "position"),
+    "harvest_proposal": ("market_state", "position", "risk_proposal"),
+    "position_size": ("market_state", "allocation_target"),
+    "trade_intent": ("position", "risk_proposal", "harvest_proposal"),
+}
 
 Row = dict[str, Any]
 
@@ -139,25 +159,26 @@ def rerun(
     ValueError
         A file of the archive cannot be read.
     """
-    outcome, state = Outcome(), Replayed(profile)
-    first, last_moment = True, time.monotonic() + budget_sec
-    while start < end and time.monotonic() < last_moment:
-        until = min(start + CHUNK, end)
-        for step in steps_of(archive, start, until):
-            if first:
-                state.begin(archive, step)
-                first = False
-            state.compute(step, outcome)
-            outcome.began, outcome.ended = outcome.began or step.at, step.at
-            if time.monotonic() > last_moment:
-                until = step.at
-                break
-        state.settle(outcome)
-        _decide_again(archive, start, until, outcome)
-        start = until
-    if first:
+    outcome, state, walk = Outcome(), Replayed(profile), Walk(archive, start, end)
+    last_moment = time.monotonic() + budget_sec
+    if walk.first is None:
         message = f"nothing was recorded before {end:%Y-%m-%d %H:%M} in {archive.root}"
         raise NotRecordedError(message)
+    state.begin(archive, walk)
+    for begin, until, steps in walk.parts(CHUNK):
+        reached = until
+        for step in steps:
+            judged = walk.contains(step.at)
+            state.compute(step, outcome, judged=judged)
+            if judged:
+                outcome.began, outcome.ended = outcome.began or step.at, step.at
+            if time.monotonic() > last_moment:
+                reached = step.at
+                break
+        state.settle(outcome)
+        _decide_again(archive, begin, reached, outcome)
+        if time.monotonic() > last_moment:
+            break
     return outcome
 
 
@@ -172,8 +193,10 @@ class Pending(NamedTuple):
         Of the packages then, and name of the profile then.
     stands
         Rows that its publications are judged by.
-    unknown
-        Symbols of which no row was known.
+    judged
+        Whether it is compared; a step that is not changes what stands only.
+    unknown, cause_unknown
+        Symbols of which what they are computed from, or what decides whether they are published, is not recorded.
     superseded
         Symbols of which another run has published something meanwhile.
     written
@@ -183,7 +206,9 @@ class Pending(NamedTuple):
     step: Step
     case: Case
     stands: Mapping[str, Row | None]
+    judged: bool
     unknown: frozenset[str]
+    cause_unknown: frozenset[str]
     superseded: frozenset[str]
     written: Mapping[str, str]
 
@@ -207,27 +232,78 @@ class Replayed(Standing):
         self._pending: dict[str, list[Pending]] = {}
         self._waiting = 0
         self._last_written: dict[str, datetime] = {}  # when each cycle has published last
+        self._known: dict[str, set[str]] = {asset: set() for asset in PUBLISHED_TABLES}  # symbols of which is known what stands
+        self._whole: set[str] | None = None  # slots that have recorded everything since records were lost; None: none were
+        self._reached = 0  # number of the last record
+        self._last_now: dict[str, float] = {}  # of the position of each symbol, when it was last evaluated
+        self._undecided: set[str] = set()  # symbols whose position may have been let go before the first record
+        self._symbols_in: dict[str, Sequence[str]] = {}  # a range of symbols
 
-    def begin(self, archive: Archive, first: Step) -> None:
-        """Bring everything to where it stood before a step."""
-        days = days_of(first.at - LOOK_BACK, first.at)
-        before = pl.col("seq") < first.seq
+    def begin(self, archive: Archive, walk: Walk) -> None:
+        """Bring everything to where it stood before the first record of a time."""
+        first = walk.first
+        assert first is not None  # noqa: S101 - narrows
+        days, earlier = days_of(first["at"] - LOOK_BACK, first["at"]), walk.before(first["seq"], first["at"])
+        self._take("settings", last_rows(archive, "settings", days, pl.col("seq") < first["seq"]))
+        records = Before(earlier, self._symbols_of)
+        from_seq = records.go_through_from(first, self.settings.symbols) if self.settings is not None else first["seq"]
+        records = records.until(from_seq)
+        self._stood(archive, days, records, pl.col("seq") < from_seq)
+        for step in steps_in(archive, earlier.filter(pl.col("seq") >= from_seq), days) if from_seq < first["seq"] else ():
+            self.compute(step, Outcome(), judged=False)
+        self.settle(Outcome())
+
+    def _stood(self, archive: Archive, days: Sequence[date], records: Before, before: pl.Expr) -> None:
+        """Take what records say of what stood."""
         for table in (*RAN_WITH, *BY_SYMBOL):
-            self._take(table, last_of(collected(archive, table, days, before)))
-        candles = collected(archive, CANDLES, days, before)
-        for _, part in candles.partition_by("seq", as_dict=True, maintain_order=True).items() if len(candles) else ():
-            self._merge(part)
+            self._take(table, last_rows(archive, table, days, before))
+        self._merge_all(collected(archive, CANDLES, days, before))
         for asset, contract in PUBLISHED_TABLES.items():
-            rows = collected(archive, asset, days, before)
-            if len(rows):
-                self.stand(contract, last_of(rows.filter(pl.col("cause") != "unchanged")))
-                if contract.kept_current:
-                    self.stand(contract, last_of(rows))
-        for row in last_of(collected(archive, WITHOUT_RESULT, days, before), "symbol", "asset"):
+            self.stand(contract, last_rows(archive, asset, days, before & (pl.col("cause") != "unchanged")))
+            if contract.kept_current:
+                self.stand(contract, last_rows(archive, asset, days, before))
+        without = collected(archive, WITHOUT_RESULT, days, before)
+        for row in last_of(without, "symbol", "asset"):
             self._without(row, "")
+        times = records.cycles()
+        self._began = {cycle: begun for cycle, (begun, _) in times.items()}
+        self._last_written = {cycle: ended for cycle, (_, ended) in times.items()}
+        self._known_since(records, last_of(without, "symbol", "asset"))
+        since = without_since(without)
+        for asset, contract in PUBLISHED_TABLES.items():
+            symbols = (ACCOUNT,) if contract.of_account else self.settings.symbols if self.settings is not None else ()
+            for symbol, step in records.last_steps(asset, symbols, since.get(asset)).items():
+                self.evaluated[asset][symbol] = int(step["at"].timestamp())
+            for symbol, step in records.last_steps(asset, self.without[asset]).items():
+                self.without[asset][symbol] = (*self.without[asset][symbol][:2], step["cycle_id"])
+        self._positions_stood(archive, days, records, before)
+        for row in self.published["trade_intent"].values():
+            row["due"] = None  # until an evaluation has renewed it
 
-    def compute(self, step: Step, outcome: Outcome) -> None:
+    def _known_since(self, records: Before, without: Sequence[Row]) -> None:
+        """Note what is known, and what is not any more because records were lost since."""
+        hole = records.hole()
+        for asset, rows in self.published.items():
+            self._known[asset] = {symbol for symbol, row in rows.items() if row["seq"] >= hole}
+        for row in without:
+            if row["seq"] >= hole:
+                self._known[row["asset"]].add(row["symbol"])
+        recorded = any(self.published.values())
+        self._whole = None if recorded and not hole else records.whole_since(hole)
+
+    def _positions_stood(self, archive: Archive, days: Sequence[date], records: Before, before: pl.Expr) -> None:
+        """Mark the kept rows that no source has shown since, and those that may have been let go."""
+        rows, raw = self.published["position"], collected(archive, "raw_positions", days, before)
+        steps = records.last_steps("position", rows)
+        self._last_now = {symbol: orjson.loads(step["facts"]).get("now", math.inf) for symbol, step in steps.items()}
+        for one in raw.filter(pl.col("state") == State.ABSENT).select("symbol", "seq").iter_rows() if len(raw) else ():
+            if one[0] in rows and one[1] > rows[one[0]]["seq"]:
+                rows[one[0]] = {**rows[one[0]], "held": False}
+        self._undecided = {one for one, row in rows.items() if one not in steps or row["seq"] < steps[one]["seq"]}
+
+    def compute(self, step: Step, outcome: Outcome, *, judged: bool = True) -> None:
         """Take the inputs of one step, and go on with what was recorded; it is computed by :meth:`settle` at the latest."""
+        self._follow(step)
         if not step.tables.keys().isdisjoint(RAN_WITH):
             self.settle(outcome)  # with what was in force until then
         for table in (*RAN_WITH, *BY_SYMBOL):
@@ -243,31 +319,82 @@ class Replayed(Standing):
         symbols: Sequence[str] = ()
         try:
             symbols = (ACCOUNT,) if contract.of_account else self._symbols(step)
-            self._pend(contract, step, symbols, rows)
+            if judged or step.asset in REMEMBERED:
+                self._pend(contract, step, symbols, rows, judged=judged)
         except NotRecordedError as error:
-            outcome.skip(f"{step.asset}: {error}")
+            if judged:
+                outcome.skip(f"{step.asset}: {error}")
         self._apply(contract, step, symbols, rows)
         if self._waiting > ROWS_MAX:
             self.settle(outcome)
 
-    def _pend(self, table: Table, step: Step, symbols: Sequence[str], rows: Sequence[Row]) -> None:
-        case = self.case(step, symbols)
+    def _follow(self, step: Step) -> None:
+        """Forget what is known where records are missing before a step."""
+        if self._reached and step.seq != self._reached + 1:
+            self._whole = set()
+            for known in self._known.values():
+                known.clear()
+        self._reached = step.seq
+        if self._whole is not None and step.full:
+            self._whole.add(step.slot)
+
+    def _pend(self, table: Table, step: Step, symbols: Sequence[str], rows: Sequence[Row], *, judged: bool) -> None:
         last = self.published[table.asset]
         written = {row["symbol"]: row["cause"] for row in rows}
+        unknown, cause_unknown = self._unknown(table, step, symbols, written)
+        case = self.case(step, symbols)
+        if table is POSITION:
+            unknown, cause_unknown = (one | self._undecided.intersection(symbols) for one in (unknown, cause_unknown))
         superseded = self._superseded(step, symbols)
         if table is GOVERNOR_STATE:  # who decides plans of other symbols writes their rows, too, and records none of them
             decided = (one for one in symbols if one in last and last[one]["last_plan_id"] != case.last[one]["last_plan_id"])
             superseded = superseded.union(decided)
-        pending = Pending(
-            step,
-            case,
-            self.standing_of(table, step, symbols),
-            frozenset(one for one in {*symbols, *written} if one not in last),
-            superseded,
-            written,
-        )
+        pending = Pending(step, case, self.standing_of(table, step, symbols), judged, unknown, cause_unknown, superseded, written)
         self._pending.setdefault(table.asset, []).append(pending)
         self._waiting += len(symbols)
+
+    def _unknown(
+        self, table: Table, step: Step, symbols: Sequence[str], written: Mapping[str, str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Name the symbols whose values, and whose reason to be published, rest on what nobody has recorded."""
+        names = frozenset(symbols).union(written)
+        if self._whole is not None and step.slot not in self._whole:
+            return names, names
+        unknown: frozenset[str] = frozenset()
+        for asset in RESTS_ON.get(table.asset, ()):
+            unknown |= names - self._known[asset]
+        own = frozenset(one for one in names - self._known[table.asset] if written.get(one) != "first")
+        if table is POSITION:
+            now = step.facts.get("now", math.inf)
+            unknown |= {one for one in symbols if self.expires(RISK_PROPOSAL, one, now)}
+        if table.asset == "trade_intent":
+            last = self.published[table.asset]
+            own |= {one for one in symbols if one in last and last[one]["due"] is None}
+        if table.asset in REMEMBERED:  # it is moved on from the row before
+            unknown |= own
+        return unknown, unknown | own
+
+    def expires(self, table: Table, symbol: str, now: float) -> bool:
+        """Say whether a row is so near to the end of its lifetime that only the server knew whether it was there."""
+        evaluated = self.evaluated[table.asset].get(symbol)
+        return evaluated is not None and abs(now - evaluated - self.lifetime_sec(table)) <= LATE_SEC
+
+    def _position(self, step: Step, symbols: Sequence[str]) -> Mapping[str, Any]:
+        """Let go first of what the steps before the first record have let go of, by what the key is remembered to have shown."""
+        for symbol in self._undecided.intersection(symbols) if self._undecided else ():
+            self._decide(symbol, self.inputs["position_memory"].get(symbol, {}).get("memory", ""))
+        taken = super()._position(step, symbols)
+        self._last_now |= dict.fromkeys(symbols, step.facts["now"])
+        return taken
+
+    def _decide(self, symbol: str, memory: str) -> None:
+        shown = orjson.loads(memory) if memory else {}
+        if shown.get("label") == FLAT:
+            ended = shown["conflict_until"]
+            if ended > self._last_now.get(symbol, -math.inf) and ended > shown["since"]:
+                return  # in conflict; not before another reading is known whether it was let go
+            self.released.add(symbol)
+        self._undecided.discard(symbol)
 
     def settle(self, outcome: Outcome) -> None:
         """Compute the steps that wait, and compare them."""
@@ -277,15 +404,25 @@ class Replayed(Standing):
             settings, profile = self._in_force()
             frame = together(asset, [one.case for one in pending], settings, profile)
             differences += self._compare(PUBLISHED_TABLES[asset], pending, frame, outcome)
-            outcome.steps += len(pending)
+            outcome.steps += sum(one.judged for one in pending)
         for difference in sorted(differences, key=lambda one: one.seq):
             outcome.add(difference)
 
     # What it reads from records.
 
     def _symbols(self, step: Step) -> Sequence[str]:
-        settings, _ = self._in_force()
-        return covered(settings.symbols, {EVENT_TAG: step.facts["symbols"]}, settings.symbols) if step.facts["symbols"] else ()
+        self._in_force()
+        return self._symbols_of(step.facts["symbols"])
+
+    def _symbols_of(self, ranges: str) -> Sequence[str]:
+        if self.settings is None or not ranges:
+            return ()
+        if ranges not in self._symbols_in:
+            try:
+                self._symbols_in[ranges] = covered(self.settings.symbols, {EVENT_TAG: ranges}, self.settings.symbols)
+            except ValueError:  # of other settings, before these
+                return ()
+        return self._symbols_in[ranges]
 
     def readings(self, step: Step) -> Mapping[str, Reading[Candles]]:
         """Give the candles a market state was computed from, by symbol."""
@@ -338,6 +475,7 @@ class Replayed(Standing):
             known = Settings.model_fields.keys()
             given = {name: value for name, value in self._settings_given.items() if name in known}
             self.settings = load_settings(**given)
+            self._symbols_in = {}
         elif table == "versions":
             self._versions = {name: row["value"] for name, row in named.items()}
         elif table == "parameters":
@@ -351,11 +489,24 @@ class Replayed(Standing):
         for (symbol,), part in candles.partition_by("symbol", as_dict=True, maintain_order=True).items():
             series = self.series.setdefault(str(symbol), Series(longest=5000))
             series.source, series.key = part["source"][-1], part["key"][-1]
-            columns = tuple(part[name].to_numpy() for name in COLUMNS)
             if part["whole"].any():
-                series.replace(columns)
+                series.replace(_columns(part))
             else:
-                series.add(columns)
+                series.add(_columns(part))
+
+    def _merge_all(self, candles: pl.DataFrame) -> None:
+        """Take many records of candles as one: of one time the newest version, since the last record of a whole window."""
+        if not len(candles):
+            return
+        for (symbol,), part in candles.partition_by("symbol", as_dict=True, maintain_order=True).items():
+            series = self.series.setdefault(str(symbol), Series(longest=5000))
+            series.source, series.key = part["source"][-1], part["key"][-1]
+            whole = part.filter(pl.col("whole"))["seq"].max()
+            if whole is not None:
+                series.replace(_columns(part.filter(pl.col("seq") == whole)))
+                part = part.filter(pl.col("seq") > whole)
+            if len(part):
+                series.add(_columns(part.unique("open_time_ms", keep="last", maintain_order=True).sort("open_time_ms")))
 
     def _without(self, row: Mapping[str, Any], cycle_id: str) -> None:
         known = self.without[row["asset"]]
@@ -368,6 +519,7 @@ class Replayed(Standing):
         without = self.without.setdefault(step.asset, {})
         for row in step.tables[WITHOUT_RESULT].rows() if WITHOUT_RESULT in step.tables else ():
             self._without(row, step.cycle_id)
+            self._known[row["asset"]].add(row["symbol"])
         evaluated, epoch = self.evaluated[step.asset], int(step.at.timestamp())
         for symbol in symbols:  # nothing was recorded of them because nothing has changed
             if symbol in without:
@@ -375,6 +527,7 @@ class Replayed(Standing):
             else:
                 evaluated[symbol] = epoch
         self.stand(table, rows)
+        self._known[step.asset].update(row["symbol"] for row in rows)
         if rows:
             self._last_written[step.cycle_id] = step.at
 
@@ -382,9 +535,14 @@ class Replayed(Standing):
 
     def _compare(self, table: Table, pending: Sequence[Pending], frame: pl.DataFrame, outcome: Outcome) -> Iterator[Difference]:
         settings, profile = self._in_force()
+        judged = [one for one in pending if one.judged]
+        if not judged:
+            return
         present = frame.filter(pl.col("state") == State.PRESENT)
+        if len(judged) < len(pending):
+            wanted = [one.case.label(symbol) for one in judged for symbol in one.case.symbols]
+            pending, present = judged, present.filter(pl.col("symbol").is_in(wanted))
         computed = as_read(table, present)
-        outcome.rows += len(present)
         stands = {one.case.label(symbol): row for one in pending for symbol, row in one.stands.items()}
         moments = {one.case.label(symbol): one.step.at for one in pending for symbol in one.case.symbols}
         causes = causes_of(table, present, computed, moments, stands, settings, profile)
@@ -392,22 +550,25 @@ class Replayed(Standing):
         labels, reason = set(present["symbol"]), self._reason(profile)
         for one in pending:
             step, label = one.step, one.case.label
+            outcome.rows += sum(label(symbol) in labels for symbol in one.case.symbols)
             left_out = {symbol for symbol in one.superseded if label(symbol) in labels}
             if left_out:
                 outcome.skip(f"{step.asset}: another run published what it rests on meanwhile", len(left_out))
             found = {symbol: cause for symbol in one.case.symbols if (cause := causes.get(label(symbol))) is not None}
-            blind = _blind(table, one, found) - left_out if one.unknown else set()
-            if blind:
-                outcome.skip(f"{step.asset}: what stood before it is not recorded", len(blind))
-            left_out |= blind
+            blind = 0
             for symbol in sorted({*one.written, *found} - left_out):
+                unknown = one.unknown
                 if (different := unequal.get(label(symbol))) is None and one.written.get(symbol) != found.get(symbol):
-                    different = ["cause", one.written.get(symbol), found.get(symbol)]
-                if different is not None:
+                    different, unknown = ["cause", one.written.get(symbol), found.get(symbol)], one.cause_unknown
+                if different is not None and symbol in unknown:
+                    blind += 1
+                elif different is not None:
                     name, before, after = different
                     yield Difference(
                         step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at
                     )
+            if blind:
+                outcome.skip(f"{step.asset}: what stood before it is not recorded", blind)
 
     def _superseded(self, step: Step, symbols: Sequence[str]) -> frozenset[str]:
         """Name the symbols of which another run has published something since this one began: nobody knows which of it was read.
@@ -460,12 +621,8 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
             )
 
 
-def _blind(table: Table, one: Pending, causes: Mapping[str, str]) -> set[str]:
-    """Name the symbols whose row before this one was published before the recorder began, so that nobody knows it."""
-    unknown = one.unknown & {*causes, *one.written}
-    if table is POSITION:  # every row is moved on from the one before
-        return {symbol for symbol in unknown if one.written.get(symbol) != "first"}
-    return {symbol for symbol in unknown if one.written.get(symbol) != causes.get(symbol)}
+def _columns(candles: pl.DataFrame) -> tuple[npt.NDArray[Any], ...]:
+    return tuple(candles[name].to_numpy() for name in COLUMNS)
 
 
 def _recorded(table: Table, pending: Sequence[Pending]) -> pl.DataFrame:

@@ -65,6 +65,8 @@ class Step:
     at: datetime
     facts: Mapping[str, Any]
     tables: Mapping[str, Any]  # of a record: rows by table
+    slot: str = ""  # whose records it continues
+    full: bool = True  # whether it has everything there is, not what changed since the record before
 
 
 class Standing(ABC):
@@ -264,9 +266,12 @@ class Standing(ABC):
 
     def expired(self, table: Table, symbol: str, now: float) -> bool:
         """Say whether a row has outlived its lifetime, by the clock of the host: nobody has recorded the server's."""
+        return now - self.evaluated[table.asset].get(symbol, 0) > self.lifetime_sec(table)
+
+    def lifetime_sec(self, table: Table) -> int:
+        """Give how long a row lives under these settings when nothing renews it."""
         settings, _ = self._in_force()
-        ttl_sec = table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
-        return now - self.evaluated[table.asset].get(symbol, 0) > ttl_sec
+        return table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
 
     def _targets(self, symbols: Sequence[str]) -> dict[str, Scored]:
         return {symbol: Scored(**_with_nan(row)) for symbol, row in self._input("base_targets", symbols).items()}

@@ -138,6 +138,64 @@ def test_a_part_of_the_time_begins_where_the_rest_left_off(archive):
     assert sum(one.rows for one in parts) == whole.rows
 
 
+def times_of_steps(archive, asset=None):
+    """Give when each step was taken, or each of one asset."""
+    records = archive.read("records").sort("seq").collect()
+    return sorted({*(records if asset is None else records.filter(asset=asset))["at"]})
+
+
+def compared_from(archive, start, cycles):
+    """Compute some cycles from a moment on; give what came of it."""
+    return rerun(archive, start, start + timedelta(seconds=cycles * STEP_SEC + 1))
+
+
+def test_every_start_gives_what_was_published(archive):
+    """Unchanged rows, positions that were let go and intents that are not due any more have no row of their own."""
+    for start in times_of_steps(archive):
+        outcome = compared_from(archive, start, 1)
+        assert (outcome.differences, outcome.skipped) == ([], {}), start
+        assert outcome.rows > 0
+
+
+def test_a_start_between_two_steps_of_a_cycle_leaves_out_what_came_before_it(archive):
+    """A time is cut anywhere, also in the middle of a cycle."""
+    (path,) = archive.files("records", BEGAN.date())
+    apart = [timedelta(milliseconds=10) * number for number in range(CYCLES * len(PUBLISHED_TABLES))]
+    records = pl.read_parquet(path).sort("seq")
+    write_parquet(records.with_columns(at=pl.col("at") + pl.Series(apart)), path)
+    moments = pl.read_parquet(path)["at"].to_list()
+    whole = rerun(archive, BEGAN, ENDED)
+    middle = len(PUBLISHED_TABLES) * 5 + 4
+    halves = [rerun(archive, BEGAN, moments[middle]), rerun(archive, moments[middle], ENDED)]
+    assert [one.differing for one in (whole, *halves)] == [0, 0, 0]
+    assert sum(one.steps for one in halves) == whole.steps
+
+
+def test_records_that_two_processes_have_numbered_in_another_order_are_met_once_and_in_order(archive):
+    """A step of which the moment is before, and the number behind, that of another one."""
+    (path,) = archive.files("records", BEGAN.date())
+    records = pl.read_parquet(path).sort("seq")
+    late = records["seq"][len(PUBLISHED_TABLES) * 4]  # numbered as the first of a cycle, taken before the one before it
+    moment = pl.when(seq=late).then(pl.col("at") - timedelta(seconds=STEP_SEC, milliseconds=1)).otherwise("at")
+    write_parquet(records.with_columns(at=moment), path)
+    middle = records["at"][len(PUBLISHED_TABLES) * 3]
+    parts = [rerun(archive, BEGAN, middle), rerun(archive, middle, ENDED)]
+    assert sum(one.steps for one in parts) == CYCLES * len(PUBLISHED_TABLES)
+
+
+def test_what_rests_on_lost_records_is_counted_and_never_called_a_difference(archive):
+    (path,) = archive.files("records", BEGAN.date())
+    records = pl.read_parquet(path).sort("seq")
+    lost = records["seq"][2 * len(PUBLISHED_TABLES) : 5 * len(PUBLISHED_TABLES)]
+    for table in archive.tables():
+        for file in archive.files(table, BEGAN.date()):
+            if "seq" in (rows := pl.read_parquet(file)).columns:
+                write_parquet(rows.filter(~pl.col("seq").is_in(lost.implode())), file)
+    outcome = rerun(archive, BEGAN, ENDED)
+    assert outcome.differences == []
+    assert outcome.steps == (CYCLES - 3) * len(PUBLISHED_TABLES)
+
+
 def test_a_time_of_which_nothing_is_recorded_is_named(archive):
     with pytest.raises(NotRecordedError, match="nothing was recorded"):
         rerun(archive, ENDED + timedelta(days=2), ENDED + timedelta(days=3))
