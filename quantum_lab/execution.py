@@ -193,7 +193,8 @@ def execute(
     costs
         Of each fill.
     hold_max
-        Candles after which a position is closed, at the close of the last.
+        Candles whose time a position is held at most: it is closed at the first close at which that is over. Where candles are
+        missing, these are fewer.
     traced
         Rows of entries whose path is kept.
     progress
@@ -209,7 +210,7 @@ def execute(
         it. A position that is open when the unit of the price changes ends at the close before it (``unit_jump``); one that is
         open after the last candle at its close (``end``).
     """
-    run = _Run(history, entries, costs, {int(row) for row in traced})
+    run = _Run(history, entries, costs, {int(row) for row in traced}, last_candles(history, entries.candle, hold_max))
     rows: Rows = np.arange(len(entries))
     if len(rows):
         run.stand(rows, policy.decide(_at_entry(entries)))
@@ -217,7 +218,7 @@ def execute(
     for age in range(hold_max):
         if not len(rows):
             break
-        rows = run.step(rows, age, last=age == hold_max - 1)
+        rows = run.step(rows, age)
         if len(rows):
             candle = entries.candle[rows] + age
             now_ms = history.open_time_ms[candle] + round(1000 * history.interval_sec)
@@ -228,6 +229,24 @@ def execute(
     return run.executed()
 
 
+def last_candles(history: CandleHistory, candle: Rows, hold_max: int) -> Rows:
+    """Give the candles at whose close positions have been held for a time, shape (n,); beyond the history where it ends before.
+
+    Parameters
+    ----------
+    history
+        Candles.
+    candle
+        Those in which the positions are opened.
+    hold_max
+        The time, in candles: where none is missing, the last is the one so many less one after the first.
+    """
+    interval_ms = round(1000 * history.interval_sec)
+    over = history.open_time_ms[candle] + hold_max * interval_ms
+    found: Rows = np.searchsorted(history.open_time_ms + interval_ms, over, side="left")
+    return np.minimum(found, candle + hold_max - 1)  # candles closer to each other than they are long
+
+
 def _at_entry(entries: Entries) -> Held:
     rows: Rows = np.arange(len(entries))
     return Held(rows, entries.candle - 1, entries.opened_at_ms, entries.mark, np.ones(len(entries)), entering=True)
@@ -236,8 +255,9 @@ def _at_entry(entries: Entries) -> Held:
 class _Run:
     """Positions on their way."""
 
-    def __init__(self, history: CandleHistory, entries: Entries, costs: Costs, traced: set[int]) -> None:
+    def __init__(self, history: CandleHistory, entries: Entries, costs: Costs, traced: set[int], last: Rows) -> None:
         n = len(entries)
+        self.last = last
         self.history, self.entries, self.costs = history, entries, costs
         self.d = entries.direction
         self.jumped = history.jumps
@@ -259,7 +279,7 @@ class _Run:
         """Let orders stand."""
         self.stop[rows], self.target[rows], self.action[rows] = orders.stop, orders.target, orders.action
 
-    def step(self, rows: Rows, age: int, *, last: bool) -> Rows:
+    def step(self, rows: Rows, age: int) -> Rows:
         """Let one candle pass; give the positions that are open at its close."""
         history, entries = self.history, self.entries
         candle = entries.candle[rows] + age
@@ -276,10 +296,9 @@ class _Run:
         rows = np.sort(np.concatenate([open_, rows[within]])) if within.any() else open_
         candle = entries.candle[rows] + age
         self._extremes(rows, candle, within=entries.opened_at_ms[rows] > history.open_time_ms[candle])
-        if last:
-            self._exit(rows, candle, history.close[candle], TIME)
-            return rows[:0]
-        return rows
+        timed = candle >= self.last[rows]
+        self._exit(rows[timed], candle[timed], history.close[candle[timed]], TIME)
+        return rows[~timed]
 
     def _fill(self, rows: Rows, candle: Rows) -> Rows:
         """Fill what stands in one candle; give the positions that are still open."""

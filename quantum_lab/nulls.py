@@ -15,7 +15,7 @@ import numpy as np
 from quantum_core.kernels.columns import Floats
 from quantum_lab.candles import CandleHistory
 from quantum_lab.entries import Chosen
-from quantum_lab.execution import BPS, JUMP, Costs, Entries, Executed, Rows, execute
+from quantum_lab.execution import BPS, JUMP, Costs, Entries, Executed, Rows, execute, last_candles
 from quantum_lab.policies import Chandelier, FixedStop, average_true_range
 
 NULLS: Mapping[str, str] = MappingProxyType(
@@ -83,7 +83,7 @@ def null_results(
         made[name] = Null(np.where(done.reason == JUMP, np.nan, done.pnl), done.exit_candle - entries.candle + 1)
     held = executed.exit_candle - entries.candle
     dealt = np.random.default_rng(seed).permutation(held)
-    for name, after in (("no_stop", np.full(len(entries), hold_max - 1)), ("random_exit", dealt)):
+    for name, after in (("no_stop", last_candles(history, entries.candle, hold_max) - entries.candle), ("random_exit", dealt)):
         made[name] = Null(closed_at(history, entries, after, costs), after + 1)
     if (chosen.own_exit_candle >= 0).any():
         own = chosen.own_exit_price

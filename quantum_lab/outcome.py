@@ -50,7 +50,7 @@ def trades_frame(history: CandleHistory, chosen: Chosen, executed: Executed, nul
             "mae_R": executed.mae / risk,
             "mfe_R": executed.mfe / risk,
             "held_candles": last - first + 1,
-            "held_sec": (history.open_time_ms[last] - history.open_time_ms[first]) / 1000 + history.interval_sec,
+            "held_sec": np.maximum(history.open_time_ms[last] + interval_ms - entries.opened_at_ms, 0) / 1000,
             "partials": executed.partials,
             "both_hit": executed.both_hit,
             "gapped": executed.gapped,

@@ -6,8 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from quantum_lab.candles import CandleHistory, history_of
-from quantum_lab.execution import REASONS, Costs, Entries, Executed, Held, Orders, execute
+from quantum_lab.candles import COLUMNS, CandleHistory, history_of
+from quantum_lab.entries import Chosen
+from quantum_lab.execution import REASONS, Costs, Entries, Executed, Held, Orders, execute, last_candles
+from quantum_lab.nulls import null_results
+from quantum_lab.outcome import trades_frame
 
 T0 = 1_700_000_040_000
 FREE = Costs(fee_bps=0, slippage_bps=0)
@@ -155,6 +158,32 @@ def test_a_short_pays_as_much_as_a_long():
 def test_a_position_is_closed_at_the_close_when_its_time_is_over():
     done = run(history(UP, (101, 103, 100, 102), UP), [(None, None, NONE)], hold_max=2)
     assert (REASONS[done.reason[0]], done.exit_candle[0], done.exit_price[0]) == ("time", 2, 102)
+
+
+def test_time_is_over_by_the_clock_and_not_by_the_number_of_candles():
+    """Of five candles' time three are missing: the first close after it ends the position, and the null without a stop alike."""
+    whole = history(*[(100 + at, 101.5 + at, 99 + at, 101 + at) for at in range(12)])
+    kept = np.array([0, 1, 2, 3, 7, 8, 9, 10, 11, 12])
+    holed = CandleHistory("BTCUSDT", 60, *(getattr(whole, name)[kept] for name in COLUMNS))
+    one = entries()
+    assert last_candles(whole, one.candle, 5).tolist() == [5]
+    assert last_candles(holed, one.candle, 5).tolist() == [4]
+    for candles, price in ((whole, 105), (holed, 107)):
+        done = execute(candles, one, Scripted([(None, None, NONE)]), FREE, hold_max=5)
+        assert (REASONS[done.reason[0]], done.exit_price[0]) == ("time", price)
+        chosen = Chosen(one, np.array([-1]), np.array([np.nan]))
+        nulls = null_results(candles, chosen, done, np.array([0.5]), FREE, hold_max=5, seed=1)
+        assert nulls["no_stop"].profit[0] == nulls["fixed_stop"].profit[0] == price - 100
+
+
+@pytest.mark.parametrize(("after_ms", "held_sec"), [(0, 120.0), (45_000, 75.0)])
+def test_a_trade_is_held_from_its_entry_also_within_a_candle(after_ms, held_sec):
+    """Its exit has the time at which the candle closed; what came before the entry is not held."""
+    candles, one = history(UP, (101, 103, 97, 102)), entries(opened_after_ms=after_ms)
+    done = execute(candles, one, Scripted([(98, None, NONE)]), FREE, hold_max=5)
+    frame = trades_frame(candles, Chosen(one, np.array([-1]), np.array([np.nan])), done, {})
+    assert frame["held_sec"].to_list() == [held_sec]
+    assert (frame["exit_time"] - frame["entry_time"]).dt.total_seconds().to_list() == [held_sec]
 
 
 def test_the_extremes_are_of_candles_that_were_held_to_their_close():
