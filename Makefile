@@ -52,8 +52,8 @@ docs: setup  ## regenerate what is generated
 
 evidence: setup lab  ## docs/evidence*.md anew, from the bundled sample and files like BTCUSDT_1m_2024.parquet in HISTORY=folder
 	$(BIN)/quantum evidence quantum_assets/sample $(wildcard $(HISTORY)/*_1m_*) --profile locked-v1 --profile crypto-1m \
-		--out docs/evidence.md
-	$(BIN)/quantum evidence $(wildcard $(HISTORY)/*_5m_*) --profile locked-v1 --profile crypto-5m --out docs/evidence-5m.md
+		--out docs/evidence.md --force
+	$(BIN)/quantum evidence $(wildcard $(HISTORY)/*_5m_*) --profile locked-v1 --profile crypto-5m --out docs/evidence-5m.md --force
 
 lock: setup  ## renew the lock files after a change of pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -20,7 +20,7 @@ from quantum_core.kernels.position.tracking import TrackingTheta
 from quantum_core.kernels.proposals.harvest import HarvestTheta
 from quantum_core.kernels.proposals.stops import StopsTheta
 from quantum_core.profiles.profile import Profile
-from quantum_lab.candles import CandleHistory
+from quantum_lab.candles import CandleHistory, number_of
 from quantum_lab.entries import NAMED_MAX, Chosen, EntryRule, place
 from quantum_lab.execution import Costs, Entries, Executed, execute
 from quantum_lab.nulls import NULLS, null_results
@@ -243,4 +243,4 @@ def _count_foreign(made: Backtest, trades: pl.DataFrame, histories: Sequence[Can
     if len(foreign):
         made.left_out["no_candles"] = len(foreign)
         names = sorted(set(foreign["symbol"]))
-        made.named.append(f"no candles of {', '.join(names[:NAMED_MAX])}: {len(foreign)} trades")
+        made.named.append(f"no candles of {', '.join(names[:NAMED_MAX])}: {number_of(len(foreign), 'trade')}")

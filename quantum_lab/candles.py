@@ -104,6 +104,11 @@ class CandleHistory:
         return CandleHistory(self.symbol, self.interval_sec, *(getattr(self, name)[part] for name in COLUMNS))
 
 
+def number_of(count: int, noun: str) -> str:
+    """Write a number of things: ``1 trade``, ``2 trades``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None = None) -> CandleHistory:
     """Judge the candles of one symbol.
 
@@ -134,7 +139,7 @@ def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None =
     rows = frame.select(pl.col("open_time_ms").cast(pl.Int64), *(pl.col(name).cast(pl.Float64) for name in COLUMNS[1:]))
     kept, left_out = _kept(rows)
     if len(kept) < 2:
-        message = f"{symbol} has {len(kept)} usable candles{_counted(left_out)}: nothing can be computed"
+        message = f"{symbol} has {number_of(len(kept), 'usable candle')}{_counted(left_out)}: nothing can be computed"
         raise CandlesError(message)
     times = kept["open_time_ms"].to_numpy()
     if interval_sec is None:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from quantum_core.kernels.columns import Bools, Floats
-from quantum_lab.candles import CandleHistory
+from quantum_lab.candles import CandleHistory, number_of
 from quantum_lab.execution import BPS, Costs, Entries, Rows
 
 Side = Literal["both", "long", "short"]
@@ -195,13 +195,15 @@ def place(trades: pl.DataFrame, history: CandleHistory, usable: Bools) -> Chosen
     ][:NAMED_MAX]
     if outside := int(np.count_nonzero((reason < 0) & (beyond > PRICE_OUTSIDE))):
         kept = int(np.count_nonzero(reason < 0))
+        are = "is outside its candle" if outside == 1 else "are outside their candle"
         named.insert(
-            0, f"{history.symbol}: {outside} of {kept} entry prices are outside their candle: is the time zone right? {UTC_TIMES}"
+            0, f"{history.symbol}: {outside} of {number_of(kept, 'entry price')} {are}: is the time zone right? {UTC_TIMES}"
         )
     is_long = (trades["side"] == "LONG").to_numpy()
     own_exit, own_price = _own_exits(trades, history)
     if unknown := int(np.count_nonzero((reason < 0) & (own_exit < 0) & trades["exit_ms"].is_not_null().to_numpy())):
-        named.insert(0, f"{history.symbol}: {unknown} exits are after the candles or far from their prices: taken as unknown")
+        are = "is after the candles or far from its price" if unknown == 1 else "are after the candles or far from their prices"
+        named.insert(0, f"{history.symbol}: {number_of(unknown, 'exit')} {are}: taken as unknown")
     made = Entries(candle, is_long, price, price, entered, trades["qty"].to_numpy())
     return Chosen(made, own_exit, own_price, left_out, named).take(reason < 0)
 

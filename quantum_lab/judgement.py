@@ -18,7 +18,7 @@ from quantum_core.profiles.profile import Profile
 from quantum_lab.backtest import Backtest, Plan, backtest
 from quantum_lab.bands import band_multiples
 from quantum_lab.calibration import CalibrationError
-from quantum_lab.candles import COLUMNS, CandleHistory
+from quantum_lab.candles import COLUMNS, CandleHistory, number_of
 from quantum_lab.coverage import coverage
 from quantum_lab.entries import EntryRule
 from quantum_lab.shares import shares
@@ -146,7 +146,8 @@ def verdict(tested: Backtest) -> tuple[bool, str]:
     mean = summary["expectancy_R"]
     judged = {name: one for name, one in summary["nulls"].items() if one["p_holm"] is not None}
     if mean["low"] is None or not judged:
-        return False, f"Not recommended: {summary['trades']} trades are too few, or too close together, to say anything."
+        few = "is too little" if summary["trades"] == 1 else "are too few, or too close together,"
+        return False, f"Not recommended: {number_of(summary['trades'], 'trade')} {few} to say anything."
     beaten = [name for name, one in judged.items() if one["p_holm"] < SURE and one["difference_R"]["mean"] > 0]
     lost_to = [name for name, one in judged.items() if one["p_holm"] < SURE and one["difference_R"]["mean"] < 0]
     unclear = [name for name in judged if name not in (*beaten, *lost_to)]

@@ -128,7 +128,7 @@ def candidates_of(profile: Profile, factors: Mapping[str, Sequence[float]] = FAC
     Raises
     ------
     SearchError
-        A name is unknown or no number, or there are more than CANDIDATES_MAX combinations.
+        A name is unknown or no number, two names share a number, or there are more than CANDIDATES_MAX combinations.
     """
     values = flat_parameters(profile)
     leaves = {name: [leaf for leaf in (name, *(f"{name}.{one}" for one in REGIMES)) if leaf in values] for name in factors}
@@ -138,6 +138,10 @@ def candidates_of(profile: Profile, factors: Mapping[str, Sequence[float]] = FAC
                 f"{name} is no number of a profile: accepted are parameters like stops.sl_min_pct and groups like stops.k_sl"
             )
             raise SearchError(message)
+    all_leaves = [leaf for found in leaves.values() for leaf in found]
+    if shared := sorted({leaf for leaf in all_leaves if all_leaves.count(leaf) > 1}):
+        message = f"{shared[0]} would have factors of two names, of which one only would count: give one of {', '.join(factors)}"
+        raise SearchError(message)
     count = int(np.prod([len(one) for one in factors.values()]))
     if count > CANDIDATES_MAX:
         message = f"{count} combinations: at most {CANDIDATES_MAX}, or luck has too much to choose from"

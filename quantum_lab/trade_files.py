@@ -30,6 +30,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {  # letters only, in the order of pr
 SIZE_MAX = 1e15  # base units; what is larger is a mistake, and its profit no number
 NEEDED = ("symbol", "side", "entry_ms", "entry_price")
 LONG_WORDS, SHORT_WORDS = ("long", "buy", "l", "b"), ("short", "sell", "s")
+EPOCH_MS_MAX = 253_402_300_799_999  # the end of the year 9999; what is later is no time
 SECONDS_BELOW, MICROSECONDS_FROM = 1e11, 1e14  # an epoch number between them is in ms
 
 
@@ -212,7 +213,8 @@ def _epoch_ms(value: Any) -> int:
             message = f"time {value!r} is neither epoch nor ISO 8601"
             raise ValueError(message) from None
         return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    if not 0 < number < float("inf"):
+    epoch_ms = number * 1000 if number < SECONDS_BELOW else number / 1000 if number >= MICROSECONDS_FROM else number
+    if not 0 < epoch_ms <= EPOCH_MS_MAX:
         message = f"time {value!r} is neither epoch nor ISO 8601"
         raise ValueError(message)
-    return round(number * 1000 if number < SECONDS_BELOW else number / 1000 if number >= MICROSECONDS_FROM else number)
+    return round(epoch_ms)

@@ -27,7 +27,7 @@ overflow-wrap:anywhere}
 th,.whole{white-space:nowrap}ul{margin:.3rem 0 0;padding-left:1.1rem}
 code{font:12.5px ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .two{columns:2;column-gap:3rem}.two tr{break-inside:avoid}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(480px,1fr));gap:1.5rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(480px,100%),1fr));gap:1.5rem}
 figure{margin:0;break-inside:avoid}img{width:100%;border:1px solid var(--line);border-radius:6px}
 dl{display:grid;grid-template-columns:auto 1fr auto 1fr;gap:0 .8rem;margin:.5rem 0;font-size:12.5px}
 dd{margin:0;overflow-wrap:anywhere}

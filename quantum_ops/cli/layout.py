@@ -77,8 +77,8 @@ def records(
         Each record follows the one before: as lines, only what has changed is shown.
     """
     heading = [Text(title, style="italic")] if title else []
-    table = _table(columns, rows, title, successive=successive)
-    if _fits(out, table):
+    table = table_of(columns, rows, title, successive=successive)
+    if fits(out, table):
         return table
     if together and len(rows) > 1:
         same = [number for number in range(1, len(columns)) if len({row[number] for row in rows}) == 1]
@@ -86,15 +86,15 @@ def records(
         said = [f"{columns[number].heading} {rows[0][number]}" for number in same if rows[0][number]]
         heading += [paragraph(out, f"In all of them: {', '.join(said)}")] if said else []
         columns, rows = [columns[number] for number in kept], [[row[number] for number in kept] for row in rows]
-        table = _table(columns, rows, successive=successive)
-        if _fits(out, table):
+        table = table_of(columns, rows, successive=successive)
+        if fits(out, table):
             return Group(*heading, table)
     shown = _changes(rows) if successive else rows
     cells = [[_cell(column, value) for column, value in zip(columns, row, strict=True)] for row in shown]
     return Group(*heading, *(line for row in cells for line in _lines(columns, row, out.width)))
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", *, successive: bool = False) -> Table:
+def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", *, successive: bool = False) -> Table:
     """Build a table; where records are successive, what has not changed steps back."""
     table = Table(title=title or None, title_justify="left")
     for column in columns:
@@ -109,7 +109,8 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str 
     return table
 
 
-def _fits(out: Console, table: Table) -> bool:
+def fits(out: Console, table: Table) -> bool:
+    """Whether a table needs no more columns than the console has."""
     return Measurement.get(out, out.options.update(max_width=PIPE_WIDTH), table).maximum <= out.width
 
 

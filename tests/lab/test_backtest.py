@@ -308,7 +308,7 @@ class TestWhatADeskGives:
         inside, outside = ("BTCUSDT", "LONG", at, high, 1.0, None, None), ("BTCUSDT", "LONG", at, high * 1.01, 1.0, None, None)
         chosen = place(desk(inside, outside), history, np.ones(400, dtype=np.bool_))
         assert len(chosen.entries) == 2
-        assert chosen.named[0].startswith("BTCUSDT: 1 of 2 entry prices are outside their candle: is the time zone right?")
+        assert chosen.named[0].startswith("BTCUSDT: 1 of 2 entry prices is outside its candle: is the time zone right?")
         assert place(desk(inside), history, np.ones(400, dtype=np.bool_)).named == []
 
     def test_an_exit_that_cannot_be_is_unknown(self):

@@ -10,6 +10,7 @@ import pytest
 
 from quantum_core.settings import load_settings
 from quantum_ops.recordings.ohlcv_files import read_ohlcv
+from quantum_ops.sealed_page import verify
 from resources.recorder.archive import Position
 from resources.recorder.reading import archive_of
 from tests.commands import run_command
@@ -29,10 +30,20 @@ def run(home: Path, *arguments: object):
     return run_command("backtest", *map(str, arguments), environment={"QUANTUM_HOME": str(home)})
 
 
+def on_a_terminal(home: Path, *arguments: object):
+    """Run a command as on a terminal of 80 columns without colours."""
+    terminal = {"QUANTUM_HOME": str(home), "FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}
+    return run_command("backtest", *map(str, arguments), environment=terminal)
+
+
 def test_the_figures_fit_a_terminal(home: Path) -> None:
-    done = run(home, BTC, "--hold-max", "30m")
+    """More profiles than fit stand below each other, and no number is broken."""
+    done = on_a_terminal(home, BTC, "--hold-max", "30m", "--set", "stops.k_sl.chop=6")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.count("expectancy, R") == 2
+    assert "crypto-1m* minus null" in done.stdout
+    assert "…" not in done.stdout
     for text in ("BTCUSDT: 700 candles of 60 s", "expectancy, R", "chandelier", "not a forecast"):
         assert text in done.stdout
     assert list((home / "lab").glob("states-*.parquet"))
@@ -64,6 +75,118 @@ def test_a_change_is_shown_beside_the_profile(home: Path, tmp_path: Path) -> Non
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_a_pipe_has_no_width(home: Path) -> None:
+    """All profiles in one table, each record on one line: a script cuts where it wants to."""
+    sets = ("--set", "stops.k_sl.chop=6")
+    done = run(home, BTC, "--hold-max", "30m", "--profile", "locked-v1", "--profile", "crypto-1m", *sets)
+    lines = done.stdout.splitlines()
+    (head,) = (line for line in lines if "locked-v1" in line and "crypto-1m*" in line)
+    assert len(head) > 80
+    (interval,) = (line for line in lines if "blocks of time" in line)
+    assert interval.count(" to ") >= 2
+    assert len([line for line in lines if "chandelier" in line]) == 4
+    assert all(re.search(r"│\s+58 │", line) for line in lines if "random_exit" in line)  # the pairs of each difference
+
+
+def test_what_both_sides_cancel_is_said_where_both_are_opened(home: Path) -> None:
+    """Else a mean near minus the costs is taken for a property of the market."""
+    both, long = (run(home, BTC, "--hold-max", "30m", "--side", side).stdout for side in ("both", "long"))
+    assert "moves cancel" in both
+    assert "moves cancel" not in long
+    assert "Entries: every 15m, long; closed after 30m at the latest; fee 5 and slippage 2 bps a fill." in long
+
+
+def test_another_symbol_than_the_name_says_is_named(home: Path) -> None:
+    done = run(home, BTC, "--symbol", "SOLUSDT", "--hold-max", "30m", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["candles"][0]["symbol"] == "SOLUSDT"
+    assert f"{BTC}: its name says BTCUSDT, taken as SOLUSDT" in done.stderr.splitlines()
+    assert "its name says" not in run(home, BTC, "--symbol", "BTCUSDT", "--hold-max", "30m").stderr
+
+
+def test_files_that_exist_are_replaced_only_by_force(home: Path, tmp_path: Path) -> None:
+    """A second run must not destroy the first one's result, and no candles."""
+    page, out = tmp_path / "page.html", tmp_path / "out"
+    out.mkdir()
+    page.write_text("mine")
+    (out / "trades.csv").write_text("mine")
+    (out / "notes.txt").write_text("mine")
+    options = (BTC, "--hold-max", "30m", "--entries", "every:1h")
+    for more, named in ((("--report", page), "page.html exists: give another --report"), (("--out", out), "another --out")):
+        done = run(home, *options, *more)
+        assert (done.returncode, named in done.stderr) == (2, True), done.stderr
+    assert page.read_text() == (out / "trades.csv").read_text() == "mine"
+    assert sorted(path.name for path in out.iterdir()) == ["notes.txt", "trades.csv"]
+    done = run(home, *options, "--report", page, "--out", out, "--force")
+    assert done.returncode == 0, done.stderr
+    assert (out / "trades.csv").read_text().startswith("profile,")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert "<title>Backtest" in page.read_text()
+
+
+def folder_with_faults(folder: Path) -> Path:
+    """Give a folder with one good file, and three that cannot be used for three reasons."""
+    folder.mkdir()
+    lines = BTC.read_text().splitlines()
+    (folder / "BTCUSDT_1m.csv").write_text("\n".join(lines))
+    (folder / "ETHUSDT_1m.parquet").write_bytes(b"PAR1 damaged")
+    (folder / "SOLUSDT_1m.csv").write_text("\n".join([*lines[:100], *(line.replace(",", ",x", 2) for line in lines[100:150])]))
+    (folder / "ADAUSDT_1m.csv").write_text("\n".join(lines[:2]))
+    return folder
+
+
+@pytest.mark.parametrize("option", [(), ("--history",)])
+def test_a_file_of_a_folder_that_cannot_be_used_does_not_stop_the_others(home: Path, tmp_path: Path, option) -> None:
+    """It is named and counted, on stderr and in the figures."""
+    folder = folder_with_faults(tmp_path / "candles")
+    done = run(home, *option, folder, "--hold-max", "30m", "--json")
+    assert done.returncode == 0, done.stderr
+    body = json.loads(done.stdout)
+    assert [one["symbol"] for one in body["candles"]] == ["BTCUSDT"]
+    assert {Path(path).name for path in body["files_left_out"]} == {"ETHUSDT_1m.parquet", "SOLUSDT_1m.csv", "ADAUSDT_1m.csv"}
+    assert "3 of 4 files left out" in done.stderr
+    for text in ("ETHUSDT_1m.parquet cannot be read", "rows are malformed", "ADAUSDT has 1 usable candle:"):
+        assert text in done.stderr.replace("rows of " + str(folder / "SOLUSDT_1m.csv") + " are", "rows are"), text
+
+
+def test_a_month_that_cannot_be_read_leaves_the_others_of_its_symbol(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT-1m-2025-08.csv").write_text(BTC.read_text())
+    (tmp_path / "BTCUSDT-1m-2025-09.zip").write_bytes(b"PK damaged")
+    done = run(home, tmp_path, "--hold-max", "30m", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["candles"][0]["count"] == 700
+    assert "1 of 2 files left out" in done.stderr
+
+
+def test_a_folder_without_a_usable_file_exits_with_one(home: Path, tmp_path: Path) -> None:
+    folder = folder_with_faults(tmp_path / "candles")
+    bad = folder / "ETHUSDT_1m.parquet"
+    named = run(home, folder / "BTCUSDT_1m.csv", bad)
+    assert (named.returncode, "cannot be read" in named.stderr) == (2, True)  # a file that was named must be usable
+    (folder / "BTCUSDT_1m.csv").unlink()
+    done = run(home, folder)
+    assert (done.returncode, "No file can be used; no trade was computed." in done.stderr) == (1, True), done.stderr
+
+
+def test_the_page_can_be_filed_and_read_on_a_phone(home: Path, tmp_path: Path) -> None:
+    """Whoever finds it must know what it is of, and can make it again."""
+    page = tmp_path / "page.html"
+    done = run(home, BTC, "--hold-max", "30m", "--seed", "7", "--set", "stops.k_sl.chop=6", "--report", page, "--json")
+    body, text = json.loads(done.stdout), page.read_text()
+    assert verify(text)
+    assert '<meta name="viewport" content="width=device-width">' in text
+    assert ".wide{overflow-x:auto}" in text
+    assert text.count("<table>") == text.count('<div class="wide"><table>') + text.count('<div class="wide left"><table>') == 3
+    for value in (*(one["fingerprint"] for one in body["profiles"]), body["candles"][0]["digest"], *body["versions"].values()):
+        assert f"<code>{value}</code>" in text
+    assert "<td>seed</td><td><code>7</code></td>" in text
+    assert {"quantum-risk-pipeline", "numpy", "scipy", "polars"} <= set(body["versions"])
+    assert "stops.k_sl.chop=6" in text
+    assert "moves cancel" in text
+    assert "<th>pairs</th>" in text
+    assert text.count("<td>58</td>") >= 16  # trades of four profiles, and pairs of each with four nulls
+
+
 def test_the_same_call_gives_the_same_figures(home: Path) -> None:
     options = (BTC, "--entries", "random:40", "--seed", "3", "--hold-max", "30m", "--json")
     assert run(home, *options).stdout == run(home, *options).stdout
@@ -72,6 +195,7 @@ def test_the_same_call_gives_the_same_figures(home: Path) -> None:
 def test_the_trades_of_a_desk_are_judged_and_the_others_named(home: Path, tmp_path: Path) -> None:
     frame = read_ohlcv(BTC).frame
     entry = datetime.fromtimestamp(frame["open_time_ms"][400] / 1000, UTC)
+    later = datetime.fromtimestamp(frame["open_time_ms"][420] / 1000, UTC)
     lines = [
         "symbol,side,entry_time,entry_price,qty,exit_time,exit_price",
         f"BTCUSDT,long,{entry.isoformat()},{frame['open'][400]},0.1,,",
@@ -79,14 +203,23 @@ def test_the_trades_of_a_desk_are_judged_and_the_others_named(home: Path, tmp_pa
         "BTCUSDT,long,2020-01-01,100,1,,",
         "DOGEUSDT,long,2025-08-06,1,1,,",
         "BTCUSDT,up,2025-08-06,1,1,,",
+        "BTCUSDT,long,1e300,100,1,,",
+        f"BTCUSDT,long,{entry.isoformat()},{frame['open'][400]},0.1,{later.isoformat()},{frame['open'][420]}",
     ]
     path = tmp_path / "desk.csv"
     path.write_text("\n".join(lines))
     done = run(home, BTC, "--trades", path, "--hold-max", "1h", "--json")
     body = json.loads(done.stdout)
     assert body["entries"]["left_out"] == {"no_candles": 1, "price_off": 1, "before_candles": 1}
-    assert [one["trades"] for one in body["profiles"]] == [1, 1]
+    assert [one["trades"] for one in body["profiles"]] == [2, 2]
+    assert [one["nulls"]["desk"]["pairs"] for one in body["profiles"]] == [1, 1]
     assert "side 'up'" in done.stderr
+    assert "time '1e300' is neither epoch nor ISO 8601" in done.stderr
+    assert "2 trades left out" in done.stderr
+    assert "no candles of DOGEUSDT: 1 trade" in body["entries"]["named"]
+    shown = on_a_terminal(home, BTC, "--trades", path, "--hold-max", "1h").stdout
+    assert "locked-v1 minus desk: of the trades whose exit is known, 1 of 2 trades." in shown
+    assert not re.search(r"\b1 (trades|exits|candles|files)\b", done.stderr + shown.replace("1 of 2 trades", ""))
 
 
 def test_the_candles_of_the_archive_are_used(home: Path) -> None:
@@ -117,6 +250,11 @@ def test_the_candles_of_the_archive_are_used(home: Path) -> None:
         ((BTC, "--profile", "nosuch"), 2, "no such file"),
         ((BTC, "--set", "stops.k_sl.chop"), 2, "section.parameter=value"),
         ((BTC, "--set", "stops.k_sl.chop=many"), 2, "k_sl.chop"),
+        ((BTC, "--set", "stops.k_sl=1", "--set", "stops.k_sl.chop=2"), 2, "set the same: give one of them"),
+        ((BTC, "--set", "stops.k_sl.chop=2", "--set", "stops.k_sl=1"), 2, "set the same: give one of them"),
+        ((BTC, "--set", "stops.k_sl.chop=2", "--set", "stops.k_sl.chop=3"), 2, "set the same: give one of them"),
+        ((BTC, SAMPLE / "ETHUSDT_1m.csv", "--symbol", "BTCUSDT"), 2, "files of BTCUSDT, ETHUSDT would become one history"),
+        ((BTC, "--side", "long", "--trades", BTC), 2, "--side is of --entries"),
         ((BTC, "--entries", "hourly"), 2, "every:15m"),
         ((BTC, "--hold-max", "long"), 2, "accepted are"),
         ((BTC, "--entries", "every:15m", "--trades", BTC), 2, "--entries or --trades"),

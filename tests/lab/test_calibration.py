@@ -179,6 +179,8 @@ def test_a_search_names_what_it_cannot_search():
         candidates_of(LOCKED, {"stops.k_sll": (1.0,)})
     with pytest.raises(SearchError, match=r"harvest\.lock_mode is no number"):
         candidates_of(LOCKED, {"harvest.lock_mode": (1.0,)})
+    with pytest.raises(SearchError, match=r"stops\.k_sl\.chop would have factors of two names"):
+        candidates_of(LOCKED, {"stops.k_sl": (0.7, 1.4), "stops.k_sl.chop": (0.5,)})
     with pytest.raises(SearchError, match="at most 200"):
         candidates_of(LOCKED, {"stops.k_sl": (0.5,) * 15, "stops.k_tp": (0.5,) * 15})
 
@@ -233,6 +235,7 @@ def test_a_search_on_a_random_walk_is_refused(made):
     assert found.body()["refused"] == found.refused
 
 
+TWICE = ("--search", "stops.k_sl=2", "--search", "stops.k_sl=3")
 OUTS = ("new.toml", "crypto-1m.toml", "no/new.toml", "old.toml", "a b.toml")
 SAMPLE = Path(__file__).parents[2] / "quantum_assets" / "sample" / "BTCUSDT_1m.csv"
 
@@ -265,6 +268,11 @@ def call(home, *arguments):
             "needs --optimise",
         ),
         ((SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--search", "stops.k_sl=x"), 2, "factors above 0"),
+        (
+            (SAMPLE, "--interval", "1m", "--horizon", "60m", "--out", "new.toml", "--optimise", "drawdown", *TWICE),
+            2,
+            "names a parameter twice",
+        ),
     ],
 )
 def test_what_cannot_be_calibrated_is_named_and_nothing_is_written(tmp_path, arguments, code, words):

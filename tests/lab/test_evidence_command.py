@@ -14,6 +14,7 @@ from resources.recorder.archive import Archive, Position
 from tests.commands import run_command
 from tests.conftest import START
 
+OLD = "old.json"  # a file that exists
 SAMPLE = Path(__file__).resolve().parents[2] / "quantum_assets" / "sample"
 
 
@@ -95,12 +96,29 @@ def test_recorded_candles_are_judged_by_symbol(tmp_path: Path) -> None:
         ((SAMPLE / "BTCUSDT_1m.csv", "--profile", "crypto-9m"), "no such file"),
         ((SAMPLE / "BTCUSDT_1m.csv", "--horizon", "90s"), "whole numbers from 2"),
         (("BTCUSDT.csv",), "cannot be read"),
+        ((SAMPLE / "BTCUSDT_1m.csv", "--out", OLD), "exists: give another --out, or --force"),
     ],
 )
 def test_a_wrong_call_exits_with_two_and_says_what_is_accepted(tmp_path: Path, arguments: tuple, message: str) -> None:
     """Nothing is written."""
-    code, _, said = run(tmp_path, *arguments)
+    (tmp_path / OLD).write_text("mine")
+    code, _, said = run(tmp_path, *(tmp_path / OLD if one == OLD else one for one in arguments))
     assert (code, message in said) == (2, True), said
+    assert (tmp_path / OLD).read_text() == "mine"
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    """The others are measured, and --force replaces the document of before."""
+    folder, out = tmp_path / "candles", tmp_path / OLD
+    folder.mkdir()
+    (folder / "BTCUSDT_1m.csv").write_bytes((SAMPLE / "BTCUSDT_1m.csv").read_bytes())
+    (folder / "ETHUSDT_1m.parquet").write_bytes(b"PAR1 damaged")
+    out.write_text("mine")
+    code, _, said = run(tmp_path, folder, "--profile", "locked-v1", "--out", out, "--force")
+    assert code == 0, said
+    assert [one["name"] for one in json.loads(out.read_text())["content"]["samples"]] == ["BTCUSDT_1m.csv"]
+    assert "ETHUSDT_1m.parquet cannot be read" in said
+    assert "1 of 2 files left out" in said
 
 
 def test_no_candles_at_all_exit_with_one(tmp_path: Path) -> None:

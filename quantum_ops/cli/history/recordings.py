@@ -6,7 +6,7 @@ Here belongs what `replay` and `regime` share. The layouts stay in the reader; w
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from quantum_ops.recordings.file_rows import OhlcvFile, OhlcvFileError
 from quantum_ops.recordings.ohlcv_files import read_ohlcv
 
 NAMED_MAX = 3  # rows, files and holes named on the terminal; the counts are exact
+LEFT_OUT_NAMED_MAX = 10  # files of a folder that cannot be used
 HOLE_INTERVALS = 5  # a longer gap between candles is named
 PROGRESS_FROM_BYTES = 20_000_000  # less is read before a bar would be seen
 
@@ -116,6 +117,60 @@ def read(symbol: str, paths: list[Path]) -> Recording:
         raise click.UsageError(str(error)) from error
 
 
+def read_usable(symbol: str, paths: list[Path], given: Sequence[Path]) -> tuple[Recording | None, dict[Path, str]]:
+    """Read the files of one symbol; of those that a folder gave, leave out what cannot be used.
+
+    Parameters
+    ----------
+    symbol, paths
+        As of :func:`read`.
+    given
+        Files and folders on the command line: a file named there must be usable, for :func:`read` and :func:`refuse` to say.
+
+    Returns
+    -------
+    Recording or None, dict
+        What the others hold, and why each of the rest is left out.
+
+    Raises
+    ------
+    click.UsageError
+        A file that was named cannot be read.
+    """
+    inside = [path for path in paths if path not in given]
+    left_out: dict[Path, str] = {}
+    try:
+        recording = read(symbol, paths)
+        if recording.candles.frame.height and not any(file.too_malformed for file in recording.candles.files):
+            return recording, {}
+        left_out = {
+            file.path: file.too_malformed for file in recording.candles.files if file.path in inside and file.too_malformed
+        }
+    except click.UsageError:
+        if not inside:
+            raise
+    left_out = left_out or {path: why for path in inside if (why := _unusable(path))}
+    kept = [path for path in paths if path not in left_out]
+    return (read(symbol, kept) if kept else None), left_out
+
+
+def _unusable(path: Path) -> str:
+    try:
+        candles = read_ohlcv(path)
+    except OhlcvFileError as error:
+        return str(error)
+    return candles.files[0].too_malformed or ("" if candles.frame.height else f"{path} has no valid row")
+
+
+def say_left_out(left_out: Mapping[Path, str], of: int) -> None:
+    """Name on stderr the files of folders that are left out, and count them."""
+    for why in [*left_out.values()][:LEFT_OUT_NAMED_MAX]:
+        click.echo(f"left out: {why}", err=True)
+    if left_out:
+        files = "1 file" if of == 1 else f"{of} files"
+        click.echo(f"{len(left_out)} of {files} left out", err=True)
+
+
 def _advance(bar: Progress, symbol: str, size: int) -> Callable[[int, int], None]:
     task = bar.add_task(symbol, total=size)
     before, latest = 0, (0, 0)
@@ -147,6 +202,9 @@ def report(recording: Recording, *, interval_sec: int | None = None) -> None:
         for symbol in file.symbols:
             if _letters(symbol) != _letters(recording.symbol):
                 click.echo(f"{file.path}: its rows name {symbol}, taken as {recording.symbol}", err=True)
+        named = named_file(file.path).symbol
+        if named is not None and _letters(named) != _letters(recording.symbol):
+            click.echo(f"{file.path}: its name says {named}, taken as {recording.symbol}", err=True)
     if interval_sec is not None and (holes := _holes(recording, interval_sec)):
         click.echo(f"{recording.symbol}: no candles {some(holes)}", err=True)
 

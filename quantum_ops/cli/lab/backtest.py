@@ -17,27 +17,28 @@ import click
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
 from quantum_ops.cli.history.look_back import Time
-from quantum_ops.cli.lab.given import Number, writable
+from quantum_ops.cli.lab.given import Number, unwritten, writable
 
 if TYPE_CHECKING:
     from quantum_lab.backtest import Backtest, Plan
     from quantum_lab.candles import CandleHistory
 
 NOTHING = "no trade was computed."
+WRITTEN = ("trades.parquet", "trades.csv", "paths.parquet", "figures.json")  # in the folder of --out
 DEFAULT_ENTRIES = "every:15m"
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--history", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="All files of a folder.")
-@click.option("--symbol", help="Whose candles the files are; of a folder only theirs.")
+@click.option("--symbol", help="Whose candles the files are, whatever their names; of a folder only theirs.")
 @click.option("--recorded", nargs=2, type=Time(), metavar="FROM TO", help="Candles of the archive of `quantum recorder`.")
 @click.option(
     "--profile", "names", multiple=True, help="Shipped profile or file; repeatable. Default: those shipped for such candles."
 )
 @click.option("--set", "changes", multiple=True, metavar="PATH=VALUE", help="Each profile also with this change; repeatable.")
 @click.option("--entries", help=f"every:15m (s, m, h, d) or random:500 per symbol. Default: {DEFAULT_ENTRIES}.")
-@click.option("--side", type=click.Choice(("both", "long", "short")), default="both", show_default=True, help="Of these entries.")
+@click.option("--side", type=click.Choice(("both", "long", "short")), help="Of these entries.  [default: both]")
 @click.option("--trades", type=click.Path(dir_okay=False, path_type=Path), help="Trades of a desk: CSV, or freqtrade's export.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything random.")
 @click.option("--fee-bps", type=Number(0, 1000), default=5.0, show_default=True, help="Of each fill.")
@@ -46,6 +47,7 @@ DEFAULT_ENTRIES = "every:15m"
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Market states; default QUANTUM_HOME/lab.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write trades (Parquet, CSV) and figures here.")
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write one HTML page with pictures.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def backtest(
     files: tuple[Path, ...],
@@ -58,6 +60,7 @@ def backtest(
     out: Path | None,
     page: Path | None,
     *,
+    force: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
@@ -73,23 +76,29 @@ def backtest(
     quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --report btc.html
     quantum backtest --recorded 7d now --trades desk.csv --out results/
 
-    Exit codes: 0 done; 1 nothing could be computed, or more than 1 % of the rows of a file are malformed; 2 a file, a profile or
-    the call cannot be used.
+    Of a folder, a file that cannot be used is named, counted and left out, and the others are computed.
+
+    Exit codes: 0 done, also where files of a folder were left out; 1 nothing could be computed, or more than 1 % of the rows of a
+    file that was named are malformed; 2 a file that was named, a profile or the call cannot be used, or a file to write exists.
     """
     from quantum_lab.backtest import BacktestError
     from quantum_lab.backtest import backtest as computed
-    from quantum_ops.cli.lab.given import cache_of, histories_of_archive, histories_of_files, profiles_of, progress, remarks
+    from quantum_ops.cli.lab.backtest_shown import figures
+    from quantum_ops.cli.lab.given import cache_of, histories_of_archive, profiles_of, progress, remarks, usable_histories
 
     writable(page, out)
+    unwritten("--report", *([page] if page else []), force=force)
+    unwritten("--out", *(out / name for name in WRITTEN if out), force=force)
     settings = load_settings()
     given = [*files, *([folder] if folder else [])]
     if bool(given) == (recorded is not None):
         message = "give FILES or --history, or --recorded FROM TO"
         raise click.UsageError(message)
+    unusable: dict[Path, str] = {}
     if recorded is not None:
         histories = histories_of_archive(*recorded, settings)
     else:
-        histories = histories_of_files(given, settings, symbol=symbol, otherwise=NOTHING)
+        histories, unusable = usable_histories(given, settings, symbol=symbol, otherwise=NOTHING)
     plan, said = _plan(profiles_of(names, changes, histories[0].interval_sec), **how)
     for remark in (*said, *remarks(histories, plan.profiles)):
         click.echo(remark, err=True)
@@ -99,12 +108,14 @@ def backtest(
     except BacktestError as error:
         click.echo(f"{error}; {NOTHING}", err=True)
         sys.exit(EXIT_FAILED)
-    _emit(done, histories, plan, changes, out, page, as_json=as_json)
+    body = {**figures(done, histories, plan, changes), "files_left_out": {str(path): why for path, why in unusable.items()}}
+    _emit(done, histories, body, out, page, as_json=as_json)
 
 
 def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
     """Build the plan out of the options; also give what is to be said of the trades."""
     from quantum_lab.backtest import Plan
+    from quantum_lab.candles import number_of
     from quantum_lab.entries import EntriesError, entry_rule, seconds_of
     from quantum_lab.execution import Costs
     from quantum_lab.trade_files import TradeFileError, read_trades
@@ -112,14 +123,17 @@ def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
     if how["trades"] is not None and how["entries"] is not None:
         message = "give --entries or --trades"
         raise click.UsageError(message)
+    if how["trades"] is not None and how["side"] is not None:
+        message = "--side is of --entries: trades of --trades have their own"
+        raise click.UsageError(message)
     said, entries, trades = [], None, None
     try:
         if how["trades"] is not None:
             read = read_trades(how["trades"])
             trades, said = read.trades, list(read.named)
-            said += [f"{how['trades']}: {read.malformed} trades left out"] if read.malformed else []
+            said += [f"{how['trades']}: {number_of(read.malformed, 'trade')} left out"] if read.malformed else []
         else:
-            entries = entry_rule(how["entries"] or DEFAULT_ENTRIES, side=how["side"], seed=how["seed"])
+            entries = entry_rule(how["entries"] or DEFAULT_ENTRIES, side=how["side"] or "both", seed=how["seed"])
         hold_max_sec = seconds_of(how["hold_max"])
     except EntriesError as error:
         raise click.UsageError(str(error)) from None
@@ -132,16 +146,14 @@ def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
 def _emit(
     done: Backtest,
     histories: list[CandleHistory],
-    plan: Plan,
-    changes: tuple[str, ...],
+    body: dict[str, Any],
     out: Path | None,
     page: Path | None,
     *,
     as_json: bool,
 ) -> None:
-    from quantum_ops.cli.lab.backtest_shown import figures, show
+    from quantum_ops.cli.lab.backtest_shown import show
 
-    body = figures(done, histories, plan, changes)
     try:
         if out is not None:
             _write(done, body, out)
@@ -168,8 +180,9 @@ def _write(done: Backtest, body: dict[str, Any], out: Path) -> None:
     trades = pl.concat(
         [one.trades.select(pl.lit(one.profile.name).alias("profile"), pl.all()) for one in done.results], how="diagonal_relaxed"
     )
-    trades.write_parquet(out / "trades.parquet")
-    trades.write_csv(out / "trades.csv", datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
+    parquet, csv, paths_file, figures_file = (out / name for name in WRITTEN)
+    trades.write_parquet(parquet)
+    trades.write_csv(csv, datetime_format="%Y-%m-%dT%H:%M:%S%.3fZ")
     paths = [{"profile": one.profile.name, **row} for one in done.results for row in one.paths]
-    pl.DataFrame(paths, infer_schema_length=None).write_parquet(out / "paths.parquet")
-    (out / "figures.json").write_text(json.dumps(body, indent=2, allow_nan=False), encoding="utf-8")
+    pl.DataFrame(paths, infer_schema_length=None).write_parquet(paths_file)
+    figures_file.write_text(json.dumps(body, indent=2, allow_nan=False), encoding="utf-8")

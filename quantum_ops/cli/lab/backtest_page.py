@@ -12,7 +12,8 @@ from quantum_assets.shared.charts import GRID, INK, LEVEL_COLORS, PAPER, as_data
 from quantum_lab.backtest import Backtest, ProfileResult
 from quantum_lab.candles import CandleHistory
 from quantum_lab.nulls import NULLS
-from quantum_ops.cli.lab.backtest_shown import ROWS
+from quantum_ops.cli.lab.backtest_shown import ROWS, candles_text, left_out_texts, made_of, notes_of
+from quantum_ops.sealed_page import sealed_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +23,8 @@ AROUND = 20  # candles shown before and after a trade
 SCATTERED_MAX = 3000  # trades drawn as points
 COLORS = ("#1f6fb2", "#b8432f", "#2a9d8f", "#7b6fd0", "#e9b44c", "#646e78")
 STYLE = (
-    f"body{{font:15px sans-serif;color:{INK};background:{PAPER};max-width:1000px;margin:2em auto;padding:0 1em}}"
-    f"table{{border-collapse:collapse;margin:1em 0}}td,th{{border:1px solid {GRID};padding:.3em .6em;text-align:right}}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    "td{white-space:nowrap}th:not(:first-child),td:not(:first-child){text-align:right}.wide{overflow-x:auto}"
+    ".left td:not(:first-child){text-align:left}"
 )
 
 
@@ -40,14 +40,13 @@ def page_of(done: Backtest, histories: Sequence[CandleHistory], body: Mapping[st
     """
     by_symbol = {one.symbol: one for one in histories}
     parts = [
-        "<h1>Backtest</h1>",
         *(f"<p>{escape(_candles(one))}</p>" for one in body["candles"]),
-        f"<p>{escape(_how(body))}</p>",
-        "<p>R is the distance of the first stop from the price paid. Past candles, not a forecast.</p>",
+        *(f"<p>{escape(text)}</p>" for text in (*made_of(body), *left_out_texts(body), *body["entries"]["named"])),
         _figures(body["profiles"]),
-        "<h2>Profile minus null, R per trade</h2>",
+        "<h2>Profile minus null, R per trade, paired</h2>",
         _against(body["profiles"]),
         f"<ul>{''.join(f'<li>{escape(name)}: {escape(what)}</li>' for name, what in NULLS.items())}</ul>",
+        *(f"<p>{escape(text)}</p>" for text in notes_of(body)),
         "<h2>Sum of R</h2>",
         _image(_equity(done.results), "Sum of R over time"),
         "<h2>Excursions</h2>",
@@ -55,30 +54,26 @@ def page_of(done: Backtest, histories: Sequence[CandleHistory], body: Mapping[st
     ]
     for result in done.results:
         parts += [f"<h2>Stop path of chosen trades, {escape(result.profile.name)}</h2>", *_paths(result, by_symbol)]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Backtest</title><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    parts += ["<h2>Made with</h2>", _made_with(body)]
+    names = ", ".join(one["name"] for one in body["profiles"])
+    stamp = f"{names} · {', '.join(one['symbol'] for one in body['candles'])}"
+    return sealed_page("Backtest", escape(f"Backtest: {names}"), escape(stamp), "\n".join(parts), STYLE)
 
 
 def _candles(one: Mapping[str, Any]) -> str:
-    notes = "".join(f"; {note}" for note in one["notes"])
-    return (
-        f"{one['symbol']}: {one['count']:,} candles of {one['interval_sec']:g} s, {one['first']} to {one['last']}, "
-        f"digest {one['digest']}{notes}"
-    )
+    return "; ".join((candles_text(one), *one["notes"]))
 
 
-def _how(body: Mapping[str, Any]) -> str:
-    costs, left_out = body["costs"], _listed(body["entries"]["left_out"])
-    return (
-        f"Costs per fill: fee {costs['fee_bps']:g} bps, slippage {costs['slippage_bps']:g} bps. Positions are closed after "
-        f"{body['hold_max_sec'] / 3600:g} h. Entries left out: {left_out}."
-    )
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+def _made_with(body: Mapping[str, Any]) -> str:
+    """Name everything that makes the same figures again."""
+    rows = [
+        *((f"candles of {one['symbol']}, digest", one["digest"]) for one in body["candles"]),
+        *((f"profile {one['name']}, fingerprint", one["fingerprint"]) for one in body["profiles"]),
+        ("seed", str(body["seed"])),
+        *body["versions"].items(),
+    ]
+    cells = "\n".join(f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows)
+    return f'<div class="wide left"><table>\n{cells}\n</table></div>'
 
 
 def _figures(profiles: Sequence[Mapping[str, Any]]) -> str:
@@ -89,7 +84,7 @@ def _figures(profiles: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for label, text in ROWS.items()
     ]
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table>\n<tr><th></th>{head}</tr>\n{"".join(rows)}\n</table></div>'
 
 
 def _against(profiles: Sequence[Mapping[str, Any]]) -> str:
@@ -99,9 +94,9 @@ def _against(profiles: Sequence[Mapping[str, Any]]) -> str:
             difference = versus["difference_R"]
             numbers = (versus["mean_R"], *(difference[key] for key in ("mean", "low", "high", "p_value")), versus["p_holm"])
             cells = "".join(f"<td>{'-' if value is None else f'{value:.3f}'}</td>" for value in numbers)
-            rows.append(f"<tr><td>{escape(one['name'])}, {escape(name)}</td>{cells}</tr>")
-    heads = "".join(f"<th>{one}</th>" for one in ("", "null R", "difference", "from", "to", "p", "p Holm"))
-    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+            rows.append(f"<tr><td>{escape(one['name'])}, {escape(name)}</td><td>{versus['pairs']:,}</td>{cells}</tr>")
+    heads = "".join(f"<th>{one}</th>" for one in ("", "pairs", "null R", "difference", "from", "to", "p", "p Holm"))
+    return f'<div class="wide"><table>\n<tr>{heads}</tr>\n{"".join(rows)}\n</table></div>'
 
 
 def _image(figure: Figure, alt: str) -> str:

@@ -1,22 +1,33 @@
-"""A backtest on the terminal and as JSON: profiles side by side, within 80 columns."""
+"""A backtest on the terminal and as JSON: profiles side by side, as many as fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
+from quantum_core.contracts.reading import printable
 from quantum_lab.backtest import Backtest, Plan
-from quantum_lab.candles import CandleHistory
-from quantum_lab.intervals import holm
+from quantum_lab.candles import CandleHistory, number_of
+from quantum_lab.entries import UNIT_SEC
+from quantum_lab.evidence import versions
+from quantum_lab.intervals import BLOCKS_MIN, holm
 from quantum_lab.nulls import NULLS
+from quantum_ops.cli.layout import Column, console, fits, paragraph, records, table_of
 
-BESIDE = 3  # profiles in one table: more do not fit 80 columns
+DISTRIBUTION = "quantum-risk-pipeline"
+AGAINST = "Profile minus null, R per trade, paired (95 %)"
 SIGNIFICANT = 0.05
-WIDTH = 80
+SIDE_WORDS = {"both": "a long and a short each time", "long": "long", "short": "short"}
+BOTH_SIDES = (
+    "Each entry opens a long and a short at one price: what a move of the market gives the one, it takes from the other. In a "
+    "mean of both, moves cancel: what is left is what exits and costs do, intervals are narrower than of one side alone, and no "
+    "stop makes about minus its costs. For the moves themselves take --side long or --side short."
+)
 
 
 def figures(done: Backtest, histories: Sequence[CandleHistory], plan: Plan, changes: Sequence[str]) -> dict[str, Any]:
@@ -49,6 +60,7 @@ def figures(done: Backtest, histories: Sequence[CandleHistory], plan: Plan, chan
         "costs": vars(plan.costs),
         "hold_max_sec": plan.hold_max_sec,
         "seed": plan.seed,
+        "versions": {DISTRIBUTION: version(DISTRIBUTION), **versions()},
         "changes": list(changes),
         "profiles": [{"name": one.profile.name, "fingerprint": one.profile.fingerprint, **one.summary} for one in done.results],
         "p_holm_over_all": holm(p_values),
@@ -56,59 +68,117 @@ def figures(done: Backtest, histories: Sequence[CandleHistory], plan: Plan, chan
 
 
 def show(body: Mapping[str, Any]) -> None:
-    """Print the tables."""
-    console = Console(highlight=False)
-    out = console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    """Print the tables: as wide as the terminal at most; in a pipe nothing is cut and no line is broken."""
+    out = console()
     for candles in body["candles"]:
-        out.print(
-            f"{candles['symbol']}: {candles['count']:,} candles of {candles['interval_sec']:g} s, "
-            f"{candles['first'][:16]} to {candles['last'][:16]} UTC",
-            markup=False,
-        )
-    if body["entries"]["left_out"]:
-        left_out = ", ".join(f"{reason} {count}" for reason, count in body["entries"]["left_out"].items())
-        out.print(f"entries left out: {left_out}", markup=False)
+        out.print(paragraph(out, candles_text(candles)))
+    for text in (*made_of(body), *left_out_texts(body)):
+        out.print(paragraph(out, text))
     for text in body["entries"]["named"]:
-        out.print(f"  {text}", markup=False)
+        out.print(paragraph(out, f"  {text}"))
     profiles = body["profiles"]
-    for start in range(0, len(profiles), BESIDE):
-        out.print(_figures(profiles[start : start + BESIDE]))
-    out.print(_against(profiles))
-    joint = body["p_holm_over_all"]
-    if not joint:
-        out.print("No interval: the history has fewer than 8 blocks of three holding times; shorten --hold-max or give more.")
+    while profiles:
+        beside = next(count for count in range(len(profiles), 0, -1) if count == 1 or fits(out, _figures(profiles[:count])))
+        out.print(_figures(profiles[:beside]))
+        profiles = profiles[beside:]
+    for table in _against(out, body["profiles"]):
+        out.print(table)
+    for text in notes_of(body):
+        out.print(paragraph(out, text))
+
+
+def candles_text(candles: Mapping[str, Any]) -> str:
+    """Say which candles were used."""
+    return (
+        f"{candles['symbol']}: {candles['count']:,} candles of {candles['interval_sec']:g} s, "
+        f"{candles['first'][:16]} to {candles['last'][:16]} UTC"
+    )
+
+
+def made_of(body: Mapping[str, Any]) -> list[str]:
+    """Say what was opened, what it paid, and what was changed."""
+    rule, costs = body["entries"]["rule"], body["costs"]
+    if rule == "trades":
+        entries = "trades of a file"
+    elif rule["every_sec"]:
+        entries = f"every {_time(rule['every_sec'])}, {SIDE_WORDS[rule['side']]}"
     else:
+        entries = f"{rule['count']:,} at random for each symbol, {SIDE_WORDS[rule['side']]}"
+    held = f"closed after {_time(body['hold_max_sec'])} at the latest"
+    texts = [f"Entries: {entries}; {held}; fee {costs['fee_bps']:g} and slippage {costs['slippage_bps']:g} bps a fill."]
+    return [*texts, f"Changed in profiles with a *: {', '.join(body['changes'])}."] if body["changes"] else texts
+
+
+def left_out_texts(body: Mapping[str, Any]) -> list[str]:
+    """Say which entries and files were left out."""
+    entries, files = body["entries"]["left_out"], body.get("files_left_out", {})
+    texts = [f"entries left out: {', '.join(f'{reason} {count}' for reason, count in entries.items())}"] if entries else []
+    return [*texts, *([f"files left out: {len(files)} ({'; '.join(files.values())})"] if files else [])]
+
+
+def notes_of(body: Mapping[str, Any]) -> list[str]:
+    """Say how the figures are to be read."""
+    rule, joint = body["entries"]["rule"], body["p_holm_over_all"]
+    texts = [BOTH_SIDES] if rule != "trades" and rule["every_sec"] and rule["side"] == "both" else []
+    for one in body["profiles"]:
+        if (desk := one.get("nulls", {}).get("desk")) is not None:
+            known = f"{desk['pairs']:,} of {number_of(one['trades'], 'trade')}"
+            texts.append(f"{one['name']} minus desk: of the trades whose exit is known, {known}.")
+    if joint:
         real = [name for name, p_value in joint.items() if p_value < SIGNIFICANT]
-        out.print(
-            f"Differences that hold at 5 % over all {len(joint)} comparisons (Holm): {', '.join(real) or 'none'}", markup=False
+        compared = "1 comparison" if len(joint) == 1 else f"all {len(joint)} comparisons"
+        texts.append(f"Differences that hold at 5 % over {compared} (Holm): {', '.join(real) or 'none'}")
+    else:
+        texts.append(
+            f"No interval: the history has fewer than {BLOCKS_MIN} blocks of three holding times; "
+            "shorten --hold-max or give more candles."
         )
-    out.print("R: first stop's distance from the price paid. Past candles, not a forecast.", markup=False)
+    return [*texts, "R: first stop's distance from the price paid. Past candles, not a forecast."]
+
+
+def _time(seconds: float) -> str:
+    """Write a time as the options take it."""
+    unit = next(name for name in ("d", "h", "m", "s") if seconds % UNIT_SEC[name] == 0)
+    return f"{seconds / UNIT_SEC[unit]:g}{unit}"
 
 
 def _figures(profiles: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="Profiles on the same entries, after costs", title_justify="left")
     table.add_column("", no_wrap=True)
     for one in profiles:
-        table.add_column(one["name"], justify="right", overflow="fold")
+        table.add_column(printable(one["name"]), justify="right", no_wrap=len(profiles) > 1, overflow="fold")
     for label, text in ROWS.items():
         table.add_row(label, *(text(one) if one["trades"] or label == "trades" else "-" for one in profiles))
     return table
 
 
-def _against(profiles: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Profile minus null, R per trade, paired (95 %)", title_justify="left")
-    table.add_column("profile", overflow="fold")
-    table.add_column("null", no_wrap=True)
-    for heading in ("null R", "difference", "from", "to", "p Holm"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _against(out: Console, profiles: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Lay out the differences: of all profiles in one table where that fits, else of each in one of its own."""
+    if len(profiles) > 1 and fits(out, table := table_of(_null_columns("profile"), _null_rows(profiles), AGAINST)):
+        return [table] if table.row_count else []
+    title = AGAINST.removeprefix("Profile")
+    return [
+        records(out, _null_columns(), [row[1:] for row in rows], f"{one['name']}{title}")
+        for one in profiles
+        if (rows := _null_rows([one]))
+    ]
+
+
+def _null_columns(*first: str) -> list[Column]:
+    headings = ("pairs", "null R", "difference", "from", "to", "p Holm")
+    return [*(Column(name) for name in (*first, "null")), *(Column(name, right=True, labelled=True) for name in headings)]
+
+
+def _null_rows(profiles: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows = []
     for one in profiles:
         for name in NULLS:
             if (versus := one.get("nulls", {}).get(name)) is None:
                 continue
             difference = versus["difference_R"]
             cells = (versus["mean_R"], difference["mean"], difference["low"], difference["high"], versus["p_holm"])
-            table.add_row(one["name"], name, *map(_number, cells))
-    return table
+            rows.append((one["name"], name, f"{versus['pairs']:,}", *map(_number, cells)))
+    return rows
 
 
 def _number(value: float | None, digits: int = 3) -> str:

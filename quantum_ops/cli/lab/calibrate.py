@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
-from quantum_ops.cli.lab.given import Duration, Number, progress, writable
+from quantum_ops.cli.lab.given import Duration, Number, progress, unwritten, writable
 
 if TYPE_CHECKING:
     from quantum_core.profiles.profile import Profile
@@ -108,16 +108,18 @@ def calibrate(
     if searched and not optimise:
         msg = "--search needs --optimise expectancy or drawdown"
         raise click.UsageError(msg)
-    writable(out)
-    if out.exists() and not force:
-        msg = f"{out} exists: give another --out, or --force"
+    factors = dict(searched)
+    if len(factors) < len(searched):
+        msg = "--search names a parameter twice: give all its factors at once, like stops.k_sl=0.7,1,1.4"
         raise click.UsageError(msg)
+    writable(out)
+    unwritten("--out", out, force=force)
     rules, name = Rules(horizon_sec // interval_sec, cost_bps, trend_share, mr_share), _name_of(out)
     try:
         first = _histories(files, interval_sec)
         first, last = (first, _histories(judge_on, interval_sec)) if judge_on else cut(first, held_out)
         refuse_seen(first, last)
-        profile, found = _make(first, last, rules, name, optimise, dict(searched))
+        profile, found = _make(first, last, rules, name, optimise, factors)
     except (BacktestError, CalibrationError, CandlesError, SearchError) as error:
         click.echo(f"No profile was made: {error}", err=True)
         sys.exit(EXIT_FAILED)

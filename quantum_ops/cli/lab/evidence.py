@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED
-from quantum_ops.cli.lab.given import Duration, writable
+from quantum_ops.cli.lab.given import Duration, unwritten, writable
 
 if TYPE_CHECKING:
     from quantum_core.settings import Settings
@@ -36,6 +36,7 @@ NAMED_MAX = 5  # notes on the candles of a file
 )
 @click.option("--horizon", type=Duration(), default="60m", show_default=True, help="How far ahead, beside one candle.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write FILE.html, FILE.md or FILE.json.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document as JSON.")
 def evidence(
     files: tuple[Path, ...],
@@ -45,20 +46,24 @@ def evidence(
     out: Path | None,
     *,
     recorded: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure what the numbers of profiles are worth on candles.
 
     FILES are CSV, JSON, Parquet or Feather, also packed, or folders of such
-    (`quantum replay --help`); each file is judged for itself.
+    (`quantum replay --help`); each file is judged for itself. Of a folder, a
+    file that cannot be used is named and left out.
 
     Coverage of sigma with Kupiec and Christoffersen; its forecasts beside
     EWMA, GARCH(1,1) and HAR; how long regimes last and what they predict,
     against chance. Equal files and libraries give equal documents, with one
     SHA-256. GARCH needs `make lab`; without it the document says so.
 
-    Exit codes: 0 measured; 1 no file has enough candles, or more than 1 % of
-    the rows of one are malformed; 2 a file, profile or option cannot be used.
+    Exit codes: 0 measured, also where files of a folder were left out; 1 no
+    file has enough candles, or more than 1 % of the rows of one that was named
+    are malformed; 2 a file that was named, a profile or an option cannot be
+    used, or --out exists.
     """
     from quantum_core.profiles.files import meant_for
     from quantum_core.settings import load_settings
@@ -73,6 +78,8 @@ def evidence(
         message = f"--out {out}: accepted are names that end in {', '.join(FORMS)}"
         raise click.UsageError(message)
     writable(out)
+    if out is not None:
+        unwritten("--out", out, force=force)
     settings = load_settings()
     samples = list(_recorded(settings) if recorded else _read(files, symbol, settings))
     if not samples:
@@ -104,16 +111,22 @@ def evidence(
 
 
 def _read(files: tuple[Path, ...], wanted: str | None, settings: Settings) -> Iterator[Sample]:
-    from quantum_ops.cli.history.recordings import choose, read, refuse, report
+    from quantum_ops.cli.history.recordings import choose, read_usable, refuse, report, say_left_out
 
-    for symbol, paths in choose(files, symbol=wanted, known=settings.symbols).items():
+    chosen = choose(files, symbol=wanted, known=settings.symbols)
+    left_out: dict[Path, str] = {}
+    for symbol, paths in chosen.items():
         for path in paths:
-            recording = read(symbol, [path])
+            recording, unusable = read_usable(symbol, [path], files)
+            left_out |= unusable
+            if recording is None:
+                continue
             report(recording)
             refuse([recording], "nothing was judged.", EXIT_FAILED)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             if (sample := _sample(path.name, symbol, recording.candles.frame, (sha256,))) is not None:
                 yield sample
+    say_left_out(left_out, sum(map(len, chosen.values())))
 
 
 def _recorded(settings: Settings) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ Here belongs what its commands share. Layouts of files stay in the reader, and w
 from __future__ import annotations
 
 import math
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from quantum_lab import CACHE
 
 if TYPE_CHECKING:
     from quantum_lab.candles import CandleHistory
+    from quantum_ops.cli.history.recordings import Recording
 
 
 class Number(click.FloatRange):
@@ -67,6 +69,20 @@ def writable(*paths: Path | None) -> None:
             raise click.UsageError(message)
 
 
+def unwritten(option: str, *paths: Path, force: bool) -> None:
+    """Refuse to replace files that exist, before anything is computed.
+
+    Raises
+    ------
+    click.UsageError
+        One exists, and `force` is not set.
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not force:
+        message = f"{', '.join(there)} exist{'s' if len(there) == 1 else ''}: give another {option}, or --force"
+        raise click.UsageError(message)
+
+
 CHANGED = "*"  # behind the name of a profile with changes
 
 
@@ -103,17 +119,21 @@ def nested(changes: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises
     ------
     click.UsageError
-        One is no assignment, or names no section.
+        One is no assignment, names no section, sets what another one sets, or sets a part of it.
     """
     from quantum_core.profiles.profile import SECTIONS, nested_parameters
 
-    flat = {}
+    flat: dict[str, Any] = {}
     for text in changes:
         path, equals, value = text.partition("=")
         section, dot, _ = path.strip().partition(".")
         if not equals or not dot or section not in SECTIONS:
             message = f"--set {text}: give section.parameter=value, sections are {', '.join(SECTIONS)}"
             raise click.UsageError(message)
+        for before in flat:
+            if f"{path.strip()}.".startswith(f"{before}.") or f"{before}.".startswith(f"{path.strip()}."):
+                message = f"--set {before} and --set {path.strip()} set the same: give one of them"
+                raise click.UsageError(message)
         flat[path.strip()] = _value(value.strip())
     return nested_parameters(flat)
 
@@ -126,26 +146,79 @@ def _value(text: str) -> Any:
 
 
 def histories_of_files(files: Sequence[Path], settings: Settings, *, symbol: str | None, otherwise: str) -> list[CandleHistory]:
-    """Read the candles of files and folders, and say on stderr what was left out.
+    """Read the candles of files and folders, all of which must be usable, and say on stderr which rows were left out.
 
     Raises
     ------
     click.UsageError
         A file cannot be used.
     """
-    from quantum_lab.candles import CandlesError, history_of
-    from quantum_ops.cli.history.recordings import choose, read, refuse, report
+    from quantum_ops.cli.history.recordings import choose, read
 
-    histories = []
-    for name, paths in choose(files, symbol=symbol, known=settings.symbols).items():
-        recording = read(name, paths)
-        report(recording)
-        refuse([recording], otherwise, EXIT_FAILED)
+    chosen = choose(files, symbol=symbol, known=settings.symbols)
+    return _alike([_history(read(name, paths), otherwise) for name, paths in chosen.items()])
+
+
+def usable_histories(
+    files: Sequence[Path], settings: Settings, *, symbol: str | None, otherwise: str
+) -> tuple[list[CandleHistory], dict[Path, str]]:
+    """Read the candles of files and folders; of a folder, a file that cannot be used is named on stderr, and the others count.
+
+    Returns
+    -------
+    list of CandleHistory, dict
+        Of each symbol, at least one; and why each file of a folder was left out.
+
+    Raises
+    ------
+    click.UsageError
+        A file that was named cannot be used, or two symbols would become one.
+    """
+    from quantum_ops.cli.history.recordings import choose, read_usable, say_left_out
+
+    chosen = choose(files, symbol=symbol, known=settings.symbols)
+    if symbol is not None:
+        _refuse_mixture(symbol, chosen[symbol])
+    histories: list[CandleHistory] = []
+    left_out: dict[Path, str] = {}
+    for name, paths in chosen.items():
+        recording, unusable = read_usable(name, paths, files)
+        left_out |= unusable
+        if recording is None:
+            continue
         try:
-            histories.append(history_of(name, recording.candles.frame))
-        except CandlesError as error:
-            raise click.ClickException(str(error)) from None
-    return _alike(histories)
+            histories.append(_history(recording, otherwise))
+        except click.ClickException as error:
+            if any(path in files for path in recording.paths):
+                raise
+            left_out |= {path: f"{path}: {error.message}" for path in recording.paths}
+    say_left_out(left_out, sum(map(len, chosen.values())))
+    if not histories:
+        click.echo(f"No file can be used; {otherwise}", err=True)
+        sys.exit(EXIT_FAILED)
+    return _alike(histories), left_out
+
+
+def _history(recording: Recording, otherwise: str) -> CandleHistory:
+    from quantum_lab.candles import CandlesError, history_of
+    from quantum_ops.cli.history.recordings import refuse, report
+
+    report(recording)
+    refuse([recording], otherwise, EXIT_FAILED)
+    try:
+        return history_of(recording.symbol, recording.candles.frame)
+    except CandlesError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _refuse_mixture(symbol: str, paths: Sequence[Path]) -> None:
+    """Refuse to make one history of the files of several symbols."""
+    from quantum_ops.recordings.file_names import named_file
+
+    names = sorted({name.upper() for path in paths if (name := named_file(path).symbol) is not None})
+    if len(names) > 1:
+        message = f"--symbol {symbol}: files of {', '.join(names)} would become one history; give those of one symbol"
+        raise click.UsageError(message)
 
 
 def histories_of_archive(start: datetime, end: datetime, settings: Settings) -> list[CandleHistory]:
