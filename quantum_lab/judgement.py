@@ -151,13 +151,15 @@ def verdict(tested: Backtest) -> tuple[bool, str]:
     beaten = [name for name, one in judged.items() if one["p_holm"] < SURE and one["difference_R"]["mean"] > 0]
     lost_to = [name for name, one in judged.items() if one["p_holm"] < SURE and one["difference_R"]["mean"] < 0]
     unclear = [name for name in judged if name not in (*beaten, *lost_to)]
+    unjudged = [name for name in summary["nulls"] if name not in judged]
     trade = f"a trade makes {mean['mean']:+.3f} R after costs ({mean['low']:+.3f} to {mean['high']:+.3f})"
     parts = [
         *([f"better than {', '.join(beaten)}"] if beaten else []),
         *([f"worse than {', '.join(lost_to)}"] if lost_to else []),
         *([f"no better than {', '.join(unclear)}"] if unclear else []),
+        *([f"too few blocks of time to compare it with {', '.join(unjudged)}"] if unjudged else []),
     ]
-    good = mean["low"] > 0 and not lost_to and not unclear
+    good = mean["low"] > 0 and not lost_to and not unclear and not unjudged
     return good, f"{'Recommended' if good else 'Not recommended'}: on candles it has not seen {trade}; {'; '.join(parts)}."
 
 

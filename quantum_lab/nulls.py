@@ -87,8 +87,9 @@ def null_results(
         made[name] = Null(closed_at(history, entries, after, costs), after + 1)
     if (chosen.own_exit_candle >= 0).any():
         own = chosen.own_exit_price
-        fees = costs.fee_bps * BPS * (entries.paid + own)
-        profit = np.where(chosen.own_exit_candle < 0, np.nan, entries.direction * (own - entries.paid) - fees)
+        fees, changes = costs.fee_bps * BPS * (entries.paid + own), np.cumsum(history.jumps)
+        unknown = (chosen.own_exit_candle < 0) | (changes[chosen.own_exit_candle] > changes[entries.candle - 1])
+        profit = np.where(unknown, np.nan, entries.direction * (own - entries.paid) - fees)
         made["desk"] = Null(profit, np.maximum(chosen.own_exit_candle - entries.candle, 0) + 1)
     return made
 

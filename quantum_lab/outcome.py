@@ -66,7 +66,9 @@ def trades_frame(history: CandleHistory, chosen: Chosen, executed: Executed, nul
 def _new_extremes(history: CandleHistory, is_long: Bools, executed: Executed) -> pl.Series:
     """Say of stopped trades whether their best price was exceeded within the next candles."""
     last, count = executed.exit_candle, AFTER_STOP_CANDLES
+    changes = np.cumsum(history.jumps)  # behind a change of unit no price says anything of those before
     known = (executed.reason == STOP) & (last + count < len(history))
+    known &= changes[np.minimum(last + count, len(history) - 1)] == changes[last]
     after = np.zeros(len(last), dtype=np.bool_)
     if known.any():
         rows = last[known] + 1

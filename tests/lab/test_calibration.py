@@ -162,6 +162,7 @@ def judged(mean, low, high, nulls):
         (judged(0.2, 0.1, 0.3, {"no_stop": (-0.1, 0.01)}), False, "worse than no_stop"),
         (judged(0.2, None, None, {"no_stop": (0.1, 0.01)}), False, "too few, or too close together"),
         (judged(0.2, 0.1, 0.3, {"no_stop": (0.1, None)}), False, "too few, or too close together"),
+        (judged(0.2, 0.1, 0.3, {"no_stop": (0.1, 0.01), "fixed_stop": (0.1, None)}), False, "to compare it with fixed_stop."),
     ],
 )
 def test_only_what_beats_every_null_is_recommended(tested, good, words):

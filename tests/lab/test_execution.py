@@ -204,6 +204,25 @@ def test_a_position_ends_before_its_price_changes_its_unit():
     assert (REASONS[done.reason[0]], done.exit_candle[0], done.exit_price[0]) == ("unit_jump", 1, 101.5)
 
 
+def test_nothing_is_compared_over_a_change_of_unit():
+    """A desk that leaves after it, and a high that comes after it, are in another unit: ten times the profit, and no new high."""
+    jumped = [(10 * one[0], 10 * one[1], 10 * one[2], 10 * one[3]) for one in [CALM] * 70]
+    candles = history(UP, (100, 101, 97, 98), *jumped)
+    one = entries()
+    done = execute(candles, one, Scripted([(98, None, NONE)]), FREE, hold_max=5)
+    assert REASONS[done.reason[0]] == "stop"
+    chosen = Chosen(one, np.array([5]), np.array([1000.0]))
+    nulls = null_results(candles, chosen, done, np.array([0.02]), FREE, hold_max=5, seed=1)
+    assert np.isnan(nulls["desk"].profit[0])
+    assert np.isnan(nulls["no_stop"].profit[0])
+    frame = trades_frame(candles, chosen, done, nulls)
+    assert frame["new_extreme"].to_list() == [None]
+    assert frame["R_desk"].to_list() == [None]
+    in_one_unit = history(UP, (100, 101, 97, 98), *[CALM] * 70)
+    same = execute(in_one_unit, one, Scripted([(98, None, NONE)]), FREE, hold_max=5)
+    assert trades_frame(in_one_unit, chosen, same, {})["new_extreme"].to_list() == [False]
+
+
 def test_decisions_come_at_the_entry_and_at_each_close():
     policy = Scripted([(90, None, NONE)])
     execute(history(UP, UP, UP), entries(), policy, FREE, hold_max=3)
