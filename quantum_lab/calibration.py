@@ -25,7 +25,7 @@ from quantum_core.kernels.market.tails import student_t_multiple
 from quantum_core.kernels.proposals.stops import StopsTheta
 from quantum_core.profiles.profile import LOCKED, Profile
 from quantum_lab.candles import CandleHistory
-from quantum_lab.states import BLOCK, Progress, States, return_windows, states_of, usable_rows
+from quantum_lab.states import BLOCK, Progress, States, return_windows, states_of, usable_rows, weighed_again
 from quantum_lab.volatility import ahead
 
 LAMBDAS = (0.90, 0.94, 0.96, 0.98)
@@ -319,6 +319,6 @@ def calibrated(
     before = [states_of(history, theta, cache=cache) for history in histories]
     changes["regime"] = regime_rule([significances(*pair, theta) for pair in zip(histories, before, strict=True)], rules)
     theta = PUBLISHED.override(changes)
-    states = [states_of(history, theta, cache=cache) for history in histories]
+    states = [weighed_again(*pair, theta, cache=cache) for pair in zip(histories, before, strict=True)]
     profile = dataclasses.replace(LOCKED, name=name, note="", candle_interval_sec=interval_sec)
     return profile.changed({"market_state": changes, "stops": stops_rule(rules), "harvest": harvest_rule(states, rules)})

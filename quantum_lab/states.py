@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache as once
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ import numpy.typing as npt
 import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
-from quantum_core.kernels.columns import Bools, Floats, Labels, Market, most_probable
+from quantum_core.kernels.columns import Bools, Floats, Labels, Market, most_probable, regime_softmax
 from quantum_core.kernels.market.grid import DEFAULTS, Grid, GridTheta, Series, Times, grids
 from quantum_core.kernels.market.market_state import COMPUTED, MarketStateTheta, log_prices, market_state
+from quantum_core.kernels.market.significance import significance_scores
 from quantum_lab.candles import CandleHistory
 
 BLOCK = 4096  # windows computed at once: 8 MB of closes
@@ -125,7 +126,7 @@ def states_of(
     docs/spec.md#2-market-state-kernel-p0, docs/spec.md#5-sources
     """
     required = max(required or 0, theta.candles_required)
-    path = None if cache is None else cache / f"states-{_key(history, theta, required)}.parquet"
+    path = _path(history, theta, required, cache)
     if path is not None and path.exists():
         kept = _kept(path, len(history))
         if kept is not None:
@@ -141,6 +142,48 @@ def states_of(
     if path is not None:
         _keep(path, states)
     return states
+
+
+def weighed_again(history: CandleHistory, states: States, theta: MarketStateTheta, *, cache: Path | None = None) -> States:
+    """Give states whose regime scores have other weights: only the probabilities are computed again, the slow slopes are not.
+
+    Parameters
+    ----------
+    history
+        Candles of the states.
+    states
+        What :func:`states_of` gives of them by parameters that differ from `theta` in ``regime.score`` only.
+    theta
+        Parameters, of which ``regime.measure`` is ``significance``.
+    cache
+        As :func:`states_of` takes it.
+
+    Returns
+    -------
+    States
+        Those of ``states_of(history, theta)``, to the last bit.
+
+    Raises
+    ------
+    ValueError
+        The regimes are not by significance: other scores read what states do not keep.
+    """
+    if theta.regime.measure != "significance":
+        message = f"regime.measure is {theta.regime.measure}: only scores by significance can be weighed again"
+        raise ValueError(message)
+    rows = np.flatnonzero(states.has_state)
+    probabilities = np.full((3, len(history)), np.nan)
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        returns = return_windows(history.close, theta.regime.window, theta.eps)[block - theta.regime.window]
+        scores = significance_scores(returns, states.mu[block], states.dp[block], theta)
+        probabilities[:, block] = regime_softmax(scores, theta.regime.softmax_temp)
+    p_trend, p_mr, p_chop = probabilities
+    weighed = replace(states, p_trend=p_trend, p_mr=p_mr, p_chop=p_chop)
+    path = _path(history, theta, theta.candles_required, cache)
+    if path is not None:
+        _keep(path, weighed)
+    return weighed
 
 
 def usable_rows(history: CandleHistory, required: int) -> npt.NDArray[np.intp]:
@@ -209,6 +252,10 @@ def block_states(closes: Floats, ends: npt.NDArray[np.intp], required: int, thet
     windows = sliding_window_view(closes, required)[ends - required + 1]
     state = market_state(windows, theta=theta)
     return np.stack([getattr(state, name) for name in COMPUTED])
+
+
+def _path(history: CandleHistory, theta: MarketStateTheta, required: int, cache: Path | None) -> Path | None:
+    return None if cache is None else cache / f"states-{_key(history, theta, required)}.parquet"
 
 
 def _key(history: CandleHistory, theta: MarketStateTheta, required: int) -> str:

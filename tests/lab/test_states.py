@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from quantum_core.kernels.market.grid import GridTheta, Series, grids
-from quantum_core.kernels.market.market_state import STATE_COLUMNS, MarketStateTheta, VolTheta, market_state
+from quantum_core.kernels.market.market_state import COMPUTED, STATE_COLUMNS, MarketStateTheta, VolTheta, market_state
 from quantum_lab import states as lab_states
 from quantum_lab.candles import CandleHistory, CandlesError, history_of
-from quantum_lab.states import states_of
+from quantum_lab.states import states_of, weighed_again
 
 SHORT = MarketStateTheta().override({"vol": {"window": 96}, "regime": {"window": 96}, "trend": {"windows": [24, 48, 96]}})
 
@@ -81,6 +81,31 @@ def test_a_later_candle_changes_no_state_before_it() -> None:
     first, second = (states_of(history_of("BTCUSDT", one), SHORT) for one in (frame, other))
     np.testing.assert_array_equal(first.p_trend[:200], second.p_trend[:200])
     assert (first.p_trend[201:] != second.p_trend[201:]).any()
+
+
+def test_scores_of_other_weights_give_the_states_of_these_weights(tmp_path: Path) -> None:
+    """Bit for bit, also around a hole; and what is kept is what a backtest asks for, under its own name."""
+    frame = walk(400)
+    history = history_of("BTCUSDT", pl.concat([frame[:120], frame[126:]]))
+    first, second = (
+        SHORT.override({"regime": {"measure": "significance", "score": {"c1": level, "b1": weight, "a2": 0.0}}})
+        for level, weight in ((1.0, 1.0), (0.3, 1.7))
+    )
+    before, after = states_of(history, first), states_of(history, second)
+    again = weighed_again(history, before, second, cache=tmp_path)
+    assert (before.p_trend[-1], before.p_mr[-1]) != (after.p_trend[-1], after.p_mr[-1])
+    for name in COMPUTED:
+        np.testing.assert_array_equal(getattr(again, name), getattr(after, name))
+    (kept,) = tmp_path.iterdir()
+    states_of(history, second, cache=tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_scores_by_scale_are_not_weighed_again() -> None:
+    """They read what states do not keep to the bit."""
+    history = history_of("BTCUSDT", walk(200))
+    with pytest.raises(ValueError, match="only scores by significance"):
+        weighed_again(history, states_of(history, SHORT), SHORT)
 
 
 @pytest.mark.slow
