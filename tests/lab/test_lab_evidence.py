@@ -80,15 +80,15 @@ def test_the_historical_tail_is_of_the_returns_before_and_no_later_one() -> None
     assert np.isnan(multiples[: MarketStateTheta().vol.window]).all()
 
 
-def switching(n: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of drift, of an Ornstein-Uhlenbeck price and of a walk, and which of them each candle is in."""
+def switching(n: int, length: int, seed: int, drift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of drift, in sigmas a candle, of an Ornstein-Uhlenbeck price and of a walk, and which of them each candle is in."""
     rng = np.random.default_rng(seed)
     returns, truth = np.empty(n), np.empty(n, dtype=object)
     for start in range(0, n, length):
         kind, noise = ("trend", "mr", "chop")[rng.integers(3)], SIGMA * rng.standard_normal(length)
         stretch = noise.copy()
         if kind == "trend":
-            stretch += rng.choice([-1, 1]) * 0.5 * SIGMA  # eight standard deviations of a walk over the window
+            stretch += rng.choice([-1, 1]) * drift * SIGMA  # .5: eight standard deviations of a walk over the window
         if kind == "mr":
             level = 0.0
             for row in range(length):
