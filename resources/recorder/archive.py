@@ -517,14 +517,15 @@ def day_of(moment: datetime, position: Position) -> date:
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a file so that it is there whole or not at all, also when the power fails."""
-    partial = path.with_suffix(".tmp")
+    partial, is_part = path.with_suffix(".tmp"), path.stem.startswith("part-")
+    statistics = not is_part  # of a few rows they take more room than these, and nothing is skipped by them
     try:
         if storage.is_remote(path):
             content = BytesIO()
-            frame.write_parquet(content, compression="zstd")
-            storage.write_whole(path, content.getvalue(), over="" if path.stem.startswith("part-") else None)
+            frame.write_parquet(content, compression="zstd", statistics=statistics)
+            storage.write_whole(path, content.getvalue(), over="" if is_part else None)
         else:
-            frame.write_parquet(partial, compression="zstd")
+            frame.write_parquet(partial, compression="zstd", statistics=statistics)
             storage.settle(partial, path)
     except pl.exceptions.PolarsError as error:  # which wraps what the disk says
         raise OSError(str(error)) from error

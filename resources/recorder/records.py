@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -21,7 +21,10 @@ from resources.store.transport.scripts import Script
 
 RECORD = Script(__file__, "record")
 TABLE_PREFIX = "t:"  # of a field whose value is the rows of a table
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # it names a folder
+WRITABLE_MAX = 1000  # types of a table's columns that were found to be such as files can have; ours are some fifty
+_WRITABLE: set[tuple[pl.DataType, ...]] = set()
 RESERVED = frozenset({"records", "gaps", "manifests", "decisions", "plans", "risk_events", "alerts", "profiles", "switches"})
 
 
@@ -153,8 +156,8 @@ def seq_of(fields: Mapping[bytes, bytes]) -> int | None:
 
 
 def at_column(at: datetime) -> pl.Expr:
-    """Give one moment as a column, microseconds UTC."""
-    return pl.lit(at).cast(pl.Datetime("us", "UTC")).alias("at")
+    """Give one moment as a column, microseconds UTC: from a number, which is built four times as fast as from a datetime."""
+    return pl.lit((at - EPOCH) // timedelta(microseconds=1), pl.Int64).cast(pl.Datetime("us", "UTC")).alias("at")
 
 
 def _tables(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -165,5 +168,15 @@ def _tables(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, pl.DataFrame]]
                 message = f"no table is called {name!r:.60}"
                 raise UnreadableRecordError(message)
             frame = pl.read_ipc_stream(BytesIO(value))
-            frame.clear().write_parquet(BytesIO())  # a type that files cannot have must not be found out when they are written
+            _check_types(frame)
             yield name, frame
+
+
+def _check_types(frame: pl.DataFrame) -> None:
+    """Raise where a type is one that files cannot have: that must not be found out when they are written."""
+    types = tuple(frame.dtypes)
+    if types not in _WRITABLE:  # writing takes as long as all the rest of reading a table of few rows
+        frame.clear().write_parquet(BytesIO())
+        if len(_WRITABLE) >= WRITABLE_MAX:
+            _WRITABLE.clear()
+        _WRITABLE.add(types)

@@ -285,7 +285,7 @@ def published_rows(store: RedisStore, table: Table, frame: pl.DataFrame, outcome
         rows,
         cause=pl.Series([written[symbol] for symbol in symbols], dtype=pl.String),
         profile=pl.Series([profile.fingerprint_of(symbol) for symbol in symbols], dtype=pl.String),
-        profile_name=pl.repeat(profile.name, len(symbols), dtype=pl.String, eager=True),
+        profile_name=pl.Series([profile.name] * len(symbols), dtype=pl.String),
     )
 
 
@@ -312,7 +312,7 @@ def rounded(values: pl.Series, digits: int) -> pl.Series:
     doubtful |= ~(np.abs(whole) < EXACT_BELOW)
     for row in np.flatnonzero(doubtful & ~np.isnan(numbers)):
         result[row] = float(f"{numbers[row]:.{digits}f}")
-    return pl.Series(result).set(values.is_null(), None)
+    return pl.Series(result).set(values.is_null(), None) if values.null_count() else pl.Series(result)
 
 
 def open_settings(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from quantum_core.contracts.tables import KILL, RECORDER_STREAM_MAXLEN
-from resources.recorder.records import Record, UnreadableRecordError, append, read
+from resources.recorder.records import Record, UnreadableRecordError, append, at_column, read
 from resources.store.redis_store import RedisStore
 
 STREAM, WRITERS, SEQ = "quantum:stream:recorder", "quantum:recorder:writers", "quantum:recorder:seq"
@@ -114,3 +114,24 @@ def test_what_is_no_record_is_named_so(store: RedisStore, changes: dict[bytes, b
     for missing in (b"seq", b"at", b"asset", b"facts"):
         with pytest.raises(UnreadableRecordError):
             read({name: value for name, value in stream(store)[0].items() if name != missing})
+
+
+def test_a_table_of_types_that_files_cannot_have_is_refused_each_time(store: RedisStore) -> None:
+    """What could be written is remembered by its types; what could not must not slip through beside it."""
+    unwritable = ROWS.with_columns(nothing=pl.Series([{}, {}]))
+    assert append(store, record(1), token=OURS)
+    assert append(store, record(2, tables={"market_state": unwritable}), token=OURS)
+    assert append(store, record(3, tables={"market_state": unwritable}), token=OURS)
+    assert append(store, record(4), token=OURS)
+    first, second, third, fourth = stream(store)
+    assert read(first).seq == 1
+    for entry in (second, third):
+        with pytest.raises(UnreadableRecordError):
+            read(entry)
+    assert read(fourth).seq == 4
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1769083200.123456, 1769083200.999999, -0.000001, 4102444799.000001])
+def test_a_moment_is_recorded_to_the_microsecond(seconds: float) -> None:
+    at = datetime.fromtimestamp(seconds, UTC)
+    assert pl.select(at_column(at))["at"].to_list() == [at]
