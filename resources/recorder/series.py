@@ -51,6 +51,8 @@ class Series:
         times = window[0]
         if not len(times) or times[0] <= 0:
             return None
+        if newer := self._newer(window):
+            return tuple(column[-newer:] for column in window)
         known = np.searchsorted(self.columns[0], times)
         inside = known < len(self.columns[0])
         row = np.where(inside, known, 0)
@@ -62,6 +64,13 @@ class Series:
         merged = _merge(self.columns, news)
         first = max(len(merged[0]) - len(times), 0)
         return news if _equal(tuple(column[first:] for column in merged), window) else None
+
+    def _newer(self, window: Columns) -> int:
+        """Count the last candles of a window that follow on what is known, where all before them are its end; else 0."""
+        times, mine = window[0], self.columns[0]
+        before = int(np.searchsorted(times, mine[-1], side="right")) if len(mine) else 0
+        same = before and _equal(self.tail(before), tuple(column[:before] for column in window))
+        return len(times) - before if same else 0
 
     def add(self, news: Columns) -> None:
         """Merge candles in: of one time the newer version stays."""

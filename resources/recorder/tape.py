@@ -181,9 +181,13 @@ class Tape:
         }
 
     def _changed(self, table: str, rows: Mapping[str, Row]) -> pl.DataFrame:
-        known = self._known
-        clean = {symbol: {name: None if one != one else one for name, one in row.items()} for symbol, row in rows.items()}
-        news = {symbol: row for symbol, row in clean.items() if known.get((table, symbol)) != row}
+        known, news = self._known, {}
+        for symbol, row in rows.items():
+            before = known.get((table, symbol))
+            if before != row:  # the usual row is as before; one with a NaN never is
+                clean = {name: None if one != one else one for name, one in row.items()}
+                if before != clean:
+                    news[symbol] = clean
         if not news:
             return NOTHING
         known.update({(table, symbol): row for symbol, row in news.items()})
@@ -280,11 +284,13 @@ def published_rows(store: RedisStore, table: Table, frame: pl.DataFrame, outcome
     every = len(written) == len(frame)
     rows = frame if every else frame.filter((pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(list(written)))
     symbols, profile = rows["symbol"].to_list(), store.profile
+    own = profile.symbols  # those with parameters of their own: without any, all have one fingerprint
+    prints = [profile.fingerprint_of(one) for one in symbols] if own else [profile.fingerprint] * len(symbols)
     return as_read(
         table,
         rows,
         cause=pl.Series([written[symbol] for symbol in symbols], dtype=pl.String),
-        profile=pl.Series([profile.fingerprint_of(symbol) for symbol in symbols], dtype=pl.String),
+        profile=pl.Series(prints, dtype=pl.String),
         profile_name=pl.Series([profile.name] * len(symbols), dtype=pl.String),
     )
 
