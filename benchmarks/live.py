@@ -58,6 +58,10 @@ class World:
         self.account_age_sec = 0  # as its clock says
         self.stopped = threading.Event()
 
+    def now(self) -> float:
+        """Give the time of the store's clock, epoch s."""
+        return self.store.clock().timestamp()
+
     def marks(self) -> list[float]:
         """Give the price of each symbol now."""
         step = 0.0 if self.calm else STEP * (self.moves % STEPS - STEPS // 2)
@@ -84,7 +88,7 @@ class World:
 
     def fill(self) -> None:
         """Write 300 candles of each symbol, and everything else once."""
-        now_ms = int(time.time() * 1000)
+        now_ms = int(self.now() * 1000)
         for row, symbol in enumerate(self.symbols):
             walk = self.base[row] * np.exp(np.cumsum(self.rng.normal(0, 0.001, 300)))
             closes = enumerate(reversed(walk.tolist()))
@@ -99,7 +103,7 @@ class World:
         self.moves += 1
         if self.restless:
             self.quantities[str(self.rng.choice(self.symbols))] = round(self.rng.uniform(0.5, 2), 3)
-        of, now = self.store.keys.of, int(time.time())
+        of, now = self.store.keys.of, int(self.now())
         commands = []
         for row, (symbol, mark) in enumerate(zip(self.symbols, self.marks(), strict=True)):
             if symbol in self.muted:
@@ -108,7 +112,7 @@ class World:
             prices = ("entry_price", float(self.entry[row]), "mark_price", mark, "ts_epoch", now)
             commands.append(("HSET", of("raw_position", symbol), *fields, *prices))
         self.send(commands)
-        if time.time() - self.renewed >= CANDLE_EVERY_SEC:
+        if self.now() - self.renewed >= CANDLE_EVERY_SEC:
             self.base *= np.exp(self.rng.normal(0, DRIFT, len(self.base)))
             self.renew(now * 1000)
 
@@ -123,7 +127,7 @@ class World:
             commands.append(("HSET", of("capital_efficiency", symbol), "efficiency_score", 0.7, "confidence", 0.9, "ts", now))
         commands.append(("HSET", of("equity"), "equity", 10_000, "peak", 10_000, "last_update_ts", now - self.account_age_sec))
         self.send(commands)
-        self.renewed = time.time()
+        self.renewed = self.now()
 
     def kill(self, symbols: Iterable[str]) -> None:
         """Delete the candles of some symbols, and write them no more."""

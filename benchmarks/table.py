@@ -9,11 +9,12 @@ from typing import Any
 from benchmarks.report import arguments, folder
 
 WIDTH = 128
+TABLES_SHOWN = 6  # of an archive
 INTRODUCTION = """
-`make bench` measures everything but the several hosts, the chaos trial, the detection and telling of faults and the hour with
-dead symbols in one run (about 100 minutes; let nothing else run meanwhile) and writes `results/*.json` and this page, which is
-generated from them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell more than
-absolute numbers.
+`make bench` measures everything but the several hosts, the chaos trial, the detection and telling of faults, the day on record
+and the hour with dead symbols in one run (about 100 minutes; let nothing else run meanwhile) and writes `results/*.json` and this
+page, which is generated from them. `python -m benchmarks --help` names the parts. The machine is small and shared: ratios tell
+more than absolute numbers.
 """
 NAMES = {
     "stock": "stock Dagster: default launcher, multiprocess executor",
@@ -516,6 +517,79 @@ def recorder(figures: Figures) -> str:
     )
 
 
+def recorded_day(figures: Figures) -> str:
+    """Render what whole hours and days on record take, and what recording them costs."""
+    recorded = figures["recorded"]
+    archives = [
+        [
+            one["symbols"],
+            f"{one['cycles']:,}",
+            f"{one['open_day']['files']:,}",
+            mb(one["open_day"]["bytes"]),
+            *(number(one["day"][name] / scale, digits) for name, scale, digits in (("files", 1, 0), ("bytes", 1e6, 1))),
+            number(one["sizes"]["mb_per_day"], 1),
+            f"{one['sizes']['mb_per_day_at_5000']:,}",
+        ]
+        for one in recorded
+    ]
+    largest = [
+        [one["symbols"], ", ".join(f"{name} {number(of_table['mb_per_day'], 2)}" for name, of_table in tables[:TABLES_SHOWN])]
+        for one in recorded
+        for tables in [sorted(one["sizes"]["tables"].items(), key=lambda pair: -pair[1]["mb_per_day"])]
+    ]
+    costs = [
+        [
+            one["symbols"],
+            number(1e3 * one["cpu_sec"]["cycles"] / one["cycles"], 1),
+            number(sum(one["recording_cpu_ms_per_cycle"].values()), 1),
+            number(1e3 * one["cpu_sec"]["recorder"] / one["cycles"], 1),
+            number(one["cpu_sec"]["compaction"], 1),
+            ", ".join(
+                f"{name} {number(each, 1)}" for name, each in list(one["recording_cpu_ms_per_cycle"].items())[:TABLES_SHOWN]
+            ),
+        ]
+        for one in recorded
+    ]
+    again = [
+        [
+            one["symbols"],
+            *(f"{one['rerun'][name]:,}" for name in ("steps", "rows", "differing")),
+            sum(one["rerun"]["left_out"].values()),
+            "{compared:,} / {differing:,}".format(**one["rerun"]["decisions"]),
+            *(number(one["rerun"][name], 1) for name in ("seconds", "cpu_sec", "times_real_time")),
+        ]
+        for one in recorded
+    ]
+    beside = [
+        [
+            one["symbols"],
+            one["pairs"],
+            *(of(one[side][what], "p50", digits=3) for what in ("cpu_sec", "latency_sec") for side in ("without", "with")),
+            *(number(one["ratio"][name]["of_medians"], 3) for name in ("cpu_of_cycle", "latency")),
+            number(one["recorder_cpu_sec_per_cycle"], 3),
+        ]
+        for one in figures["beside"]
+    ]
+    sides = [f"{what} {side}" for what in ("CPU, s:", "latency, s:") for side in ("without", "with")]
+    reruns = ["steps", "rows", "differing", "left out", "decisions compared / differing", "s", "CPU, s", "times real time"]
+    return (
+        "## A day on record (`benchmarks.recorded_day`)\n"
+        + paragraph("""
+            Cycles on a virtual clock, recorded and compacted by the recorder, with a file per table and minute until then. 3
+            symbols are the bundled replay with marks that move in every cycle; of 566 every proposal is due in every cycle, which
+            is the most that can be recorded. Sizes per day leave out the first minute, in which all is recorded in full.""")
+        + table(["symbols", "cycles", "files, open", "MB, open", "files", "MB", "MB per day", "MB per day of 5,000"], archives)
+        + "\nLargest tables, MB per day:\n"
+        + table(["symbols", ""], largest)
+        + "\nMilliseconds of CPU per cycle, without Dagster:\n"
+        + table(["symbols", "cycle", "of it records", "recorder", "compaction, s", "records of"], costs)
+        + "\n`quantum rerun` of all of it, a process per core:\n"
+        + table(["symbols", *reruns], again)
+        + "\nCycles with and without the recorder in turns, in one process with Dagster; the recorder's own CPU beside:\n"
+        + table(["symbols", "pairs", *sides, "ratio CPU", "ratio latency", "recorder, CPU s per cycle"], beside)
+    )
+
+
 def peers(figures: Figures) -> str:
     """Render the product beside its peers."""
     ran = {name: peer for name, peer in figures["peers"].items() if "not_run" not in peer}
@@ -596,6 +670,7 @@ SECTIONS = {
     "dead_symbols": dead_symbols,
     "told": told,
     "reaction": reaction,
+    "recorded_day": recorded_day,
     "profile_changes": profile_changes,
     "plain": plain,
 }

@@ -16,7 +16,7 @@ from benchmarks.report import nothing_in, spread
 from benchmarks.table import page
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = ("event_log", "governor", "kernels", "naked", "peers", "recorder")
+ALONE = ("event_log", "governor", "kernels", "naked", "peers", "recorded_day", "recorder")
 
 
 @pytest.mark.slow
