@@ -1,7 +1,7 @@
 """Asset ``allocation_target``: the base target of each symbol scaled by its efficiency. Always shadow."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import dagster as dg
@@ -40,7 +40,7 @@ def allocation_target(context: dg.AssetExecutionContext, store: dg.ResourceParam
         targets, hint = read_scored(store, "base_target", "target_usd", symbols), read_efficiency(store, symbols)
         if (tape := tape_of(store)) is not None:
             tape.note(now=now)
-            tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
+            tape.take("base_targets", dict(zip(symbols, (one.row() for one in targets), strict=True)))
             tape.take("efficiency_hints", dict(zip(symbols, hint_rows(hint), strict=True)))
         return allocation_frame(symbols, hint, targets, [now] * len(symbols), profile)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -201,8 +200,8 @@ def _noted(
         fills = {symbol: [one.pnls, one.last_exec] for symbol, one in read.items() if one.pnls}
         tape.note(mode="computed", now=now, broken=dict(broken), fills=fills)
         tape.take("efficiency_state", {symbol: kept_row(one.kept) for symbol, one in read.items()})
-        tape.take("attribution", {symbol: asdict(one.attribution) for symbol, one in read.items()})
-        tape.take("base_targets", {symbol: asdict(one.target) for symbol, one in read.items()})
+        tape.take("attribution", {symbol: one.attribution.row() for symbol, one in read.items()})
+        tape.take("base_targets", {symbol: one.target.row() for symbol, one in read.items()})
     return efficiency_frame(symbols, read, broken, store.profile, store.settings.efficiency_mode)
 
 

@@ -1,7 +1,6 @@
 """Asset ``position_size``: how large a position of each symbol may be, also where none is open. A hint: no gate reads it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import dagster as dg
 import numpy as np
@@ -68,7 +67,7 @@ def sized_frame(store: RedisStore, market_state: pl.DataFrame, allocation_target
         return assemble(symbols, {"symbol": []}, without_result([(symbol, State.ABSENT, why) for symbol in symbols]))
     targets = read_scored(store, "base_target", "target_usd", symbols)
     if tape is not None:
-        tape.take("base_targets", dict(zip(symbols, map(asdict, targets), strict=True)))
+        tape.take("base_targets", dict(zip(symbols, (one.row() for one in targets), strict=True)))
     scales = [store.settings.candle_scale_of(symbol) for symbol in symbols]
     accounts = [account] * len(symbols)
     interval_sec = store.settings.candle_interval_sec

@@ -143,11 +143,13 @@ def synthetic_position(symbol: str, now: float) -> RawPosition:
 def snapshot_row(reading: Reading[RawPosition | Flat]) -> dict[str, Any]:
     """Lay what was read of one symbol out as columns, for the recorder; see :func:`snapshot_of`."""
     row: dict[str, Any] = {"state": str(reading.state), "why": reading.reason, "flat": isinstance(reading.value, Flat)}
-    for one in fields(RawPosition):
-        value = getattr(reading.value, one.name, None)
-        row[one.name] = orjson.dumps(value).decode() if one.name in NESTED and value is not None else value
-    del row["symbol"]
+    for name in _COLUMNS:
+        value = getattr(reading.value, name, None)
+        row[name] = orjson.dumps(value).decode() if name in NESTED and value is not None else value
     return row
+
+
+_COLUMNS = tuple(one.name for one in fields(RawPosition) if one.name != "symbol")
 
 
 def snapshot_of(symbol: str, row: Mapping[str, Any]) -> Reading[RawPosition | Flat]:

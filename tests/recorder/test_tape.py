@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import orjson
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from quantum_core.contracts.tables import PUBLISHED_TABLES
+from resources.inputs.foreign import Scored
 from resources.recorder import records, tape
 from resources.store.redis_store import pairs
 from tests.recorder.recording import Desk, somebody_records
@@ -194,3 +196,9 @@ def test_a_number_is_rounded_as_the_wire_rounds_it(digits):
     again = tape.rounded(pl.Series([None, *numbers]), digits)
     assert again[0] is None
     assert again[1:].to_numpy().tobytes() == np.array([float(f"{one:.{digits}f}") for one in numbers]).tobytes()
+
+
+@pytest.mark.parametrize("scored", [Scored("missing"), Scored("ok", 1000.0, 0.9, "shadow", "example", 1769083200.0)])
+def test_a_target_is_laid_out_with_all_its_fields(scored):
+    """A rerun builds it anew from these."""
+    assert repr(scored.row()) == repr(asdict(scored))
