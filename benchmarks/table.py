@@ -553,8 +553,7 @@ def recorded_day(figures: Figures) -> str:
     again = [
         [
             one["symbols"],
-            *(f"{one['rerun'][name]:,}" for name in ("steps", "rows", "differing")),
-            sum(one["rerun"]["left_out"].values()),
+            *(f"{one['rerun'][name]:,}" for name in ("steps", "rows", "differing", "left_out")),
             "{compared:,} / {differing:,}".format(**one["rerun"]["decisions"]),
             *(number(one["rerun"][name], 1) for name in ("seconds", "cpu_sec", "times_real_time")),
         ]
