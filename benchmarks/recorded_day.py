@@ -50,9 +50,9 @@ from resources.io_manager import CYCLE_ID_TAG, IntentIOManager, RedisIOManager, 
 from resources.recorder.archive import SORTED_BY, Archive
 from resources.recorder.tails import TABLE_OF
 from resources.recorder.tape import tape_of
-from resources.store.breaker import CircuitBreaker
 from resources.store.failures import record_failures
 from resources.store.redis_store import RedisStore
+from resources.store.transport.breaker import CircuitBreaker
 from sensors.cycle import CYCLE_JOB_NAME, FAST_FAMILY, SLOW_FAMILY, cycle_tags
 from tests.servers import valkey
 
