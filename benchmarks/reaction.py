@@ -5,6 +5,7 @@ is answered when its permit or block can be read, a candle or position when a ha
 is silenced, and what idle costs is compared with ``EVENTS=off``, side by side.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -133,16 +134,23 @@ def rests_on(live: Live, row: int, closed: int) -> bool:
     return not without_answer(live, live.world.symbols[row : row + 1], closed)
 
 
-def without_answer(live: Live, symbols: Sequence[str], closed: int) -> list[str]:
+def without_answer(live: Live, symbols: Sequence[str], closed: int, written: Mapping[str, int] | None = None) -> list[str]:
     """Name the symbols of which a proposal does not rest yet on a state that knows a candle; one read for all of them."""
     tables = [live.store.read(table, symbols) for table in (MARKET_STATE, RISK_PROPOSAL, HARVEST_PROPOSAL)]
     rows = zip(symbols, *([reading.value for reading in readings] for readings in tables), strict=True)
-    return [symbol for symbol, *values in rows if not answered_by(*values, closed=closed)]
+    after = written or {}
+    return [symbol for symbol, *values in rows if not answered_by(*values, closed, after.get(symbol, math.inf))]
 
 
-def answered_by(state: Row | None, risk: Row | None, harvest: Row | None, *, closed: int) -> bool:
-    """Return whether both proposals rest on a state that knows a candle."""
-    if state is None or risk is None or harvest is None or state["ts_timestamp"] < closed:
+def answered_by(state: Row | None, risk: Row | None, harvest: Row | None, closed: int, evaluated: float) -> bool:
+    """Return whether both proposals rest on a state that knows a candle.
+
+    It names the candle when it was published with it. A state that the candle has changed too little to be published was
+    evaluated since the candle was written: in a whole second after it, as precise as a state is about that time.
+    """
+    if state is None or risk is None or harvest is None:
+        return False
+    if state["ts_timestamp"] < closed and state["last_update_epoch"] < evaluated:
         return False
     return bool(risk["sigma"] == harvest["sigma"] == state["sigma"])
 
@@ -187,16 +195,18 @@ def candle_burst(live: Live) -> dict[str, Any]:
     before, now_ms = len(starts(live, 0)), int(time.time() * 1000)
     moved = np.random.default_rng(5).uniform(1.01, 1.03, len(world.symbols))  # enough for every state to be published
     marks, part = world.marks(), -(-len(world.symbols) // 6)
+    written: dict[str, int] = {}
     for first in range(0, len(world.symbols), part):
         rows = range(first, min(first + part, len(world.symbols)))
         world.send(world.candle(world.symbols[row], now_ms, marks[row] * float(moved[row])) for row in rows)
+        written |= {world.symbols[row]: math.ceil(time.time()) for row in rows}
         time.sleep(0.5)
     began, closed = time.monotonic() - 0.5, (now_ms - 1) // 1000
     waiting = list(world.symbols)
 
     def answered() -> bool:
         time.sleep(LOOK_SEC)
-        waiting[:] = without_answer(live, waiting, closed)
+        waiting[:] = without_answer(live, waiting, closed, written)
         return not waiting
 
     took = until(answered, "proposals on every candle", began)
