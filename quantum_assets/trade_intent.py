@@ -14,11 +14,11 @@ from quantum_core.contracts.reading import Reading, State
 from quantum_core.contracts.schema import publication_due
 from quantum_core.contracts.tables import LAST_INTENT
 from quantum_core.kernels.proposals.intent import CLOSE, Proposals, intent_id, intents
+from resources.store.intents import GONE as GONE
 from resources.store.intents import let_go
 from resources.store.redis_store import RedisStore
 
 BREACHED = "sl_breached"  # reason code of a crossed stop
-GONE = ("flat", "position_missing")  # the position is known to be closed; one that no source shows may come back
 STAMPS_USED = ("data_source", "published_at_utc", "digest")
 HARVEST_USED = (
     *("symbol", "state", "why", "harvest_action", "new_sl_proposed", "kill_score", "reason_codes", "position_side"),

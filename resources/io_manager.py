@@ -26,10 +26,11 @@ from resources.calc_only import require_calc_only
 from resources.instance.dagster_internals import RANGE_TAGS, materialize, name_of, take_over_asset_events
 from resources.instance.event_log import Made
 from resources.instance.range_tags import covered, symbols_of
-from resources.recorder.tape import tape_of
+from resources.recorder.lifetimes import INTENT_DUE
+from resources.recorder.tape import Tape, tape_of
 from resources.store.counts import count_publications
 from resources.store.failures import read_failures, record_failures
-from resources.store.intents import record_intents
+from resources.store.intents import GONE, record_intents
 from resources.store.lease import require_newest
 from resources.store.profiles import take_profile
 from resources.store.publication import Publication, publish
@@ -147,6 +148,7 @@ class RedisIOManager(dg.IOManager):
         now = self.store.clock()
         outcomes = self._write(table, list(rows.values()), cycle_id, now)
         if (tape := tape_of(self.store)) is not None:
+            self._take(tape, obj, outcomes)
             tape.record(table, obj, outcomes, slot=_slot(table, tags, obj), cycle_id=cycle_id, run_id=run.run_id, now=now)
         failures = {
             **dict(obj.filter(pl.col("state") == State.FAILED).select("symbol", "why").iter_rows()),
@@ -191,6 +193,9 @@ class RedisIOManager(dg.IOManager):
             run.frames[table.asset] = Shared(began, symbols, frame)
         return frame
 
+    def _take(self, tape: Tape, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> None:
+        """Note what the step has changed in Redis beside its publications: nothing."""
+
     def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str, now: datetime) -> list[Publication]:
         if self.writes == "nothing":
             return [Publication(str(row["symbol"]), published=True, cause="read") for row in rows]
@@ -202,6 +207,14 @@ class IntentIOManager(RedisIOManager):
 
     def _write(self, table: Table, rows: Sequence[Mapping[str, Any]], cycle_id: str, now: datetime) -> list[Publication]:  # noqa: ARG002 - two tables, not one
         return record_intents(self.store, rows, cycle_id=cycle_id, now=now)
+
+    def _take(self, tape: Tape, frame: pl.DataFrame, outcomes: Sequence[Publication]) -> None:
+        """Note which intents are actionable: that one has ended is no publication, and would be recorded nowhere."""
+        written = [one.symbol for one in outcomes if not one.error]
+        renewed = (pl.col("state") == State.PRESENT) & pl.col("symbol").is_in(written)
+        let_go = (pl.col("state") == State.ABSENT) & pl.col("why").is_in(GONE)
+        found = frame.filter(renewed | let_go).select("symbol", renewed & pl.col("due"))
+        tape.take(INTENT_DUE, {symbol: {"due": bool(due)} for symbol, due in found.iter_rows()})
 
 
 class NotesIOManager(dg.IOManager):

@@ -24,19 +24,32 @@ from quantum_core.profiles.profile import ProfileError, flat_parameters, from_bo
 from quantum_core.settings import Settings
 from resources.governor.plan import PLAN_MAX_AGE_SEC
 from resources.recorder.archive import GAPS, Archive, Fault
+from resources.recorder.lifetimes import (
+    DUE,
+    INTENT_DUE,
+    USED_SETTINGS,
+    Rules,
+    Span,
+    code_of,
+    ended_spans,
+    evaluated,
+    silent_spans,
+    with_endings,
+)
 
 ASSETS = tuple(table.asset for table in PUBLISHED)
 CANDLES, RAW_POSITIONS, WITHOUT_RESULT = "candles", "raw_positions", "without_result"
 SWITCHES, PLANS, DECISIONS = "switches", "plans", "decisions"
 PARAMETERS = "parameters"
 COMPUTED_WITH = (PARAMETERS, "versions", "settings")  # of the deployment: their "symbol" names a profile, a package, a setting
-INPUTS = ("account", "base_targets", "efficiency_hints", "position_memory", "position_bars", "candle_readings")
+INTENTS, RECORDS = "trade_intent", "records"
+INPUTS = ("account", "base_targets", "efficiency_hints", "position_memory", "position_bars", "candle_readings", INTENT_DUE)
 STANDING = frozenset({*ASSETS, RAW_POSITIONS, *INPUTS})  # a row of a symbol follows the one before it; of others it is an event
 TABLES = (
     *ASSETS,
     *INPUTS,
     *COMPUTED_WITH,
-    *(CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS, "risk_events", "alerts", "profiles", "records", GAPS),
+    *(CANDLES, RAW_POSITIONS, WITHOUT_RESULT, SWITCHES, PLANS, DECISIONS, "risk_events", "alerts", "profiles", RECORDS, GAPS),
 )
 DAYS_BACK = 2  # where a day has no row yet: while an asset is computed it is published at least once a minute
 EVERY_DAY = 36_500  # days back of what is written when it changes: a switch may be a month old
@@ -69,6 +82,15 @@ class Moment:
         Those of the hour before, newest first.
     gaps
         What was lost within an hour before or after: there, what stands may not have stood.
+    expired
+        Symbol to asset to ``evaluated_at`` and ``lifetime_sec``, where its lifetime was over and no later evaluation is recorded:
+        what was published, or said to be missing, before did not stand any more. The account's are under its own name.
+    silence
+        ``after`` and ``until``, where nothing at all is recorded between; empty where something is, without ``until`` at the end.
+    archive_until
+        Time of the last record.
+    ends_known
+        Whether it was recorded when an intent ended; older versions did not.
     """
 
     at: datetime
@@ -81,6 +103,10 @@ class Moment:
     plans: Sequence[Mapping[str, Any]] = ()
     decisions: Sequence[Mapping[str, Any]] = ()
     gaps: Sequence[Mapping[str, Any]] = ()
+    expired: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    silence: Mapping[str, datetime] = field(default_factory=dict)
+    archive_until: datetime | None = None
+    ends_known: bool = True
 
 
 def archive_of(settings: Settings) -> Archive:
@@ -229,8 +255,8 @@ class Reader:
         -------
         polars.DataFrame
             ``at``, then one column per pair, named ``asset.column``. A value stands from its row until the next; while the asset
-            has no result there is none. The first row is what stood at ``start``. Without rows where none was written between:
-            whether anybody published then, nobody knows.
+            has no result, or when its lifetime is over and nobody has evaluated it again, there is none. The first row is what
+            stood at ``start``. Without rows where none was written between: whether anybody published then, nobody knows.
         """
         assets = list(dict.fromkeys(asset for asset, _ in columns))
         frames = {asset: self._with_the_one_before(asset, symbol, start, end) for asset in assets}
@@ -241,7 +267,9 @@ class Reader:
         changes = pl.concat(times)
         stood = pl.DataFrame({"at": [start]}, schema={"at": TIME}).filter((changes["at"] < start).any())
         grid = changes.filter(pl.col("at") >= start)
-        grid = pl.concat([stood, grid]).unique().sort("at") if len(grid) else grid
+        ended = self._ended({asset: times_in(frames[asset], states[asset]) for asset in assets}, symbol, start, end)
+        ends = pl.DataFrame({"at": [one for spans in ended.values() for one, _ in spans if one >= start]}, schema={"at": TIME})
+        grid = pl.concat([stood, grid, ends]).unique().sort("at") if len(grid) else grid
         for asset in assets:
             wanted = [name for of, name in columns if of == asset]
             frame, state = frames[asset], states[asset]
@@ -254,7 +282,72 @@ class Reader:
                 lost = pl.col("state").fill_null(State.PRESENT) != str(State.PRESENT)
                 kept = [pl.when(~lost).then(pl.col(f"{asset}.{name}")).alias(f"{asset}.{name}") for name in wanted]
                 grid = grid.join_asof(state.select("at", "state"), on="at").with_columns(kept).drop("state")
+            grid = _without_ended(grid, [f"{asset}.{name}" for name in wanted], ended.get(asset, ()))
         return grid.select("at", *(f"{asset}.{name}" for asset, name in columns))
+
+    def _ended(
+        self, known: Mapping[str, Sequence[datetime]], symbol: str, start: datetime, end: datetime
+    ) -> dict[str, list[Span]]:
+        """Give when the lifetime of each asset was over; nothing where no step is recorded, since nobody knows then.
+
+        Parameters
+        ----------
+        known
+            Asset to times at which it was evaluated for certain: it has written rows.
+        """
+        rules = self.rules(end)
+        steps = self.steps(start - rules.longest, end)
+        if not len(steps):
+            return {}
+        ended = {}
+        for asset, times in known.items():
+            table = PUBLISHED_TABLES[asset]
+            every = sorted({*times, *evaluated(steps, table, names_in(asset, [symbol]), rules)})
+            ended[asset] = ended_spans(every, rules.lifetime(table), end + _TICK)
+        return ended
+
+    def rules(self, moment: datetime) -> Rules:
+        """Give the settings that say how long rows stand, as they were recorded at a moment."""
+        rows = self.last("settings", moment, symbols=USED_SETTINGS, days_back=EVERY_DAY)
+        return Rules.of(rows.to_dicts())
+
+    def steps(self, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the steps that are recorded of a time: ``at``, ``asset``, and whom they evaluated (``symbols``, as ranges)."""
+        frame = self.between(RECORDS, start, end)
+        if not {"at", "asset", "facts"} <= {*frame.collect_schema()}:
+            return pl.DataFrame(schema={"at": TIME, "asset": pl.String, "symbols": pl.String})
+        ranges = pl.col("facts").str.json_path_match("$.symbols").fill_null("").alias("symbols")
+        return frame.select("at", "asset", ranges).collect()
+
+    def intents(self, start: datetime, end: datetime, symbols: Collection[str] = ()) -> pl.DataFrame:
+        """Give the intents of a time, and when each ended."""
+        rows = self.between(INTENTS, start, end, symbols).collect()
+        before = self.last(INTENTS, start - _TICK, symbols=symbols)
+        frames = [one for one in (before, rows) if one.width]
+        due = self.between(INTENT_DUE, start, end, symbols).collect()
+        every = with_endings(pl.concat(frames, how="diagonal_relaxed"), due) if frames else rows
+        return every.filter(pl.col("at") >= start) if every.width else every
+
+    def silences(self, start: datetime, end: datetime) -> list[Span]:
+        """Give from when to when nothing at all was recorded, of the times that reach into this one; nothing without records."""
+        edges = [one for one in (self._step_beside(start, before=True), self._step_beside(end, before=False)) if one is not None]
+        times = sorted({*self.steps(start, end)["at"].to_list(), *edges})
+        last = [end] if times and times[-1] < end else []
+        return [span for span in silent_spans([*times, *last], self.rules(end).silent) if span[0] <= end and span[1] >= start]
+
+    def _step_beside(self, moment: datetime, *, before: bool) -> datetime | None:
+        """Give the time of the last record at or before a moment, or of the first one after it."""
+        at = pl.col("at")
+        days = self.archive.days(RECORDS)
+        last = (moment + timedelta(days=1)).date()  # what was taken before midnight may be written after it
+        near = [day for day in reversed(days) if day <= last] if before else [day for day in days if day >= moment.date()]
+        for day in near:
+            frame = self._read(RECORDS, [day])
+            if "at" in frame.collect_schema():
+                found = frame.filter(at <= moment if before else at > moment).select(at.max() if before else at.min()).collect()
+                if (time := found.item()) is not None:
+                    return time.astimezone(UTC)  # type: ignore[no-any-return]  # a datetime, by its schema
+        return None
 
     def computed_with(self, table: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give the versions or settings that stood at ``start``, and each change until ``end``: ``at``, ``name``, ``value``.
@@ -330,28 +423,107 @@ class Reader:
                 continue
             for symbol, row in by_symbol(asset, names, self.last(asset, moment, symbols=names).to_dicts()).items():
                 rows[symbol][asset] = row
+        due = {row["symbol"]: row for row in self._since(INTENT_DUE, ("symbol",), names, moment)}
         without: dict[str, dict[str, Mapping[str, Any]]] = {symbol: {} for symbol in names}
-        for row in self.last(WITHOUT_RESULT, moment, by=("symbol", "asset"), days_back=EVERY_DAY).to_dicts():
+        for row in self._since(WITHOUT_RESULT, ("symbol", "asset"), (), moment):
             for symbol in by_symbol(row["asset"], names, [row]) if row["state"] != State.PRESENT else ():
                 without[symbol][row["asset"]] = row
+        for symbol, row in due.items():
+            self._end_intent(rows.get(symbol, {}), without.get(symbol, {}), row)
         if not symbols:
             rows = {symbol: found for symbol, found in rows.items() if found or without[symbol]}
             without = {symbol: without[symbol] for symbol in rows}
         positions = self.last(RAW_POSITIONS, moment, symbols=names, days_back=EVERY_DAY)
         candles = self.last(CANDLES, moment, symbols=names, newest="open_time_ms")
         switches = self.last(SWITCHES, moment, by=("name",), days_back=EVERY_DAY)
+        guard = next(iter(self.last("risk_guard", moment).to_dicts()), None)
         return Moment(
             at=moment,
             rows=rows,
             without=without,
             positions=by_symbol(RAW_POSITIONS, names, positions.to_dicts()),
             candles=by_symbol(CANDLES, names, candles.to_dicts()),
-            guard=next(iter(self.last("risk_guard", moment).to_dicts()), None),
+            guard=guard,
             switches={row["name"]: row["value"] for row in switches.to_dicts()},
             plans=self.open_plans(moment),
             decisions=self._dicts(DECISIONS, moment - RECENT, moment)[::-1],
             gaps=self.gaps(moment - RECENT, moment + RECENT),
+            expired=self._expired(rows, without, guard, moment),
+            silence=self._silence(moment),
+            archive_until=self.reaches(),
+            ends_known=all(symbol in due for symbol, found in rows.items() if INTENTS in found),
         )
+
+    def _silence(self, moment: datetime) -> dict[str, datetime]:
+        """Give the records beside a moment, when they are so far from each other that nobody recorded between."""
+        after, until = (self._step_beside(moment, before=before) for before in (True, False))
+        if after is None or not after < moment or (until or moment) - after <= self.rules(moment).silent:
+            return {}
+        return {"after": after} if until is None else {"after": after, "until": until}
+
+    def reaches(self) -> datetime | None:
+        """Give the time of the last record, or of the last row where records are not kept; ``None`` of an empty archive."""
+        covered = self.covered()
+        last = self._step_beside(datetime.max.replace(tzinfo=UTC) - timedelta(days=2), before=True)
+        times = [one for one in (last, covered[1] if covered is not None else None) if one is not None]
+        return max(times) if times else None
+
+    def _since(self, table: str, by: Sequence[str], symbols: Collection[str], moment: datetime) -> list[dict[str, Any]]:
+        """Give the last rows of a table, each with the time since when it says so: it is written again when a process begins."""
+        rows = self.last(table, moment, by=by, symbols=symbols, days_back=EVERY_DAY).to_dicts()
+        sought = {tuple(row[name] for name in by): row for row in rows if row.get("state") != State.PRESENT}
+        latest = {key: _what(row) for key, row in sought.items()}
+        for day in reversed(self.archive.days(table)):
+            if not sought or day > moment.date() + timedelta(days=1):
+                continue
+            frame = self._read(table, [day]).filter(pl.col("at") <= moment, pl.col("symbol").is_in([key[0] for key in sought]))
+            for row in frame.sort("at", "seq", descending=True).collect().iter_rows(named=True):
+                key = tuple(row[name] for name in by)
+                if key in sought and _what(row) == latest[key]:
+                    sought[key]["at"] = row["at"]
+                else:
+                    sought.pop(key, None)
+        return rows
+
+    @staticmethod
+    def _end_intent(rows: dict[str, Mapping[str, Any]], without: dict[str, Mapping[str, Any]], due: Mapping[str, Any]) -> None:
+        """Let an intent say whether it was still due, as its row in Redis does; one that was not is none."""
+        intent = rows.get(INTENTS)
+        if intent is None or due[DUE] == intent[DUE] or due["at"] < intent["at"]:
+            return
+        rows[INTENTS] = {**intent, DUE: due[DUE]}
+        if not due[DUE]:
+            ended = {"state": str(State.ABSENT), "why": f"no_{INTENTS}"}
+            without.setdefault(INTENTS, {**due, "asset": INTENTS, **ended})
+
+    def _expired(
+        self,
+        rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        without: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        guard: Mapping[str, Any] | None,
+        moment: datetime,
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """Name what had outlived its lifetime at a moment: nobody has evaluated it since. Without records nobody knows."""
+        rules = self.rules(moment)
+        day = self.steps(moment - timedelta(days=DAYS_BACK), moment)
+        if not len(day):
+            return {}
+        steps = day.group_by("asset", "symbols").agg(pl.col("at").max())
+        shown = {
+            symbol: [{asset: row["at"] for asset, row in of.items()} for of in (rows[symbol], without[symbol])] for symbol in rows
+        }
+        if guard is not None:
+            shown[ACCOUNT] = [{"risk_guard": guard["at"]}]
+        expired: dict[str, dict[str, dict[str, Any]]] = {}
+        for symbol, found in shown.items():
+            for asset in dict.fromkeys(asset for of in found for asset in of):
+                table = PUBLISHED_TABLES[asset]
+                known = [of[asset] for of in found if asset in of]
+                last = max([*known, *evaluated(steps, table, names_in(asset, [symbol]), rules)])
+                if moment - last > (lifetime := rules.lifetime(table)):
+                    over = {"evaluated_at": last, "lifetime_sec": lifetime.total_seconds()}
+                    expired.setdefault(symbol, {})[asset] = over
+        return expired
 
     def open_plans(self, moment: datetime) -> list[dict[str, Any]]:
         """Give the plans that nobody had decided at a moment, and that could still be decided, oldest first."""
@@ -364,7 +536,7 @@ class Reader:
         frame = self._read(GAPS, self._days(GAPS, start, end))
         columns = frame.collect_schema().names()
         if "at" in columns:
-            since = pl.coalesce("since", "at") if "since" in columns else pl.col("at")
+            since = pl.coalesce("since", "at") if "since" in columns else pl.col("at")  # of one without a beginning: 1970
             frame = frame.filter(pl.col("at").is_null() | ((pl.col("at") >= start) & (since <= end)))
         return frame.collect().to_dicts() if columns else []
 
@@ -382,7 +554,13 @@ class Reader:
         before = self.last(asset, start - _TICK, symbols=[symbol])
         rows = self.between(asset, start, end, [symbol]).collect()
         frames = [one for one in (before, rows) if one.width]
-        return pl.concat(frames, how="diagonal_relaxed").unique("at", keep="last").sort("at") if frames else pl.DataFrame()
+        if not frames:
+            return pl.DataFrame()
+        both = pl.concat(frames, how="diagonal_relaxed")
+        if asset == INTENTS and len(both):
+            first = min(both["at"].min(), start)  # type: ignore[type-var]  # times
+            both = with_endings(both, self.between(INTENT_DUE, first, end, [symbol]).collect())  # type: ignore[arg-type]
+        return both.unique("at", keep="last", maintain_order=True).sort("at")
 
     def _states(self, asset: str, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """Give since when an asset had a result of a symbol, or none: ``at``, ``state``, ``why``."""
@@ -411,6 +589,24 @@ class Reader:
                 ends = frame.select(pl.min("at").alias("first"), pl.max("at").alias("last")).collect().row(0)
                 found += [one.astimezone(UTC) for one in ends if one is not None]
         return (min(found), max(found)) if found else None
+
+
+def _what(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Give what a row of ``without_result`` or of ``intent_due`` says, but for numbers in its reason."""
+    return row.get("state"), code_of(row.get("why")), row.get(DUE)
+
+
+def _without_ended(grid: pl.DataFrame, names: Sequence[str], ended: Iterable[Span]) -> pl.DataFrame:
+    """Take values away where their lifetime was over."""
+    for first, after in ended:
+        over = pl.col("at").is_between(first, after, closed="left")
+        grid = grid.with_columns(pl.when(~over).then(pl.col(name)).alias(name) for name in names)
+    return grid
+
+
+def times_in(*frames: pl.DataFrame) -> list[datetime]:
+    """Give the times of the rows of some frames."""
+    return [at for frame in frames if frame.width for at in frame["at"].to_list()]
 
 
 def superseded(candles: pl.DataFrame) -> pl.Series:

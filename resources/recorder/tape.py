@@ -33,6 +33,7 @@ from quantum_core.contracts.schema import Table
 from quantum_core.settings import Settings
 from resources.inputs.candle_series import Candles
 from resources.instance.range_tags import symbol_ranges
+from resources.recorder.lifetimes import code_of
 from resources.recorder.records import Record, append
 from resources.recorder.series import COLUMNS, Series, columns_of
 from resources.store.publication import Publication
@@ -203,9 +204,10 @@ class Tape:
         asked = found.keys() | (unlike.intersection(symbols)) | (set(symbols) - known.keys())
         rows = []
         for symbol in [one for one in symbols if one in asked]:
-            said = found.get(symbol, fine)
+            state, why = found.get(symbol, fine)
+            said = state, code_of(why)  # a reason that counts seconds is no other reason every time
             if known.get(symbol) != said:
-                rows.append((symbol, asset, *said))
+                rows.append((symbol, asset, state, why))
                 known[symbol] = said
         if not rows:
             return NOTHING

@@ -25,6 +25,7 @@ from resources.store.transport.scripts import Script
 PLAN_MODE = "plan"
 CLOSING_SIDE = {"LONG": "SELL", "SHORT": "BUY"}
 WHICHEVER = "*"  # stands for any intent id
+GONE = ("flat", "position_missing")  # the position is known to be closed; one that no source shows may come back
 
 INTEND = Script(__file__, "intend")
 KEEP_INTENT = Script(__file__, "keep_intent")

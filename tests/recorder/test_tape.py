@@ -12,9 +12,10 @@ import pytest
 from quantum_core.contracts.tables import PUBLISHED_TABLES
 from resources.inputs.foreign import Scored
 from resources.recorder import records, tape
+from resources.recorder.lifetimes import INTENT_DUE
 from resources.store.redis_store import pairs
 from tests.recorder.recording import Desk, somebody_records
-from tests.world import hash_of, run_cycle, write_position, write_world
+from tests.world import hash_of, real_closes, run_cycle, write_candles, write_position, write_world
 
 SYMBOL = "BTCUSDT"
 
@@ -202,3 +203,36 @@ def test_a_number_is_rounded_as_the_wire_rounds_it(digits):
 def test_a_target_is_laid_out_with_all_its_fields(scored):
     """A rerun builds it anew from these."""
     assert repr(scored.row()) == repr(asdict(scored))
+
+
+def test_the_end_of_an_intent_is_recorded_as_redis_has_it(make_store, clock, instance):
+    """It is no publication: an archive of intents alone shows each of them as actionable for ever."""
+    store = make_store()
+    write_world(store)
+    somebody_records(store)
+    closes = real_closes(SYMBOL)
+    said = []
+    for side in ("LONG", "LONG", "FLAT", "FLAT"):
+        write_position(store, SYMBOL, side=side, entry=closes[-1], mark=closes[-1])
+        run_cycle(store, instance)
+        rows = rows_of(recorded(store), INTENT_DUE)
+        said.append(rows.filter(pl.col("symbol") == SYMBOL)["due"].to_list() if rows.width else [])
+        assert hash_of(store, "trade_intent_last", SYMBOL)["due"] == str(int([one for row in said for one in row][-1]))
+        clock.advance(10)
+    assert said == [[True], [], [False], []]
+
+
+def test_a_reason_that_counts_is_recorded_once(make_store, clock, instance):
+    """`candles_stale: 430 s > 420 s` and ten seconds later `440 s` are the same outage."""
+    store = make_store()
+    write_world(store)
+    somebody_records(store)
+    write_candles(store, SYMBOL, real_closes(SYMBOL), last_age_sec=4000)
+    whys = []
+    for _ in range(3):
+        run_cycle(store, instance)
+        rows = rows_of(recorded(store), tape.WITHOUT_RESULT)
+        mine = rows.filter((pl.col("symbol") == SYMBOL) & (pl.col("asset") == "market_state")) if rows.width else rows
+        whys += mine["why"].to_list() if mine.width else []
+        clock.advance(10)
+    assert [one.partition(":")[0] for one in whys] == ["candles_stale"]

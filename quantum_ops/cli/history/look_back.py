@@ -20,7 +20,17 @@ import click
 
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import as_listed, load_settings
-from quantum_ops.cli.history.look_back_shown import emit, gap_text, plain, print_state, range_text, time_text, write_whole
+from quantum_ops.cli.history.look_back_shown import (
+    between_text,
+    emit,
+    gap_table,
+    gap_text,
+    plain,
+    print_state,
+    range_text,
+    time_text,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,6 +64,7 @@ OF_SYMBOLS_BACK_DAYS = 7  # of the archive, searched for the symbols there are
 UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 RELATIVE = re.compile(r"(\d+)([smhd])")
 NAMED_MAX = 5  # damaged files
+NOT_WRITTEN_YET = timedelta(seconds=1200)  # twice the longest RECORDER_FLUSH_SEC
 FORMATS = ("table", "csv", "json", "parquet")
 HOW_TO_RECORD = "`quantum up` records while it runs, or start `quantum recorder`; QUANTUM_HOME names the deployment's folder."
 
@@ -112,7 +123,8 @@ def history(
     Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
     read is shown); 2 wrong usage, unknown symbol or column, or wrong settings.
     """
-    from resources.recorder.reading import PARAMETERS, STANDING
+    from resources.recorder.archive import GAPS
+    from resources.recorder.reading import STANDING
 
     form = _form(form, out)
     if start > end:
@@ -128,19 +140,19 @@ def history(
 
             write_whole(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
             click.echo(f"Picture: {plot}", err=True)
-        if frame.is_empty() and asset == "gaps":
-            click.echo(f"No record was lost {range_text(start, end)}. {_covers(reader)}", err=True)
+        if frame.is_empty() and asset == GAPS:
+            click.echo(f"No record is known to be lost {range_text(start, end)}.", err=True)
+            _say_what_is_missing(reader, start, end)
             return
         if frame.is_empty():
             hint = f"`quantum at {start:%Y-%m-%dT%H:%M:%S}` shows what stood then. " if _is_covered(reader, start) else ""
             click.echo(f"Nothing is recorded of {asset or symbol} {range_text(start, end)}. {hint}{_covers(reader)}", err=True)
             sys.exit(EXIT_FAILED)
         if form == "table" and not columns:
-            frame = _one_by_one(frame) if asset == PARAMETERS else _glance(asset, frame)
+            frame = _readable(asset, frame)
         successive = asset is None or asset in STANDING
         emit(frame, form, out, title=f"{symbol} {range_text(start, end)}", successive=successive)
-        for gap in reader.gaps(start, end):
-            click.echo(f"Not recorded: {gap_text(gap)}", err=True)
+        _say_what_is_missing(reader, start, end)
 
 
 @click.command()
@@ -172,8 +184,7 @@ def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
             click.echo(json.dumps(asdict(state), indent=2, default=plain))
         else:
             print_state(state)
-        if moment > covered[1]:
-            click.echo(f"The last row is older than {time_text(moment)}. {_covers(reader)}", err=True)
+        _say_how_far(state.archive_until, moment)
 
 
 @click.command()
@@ -334,7 +345,10 @@ def _side_by_side(reader: Reader, symbol: str, start: datetime, end: datetime, c
 
 def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: datetime, columns: str | None) -> pl.DataFrame:
     """Give the rows of one table as they were published."""
-    from resources.recorder.reading import COMPUTED_WITH, PARAMETERS, TABLES
+    import polars as pl
+
+    from resources.recorder.archive import GAPS
+    from resources.recorder.reading import COMPUTED_WITH, INTENTS, PARAMETERS, TABLES
 
     known = sorted({*TABLES, *reader.archive.tables()})
     if asset not in known:
@@ -344,6 +358,10 @@ def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: date
         frame = reader.parameters(symbol, start, end)
     elif asset in COMPUTED_WITH:
         frame = reader.computed_with(asset, start, end)
+    elif asset == INTENTS:
+        frame = reader.intents(start, end, [symbol])
+    elif asset == GAPS:
+        frame = pl.DataFrame(reader.gaps(start, end), infer_schema_length=None)
     else:
         frame = reader.between(asset, start, end, [symbol]).collect()
     if not frame.width:
@@ -354,6 +372,38 @@ def _rows_of(reader: Reader, asset: str, symbol: str, start: datetime, end: date
         raise click.UsageError(message)
     stamps = [name for name in STAMPS if name in frame.columns and name not in wanted]
     return frame.select(*stamps, *(wanted or [name for name in frame.columns if name not in stamps]))
+
+
+def _readable(asset: str | None, frame: pl.DataFrame) -> pl.DataFrame:
+    """Give the rows of one table as people read them."""
+    from resources.recorder.archive import GAPS
+    from resources.recorder.lifetimes import without_repeats
+    from resources.recorder.reading import PARAMETERS, WITHOUT_RESULT
+
+    if asset == PARAMETERS:
+        return _one_by_one(frame)
+    if asset == WITHOUT_RESULT:
+        return without_repeats(frame)
+    return gap_table(frame) if asset == GAPS else _glance(asset, frame)
+
+
+def _say_what_is_missing(reader: Reader, start: datetime, end: datetime) -> None:
+    """Say when nothing was recorded within a time, what was lost of it, and how far the archive reaches."""
+    reaches = reader.reaches()
+    for after, until in reader.silences(start, min(end, reaches or end)):
+        click.echo(f"Nothing was recorded {between_text(after, until)}.", err=True)
+    for gap in reader.gaps(start, end):
+        click.echo(f"Not recorded: {gap_text(gap)}", err=True)
+    _say_how_far(reaches, end)
+
+
+def _say_how_far(reaches: datetime | None, end: datetime) -> None:
+    """Say where the archive ends when more was asked for."""
+    if reaches is None or end <= reaches:
+        return
+    is_open = datetime.now(UTC) - reaches <= NOT_WRITTEN_YET
+    later = "later records are not written yet" if is_open else "nothing later is recorded"
+    click.echo(f"The archive reaches until {time_text(reaches)}; {later}.", err=True)
 
 
 def _glance(asset: str | None, frame: pl.DataFrame) -> pl.DataFrame:

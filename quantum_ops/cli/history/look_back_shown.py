@@ -95,9 +95,14 @@ def print_state(state: Moment) -> None:
     """Lay the state out: what blocked openings first, then one block per asset, one record per symbol."""
     from quantum_ops.cli.desk.status import SHOWN as OF_ASSET
     from quantum_ops.cli.layout import Column, console, paragraph, records
+    from resources.recorder.reading import INTENTS
 
     out = console()
     out.print(paragraph(out, f"{time_text(state.at)}, {len(state.rows)} symbols"))
+    if state.silence:
+        after, until = state.silence["after"], state.silence.get("until")
+        nothing = f"Nothing was recorded {between_text(after, until) if until else f'after {time_text(after)}'}"
+        out.print(paragraph(out, f"{nothing}: switches and values below are the last ones before.", "yellow"))
     switches = [f"{name} {value}" for name, value in state.switches.items() if value not in (None, "", "0", "[]", "{}")]
     out.print(paragraph(out, f"Switches: {', '.join(switches) or 'none on'}" if state.switches else "Switches: none on record"))
     if state.guard is not None:
@@ -106,35 +111,55 @@ def print_state(state: Moment) -> None:
             for name in OF_ASSET["risk_guard"]
             if state.guard.get(name) not in (None, "", [])
         ]
-        out.print(paragraph(out, f"Risk guard: {', '.join(values)}"))
+        over = state.expired.get(str(state.guard["symbol"]), {}).get("risk_guard")
+        out.print(paragraph(out, f"Risk guard: {', '.join(values) if over is None else _expired_text(over, state.at)}"))
     for gap in state.gaps:
-        out.print(paragraph(out, f"Not recorded: {gap_text(gap)}", "yellow"))
+        if _touches(gap, state.at):
+            out.print(paragraph(out, f"Not recorded: {gap_text(gap)}", "yellow"))
     for asset, fields in OF_ASSET.items():
-        rows = []
-        for symbol, of_symbol in state.rows.items():
-            row, lost = of_symbol.get(asset), state.without.get(symbol, {}).get(asset)
-            if lost is not None:
-                rows.append([symbol, _clock_text(lost["at"], state.at), f"{lost['state']}: {lost['why']}", *("" for _ in fields)])
-            elif row is not None:
-                rows.append([symbol, _clock_text(row["at"], state.at), "", *(_cell(name, row.get(name)) for name in fields)])
-        if rows:
-            columns = [
-                Column("symbol"),
-                Column("since", labelled=True),
-                Column("no result", labelled=True),
-                *(Column(name, labelled=True) for name in fields),
-            ]
-            used = [number for number in range(len(columns)) if number == 0 or any(row[number] for row in rows)]
-            out.print(
-                records(
-                    out,
-                    [columns[number] for number in used],
-                    [[row[number] for number in used] for row in rows],
-                    title=asset,
-                    together=True,
-                )
-            )
+        rows = _rows_of(state, asset, fields)
+        if not rows:
+            continue
+        columns = [
+            Column("symbol"),
+            Column("since", labelled=True),
+            Column("no result", labelled=True),
+            *(Column(name, labelled=True) for name in fields),
+        ]
+        used = [number for number in range(len(columns)) if number == 0 or any(row[number] for row in rows)]
+        shown = [[row[number] for number in used] for row in rows]
+        blind = asset == INTENTS and not state.ends_known
+        title = f"{asset} (whether an intent was still due, this version did not record)" if blind else asset
+        out.print(records(out, [columns[number] for number in used], shown, title=title, together=True))
     _print_plans(out, state)
+
+
+def _rows_of(state: Moment, asset: str, fields: Sequence[str]) -> list[list[str]]:
+    """Give the rows of one asset: symbol, since when, why it has no result, and its values."""
+    rows = []
+    for symbol, of_symbol in state.rows.items():
+        row, lost = of_symbol.get(asset), state.without.get(symbol, {}).get(asset)
+        over = state.expired.get(symbol, {}).get(asset)
+        if over is not None:
+            before = f"; before: {lost['state']}: {lost['why']}" if lost is not None else ""
+            rows.append([symbol, "", f"{_expired_text(over, state.at)}{before}", *("" for _ in fields)])
+        elif lost is not None:
+            why = ": ".join(one for one in (lost["state"], lost["why"]) if one)
+            rows.append([symbol, _clock_text(lost["at"], state.at), why, *("" for _ in fields)])
+        elif row is not None:
+            rows.append([symbol, _clock_text(row["at"], state.at), "", *(_cell(name, row.get(name)) for name in fields)])
+    return rows
+
+
+def _expired_text(over: Mapping[str, Any], now: datetime) -> str:
+    since = _clock_text(over["evaluated_at"], now)
+    return f"no evaluation is recorded since {since} (lifetime of {over['lifetime_sec']:.0f} s over)"
+
+
+def _touches(gap: Mapping[str, Any], moment: datetime) -> bool:
+    """Say whether a moment is within a gap; of one that has no time nobody knows."""
+    until, since = gap.get("at"), gap.get("since")
+    return until is None or (since or until) <= moment <= until
 
 
 def _print_plans(out: Console, state: Moment) -> None:
@@ -165,7 +190,7 @@ def _cell(name: str, value: Any, *, one_day: bool = False) -> str:
             if any(word in name for word in ("price", "_sl", "_tp", "usd", "close", "equity"))
             else f"{value:.6g}"
         )
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else "; ".join(str(value).split("\n"))
 
 
 def _clock_text(moment: datetime, now: datetime) -> str:
@@ -182,11 +207,32 @@ def range_text(start: datetime, end: datetime) -> str:
     return f"from {time_text(start).removesuffix(' UTC')} to {time_text(end)}"
 
 
+def between_text(after: datetime, until: datetime) -> str:
+    """Write a span of which only the ends are recorded."""
+    days = after.date() == until.date()
+    return f"between {after:%Y-%m-%d %H:%M:%S} and {until:{'%H:%M:%S' if days else '%Y-%m-%d %H:%M:%S'}} UTC"
+
+
 def gap_text(gap: Mapping[str, Any]) -> str:
-    """Write what is known of records that were lost."""
-    return ", ".join(
-        f"{name} {_cell(name, value)}" for name, value in gap.items() if name not in UNSHOWN and value not in (None, "")
-    )
+    """Write what is known of records that were lost: when, how many, and why."""
+    since, until, count, what = _gap_parts(gap)
+    span = until and (between_text(since, until) if since else f"until {time_text(until)}")
+    return ", ".join(one for one in (span or "at a time nobody knows", f"{count} records" if count else "", what) if one)
+
+
+def gap_table(gaps: pl.DataFrame) -> pl.DataFrame:
+    """Give gaps as people read them: from when to when, how many records, and why."""
+    import polars as pl
+
+    names = ("since", "until", "records", "what")
+    return pl.DataFrame([dict(zip(names, _gap_parts(gap), strict=True)) for gap in gaps.to_dicts()], infer_schema_length=None)
+
+
+def _gap_parts(gap: Mapping[str, Any]) -> tuple[datetime | None, datetime | None, int, str]:
+    since, until, first, last = (gap.get(name) for name in ("since", "at", "from_seq", "to_seq"))
+    since = None if since is None or since.timestamp() <= 0 else since  # of what was before the first entry
+    count = max(0, last - first + 1) if first is not None and last is not None else 0
+    return since, until, count, str(gap.get("what") or "")
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,214 @@
+"""What stood while nobody evaluated: nothing, once its lifetime was over; and since when a result was missing."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from quantum_core.settings import load_settings
+from resources.recorder.archive import Archive, Position
+from resources.recorder.lifetimes import code_of, ended_spans, with_endings, without_repeats
+from resources.recorder.reading import Reader, archive_of
+from tests.commands import run_command
+
+OFF = datetime(2026, 1, 22, 12, 0, 40, tzinfo=UTC)  # the last cycle before the product was off
+ON = datetime(2026, 1, 22, 12, 6, tzinfo=UTC)
+CYCLES = [OFF - timedelta(seconds=10 * back) for back in (4, 3, 2, 1, 0)] + [ON, ON + timedelta(seconds=10)]
+ASSETS = ("market_state", "position", "risk_proposal", "harvest_proposal", "trade_intent")
+TIME = pl.Datetime("us", "UTC")
+
+
+def stamped(rows: list[dict[str, object]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("at").cast(TIME))
+
+
+def row(at: datetime, seq: int, **more: object) -> dict[str, object]:
+    return {"seq": seq, "cycle_id": f"c{seq}", "at": at, "symbol": "BTCUSDT", **more}
+
+
+@pytest.fixture
+def archive(tmp_path) -> Archive:
+    """Five cycles, five minutes without any, two cycles; a stop that was published once and evaluated in each."""
+    archive = archive_of(load_settings(quantum_home=tmp_path))
+    steps = [
+        {"seq": 10 * number + place, "at": at, "asset": asset, "slot": "BTCUSDT", "cycle_id": f"c{number}", "run_id": "r",
+         "facts": json.dumps({"symbols": "BTCUSDT"}), "full": False}
+        for number, at in enumerate(CYCLES)
+        for place, asset in enumerate(ASSETS)
+    ]  # fmt: skip
+    first, back = CYCLES[0], CYCLES[-2]
+    published = {
+        "market_state": [row(first, 1, cause="first", p_trend=0.6, p_mr=0.2, p_chop=0.2, sigma=0.1)],
+        "position": [row(at, 1, cause="unchanged", side="LONG", current_price=97.0) for at in CYCLES],
+        "risk_proposal": [row(first, 1, cause="first", proposed_sl=90.0), row(back, 51, cause="changed", proposed_sl=91.0)],
+        "trade_intent": [row(first, 1, cause="first", due=True, intent_id="i1", harvest_action="CLOSE")],
+        "intent_due": [row(first, 1, due=True), row(CYCLES[2], 21, due=False)],
+        "settings": [row(first, 1, value='["BTCUSDT"]') | {"symbol": "symbols"}],
+        "without_result": [
+            row(at, number, asset="harvest_proposal", state=state, why=why)
+            for number, (at, state, why) in enumerate(
+                [
+                    (first, "present", ""),
+                    *((at, "failed", f"candles_stale: {700 + number} s > 420 s") for number, at in enumerate(CYCLES[1:4])),
+                    (CYCLES[4], "failed", "too_few_candles: 3"),
+                    (ON, "present", ""),
+                ]
+            )
+        ],
+    }
+    tables = {"records": stamped(steps)} | {name: stamped(rows) for name, rows in published.items()}
+    archive.write(tables, Position(flush=1, seq=70, day="2026-01-22"))
+    return archive
+
+
+def quantum(archive: Archive, *arguments: str, columns: str = "200") -> "tuple[str, str]":
+    environment = {"QUANTUM_HOME": str(archive.root.parent), "COLUMNS": columns}
+    done = run_command(*arguments, environment=environment)
+    return done.stdout, done.stderr
+
+
+def test_a_stop_does_not_stand_when_its_lifetime_is_over_and_nobody_has_evaluated_it(archive) -> None:
+    reader = Reader(archive)
+    while_up, in_ttl, over = (reader.at(one) for one in (OFF, OFF + timedelta(seconds=99), OFF + timedelta(seconds=101)))
+    assert while_up.expired == {}
+    assert "risk_proposal" not in in_ttl.expired["BTCUSDT"]
+    assert over.expired["BTCUSDT"]["risk_proposal"] == {"evaluated_at": OFF, "lifetime_sec": 100.0}
+    assert "market_state" not in over.expired["BTCUSDT"]
+    assert over.rows["BTCUSDT"]["risk_proposal"]["proposed_sl"] == 90.0  # what was published last is not taken away
+    assert reader.at(ON).expired == {}
+
+
+def test_values_over_time_end_with_their_lifetime(archive) -> None:
+    columns = [("risk_proposal", "proposed_sl"), ("market_state", "sigma")]
+    rows = Reader(archive).standing(columns, "BTCUSDT", CYCLES[0], ON).rows()
+    assert (OFF + timedelta(seconds=100), None, 0.1) in rows
+    assert rows[-1] == (ON, 91.0, 0.1)
+    assert rows[0] == (CYCLES[0], 90.0, 0.1)
+
+
+def test_another_symbols_evaluations_do_not_let_a_row_live(archive) -> None:
+    """A shard that stands still is not covered by the one beside it."""
+    step = {"seq": 99, "at": OFF + timedelta(seconds=95), "asset": "risk_proposal", "slot": "X", "cycle_id": "x", "run_id": "r",
+            "facts": json.dumps({"symbols": "ETHUSDT"}), "full": False}  # fmt: skip
+    both = row(CYCLES[0], 2, value='["BTCUSDT", "ETHUSDT"]') | {"symbol": "symbols"}
+    archive.write({"records": stamped([step]), "settings": stamped([both])}, Position(flush=2, seq=99, day="2026-01-22"))
+    over = Reader(archive).at(OFF + timedelta(seconds=101))
+    assert over.expired["BTCUSDT"]["risk_proposal"]["evaluated_at"] == OFF
+
+
+def test_a_time_without_any_record_is_named_at_the_head_and_below_the_rows(archive) -> None:
+    within = OFF + timedelta(seconds=120)
+    assert Reader(archive).at(within).silence == {"after": OFF, "until": ON}
+    assert Reader(archive).at(CYCLES[1] + timedelta(seconds=5)).silence == {}
+    said = "Nothing was recorded between 2026-01-22 12:00:40 and 12:06:00 UTC"
+    shown, _ = quantum(archive, "at", within.isoformat(), "--symbols", "BTCUSDT")
+    assert said in shown.splitlines()[1]
+    assert "no evaluation is recorded since 12:00:40 (lifetime of 100 s over)" in shown
+    assert "90" not in shown
+    _, notes = quantum(archive, "history", "BTCUSDT", "--from", "2026-01-22T12:00", "--to", "2026-01-22T12:06:05")
+    assert said in notes
+    as_json = json.loads(quantum(archive, "at", within.isoformat(), "--json")[0])
+    assert as_json["silence"]["until"] == ON.isoformat()
+    assert as_json["expired"]["BTCUSDT"]["risk_proposal"]["lifetime_sec"] == 100.0
+
+
+def test_an_intent_that_has_ended_is_none(archive) -> None:
+    reader = Reader(archive)
+    assert reader.at(CYCLES[1]).rows["BTCUSDT"]["trade_intent"]["due"] is True
+    ended = reader.at(CYCLES[3])
+    assert ended.rows["BTCUSDT"]["trade_intent"]["due"] is False
+    lost = ended.without["BTCUSDT"]["trade_intent"]
+    assert (lost["state"], lost["why"], lost["at"]) == ("absent", "no_trade_intent", CYCLES[2])
+    due = reader.standing([("trade_intent", "due")], "BTCUSDT", CYCLES[0], CYCLES[3])["trade_intent.due"].to_list()
+    assert (due[0], due[-1]) == (True, False)
+    rows = reader.intents(CYCLES[0], CYCLES[3], ["BTCUSDT"]).select("at", "cause", "due", "intent_id").rows()
+    assert rows == [(CYCLES[0], "first", True, "i1"), (CYCLES[2], "nothing due", False, "i1")]
+
+
+def test_an_archive_that_does_not_say_when_intents_ended_is_read_and_says_so(archive) -> None:
+    for path in archive.files("intent_due", OFF.date()):
+        path.unlink()
+    state = Reader(archive).at(OFF)
+    assert state.rows["BTCUSDT"]["trade_intent"]["due"] is True
+    assert not state.ends_known
+    assert "this version did not record" in quantum(archive, "at", OFF.isoformat())[0]
+
+
+def test_a_result_is_missing_since_it_is_missing_whatever_its_reason_counts(archive) -> None:
+    lost = Reader(archive).at(CYCLES[3]).without["BTCUSDT"]["harvest_proposal"]
+    assert (lost["at"], lost["why"]) == (CYCLES[1], "candles_stale: 702 s > 420 s")
+    shown, _ = quantum(
+        archive, "history", "BTCUSDT", "--asset", "without_result", "--from", "2026-01-22T12:00", "--to", ON.isoformat()
+    )
+    assert [shown.count(one) for one in ("candles_stale", "too_few_candles", "present")] == [1, 1, 2]
+
+
+def test_more_than_the_archive_has_is_asked_for_and_that_is_said(archive) -> None:
+    _, notes = quantum(archive, "history", "BTCUSDT", "--from", "2026-01-22T12:00", "--to", "2026-01-22T12:30")
+    assert "The archive reaches until 2026-01-22 12:06:10 UTC; nothing later is recorded." in notes
+    _, none = quantum(archive, "history", "BTCUSDT", "--from", "2026-01-22T12:00", "--to", "2026-01-22T12:06:10")
+    assert "The archive reaches" not in none
+
+
+def test_a_gap_is_said_in_words_of_a_time_it_touches_and_of_no_other(archive) -> None:
+    gap = {
+        "from_seq": 2718,
+        "to_seq": 3020,
+        "from_entry": "1-0",
+        "to_entry": "2-0",
+        "what": "taken out of Redis before they were read",
+    }
+    lost = stamped([{**gap, "since": CYCLES[1], "at": CYCLES[3]}]).with_columns(pl.col("since").cast(TIME))
+    archive.write({"gaps": lost}, Position(flush=2, seq=70, day="2026-01-22"))
+    said = "between 2026-01-22 12:00:10 and 12:00:30 UTC, 303 records, taken out of Redis before they were read"
+    assert said in quantum(archive, "at", CYCLES[2].isoformat())[0]
+    assert "Not recorded" not in quantum(archive, "at", OFF.isoformat())[0]
+    when = ("--from", CYCLES[2].isoformat(), "--to", (CYCLES[2] + timedelta(seconds=1)).isoformat())
+    shown, notes = quantum(archive, "history", "BTCUSDT", "--asset", "gaps", *when)
+    assert "303" in shown
+    assert said in notes
+    assert (
+        "No record is known to be lost"
+        in quantum(archive, "history", "BTCUSDT", "--asset", "gaps", "--from", ON.isoformat(), "--to", CYCLES[-1].isoformat())[1]
+    )
+
+
+def test_lines_of_an_alert_are_no_question_marks(archive) -> None:
+    entry = {"entry_id": f"{int(OFF.timestamp() * 1000)}-0", "title": "stale", "text": "first line\nsecond line"}
+    archive.write({"alerts": pl.DataFrame([entry])}, Position(flush=2, seq=70, day="2026-01-22"))
+    when = ("--from", "2026-01-22T12:00", "--to", "2026-01-22T12:01", "--columns", "text")
+    assert "first line; second line" in quantum(archive, "history", "BTCUSDT", "--asset", "alerts", *when)[0]
+
+
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [("candles_stale: 750 s > 420 s", "candles_stale"), ("too_few_candles 12 of 200", "too_few_candles"), ("flat", "flat"),
+     ("", ""), (None, ""), ("429", "")],
+)  # fmt: skip
+def test_the_code_of_a_reason_is_what_stands_before_its_numbers(why, code) -> None:
+    assert code_of(why) == code
+
+
+def test_repeats_are_those_of_the_same_symbol_and_asset() -> None:
+    said = [("A", "x", "failed", "old: 1"), ("B", "x", "failed", "old: 1"), ("A", "x", "failed", "old: 2"), ("A", "y", "failed", "old: 2"),
+            ("A", "x", "present", ""), ("A", "x", "failed", "old: 3")]  # fmt: skip
+    frame = pl.DataFrame(said, schema=["symbol", "asset", "state", "why"], orient="row")
+    assert without_repeats(frame).rows() == [said[0], said[1], said[3], said[4], said[5]]
+
+
+def test_a_lifetime_ends_where_no_evaluation_follows_in_time() -> None:
+    at = [OFF + timedelta(seconds=one) for one in (0, 50, 300, 330)]
+    spans = ended_spans(at, timedelta(seconds=100), OFF + timedelta(seconds=1000))
+    assert [tuple((one - OFF).total_seconds() for one in span) for span in spans] == [(150, 300), (430, 1000)]
+    assert ended_spans([], timedelta(seconds=100), OFF) == []
+
+
+def test_an_intent_that_is_due_again_without_a_new_one_is_said() -> None:
+    intents = stamped([row(CYCLES[0], 1, cause="first", due=True, intent_id="i1")])
+    due = stamped([row(CYCLES[number], number, due=said) for number, said in ((0, True), (1, False), (2, False), (3, True))])
+    assert with_endings(intents, due).select("cause", "due").rows() == [
+        ("first", True),
+        ("nothing due", False),
+        ("due again", True),
+    ]
