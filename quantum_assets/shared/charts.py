@@ -50,7 +50,9 @@ PAST_MARKS = {
     "permit": ("o", "#2a7a4f"),
     "harvest": ("v", INK),
 }  # lane to marker and colour, from below
-MARKS_NAMED = 10  # of a lane; more would be drawn over each other
+MARKS_NAMED = 10  # of a lane
+MARK_ROWS_PT = (4, 13)  # heights above a mark at which its text may stand
+MARK_CHAR_PX, MARK_GAP_PX = 6.0, 8.0  # width of a letter of such a text, and what stays free beside it
 FONT = "DejaVu Sans"  # comes with matplotlib
 TITLE_CHARS = 40  # of a title beside its note; a longer one is written smaller
 LABEL_PX = 16  # height of a label with its air; closer, and two of them touch
@@ -168,7 +170,9 @@ class Past:
     symbol, start, end
         Title, and the ends of the time axis (datetime64, UTC).
     times, closes
-        Its candles, shape (n,); n may be 0.
+        Its candles, shape (n,), by the time of their close; n may be 0.
+    as_read
+        Each price is at the time of its reading, and holds until the next: of candles that have no times of their own.
     levels
         Name in PAST_LINES to times and prices, quote units; NaN where it had none. A price holds until the next time, and nobody
         knows what it was after the last.
@@ -185,6 +189,7 @@ class Past:
     end: np.datetime64
     times: Times
     closes: Floats
+    as_read: bool = False
     levels: Mapping[str, tuple[Times, Floats]] = field(default_factory=dict)
     regimes: tuple[Times, Sequence[str]] = (np.array([], "datetime64[ms]"), ())
     marks: Mapping[str, tuple[Times, Sequence[str]]] = field(default_factory=dict)
@@ -203,7 +208,7 @@ def past_figure(past: Past) -> Figure:
     title, families = legible(past.symbol)
     size = min(13.0, 13 * TITLE_CHARS / len(title))
     figure.text(0.02, 0.94, title, color=INK, fontsize=size, fontweight="bold", fontfamily=families, parse_math=False)
-    price.plot(past.times, past.closes, color=INK, linewidth=1.1)
+    price.plot(past.times, past.closes, color=INK, linewidth=1.1, drawstyle="steps-post" if past.as_read else "default")
     _draw_past_levels(price, past)
     _draw_past_regimes(price, past)
     _draw_marks(lanes, past)
@@ -221,6 +226,7 @@ def past_figure(past: Past) -> Figure:
         )
         for one in REGIMES
     ]
+    patches += [Patch(facecolor=PAPER, edgecolor=INK, linewidth=0.6, label="no market state")]
     patches += [Patch(facecolor=INK, alpha=0.4, label="not recorded")] if past.gaps else []
     figure.legend(handles=patches, loc="upper right", ncols=len(patches), frameon=False, fontsize=8.5, labelcolor=INK)
     price.set_ylabel("price", color=INK)
@@ -229,7 +235,8 @@ def past_figure(past: Past) -> Figure:
 
 
 def _draw_past_levels(panel: Axes, past: Past) -> None:
-    labels = {f"close {past.closes[-1]:,.6g}": (float(past.closes[-1]), INK)} if len(past.closes) else {}
+    read = past.closes[np.isfinite(past.closes)]
+    labels = {f"{'price read' if past.as_read else 'close'} {read[-1]:,.6g}": (float(read[-1]), INK)} if len(read) else {}
     for name, (times, prices) in past.levels.items():
         color, dashes, width = PAST_LINES[name]
         panel.plot(times, prices, color=color, linestyle=dashes, linewidth=width, drawstyle="steps-post")
@@ -257,11 +264,35 @@ def _draw_marks(panel: Axes, past: Past) -> None:
     for height, (lane, (marker, color)) in enumerate(PAST_MARKS.items()):
         times, texts = past.marks.get(lane, (np.array([], "datetime64[ms]"), ()))
         panel.plot(times, np.full(len(times), height), marker=marker, color=color, linestyle="none", markersize=7, zorder=3)
-        for moment, text in list(zip(times, texts, strict=True))[:MARKS_NAMED]:
-            place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points", "annotation_clip": True}
-            panel.annotate(text, (moment, height), fontsize=7, color=INK, parse_math=False, **place)
+        room_px = panel.get_position().width * panel.figure.bbox.width
+        places_px = [float((one - past.start) / max(past.end - past.start, np.timedelta64(1, "ms"))) * room_px for one in times]
+        named = rows_of_labels(places_px, texts)
+        for number, row in list(named.items())[:MARKS_NAMED]:
+            place: dict[str, Any] = {
+                "xytext": (6, MARK_ROWS_PT[row]), "textcoords": "offset points", "annotation_clip": True, "fontsize": 7,
+            }  # fmt: skip
+            panel.annotate(texts[number], (times[number], height), color=INK, parse_math=False, **place)
     panel.set_ylim(-0.5, len(PAST_MARKS) - 0.2)
     panel.set_yticks(range(len(PAST_MARKS)), [*PAST_MARKS])
+
+
+def rows_of_labels(places_px: Sequence[float], texts: Sequence[str]) -> dict[int, int]:
+    """Give the row of each text beside its mark, lowest first, so that none is over another; those that fit nowhere have none.
+
+    Parameters
+    ----------
+    places_px
+        Where each begins, ascending.
+    texts
+        What each says.
+    """
+    rows, ends = {}, [-np.inf] * len(MARK_ROWS_PT)
+    for number, (place, text) in enumerate(zip(places_px, texts, strict=True)):
+        row = next((row for row, end in enumerate(ends) if place >= end), None)
+        if row is not None:
+            rows[number] = row
+            ends[row] = place + len(text) * MARK_CHAR_PX + MARK_GAP_PX
+    return rows
 
 
 def states_along(closes: Floats) -> tuple[npt.NDArray[np.intp], MarketState]:

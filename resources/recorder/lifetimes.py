@@ -25,7 +25,9 @@ INTENT_DUE = "intent_due"  # table: whether the intent of a symbol was due, when
 DUE, ENDED = "due", "nothing due"  # field of an intent, and the cause of the row that ends one
 CODE = re.compile(r"[^0-9:]*")  # of a reason: what stands before its first number or colon
 SILENT_SEC, SILENT_INTERVALS = 60.0, 6  # so long nothing is recorded, and so many cycles, before that is worth a word
-USED_SETTINGS = frozenset({"symbols", "publish_interval_sec", "marketstate_publish_interval", "proposal_max_age_sec"})
+USED_SETTINGS = frozenset(
+    {"symbols", "publish_interval_sec", "marketstate_publish_interval", "proposal_max_age_sec", "candle_interval_sec"}
+)
 
 Span = tuple[datetime, datetime]
 
@@ -56,6 +58,11 @@ class Rules:
             return timedelta(seconds=10 * int(self._number(table.ttl_intervals_of)))
         seconds = table.ttl_sec if table.ttl_sec < TRACKED_TTL_SEC else self._number("proposal_max_age_sec")
         return timedelta(seconds=seconds)
+
+    @property
+    def candle(self) -> timedelta:
+        """How long a candle lasts."""
+        return timedelta(seconds=self._number("candle_interval_sec"))
 
     @property
     def longest(self) -> timedelta:

@@ -332,8 +332,10 @@ class Reader:
         """Give from when to when nothing at all was recorded, of the times that reach into this one; nothing without records."""
         edges = [one for one in (self._step_beside(start, before=True), self._step_beside(end, before=False)) if one is not None]
         times = sorted({*self.steps(start, end)["at"].to_list(), *edges})
-        last = [end] if times and times[-1] < end else []
-        return [span for span in silent_spans([*times, *last], self.rules(end).silent) if span[0] <= end and span[1] >= start]
+        if not times:
+            return []
+        times = [*([start] if times[0] > start else ()), *times, *([end] if times[-1] < end else ())]
+        return [span for span in silent_spans(times, self.rules(end).silent) if span[0] < end and span[1] > start]
 
     def _step_beside(self, moment: datetime, *, before: bool) -> datetime | None:
         """Give the time of the last record at or before a moment, or of the first one after it."""
@@ -413,6 +415,22 @@ class Reader:
             rows = rows.filter(~superseded(rows))
         last = rows.filter(opened).unique("open_time_ms", keep="last").sort("open_time_ms")
         return last.select("open_time_ms", "high", "low", "close", "volume", "source", "key")
+
+    def prices_read(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
+        """Give the newest close of each reading of candles, by the time it was recorded; the first is the one before ``start``.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``at``, ``close`` and ``source``; without columns where none is kept.
+        """
+        before = self.last(CANDLES, start - _TICK, symbols=[symbol])
+        rows = self.between(CANDLES, start, end, [symbol]).collect()
+        frames = [one for one in (before, rows) if one.width]
+        if not frames:
+            return pl.DataFrame()
+        every = pl.concat(frames, how="diagonal_relaxed").sort("at", "seq", "open_time_ms")
+        return every.group_by("seq", maintain_order=True).last().select("at", "close", "source")
 
     def at(self, moment: datetime, symbols: Sequence[str] = ()) -> Moment:
         """Give everything as it stood at a moment, of some symbols or of all that had a row that day or the day before."""

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from quantum_assets.shared.charts import past_figure, rows_of_labels
 from quantum_core.settings import load_settings
+from quantum_ops.cli.history.look_back import past_of
 from resources.recorder.archive import Archive, Position
 from resources.recorder.lifetimes import code_of, ended_spans, with_endings, without_repeats
 from resources.recorder.reading import Reader, archive_of
@@ -172,6 +174,57 @@ def test_a_gap_is_said_in_words_of_a_time_it_touches_and_of_no_other(archive) ->
         "No record is known to be lost"
         in quantum(archive, "history", "BTCUSDT", "--asset", "gaps", "--from", ON.isoformat(), "--to", CYCLES[-1].isoformat())[1]
     )
+
+
+def candle(seq: int, at: datetime, close: float, *, opened: datetime, source: str) -> dict[str, object]:
+    prices = {"high": close, "low": close, "close": close, "volume": 1.0}
+    opened_ms = int(opened.timestamp() * 1000)
+    return row(at, seq, open_time_ms=opened_ms, source=source, key="k", whole=source == "replay", **prices)
+
+
+def test_a_replayed_price_is_drawn_when_it_was_read(archive) -> None:
+    """The times of its candles are made up at each reading, a minute before it: a stop looked crossed for minutes."""
+    windows = [
+        candle(seq, at, 100.0 - seq + back, opened=at - timedelta(minutes=1 + back), source="replay")
+        for seq, at in ((1, CYCLES[0]), (2, CYCLES[1]), (3, CYCLES[3]))
+        for back in (2, 1, 0)
+    ]
+    archive.write({"candles": stamped(windows)}, Position(flush=2, seq=70, day="2026-01-22"))
+    past = past_of(Reader(archive), "BTCUSDT", CYCLES[1] + timedelta(seconds=1), OFF)
+    assert past.as_read
+    assert list(zip(seconds_of(past.times), past.closes, strict=True)) == [(-29.0, 98.0), (-10.0, 97.0)]
+
+
+def test_a_candle_of_a_market_is_drawn_when_it_closed(archive) -> None:
+    rows = [candle(1, OFF, 99.0 + back, opened=OFF - timedelta(minutes=back), source="candles") for back in (3, 2, 1)]
+    archive.write({"candles": stamped(rows)}, Position(flush=2, seq=70, day="2026-01-22"))
+    past = past_of(Reader(archive), "BTCUSDT", OFF - timedelta(minutes=2), OFF)
+    assert not past.as_read
+    assert list(zip(seconds_of(past.times), past.closes, strict=True)) == [(-120.0, 102.0), (-60.0, 101.0), (0.0, 100.0)]
+
+
+def test_the_picture_is_broken_and_grey_while_nothing_was_recorded(archive) -> None:
+    past = past_of(Reader(archive), "BTCUSDT", CYCLES[0], ON + timedelta(seconds=10))
+    (gap,) = past.gaps
+    assert seconds_of(gap) == [0.0, (ON - OFF).total_seconds()]
+    times, stops = past.levels["stop"]
+    within = [(at, stop) for at, stop in zip(seconds_of(times), stops, strict=True) if 0 < at < (ON - OFF).total_seconds()]
+    assert within
+    assert all(stop != stop for _, stop in within)
+    assert stops[-1] == 91.0
+    labels = [text.get_text() for text in past_figure(past).legends[0].get_texts()]
+    assert labels[-2:] == ["no market state", "not recorded"]
+
+
+def test_labels_stand_beside_each_other_and_never_over() -> None:
+    """OPEN_LONG a second before PARTIAL_25: the lower row, the upper one, and no room for a third."""
+    assert rows_of_labels([100.0, 103.0, 106.0, 400.0], ["OPEN_LONG", "PARTIAL_25", "CLOSE", "CLOSE"]) == {0: 0, 1: 1, 3: 0}
+
+
+def seconds_of(times: object) -> list[float]:
+    """Give times of a picture in seconds since the last cycle before the product was off."""
+    epoch_ms = OFF.timestamp() * 1000
+    return [(int(one.astype("int64")) - epoch_ms) / 1000 for one in times]
 
 
 def test_lines_of_an_alert_are_no_question_marks(archive) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -64,6 +64,7 @@ OF_SYMBOLS_BACK_DAYS = 7  # of the archive, searched for the symbols there are
 UNITS_SEC = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 RELATIVE = re.compile(r"(\d+)([smhd])")
 NAMED_MAX = 5  # damaged files
+REPLAY = "replay"  # source of candles whose times are those of their reading, not of a market
 NOT_WRITTEN_YET = timedelta(seconds=1200)  # twice the longest RECORDER_FLUSH_SEC
 FORMATS = ("table", "csv", "json", "parquet")
 HOW_TO_RECORD = "`quantum up` records while it runs, or start `quantum recorder`; QUANTUM_HOME names the deployment's folder."
@@ -256,8 +257,10 @@ def past_of(reader: Reader, symbol: str, start: datetime, end: datetime) -> Past
     def stamp(moment: datetime) -> Any:
         return np.datetime64(int(moment.timestamp() * 1000), "ms")
 
-    candles = reader.candles(symbol, start, end)
-    standing = reader.standing([*PLOTTED.values(), *REGIME_COLUMNS.values()], symbol, start, end)
+    silences = reader.silences(start, end)
+    standing = _broken(reader.standing([*PLOTTED.values(), *REGIME_COLUMNS.values()], symbol, start, end), silences, end)
+    prices, as_read = _prices(reader, symbol, start, end)
+    prices = _broken(prices, silences, end) if as_read else prices
     times = standing["at"].dt.replace_time_zone(None).to_numpy().astype("datetime64[ms]")
     series = {name: standing[".".join(of)].cast(float).fill_null(float("nan")).to_numpy() for name, of in PLOTTED.items()}
     shares = np.array([standing[".".join(of)].cast(float).fill_null(-1.0).to_numpy() for of in REGIME_COLUMNS.values()])
@@ -275,13 +278,53 @@ def past_of(reader: Reader, symbol: str, start: datetime, end: datetime) -> Past
         symbol=symbol,
         start=stamp(start),
         end=stamp(end),
-        times=candles["open_time_ms"].to_numpy().astype("datetime64[ms]") if candles.width else np.array([], "datetime64[ms]"),
-        closes=candles["close"].to_numpy() if candles.width else np.array([]),
+        times=prices["at"].dt.replace_time_zone(None).to_numpy().astype("datetime64[ms]"),
+        closes=prices["close"].fill_null(float("nan")).to_numpy(),
+        as_read=as_read,
         levels={name: (times, values) for name, values in series.items() if len(times)},
         regimes=(times, regimes),
-        gaps=[(stamp(first), stamp(last)) for first, last in reader.gap_spans(start, end)],
+        gaps=[(stamp(first), stamp(last)) for first, last in [*reader.gap_spans(start, end), *silences]],
         marks={lane: (np.array([stamp(one) for one in at], "datetime64[ms]"), texts) for lane, (at, texts) in marks.items()},
     )
+
+
+def _prices(reader: Reader, symbol: str, start: datetime, end: datetime) -> tuple[pl.DataFrame, bool]:
+    """Give the prices of the picture (``at``, ``close``), and whether they are drawn by the time of their reading.
+
+    The times of replayed candles are made up at every reading: by them, a stop looks crossed before it was.
+    """
+    import polars as pl
+
+    from resources.recorder.reading import TIME
+
+    read = reader.prices_read(symbol, start, end)
+    if read.width and (read["source"] == REPLAY).any():
+        return read.select(pl.max_horizontal("at", pl.lit(start, TIME)).alias("at"), "close"), True
+    lasts = reader.rules(end).candle
+    candles = reader.candles(symbol, start - lasts, end - lasts)
+    if not candles.width:
+        return pl.DataFrame(schema={"at": TIME, "close": pl.Float64}), False
+    closed = pl.from_epoch("open_time_ms", "ms").dt.replace_time_zone("UTC").cast(TIME) + lasts
+    return candles.select(closed.alias("at"), "close"), False
+
+
+def _broken(frame: pl.DataFrame, silences: Sequence[tuple[datetime, datetime]], end: datetime) -> pl.DataFrame:
+    """Take the values away while nothing was recorded, and give back after it what stood until then."""
+    import polars as pl
+
+    if not len(frame):
+        return frame
+    ends = [one for after, until in silences for one in (after + timedelta(milliseconds=1), until)]
+    extra = pl.DataFrame({"at": ends}, schema={"at": frame.schema["at"]}).filter(
+        pl.col("at") >= frame["at"].min(), pl.col("at") < end
+    )
+    grid = (
+        pl.concat([frame.select("at"), extra]).unique().sort("at").join_asof(frame.unique("at", keep="last").sort("at"), on="at")
+    )
+    for after, until in silences:
+        silent = (pl.col("at") > after) & (pl.col("at") < until)
+        grid = grid.with_columns(pl.when(~silent).then(pl.exclude("at")))
+    return grid
 
 
 @contextmanager
