@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from quantum_assets.replay.rerun import rerun
 from quantum_assets.shared.charts import past_figure, rows_of_labels
 from quantum_core.settings import load_settings
 from quantum_ops.cli.history.look_back import past_of
@@ -13,6 +14,8 @@ from resources.recorder.archive import Archive, Position
 from resources.recorder.lifetimes import code_of, ended_spans, with_endings, without_repeats
 from resources.recorder.reading import Reader, archive_of
 from tests.commands import run_command
+from tests.recorder.recording import archived, somebody_records
+from tests.world import hash_of, real_closes, run_cycle, write_position, write_world
 
 OFF = datetime(2026, 1, 22, 12, 0, 40, tzinfo=UTC)  # the last cycle before the product was off
 ON = datetime(2026, 1, 22, 12, 6, tzinfo=UTC)
@@ -126,6 +129,30 @@ def test_an_intent_that_has_ended_is_none(archive) -> None:
     assert (due[0], due[-1]) == (True, False)
     rows = reader.intents(CYCLES[0], CYCLES[3], ["BTCUSDT"]).select("at", "cause", "due", "intent_id").rows()
     assert rows == [(CYCLES[0], "first", True, "i1"), (CYCLES[2], "nothing due", False, "i1")]
+
+
+def test_what_cycles_have_recorded_says_of_each_moment_what_redis_said_and_is_computed_again(
+    make_store, instance, clock, tmp_path
+) -> None:
+    """From the step that records, over the archive, to whom it is shown."""
+    store = make_store()
+    write_world(store)
+    somebody_records(store)
+    close = real_closes("BTCUSDT")[-1]
+    held = []
+    for side in ("LONG", "FLAT", "FLAT"):
+        write_position(store, "BTCUSDT", side=side, entry=close, mark=close)
+        run_cycle(store, instance)
+        held.append((clock(), hash_of(store, "trade_intent_last", "BTCUSDT")["due"] == "1"))
+        clock.advance(10)
+    archive = archived(store, tmp_path)
+    moments = [Reader(archive).at(at) for at, _ in held]
+    assert [one.rows["BTCUSDT"]["trade_intent"]["due"] for one in moments] == [due for _, due in held] == [True, False, False]
+    assert [one.without["BTCUSDT"].get("trade_intent", {}).get("at") for one in moments] == [None, held[1][0], held[1][0]]
+    assert all(one.expired == {} for one in moments)
+    outcome = rerun(archive, held[0][0], clock())
+    assert outcome.rows
+    assert outcome.differing == 0
 
 
 def test_an_archive_that_does_not_say_when_intents_ended_is_read_and_says_so(archive) -> None:
