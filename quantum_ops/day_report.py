@@ -23,6 +23,7 @@ from quantum_core.settings import Settings
 from quantum_ops.cli.desk.status import SHOWN
 from quantum_ops.report import laid_out, made_with, pairs, proofs_table, rows_table, sanitizer, summary
 from resources.recorder.archive import Archive, first_line, sha256_of
+from resources.recorder.lifetimes import expired_text
 from resources.recorder.reading import DECISIONS, TIME, Reader
 
 BUDGET_SEC = 60.0  # of computing again: the whole day of three symbols, an hour of 566
@@ -138,10 +139,13 @@ def _standing(reader: Reader, end: datetime, safe: Safe) -> str:
         for symbol, of_symbol in (guard if asset == "risk_guard" else state.rows).items():
             lost = state.without.get(symbol, {}).get(asset)
             row: Mapping[str, Any] | None = of_symbol.get(asset)
+            over = state.expired.get(symbol, {}).get(asset)
+            said = "" if over is None else f"the last before: {expired_text(over, _text(over['evaluated_at']))}"
             if lost is not None:
-                rows.append([symbol, _text(lost["at"]), f"{lost['state']}: {lost['why']}", *("" for _ in names)])
+                why = "; ".join(one for one in (f"{lost['state']}: {lost['why']}", said) if one)
+                rows.append([symbol, _text(lost["at"]), why, *("" for _ in names)])
             elif row is not None:
-                rows.append([symbol, _text(row["at"]), "", *(_text(row.get(name)) for name in names)])
+                rows.append([symbol, _text(row["at"]), said, *(_text(row.get(name)) for name in names)])
         if rows:
             headings = ("symbol", "since", "no result", *names)
             used = [place for place in range(len(headings)) if any(row[place] for row in rows)]

@@ -24,9 +24,17 @@ from resources.instance.range_tags import EVENT_TAG, covered
 INTENT_DUE = "intent_due"  # table: whether the intent of a symbol was due, when that changes
 DUE, ENDED = "due", "nothing due"  # field of an intent, and the cause of the row that ends one
 CODE = re.compile(r"[^0-9:]*")  # of a reason: what stands before its first number or colon
+WRITING_SEC = 10.0  # a flush takes at most so long, but for a slow disk
 SILENT_SEC, SILENT_INTERVALS = 60.0, 6  # so long nothing is recorded, and so many cycles, before that is worth a word
 USED_SETTINGS = frozenset(
-    {"symbols", "publish_interval_sec", "marketstate_publish_interval", "proposal_max_age_sec", "candle_interval_sec"}
+    {
+        "symbols",
+        "publish_interval_sec",
+        "marketstate_publish_interval",
+        "proposal_max_age_sec",
+        "candle_interval_sec",
+        "recorder_flush_sec",
+    }
 )
 
 Span = tuple[datetime, datetime]
@@ -74,6 +82,11 @@ class Rules:
         """How long nothing may be recorded while the product runs."""
         return timedelta(seconds=max(SILENT_SEC, SILENT_INTERVALS * self._number("publish_interval_sec")))
 
+    @property
+    def unwritten(self) -> timedelta:
+        """How long the newest records may wait to be written: of that time the archive says nothing yet."""
+        return timedelta(seconds=self._number("recorder_flush_sec") + WRITING_SEC)
+
     def covers(self, ranges: str, names: Collection[str]) -> bool:
         """Say whether a step has evaluated a symbol; of one with a range that nobody can read any more, it is taken to."""
         symbols = [str(one) for one in self.given.get("symbols", ())]
@@ -107,6 +120,11 @@ def ended_spans(times: Sequence[datetime], lifetime: timedelta, end: datetime) -
     """Give from when to when a lifetime was over, of what was evaluated at some times; the last one until ``end``, exclusive."""
     last = [(times[-1] + lifetime, end)] if times and times[-1] + lifetime < end else []
     return [(before + lifetime, after) for before, after in pairwise(times) if after - before > lifetime] + last
+
+
+def expired_text(over: Mapping[str, Any], since: str) -> str:
+    """Say that a lifetime was over."""
+    return f"no evaluation is recorded since {since} (lifetime of {over['lifetime_sec']:.0f} s over)"
 
 
 def silent_spans(times: Iterable[datetime], silent: timedelta) -> list[Span]:

@@ -299,11 +299,13 @@ class Reader:
         steps = self.steps(start - rules.longest, end)
         if not len(steps):
             return {}
+        unwritten = self._unwritten(end, rules)
         ended = {}
         for asset, times in known.items():
             table = PUBLISHED_TABLES[asset]
             every = sorted({*times, *evaluated(steps, table, names_in(asset, [symbol]), rules)})
-            ended[asset] = ended_spans(every, rules.lifetime(table), end + _TICK)
+            spans = ended_spans(every, rules.lifetime(table), end + _TICK)
+            ended[asset] = [span for span in spans if span[1] <= end or end - span[0] > unwritten]
         return ended
 
     def rules(self, moment: datetime) -> Rules:
@@ -334,8 +336,10 @@ class Reader:
         times = sorted({*self.steps(start, end)["at"].to_list(), *edges})
         if not times:
             return []
-        times = [*([start] if times[0] > start else ()), *times, *([end] if times[-1] < end else ())]
-        return [span for span in silent_spans(times, self.rules(end).silent) if span[0] < end and span[1] > start]
+        rules = self.rules(end)
+        ends = [end] if end - times[-1] > rules.silent + rules.unwritten else []
+        times = [*([start] if times[0] > start else ()), *times, *ends]
+        return [span for span in silent_spans(times, rules.silent) if span[0] < end and span[1] > start]
 
     def _step_beside(self, moment: datetime, *, before: bool) -> datetime | None:
         """Give the time of the last record at or before a moment, or of the first one after it."""
@@ -475,9 +479,15 @@ class Reader:
     def _silence(self, moment: datetime) -> dict[str, datetime]:
         """Give the records beside a moment, when they are so far from each other that nobody recorded between."""
         after, until = (self._step_beside(moment, before=before) for before in (True, False))
-        if after is None or not after < moment or (until or moment) - after <= self.rules(moment).silent:
+        rules = self.rules(moment)
+        silent = rules.silent if until is not None else rules.silent + rules.unwritten
+        if after is None or not after < moment or (until or moment) - after <= silent:
             return {}
         return {"after": after} if until is None else {"after": after, "until": until}
+
+    def _unwritten(self, moment: datetime, rules: Rules) -> timedelta:
+        """Give how long before a moment records may be missing that are not written yet: none where there are later ones."""
+        return rules.unwritten if self._step_beside(moment, before=False) is None else timedelta()
 
     def reaches(self) -> datetime | None:
         """Give the time of the last record, or of the last row where records are not kept; ``None`` of an empty archive."""
@@ -526,6 +536,7 @@ class Reader:
         day = self.steps(moment - timedelta(days=DAYS_BACK), moment)
         if not len(day):
             return {}
+        unwritten = self._unwritten(moment, rules)
         steps = day.group_by("asset", "symbols").agg(pl.col("at").max())
         shown = {
             symbol: [{asset: row["at"] for asset, row in of.items()} for of in (rows[symbol], without[symbol])] for symbol in rows
@@ -538,7 +549,7 @@ class Reader:
                 table = PUBLISHED_TABLES[asset]
                 known = [of[asset] for of in found if asset in of]
                 last = max([*known, *evaluated(steps, table, names_in(asset, [symbol]), rules)])
-                if moment - last > (lifetime := rules.lifetime(table)):
+                if moment - last > (lifetime := rules.lifetime(table)) + unwritten:
                     over = {"evaluated_at": last, "lifetime_sec": lifetime.total_seconds()}
                     expired.setdefault(symbol, {})[asset] = over
         return expired

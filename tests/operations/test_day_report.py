@@ -74,6 +74,7 @@ def test_a_past_day_is_proven_from_its_records_alone(archive) -> None:
         assert said in page, said
     stop = archive.read("risk_proposal", [DAY]).filter(pl.col("symbol") == "ETHUSDT").collect()["proposed_sl"][-1]
     assert f"<td>{stop}</td>" in page
+    assert "the last before: no evaluation is recorded since" in page  # hours before the day ended
 
 
 def test_the_page_holds_neither_markup_nor_secrets_of_a_record(archive) -> None:

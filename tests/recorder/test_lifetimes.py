@@ -92,6 +92,22 @@ def test_values_over_time_end_with_their_lifetime(archive) -> None:
     assert rows[0] == (CYCLES[0], 90.0, 0.1)
 
 
+def test_of_what_may_not_be_written_yet_nothing_is_claimed(archive) -> None:
+    """A deployment that runs, looked at between two flushes, is not one that stands still."""
+    last = CYCLES[-1]
+    soon, late = last + timedelta(seconds=100 + 60), last + timedelta(seconds=100 + 80)
+    reader = Reader(archive)
+    assert "risk_proposal" not in reader.at(soon).expired["BTCUSDT"]
+    assert "risk_proposal" in reader.at(late).expired["BTCUSDT"]
+    assert reader.at(last + timedelta(seconds=120)).silence == {}
+    assert reader.at(last + timedelta(seconds=140)).silence == {"after": last}
+    ends = {
+        until: reader.standing([("risk_proposal", "proposed_sl")], "BTCUSDT", ON, until).rows()[-1][1] for until in (soon, late)
+    }
+    assert ends == {soon: 91.0, late: None}
+    assert reader.silences(ON, last + timedelta(seconds=120)) == []
+
+
 def test_another_symbols_evaluations_do_not_let_a_row_live(archive) -> None:
     """A shard that stands still is not covered by the one beside it."""
     step = {"seq": 99, "at": OFF + timedelta(seconds=95), "asset": "risk_proposal", "slot": "X", "cycle_id": "x", "run_id": "r",

@@ -164,7 +164,8 @@ def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
     """Show the whole state as it was at TIME, from the archive: switches, guards, every asset, plans that waited.
 
     TIME is ISO 8601, in UTC unless it says otherwise, or so long before now: 30m, 2h, 7d. Beside each row stands when its inputs
-    were taken. An asset that had no result is named with the reason; what it published before did not stand any more.
+    were taken. An asset that had no result is named with the reason; what it published before did not stand any more, nor did
+    what had outlived its lifetime. Where nothing at all was recorded, that stands first.
 
     \b
     quantum at 2026-01-22T14:05

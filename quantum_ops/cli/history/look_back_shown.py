@@ -95,6 +95,7 @@ def print_state(state: Moment) -> None:
     """Lay the state out: what blocked openings first, then one block per asset, one record per symbol."""
     from quantum_ops.cli.desk.status import SHOWN as OF_ASSET
     from quantum_ops.cli.layout import Column, console, paragraph, records
+    from resources.recorder.lifetimes import expired_text
     from resources.recorder.reading import INTENTS
 
     out = console()
@@ -112,7 +113,8 @@ def print_state(state: Moment) -> None:
             if state.guard.get(name) not in (None, "", [])
         ]
         over = state.expired.get(str(state.guard["symbol"]), {}).get("risk_guard")
-        out.print(paragraph(out, f"Risk guard: {', '.join(values) if over is None else _expired_text(over, state.at)}"))
+        said = ", ".join(values) if over is None else expired_text(over, _clock_text(over["evaluated_at"], state.at))
+        out.print(paragraph(out, f"Risk guard: {said}"))
     for gap in state.gaps:
         if _touches(gap, state.at):
             out.print(paragraph(out, f"Not recorded: {gap_text(gap)}", "yellow"))
@@ -136,24 +138,23 @@ def print_state(state: Moment) -> None:
 
 def _rows_of(state: Moment, asset: str, fields: Sequence[str]) -> list[list[str]]:
     """Give the rows of one asset: symbol, since when, why it has no result, and its values."""
+    from resources.recorder.lifetimes import expired_text
+
     rows = []
     for symbol, of_symbol in state.rows.items():
         row, lost = of_symbol.get(asset), state.without.get(symbol, {}).get(asset)
         over = state.expired.get(symbol, {}).get(asset)
         if over is not None:
             before = f"; before: {lost['state']}: {lost['why']}" if lost is not None else ""
-            rows.append([symbol, "", f"{_expired_text(over, state.at)}{before}", *("" for _ in fields)])
+            rows.append(
+                [symbol, "", f"{expired_text(over, _clock_text(over['evaluated_at'], state.at))}{before}", *("" for _ in fields)]
+            )
         elif lost is not None:
             why = ": ".join(one for one in (lost["state"], lost["why"]) if one)
             rows.append([symbol, _clock_text(lost["at"], state.at), why, *("" for _ in fields)])
         elif row is not None:
             rows.append([symbol, _clock_text(row["at"], state.at), "", *(_cell(name, row.get(name)) for name in fields)])
     return rows
-
-
-def _expired_text(over: Mapping[str, Any], now: datetime) -> str:
-    since = _clock_text(over["evaluated_at"], now)
-    return f"no evaluation is recorded since {since} (lifetime of {over['lifetime_sec']:.0f} s over)"
 
 
 def _touches(gap: Mapping[str, Any], moment: datetime) -> bool:
