@@ -533,9 +533,9 @@ class Reader:
     ) -> dict[str, dict[str, dict[str, Any]]]:
         """Name what had outlived its lifetime at a moment: nobody has evaluated it since. Without records nobody knows."""
         rules = self.rules(moment)
-        day = self.steps(moment - timedelta(days=DAYS_BACK), moment)
-        if not len(day):
+        if self._step_beside(moment, before=True) is None:
             return {}
+        day = self.steps(moment - timedelta(days=DAYS_BACK), moment)
         unwritten = self._unwritten(moment, rules)
         steps = day.group_by("asset", "symbols").agg(pl.col("at").max())
         shown = {

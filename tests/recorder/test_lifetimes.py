@@ -92,6 +92,18 @@ def test_values_over_time_end_with_their_lifetime(archive) -> None:
     assert rows[0] == (CYCLES[0], 90.0, 0.1)
 
 
+def test_days_later_nothing_of_it_stands(archive) -> None:
+    """Nor when the last record is older than what is searched for evaluations."""
+    later = datetime(2026, 1, 24, 23, 0, tzinfo=UTC)
+    state = Reader(archive).at(later, ["BTCUSDT"])
+    assert (
+        set(state.rows["BTCUSDT"])
+        == set(state.expired["BTCUSDT"])
+        == {"market_state", "position", "risk_proposal", "trade_intent"}
+    )
+    assert state.silence == {"after": CYCLES[-1]}
+
+
 def test_of_what_may_not_be_written_yet_nothing_is_claimed(archive) -> None:
     """A deployment that runs, looked at between two flushes, is not one that stands still."""
     last = CYCLES[-1]
