@@ -91,6 +91,9 @@ def render_day(verdicts: Sequence[Verdict], reader: Reader, day: date, *, settin
     if reader.unreadable:
         left_out = rows_table(("file", "why"), ((fault.file, fault.what) for fault in reader.unreadable), safe)
         body = f"<h2>Left out, because it cannot be read</h2>\n{left_out}\n{body}"
+    if incomplete := reader.incomplete():
+        missing = rows_table(("file", "what"), ((fault.file, fault.what) for fault in incomplete), safe)
+        body = f"<h2>Not as it was written</h2>\n{missing}\n{body}"
     stamp = (
         f"Made later, from the records of {day}, at {now:%Y-%m-%d %H:%M:%S} UTC. Nothing on this page was read from Redis or "
         "Dagster. Times are UTC."

@@ -6,14 +6,18 @@ stdout and only with ``--json``; logs and progress go to stderr.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from quantum_core.exit_codes import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_STOPPED, EXIT_USAGE
 
+OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)  # of stdout: such an error names no file
 COMMANDS = {  # name -> module that defines it (imported when it is used), and what the list of commands says of it
     "up": ("run.up", "Start everything: server, workers, sensors and user interface."),
     "example": ("run.example", "Play recorded candles for plain `dagster dev`."),
@@ -91,7 +95,10 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
     try:
-        cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
+        try:
+            cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
+        finally:
+            sys.stdout.flush()  # else the interpreter meets a full disk when nobody can say so any more
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -100,6 +107,11 @@ def main(arguments: list[str] | None = None) -> None:
     except click.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(EXIT_STOPPED)
+    except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_LOST:
+            raise
+        _leave_output(error)
+        sys.exit(EXIT_FAILED)
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -109,6 +121,16 @@ def main(arguments: list[str] | None = None) -> None:
         lines = [str(error)] if code == EXIT_USAGE else map(printable, str(error).splitlines())
         click.echo("\n".join(lines), err=True)
         sys.exit(code)
+
+
+def _leave_output(error: OSError) -> None:
+    """Say that stdout takes nothing, but to a reader who has gone; and let what is buffered go nowhere."""
+    if error.errno != errno.EPIPE:
+        click.echo(f"The output cannot be written: {error.strerror}.", err=True)
+    with suppress(OSError, ValueError):  # a stream of a test has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _exit_code(error: Exception) -> int | None:

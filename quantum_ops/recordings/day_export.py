@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from quantum_ops.report import made_with
-from resources.recorder.archive import DAY_FILE, MANIFESTS, Archive, Fault, sha256_of
+from resources.recorder.archive import MANIFESTS, Archive, Fault, sha256_of
+from resources.recorder.names import DAY_FILE
 
 SUMS, VERSIONS, README = "SHA256SUMS", "versions.json", "README.md"
 
@@ -33,11 +34,18 @@ Versions that wrote this: `{versions}`.
 
 ## Read
 
+Files of one table may have different columns: what a file lacks is null. In place of `{table}`: {tables}.
+
 ```sh
-python -c "import polars as pl; print(pl.read_parquet('recorder/{table}/date={day}/*.parquet'))"
-duckdb -c "SELECT * FROM 'recorder/{table}/date={day}/*.parquet' LIMIT 10"
+python -c "{polars}"
+duckdb -c "{duckdb}"
 ```
 """
+READ_BY = {  # what reads a table whose files lack columns of others
+    "polars": "import glob, polars as pl; files = sorted(glob.glob('{files}')); "
+    "print(pl.concat(map(pl.read_parquet, files), how='diagonal_relaxed'))",
+    "duckdb": "SELECT * FROM read_parquet('{files}', union_by_name=true) LIMIT 10",
+}
 COMPACTED = """The hashes in `{sums}` are those of `recorder/manifests/{day}.json`, written when the day was over. That
 manifest names the hash of the one before it; whoever has that one, or the next, sees that the day was not exchanged."""
 OPEN = """This day was not over, or not compacted yet, when it was packed: the hashes in `{sums}` were made
@@ -74,10 +82,13 @@ def pack(archive: Archive, day: date, target: Path) -> None:
             if archive.manifest_path(one).exists():
                 files[f"{archive.root.name}/{MANIFESTS}/{one}.json"] = archive.manifest_path(one)
     state = (COMPACTED if archive.is_compacted(day) else OPEN).format(sums=SUMS, day=day)
-    table = next((name.split("/")[1] for name in files if "/market_state/" in name), next(iter(files)).split("/")[1])
+    tables = sorted({name.split("/")[1] for name in sums})
+    table = next((name for name in tables if name == "market_state"), next(iter(tables), "market_state"))
     links = LINK.format(before=previous["date"], sha256=previous["sha256"]) if previous else ""
+    queries = {program: query.format(files=f"recorder/{table}/date={day}/*.parquet") for program, query in READ_BY.items()}
+    of_day = {"day": day, "table": table, "tables": ", ".join(f"`{name}`" for name in tables)}
     texts = {
-        README: TEXT.format(day=day, state=state, sums=SUMS, versions=VERSIONS, table=table, links=links),
+        README: TEXT.format(**of_day, **queries, state=state, sums=SUMS, versions=VERSIONS, links=links),
         SUMS: "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())),
         VERSIONS: json.dumps(made_with(), indent=2),
     }

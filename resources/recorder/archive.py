@@ -27,15 +27,17 @@ from typing import Any
 import polars as pl
 
 from resources.recorder import storage
+from resources.recorder.names import DAY_FILE, day_named, day_of_folder, is_table, part_number, text_of, what_is_foreign
 
 MANIFESTS, SET_ASIDE = "manifests", "set-aside"
-POSITION_FILE, DAY_FILE = "position.json", "day.parquet"
+POSITION_FILE = "position.json"
 RETAINED_FILE = "retained-since.json"  # beside the manifests: of earlier days retention has removed the files
 FILES = "files"  # in position.json: open day to table to number and bytes of its parts
 GAPS = "gaps"  # table of what was lost before it was written
 SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
 
 WrittenFiles = dict[str, dict[str, tuple[int, int]]]
+Wanted = Mapping[str, Sequence[tuple[date, date]]]  # table to the days from one until another
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class Fault:
     what: str
 
 
-class DamagedPositionError(ValueError):
+class DamagedError(ValueError):
+    """What the archive says of its own files cannot be read."""
+
+
+class DamagedPositionError(DamagedError):
     """What is committed cannot be known: nothing may be read anew or written over until a person has looked."""
 
     def __init__(self, path: Path, why: object) -> None:
@@ -114,9 +120,12 @@ class Archive:
             position = Position(**fields)
             _ = position.day and date.fromisoformat(position.day)
         except FileNotFoundError:
-            if any(_number_of(part) > 1 for part in self.root.glob("*/date=*/part-*.parquet")) or self.manifest_days():
+            parts = self.root.glob("*/date=*/part-*.parquet")
+            if any((part_number(part.name) or 0) > 1 for part in parts) or self.manifest_days():
                 raise DamagedPositionError(path, "it is missing, though there are files") from None
             return Position(), {}
+        except IsADirectoryError:
+            raise DamagedPositionError(path, "it is a folder") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise DamagedPositionError(path, error) from None
         numbers = (position.flush, position.seq)
@@ -129,18 +138,20 @@ class Archive:
         """Name the tables that have any file."""
         if not self.root.is_dir():
             return []
-        return sorted(one.name for one in self.root.iterdir() if one.is_dir() and one.name not in (MANIFESTS, SET_ASIDE))
+        folders = (one for one in self.root.iterdir() if is_table(one.name) and one.name not in (MANIFESTS, SET_ASIDE))
+        return sorted(one.name for one in folders if one.is_dir())
 
     def days(self, table: str = "") -> list[date]:
         """Give the days of which there are files, of one table or of any, oldest first."""
         tables = [table] if table else self.tables()
-        return sorted({day for name in tables for one in (self.root / name).glob("date=*") if (day := _day_of(one)) is not None})
+        found = (day_of_folder(one.name) for name in tables for one in (self.root / name).glob("date=*"))
+        return sorted({day for day in found if day is not None})
 
     def files(self, table: str, day: date) -> list[Path]:
         """Give the files of a table and day that count, in the order in which they were written."""
         folder = self.folder(table, day)
         if self.is_compacted(day):
-            return [one for one in (folder / DAY_FILE,) if one.exists()]
+            return [one for one in (folder / DAY_FILE,) if _is_file(one)]
         return self._parts(table, day)
 
     def damaged(self, days: Sequence[date]) -> Iterator[Fault]:
@@ -204,7 +215,8 @@ class Archive:
             path
             for table in self.tables()
             for path in (self.root / table).glob("date=*/*")
-            if path.stem.startswith("part-") and (path.suffix == ".tmp" or _number_of(path) > flush)
+            if (path.name.startswith("part-") and path.suffix == ".tmp") or (part_number(path.name) or 0) > flush
+            if storage.is_remote(path) or path.is_file()  # else it is a stranger's: named, and not removed
         ]  # not day.tmp: a compaction may be under way in another process
         leftovers += self.root.glob("*.tmp")
         for path in leftovers:
@@ -253,7 +265,7 @@ class Archive:
     def _found(self, table: str, day: date, flush: int) -> tuple[int, int]:
         """Count the committed parts of a table and day, and add up their bytes."""
         sizes = storage.sizes(self.folder(table, day))
-        parts = [size for name, size in sizes.items() if name.startswith("part-") and _number_of(Path(name)) <= flush]
+        parts = [size for name, size in sizes.items() if (number := part_number(name)) is not None and number <= flush]
         return len(parts), sum(parts)
 
     def compact(self, day: date) -> dict[str, Any]:
@@ -316,14 +328,15 @@ class Archive:
 
     def manifest_days(self) -> list[date]:
         """Give the days that have a manifest, oldest first."""
-        return sorted(date.fromisoformat(one.stem) for one in (self.root / MANIFESTS).glob("????-??-??.json"))
+        found = (day_named(one.stem) for one in (self.root / MANIFESTS).glob("????-??-??.json"))
+        return sorted(day for day in found if day is not None)
 
     def manifest(self, day: date) -> dict[str, Any]:
         """Read the manifest of a day.
 
         Raises
         ------
-        ValueError
+        DamagedError
             It is damaged.
         """
         try:
@@ -331,9 +344,9 @@ class Archive:
             previous, hashes = manifest["previous"], {table: written["sha256"] for table, written in manifest["tables"].items()}
             lost = [Fault(**one) for one in manifest.get("lost", ())]
             _ = previous is None or (previous["date"], previous["sha256"]), hashes, lost
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, IsADirectoryError) as error:
             message = f"{self.manifest_path(day)} is damaged: {type(error).__name__}: {error}"
-            raise ValueError(message) from None
+            raise DamagedError(message) from None
         return manifest
 
     def retained_since(self) -> date | None:
@@ -341,7 +354,7 @@ class Archive:
 
         Raises
         ------
-        ValueError
+        DamagedError
             The file is damaged.
         """
         path = self.root / MANIFESTS / RETAINED_FILE
@@ -349,9 +362,9 @@ class Archive:
             return date.fromisoformat(json.loads(storage.read_text(path))["since"])
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, IsADirectoryError) as error:
             message = f"{path} is damaged: {error}"
-            raise ValueError(message) from None
+            raise DamagedError(message) from None
 
     def verify(self) -> Iterator[Fault]:
         """Compare every compacted day with its manifest, and every manifest with the one after it; name what differs.
@@ -386,8 +399,54 @@ class Archive:
                 yield from (Fault(**lost) for lost in manifest.get("lost", ()))
         yield from self._without_manifest({*manifests})
         yield from self._verify_open(only)
+        yield from self.strays(None if only is None else {table: [(only, only)] for table in self.tables()})
 
-    def _verify_open(self, only: date | None = None) -> Iterator[Fault]:
+    def strays(self, wanted: Wanted | None = None) -> Iterator[Fault]:
+        """Name what the recorder has not named in the folders of some days, or of all: no query of ours reads it."""
+        for table in self.tables():
+            if wanted is not None and table not in wanted:
+                continue
+            for folder, name, is_file in storage.entries(self.root / table):
+                day = day_of_folder(folder)
+                if day is not None and _is_wanted(wanted, table, day) and (what := what_is_foreign(name, is_file=is_file)):
+                    yield Fault(str(day), text_of(f"{table}/{folder}/{name}"), what)
+
+    def incomplete(self, wanted: Wanted | None = None) -> Iterator[Fault]:
+        """Name what is missing of some tables and days, or does not belong there, without hashing or reading any file.
+
+        Where there is no ``position.json``, as in an exported day, nobody says what an open day has; and of the days of which
+        no file is there, none is missing.
+        """
+        counted = (self.root / POSITION_FILE).exists()
+        if counted:
+            yield from self._verify_open(wanted=wanted)
+        present = frozenset[date]() if counted else frozenset(self.days())
+        since = None
+        try:
+            since = self.retained_since()
+        except DamagedError as error:
+            yield Fault("", f"{MANIFESTS}/{RETAINED_FILE}", str(error))
+        for day in self.manifest_days():
+            if day >= (since or date.min) and (counted or day in present) and _is_wanted(wanted, "", day):
+                yield from self._missing(day, wanted)
+        yield from self.strays(wanted)
+
+    def _missing(self, day: date, wanted: Wanted | None) -> Iterator[Fault]:
+        """Name the files of a compacted day that are not there, or were lost before it was compacted."""
+        try:
+            manifest = self.manifest(day)
+        except DamagedError as error:
+            yield Fault(str(day), f"{MANIFESTS}/{day}.json", str(error))
+            return
+        for table in manifest["tables"]:
+            path = self.folder(table, day) / DAY_FILE
+            if _is_wanted(wanted, table, day) and not _is_file(path):
+                yield Fault(str(day), str(path.relative_to(self.root)), "is missing")
+        for lost in (Fault(**one) for one in manifest.get("lost", ())):
+            if _is_wanted(wanted, lost.file.partition("/")[0], day):
+                yield lost
+
+    def _verify_open(self, only: date | None = None, wanted: Wanted | None = None) -> Iterator[Fault]:
         """Name the tables of open days, or of one, that have other files than were committed."""
         try:
             position, files = self._committed()
@@ -397,7 +456,7 @@ class Archive:
         newest = max(self.manifest_days(), default=date.min)
         for day in [one for one in map(date.fromisoformat, files) if only in (None, one) and one > newest]:
             written = files[str(day)]
-            for table in sorted({*written, *self.tables()}):
+            for table in sorted(one for one in {*written, *self.tables()} if _is_wanted(wanted, one, day)):
                 count, size = written.get(table, (0, 0))
                 found, found_size = self._found(table, day, position.flush)
                 if (found, found_size) != (count, size) and not self.is_compacted(day):  # by now
@@ -411,7 +470,7 @@ class Archive:
             if day < newest:
                 yield Fault(str(day), f"{MANIFESTS}/{day}.json", "is missing, though later days have theirs")
             for table in self.tables():
-                if (self.folder(table, day) / DAY_FILE).exists() and not self._parts(table, day):
+                if _is_file(self.folder(table, day) / DAY_FILE) and not self._parts(table, day):
                     yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is in no manifest")
 
     def _verify_link(self, manifest: Mapping[str, Any], before: date | None, day: date) -> Iterator[Fault]:
@@ -423,19 +482,19 @@ class Archive:
         elif previous is not None and before is not None:
             if previous.get("date") != str(before):
                 yield Fault(str(day), name, f"follows {previous.get('date')}, not {before}")
-            elif previous.get("sha256") != sha256_of(self.manifest_path(before)):
+            elif _is_file(self.manifest_path(before)) and previous.get("sha256") != sha256_of(self.manifest_path(before)):
                 yield Fault(str(before), f"{MANIFESTS}/{before}.json", f"is not the one that {day} followed")
 
     def _verify_files(self, tables: Mapping[str, Any], day: date) -> Iterator[Fault]:
         for table, written in tables.items():
             path = self.folder(table, day) / DAY_FILE
             name = str(path.relative_to(self.root))
-            if not path.exists():
+            if not _is_file(path):
                 yield Fault(str(day), name, "is missing")
             elif sha256_of(path) != written["sha256"]:
                 yield Fault(str(day), name, "is not as it was written")
         for table in self.tables():
-            if table not in tables and (self.folder(table, day) / DAY_FILE).exists():
+            if table not in tables and _is_file(self.folder(table, day) / DAY_FILE):
                 yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is in no manifest")
 
     def prune(self, keep_days: int, max_bytes: float) -> list[date]:
@@ -472,7 +531,7 @@ class Archive:
         return Fault(str(day), str(path.relative_to(self.root)), f"cannot be read: {first_line(error)}")
 
     def _parts(self, table: str, day: date) -> list[Path]:
-        parts = self.folder(table, day).glob("part-*.parquet")
+        parts = [path for path in self.folder(table, day).glob("part-*.parquet") if part_number(path.name) is not None]
         return sorted(path for path in parts if storage.is_remote(path) or path.is_file())
 
     def _remove_parts(self, day: date) -> None:
@@ -503,11 +562,17 @@ def joined(frames: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, list[int]]:
     return pl.concat(fitting, how="diagonal"), misfits
 
 
-def _day_of(folder: Path) -> date | None:
-    try:
-        return date.fromisoformat(folder.name.removeprefix("date="))
-    except ValueError:  # somebody's own folder
-        return None
+def _is_wanted(wanted: Wanted | None, table: str, day: date) -> bool:
+    """Say whether a table, or any of them where it has no name, is asked for on a day."""
+    if wanted is None:
+        return True
+    spans = wanted.get(table, ()) if table else [span for of_table in wanted.values() for span in of_table]
+    return any(first <= day <= last for first, last in spans)
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a file is there; a folder of its name is none, and an object store has none."""
+    return path.exists() if storage.is_remote(path) else path.is_file()
 
 
 def day_of(moment: datetime, position: Position) -> date:
@@ -562,7 +627,3 @@ def _write_text(path: Path, text: str, over: str | None = None) -> None:
 def first_line(error: BaseException) -> str:
     """Give the first line of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _number_of(part: Path) -> int:
-    return int(part.stem.removeprefix("part-"))

@@ -136,11 +136,16 @@ class Reader:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self._faults: list[Fault] = []
+        self._asked: dict[str, set[tuple[date, date]]] = {}
 
     @property
     def unreadable(self) -> Sequence[Fault]:
         """Give each file that was left out, once."""
         return tuple(dict.fromkeys(self._faults))
+
+    def incomplete(self) -> Sequence[Fault]:
+        """Name what is missing of the tables and days that were asked for, or does not belong there."""
+        return tuple(dict.fromkeys(self.archive.incomplete({table: sorted(spans) for table, spans in self._asked.items()})))
 
     def covered(self) -> tuple[datetime, datetime] | None:
         """Give the times of the first and the last row of any asset; ``None`` while there is none."""
@@ -222,8 +227,10 @@ class Reader:
         days = [day for day in self.archive.days(table) if -1 <= (today - day).days <= days_back]
         recent = [day for day in days if day >= today]  # what was taken before midnight may be written after it
         found: list[pl.DataFrame] = []
+        until = today + timedelta(days=1)
         for group in [recent, *([day] for day in reversed(days) if day < today)]:
             frame = self._read(table, group)
+            until = self._ask(table, min([*group, today]), until)
             columns = frame.collect_schema().names()
             if "at" not in columns or not {*by} <= {*columns}:
                 continue
@@ -237,6 +244,8 @@ class Reader:
             missing -= {*rows["symbol"]} if names and "symbol" in columns else set()
             if names and [*by] == ["symbol"] and not missing:
                 break
+        else:
+            self._ask(table, today - timedelta(days=days_back), until)
         return pl.concat(found, how="diagonal_relaxed") if found else pl.DataFrame()
 
     def standing(self, columns: Sequence[tuple[str, str]], symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
@@ -408,8 +417,7 @@ class Reader:
         polars.DataFrame
             ``open_time_ms``, ``high``, ``low``, ``close``, ``volume``, ``source``, ``key``; without columns where none is kept.
         """
-        days = [day for day in self.archive.days(CANDLES) if start.date() <= day <= end.date() + timedelta(days=1)]
-        frame = self._read(CANDLES, days)
+        frame = self._read(CANDLES, self._days(CANDLES, start, end))
         if "open_time_ms" not in frame.collect_schema():
             return pl.DataFrame()
         opened = pl.col("open_time_ms").is_between(int(start.timestamp() * 1000), int(end.timestamp() * 1000))
@@ -605,8 +613,14 @@ class Reader:
     def _read(self, table: str, days: Sequence[date]) -> pl.LazyFrame:
         return _timed(self.archive.read(table, days, self._faults))
 
+    def _ask(self, table: str, first: date, last: date) -> date:
+        """Note that an answer rests on a table from one day until another; give the day before them."""
+        self._asked.setdefault(table, set()).add((first, last))
+        return first - timedelta(days=1)
+
     def _days(self, table: str, start: datetime, end: datetime) -> list[date]:
         """Name the days whose files may hold rows of a time: what was taken before midnight is written after it."""
+        self._ask(table, start.date(), end.date() + timedelta(days=1))
         return [day for day in self.archive.days(table) if start.date() <= day <= end.date() + timedelta(days=1)]
 
     def _times(self, day: date) -> tuple[datetime, datetime] | None:

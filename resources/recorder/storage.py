@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, cast
 
 from quantum_core.settings import OBJECT_STORES, SettingsError
@@ -144,7 +146,30 @@ def sizes(folder: Path) -> dict[str, int]:
     if is_remote(folder):
         found = _store(folder).find(_key(folder), detail=True)
         return {name.rpartition("/")[2]: int(of["size"]) for name, of in found.items() if name.endswith(".parquet")}
-    return {path.name: _size(path) for path in folder.glob("*.parquet")}
+    return {path.name: size for path in folder.glob("*.parquet") if (size := _size(path)) is not None}
+
+
+def entries(folder: Path) -> Iterator[tuple[str, str, bool]]:
+    """Give what is in the folders below a folder: name of the folder, of the entry, and whether that is a file.
+
+    Of an object store with one request for a thousand of them.
+    """
+    if is_remote(folder):
+        for name in _store(folder).find(_key(folder)):
+            *_, below, last = f"/{name}".rsplit("/", 2)
+            yield below, last, True
+        return
+    for day in _scanned(folder):
+        for entry in _scanned(day) if day.is_dir() else ():
+            yield day.name, entry.name, entry.is_file()
+
+
+def _scanned(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:  # removed by another process meanwhile
+        return []
 
 
 def lock(folder: Path) -> AbstractContextManager[Any]:
@@ -212,8 +237,10 @@ def _key(path: Path) -> str:
     return str(cast("Any", path).path)
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
+    """Give the bytes of a file; ``None`` where there is none, as a folder is none."""
     try:
-        return path.stat().st_size
+        stat = path.stat()
     except FileNotFoundError:  # compacted or removed by another process meanwhile
-        return 0
+        return None
+    return stat.st_size if S_ISREG(stat.st_mode) else None

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from resources.recorder import storage
-from resources.recorder.archive import DAY_FILE, Archive, Fault, sha256_of
+from resources.recorder.archive import Archive, Fault, sha256_of
+from resources.recorder.names import DAY_FILE
 
 MEMORY_FILE = "verified.json"
 REMEMBERED_SEC = 86_400
@@ -74,7 +75,7 @@ class Verifier(Archive):
             name = str(path.relative_to(self.root))
             try:
                 digest = self._digest(path, name)
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 yield Fault(str(day), name, "is missing")
                 continue
             if digest and digest != written["sha256"]:

@@ -243,7 +243,6 @@ ERRORS = [  # command, exit code, and what it says
     (("history", "BTCUSDT", *HOUR, "--asset", "orders"), 2, "no table 'orders': there are"),
     (("history", "BTCUSDT", *HOUR, "--asset", "position", "--columns", "x"), 2, "there are seq, cycle_id"),
     (("history", "BTCUSDT", "--from", "1h", "--to", "2h"), 2, "is after --to"),
-    (("history", "BTCUSDT", *HOUR, "--format", "parquet"), 2, "needs --out"),
     (("history", "BTCUSDT", *HOUR, "--out", "/nowhere/x.csv"), 2, "give another file"),
     (("at", "2026-01-22T11:59:59"), 1, "The archive covers"),
     (("at", "2026-01-22T12:00:30", "--symbols", "DOGEUSDT"), 2, "there are BTCUSDT"),

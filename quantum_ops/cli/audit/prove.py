@@ -19,6 +19,8 @@ from quantum_core.freshness import ONLY_NAMED
 from quantum_core.logs import log_to_stderr
 from quantum_core.settings import load_settings
 from quantum_ops.cli import given
+from quantum_ops.cli.files import write_whole
+from quantum_ops.cli.history.look_back import Day
 
 if TYPE_CHECKING:
     from quantum_assets.checks.proof import Verdict
@@ -47,7 +49,7 @@ NAMED = 5  # failing symbols named per proof; --json and --report name all
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON on stdout.")
 @click.option("--list", "listed", is_flag=True, help="Print every proof as Markdown instead (docs/proofs.md).")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Also write a self-contained page to this file.")
-@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="With --report: of this past UTC day, from the archive alone.")
+@click.option("--day", type=Day(), help="With --report: of this past UTC day, from the archive alone.")
 @click.option(
     "--verify", "filed", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Say whether a page is as written."
 )
@@ -79,8 +81,8 @@ def prove(
     versions and gaps.
 
     Exit codes: 0 every proof holds (the warning of a profile without evidence changes nothing), or the page is as it was written
-    (--verify); 1 some do not (each is named with its symbols), or could not be evaluated, or the page was changed; 2 wrong usage
-    or settings, or nothing is recorded of --day; 3 Redis away.
+    (--verify); 1 some do not (each is named with its symbols), or could not be evaluated, or the page was changed, or there is no
+    room for it; 2 wrong usage or settings, a file that cannot be there, or nothing is recorded of --day; 3 Redis away.
     """
     warnings.filterwarnings("ignore", module="dagster")
     if listed:
@@ -146,7 +148,7 @@ def _prove_day(day: date, report: Path, *, as_json: bool) -> None:
     verdicts = judged(reader.archive, day)
     failed = _show(verdicts, now.timestamp(), f"for {day}, from records", as_json=as_json)
     _write(report, render_day(verdicts, reader, day, settings=settings, now=now))
-    if failed or reader.unreadable:
+    if failed or reader.unreadable or reader.incomplete():
         sys.exit(EXIT_FAILED)
 
 
@@ -180,11 +182,7 @@ def _show(verdicts: Sequence[Verdict], now: float, of_what: str, *, as_json: boo
 
 
 def _write(report: Path, page: str) -> None:
-    try:
-        report.write_text(page, encoding="utf-8")
-    except OSError as error:
-        message = f"{report} cannot be written ({error}): give another --report"
-        raise click.UsageError(message) from error
+    write_whole(report, page.encode(), "--report")
     click.echo(f"Report: {report}", err=True)
 
 

@@ -20,6 +20,7 @@ import click
 
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import as_listed, load_settings
+from quantum_ops.cli.files import unwritten, write_whole
 from quantum_ops.cli.history.look_back_shown import (
     between_text,
     emit,
@@ -29,7 +30,6 @@ from quantum_ops.cli.history.look_back_shown import (
     print_state,
     range_text,
     time_text,
-    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ RELATIVE = re.compile(r"(\d+)([smhd])")
 NAMED_MAX = 5  # damaged files
 REPLAY = "replay"  # source of candles whose times are those of their reading, not of a market
 NOT_WRITTEN_YET = timedelta(seconds=1200)  # twice the longest RECORDER_FLUSH_SEC
+MOVE_OUT = "Move what is damaged or does not belong there out of the archive, put back what is missing, and ask again."
 FORMATS = ("table", "csv", "json", "parquet")
+FIRST_YEAR, LAST_YEAR = 1970, 9000  # of a time that can be asked for: a day before or after either is one, too
+DAY_TEXT = "YYYY-MM-DD"
 HOW_TO_RECORD = "`quantum up` records while it runs, or start `quantum recorder`; QUANTUM_HOME names the deployment's folder."
 
 
@@ -83,8 +86,32 @@ class Time(click.ParamType[datetime]):
             return moment_of(value, datetime.now(UTC))
         except ValueError:
             self.fail(
-                f"{value!r} is no time: give 2026-01-22, 2026-01-22T14:05, 2026-01-22T14:05:30+02:00, 30m, 2h or now", param, ctx
+                f"{value!r} is no time: give 2026-01-22, 2026-01-22T14:05, 2026-01-22T14:05:30+02:00, 30m, 2h or now; "
+                f"years are {FIRST_YEAR} to {LAST_YEAR}",
+                param,
+                ctx,
             )
+
+
+class Day(click.DateTime):
+    """A day, which the usage and the errors name as it is written."""
+
+    name = "day"
+
+    def __init__(self) -> None:
+        super().__init__(["%Y-%m-%d"])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 - click's API
+        """Name it in the usage."""
+        return DAY_TEXT
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read one."""
+        try:
+            day: datetime = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no day: give {DAY_TEXT}, as 2026-01-22", param, ctx)
+        return day
 
 
 @click.command()
@@ -121,13 +148,17 @@ def history(
     quantum history BTCUSDT --columns market_state.sigma,governor_permit.last_decision
     quantum history BTCUSDT --asset harvest_proposal --from 1d --out harvest.parquet
 
-    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
-    read is shown); 2 wrong usage, unknown symbol or column, or wrong settings.
+    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged or missing (each
+    is named, and what could be read is shown), or there is no room for --out or --plot; 2 wrong usage, unknown symbol or column,
+    a file that cannot be there, or wrong settings.
     """
     from resources.recorder.archive import GAPS
     from resources.recorder.reading import STANDING
 
     form = _form(form, out)
+    if plot is not None and plot.suffix.lower() not in ("", ".png"):
+        message = f"--plot {plot}: the picture is a PNG, name it {plot.with_suffix('.png').name}"
+        raise click.UsageError(message)
     if start > end:
         message = f"--from {time_text(start)} is after --to {time_text(end)}"
         raise click.UsageError(message)
@@ -139,7 +170,7 @@ def history(
         if plot is not None:
             from quantum_assets.shared.charts import as_png, past_figure
 
-            write_whole(plot, as_png(past_figure(past_of(reader, symbol, start, end))))
+            write_whole(plot, as_png(past_figure(past_of(reader, symbol, start, end))), "--plot")
             click.echo(f"Picture: {plot}", err=True)
         if frame.is_empty() and asset == GAPS:
             click.echo(f"No record is known to be lost {range_text(start, end)}.", err=True)
@@ -172,8 +203,8 @@ def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
     quantum at 2026-01-22T14:05:30+02:00 --symbols BTCUSDT,ETHUSDT
     quantum at 15m --json
 
-    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged (what could be
-    read is shown); 2 wrong usage, unknown symbol, or wrong settings.
+    Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged or missing (each
+    is named, and what could be read is shown); 2 wrong usage, unknown symbol, or wrong settings.
     """
     with _reader() as reader:
         wanted = [_known(reader, as_listed(one.strip()), moment, moment) for one in symbols.split(",")] if symbols else []
@@ -190,17 +221,17 @@ def at(moment: datetime, symbols: str | None, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("day", type=click.DateTime(["%Y-%m-%d"]))
+@click.argument("day", metavar="DAY", type=Day())
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: quantum-<day>.tar in the current folder.")
 def export(day: datetime, out: Path | None) -> None:
-    """Pack one recorded DAY (UTC) into one file: data, manifest, versions, and a README that says how to verify it.
+    """Pack one recorded DAY (YYYY-MM-DD, UTC) into one file: data, manifest, versions, and a README that says how to verify it.
 
     \b
     quantum export 2026-01-22
     quantum export 2026-01-22 --out incident.tar
 
     Exit codes: 0 packed; 1 nothing is recorded of that day, or its files are not as they were written (packed all the same, and
-    named); 2 wrong usage or settings.
+    named), or there is no room for the tar; 2 wrong usage or settings, or a file that cannot be there.
     """
     from quantum_ops.recordings.day_export import faults_of, pack
 
@@ -212,14 +243,14 @@ def export(day: datetime, out: Path | None) -> None:
         try:
             pack(reader.archive, wanted, target)
         except OSError as error:
-            message = f"{target} cannot be written ({error}): give another --out"
-            raise click.UsageError(message) from error
+            raise unwritten(target, error, "--out") from error
         click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB", err=True)
         if not reader.archive.is_compacted(wanted):
             click.echo(f"{wanted} is not compacted yet: its files carry hashes of this moment and are in no chain.", err=True)
         if faults := faults_of(reader.archive, wanted):
             for fault in faults:
                 click.echo(f"{fault.file} {fault.what}", err=True)
+            click.echo(MOVE_OUT, err=True)
             sys.exit(EXIT_FAILED)
 
 
@@ -229,7 +260,7 @@ def moment_of(text: str, now: datetime) -> datetime:
     Parameters
     ----------
     text
-        ISO 8601, in UTC unless it says otherwise; or ``30m``, ``2h``, ``7d`` before now; or ``now``.
+        ISO 8601, in UTC unless it says otherwise; or ``30m``, ``2h``, ``7d`` before now; or ``now``; of FIRST_YEAR to LAST_YEAR.
     now
         Aware UTC.
 
@@ -242,10 +273,13 @@ def moment_of(text: str, now: datetime) -> datetime:
         return now
     if (back := RELATIVE.fullmatch(text)) is not None:
         try:
-            return now - timedelta(seconds=int(back[1]) * UNITS_SEC[back[2]])
+            moment = now - timedelta(seconds=int(back[1]) * UNITS_SEC[back[2]])
         except OverflowError as error:
             raise ValueError(text) from error
-    moment = datetime.fromisoformat(text)
+    else:
+        moment = datetime.fromisoformat(text)
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ValueError(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
@@ -333,6 +367,7 @@ def _reader() -> Iterator[Reader]:
     """Open the archive; say what to do where there is none, and name what cannot be read of it."""
     from polars.exceptions import PolarsError
 
+    from resources.recorder.archive import DamagedError
     from resources.recorder.reading import Reader, archive_of
 
     archive = archive_of(load_settings())
@@ -344,19 +379,32 @@ def _reader() -> Iterator[Reader]:
         yield reader
     except PolarsError as error:
         raise click.ClickException(unreadable_files(archive, error)) from error
-    for fault in reader.unreadable:
-        click.echo(f"Left out: {fault.file} {fault.what}", err=True)
-    if reader.unreadable:
+    except DamagedError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        damaged = _name_damaged(reader)  # also where nothing is left to show
+    if damaged:
         sys.exit(EXIT_FAILED)
+
+
+def _name_damaged(reader: Reader) -> bool:
+    """Name the files that an answer lacks, and what to do; give whether there are any."""
+    lines = [f"Left out: {fault.file} {fault.what}" for fault in reader.unreadable]
+    lines += [f"Not as it was written: {fault.file} {fault.what}" for fault in reader.incomplete()]
+    for line in lines:
+        click.echo(line, err=True)
+    if lines:
+        click.echo(MOVE_OUT, err=True)
+    return bool(lines)
 
 
 def unreadable_files(archive: Archive, error: Exception) -> str:
     """Name the files that a query has failed on, and what to do with them."""
-    found = [f"{fault.file} {fault.what}" for fault in archive.damaged(archive.days())]
+    found = [f"{fault.file} {fault.what}" for fault in (*archive.damaged(archive.days()), *archive.incomplete())]
     found = found or [str(error).splitlines()[0]]
     named = "; ".join(found[:NAMED_MAX])
     more = f"; and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
-    return f"{archive.root}: {named}{more}. Move what is damaged or does not belong there out of the archive, and ask again."
+    return f"{archive.root}: {named}{more}. {MOVE_OUT}"
 
 
 def _known(reader: Reader, symbol: str, start: datetime, end: datetime) -> str:
@@ -489,8 +537,8 @@ def _form(form: str | None, out: Path | None) -> str:
     """Decide the format, which the name of the file may say."""
     ending = out.suffix.removeprefix(".") if out is not None else ""
     form = form or (ending if ending in FORMATS else "table")
-    if form == "parquet" and out is None:
-        message = "--format parquet needs --out: it is no text"
+    if form == "parquet" and out is None and sys.stdout.isatty():
+        message = "--format parquet needs --out or a redirect: it is no text"
         raise click.UsageError(message)
     return form
 

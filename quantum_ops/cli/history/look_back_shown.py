@@ -5,6 +5,7 @@ Which rows, and when nothing is there to show, is decided in ``look_back``.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from quantum_ops.cli.files import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,8 +28,6 @@ UNSHOWN = ("seq", "cycle_id", "symbol", "schema", "digest", "profile", "computed
 
 def emit(frame: pl.DataFrame, form: str, out: Path | None, title: str, *, successive: bool) -> None:
     """Print rows, or write them to a file, which is there whole or not at all."""
-    import io
-
     import polars as pl
     from polars import selectors
 
@@ -46,10 +45,12 @@ def emit(frame: pl.DataFrame, form: str, out: Path | None, title: str, *, succes
         first = pl.int_range(pl.len()) == 0
         _print_table(frame.select(shown).filter(first | pl.any_horizontal(news)), title, out, successive=successive)
         return
-    if out is None:
+    if out is not None:
+        write_whole(out, target.getvalue())
+    elif form == "parquet":
+        sys.stdout.buffer.write(target.getvalue())
+    else:
         sys.stdout.write(target.getvalue().decode())
-        return
-    write_whole(out, target.getvalue())
 
 
 def _print_table(frame: pl.DataFrame, title: str, out: Path | None, *, successive: bool) -> None:
@@ -73,12 +74,10 @@ def _print_table(frame: pl.DataFrame, title: str, out: Path | None, *, successiv
         shown = console()
         shown.print(records(shown, columns, rows, title=title, together=True, successive=successive))
         return
-    try:
-        with out.open("w", encoding="utf-8") as file:
-            target = Console(file=file, width=PIPE_WIDTH, highlight=False)
-            target.print(records(target, columns, rows, title=title))
-    except OSError as error:
-        raise _unwritable(out, error) from error
+    text = io.StringIO()
+    target = Console(file=text, width=PIPE_WIDTH, highlight=False)
+    target.print(records(target, columns, rows, title=title))
+    write_whole(out, text.getvalue().encode())
 
 
 def texts(name: str, values: Sequence[Any], *, one_day: bool) -> list[str]:
@@ -239,15 +238,3 @@ def _gap_parts(gap: Mapping[str, Any]) -> tuple[datetime | None, datetime | None
 def plain(value: Any) -> Any:
     """Give a value that JSON lacks as text."""
     return value.isoformat() if isinstance(value, date) else str(value)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file; raise click.UsageError when it cannot be written."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> click.UsageError:
-    return click.UsageError(f"{path} cannot be written ({error}): give another file")
