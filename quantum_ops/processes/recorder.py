@@ -53,6 +53,8 @@ from resources.store.transport.unavailable import RedisUnavailableError
 POLL_SEC = 1.0  # between two rounds that read everything there was
 REPORT_SEC = 2.0  # between two reports of how the recorder is
 PRUNE_SEC = 3600.0  # between two removals of days beyond RECORDER_DAYS and RECORDER_MAX_GB
+CHECK_SEC = 600.0  # between two polls for files that are missing or do not belong there
+NAMED_MAX = 5  # of them
 LEASE_SEC = 30
 KEPT, TAKEN = "kept", "taken"
 HEARTBEAT_TTL_SEC = 86400
@@ -172,7 +174,8 @@ class Recorder:
         self._lock: ExitStack | None = None
         self._standing: dict[str, str] | None = None
         self._renew_writers = self._failed = False
-        self._flushed = self._polled = self._reported = self._pruned = -math.inf
+        self._flushed = self._polled = self._reported = self._pruned = self._checked = -math.inf
+        self._damaged = ""
 
     def run(self, stop: threading.Event) -> None:
         """Record until the event is set.
@@ -212,6 +215,7 @@ class Recorder:
                 if self.buffer.size >= FLUSH_BYTES:
                     self.flush()
             self.flush()
+            self._check()
             return self.committed
         finally:
             self._end()
@@ -225,6 +229,7 @@ class Recorder:
             if self._is_time():
                 self.flush()
             self._prune()
+            self._check()
             self._say(self.trouble if self._failed else "")
         except StandbyError as other:
             self._drop()
@@ -464,6 +469,23 @@ class Recorder:
         except NOT_REMOVED as error:
             log.warning("old days cannot be removed: %s", error)
 
+    def _check(self) -> None:
+        """Look for what is missing in the archive or does not belong there; of an object store for the latter, by listing it."""
+        if time.monotonic() - self._checked < (PRUNE_SEC if storage.is_remote(self.archive.root) else CHECK_SEC):
+            return
+        self._checked = time.monotonic()
+        find = self.archive.strays if storage.is_remote(self.archive.root) else self.archive.incomplete
+        try:
+            faults = [f"{fault.file} {fault.what}" for fault in find()]
+        except storage.TROUBLES as error:
+            log.warning("the files of the archive cannot be listed: %s", first_line(error))
+            return
+        more = [f"and {len(faults) - NAMED_MAX} more"] if len(faults) > NAMED_MAX else []
+        damaged = "; ".join([*faults[:NAMED_MAX], *more])
+        if damaged and damaged != self._damaged:
+            log.warning("%s", damaged)
+        self._damaged = damaged
+
     def _measure(self, now: str) -> None:
         """Add up what the day that is written takes, and those before it."""
         sizes = {str(day): self.archive.bytes_of(day) for day in self.archive.days()}
@@ -485,6 +507,7 @@ class Recorder:
             "folder": str(self.archive.root),
             "at": now,
             "trouble": self.trouble,
+            "damaged": self._damaged,
             "seq": str(self.committed.seq),
             "day": self.committed.day,
             "bytes": str(self.day_bytes),

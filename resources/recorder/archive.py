@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -69,6 +69,15 @@ class Fault:
     day: str
     file: str
     what: str
+
+
+class Entry(NamedTuple):
+    """What is in the folder of a table and day."""
+
+    table: str
+    day: date
+    name: str
+    is_file: bool
 
 
 class DamagedError(ValueError):
@@ -403,13 +412,15 @@ class Archive:
 
     def strays(self, wanted: Wanted | None = None) -> Iterator[Fault]:
         """Name what the recorder has not named in the folders of some days, or of all: no query of ours reads it."""
+        return _foreign(self._entries(wanted))
+
+    def _entries(self, wanted: Wanted | None) -> Iterator[Entry]:
         for table in self.tables():
-            if wanted is not None and table not in wanted:
-                continue
-            for folder, name, is_file in storage.entries(self.root / table):
-                day = day_of_folder(folder)
-                if day is not None and _is_wanted(wanted, table, day) and (what := what_is_foreign(name, is_file=is_file)):
-                    yield Fault(str(day), text_of(f"{table}/{folder}/{name}"), what)
+            if wanted is None or table in wanted:
+                for folder, name, is_file in storage.entries(self.root / table):
+                    day = day_of_folder(folder)
+                    if day is not None and _is_wanted(wanted, table, day):
+                        yield Entry(table, day, name, is_file)
 
     def incomplete(self, wanted: Wanted | None = None) -> Iterator[Fault]:
         """Name what is missing of some tables and days, or does not belong there, without hashing or reading any file.
@@ -420,18 +431,21 @@ class Archive:
         counted = (self.root / POSITION_FILE).exists()
         if counted:
             yield from self._verify_open(wanted=wanted)
-        present = frozenset[date]() if counted else frozenset(self.days())
         since = None
         try:
             since = self.retained_since()
         except DamagedError as error:
             yield Fault("", f"{MANIFESTS}/{RETAINED_FILE}", str(error))
-        for day in self.manifest_days():
-            if day >= (since or date.min) and (counted or day in present) and _is_wanted(wanted, "", day):
-                yield from self._missing(day, wanted)
-        yield from self.strays(wanted)
+        manifests = [day for day in self.manifest_days() if day >= (since or date.min) and _is_wanted(wanted, "", day)]
+        entries = list(self._entries(wanted))  # after the manifests, which are written after the files
+        present = {*self.days()} if not counted else {*manifests}
+        whole = {(entry.table, entry.day) for entry in entries if entry.name == DAY_FILE and entry.is_file}
+        for day in manifests:
+            if day in present:
+                yield from self._missing(day, wanted, whole)
+        yield from _foreign(entries)
 
-    def _missing(self, day: date, wanted: Wanted | None) -> Iterator[Fault]:
+    def _missing(self, day: date, wanted: Wanted | None, whole: Collection[tuple[str, date]]) -> Iterator[Fault]:
         """Name the files of a compacted day that are not there, or were lost before it was compacted."""
         try:
             manifest = self.manifest(day)
@@ -439,9 +453,8 @@ class Archive:
             yield Fault(str(day), f"{MANIFESTS}/{day}.json", str(error))
             return
         for table in manifest["tables"]:
-            path = self.folder(table, day) / DAY_FILE
-            if _is_wanted(wanted, table, day) and not _is_file(path):
-                yield Fault(str(day), str(path.relative_to(self.root)), "is missing")
+            if _is_wanted(wanted, table, day) and (table, day) not in whole:
+                yield Fault(str(day), f"{table}/date={day}/{DAY_FILE}", "is missing")
         for lost in (Fault(**one) for one in manifest.get("lost", ())):
             if _is_wanted(wanted, lost.file.partition("/")[0], day):
                 yield lost
@@ -560,6 +573,12 @@ def joined(frames: Sequence[pl.DataFrame]) -> tuple[pl.DataFrame, list[int]]:
             misfits.append(place)
     fitting = [frame for place, frame in enumerate(frames) if place not in set(misfits)]
     return pl.concat(fitting, how="diagonal"), misfits
+
+
+def _foreign(entries: Iterable[Entry]) -> Iterator[Fault]:
+    for table, day, name, is_file in entries:
+        if what := what_is_foreign(name, is_file=is_file):
+            yield Fault(str(day), text_of(f"{table}/date={day}/{name}"), what)
 
 
 def _is_wanted(wanted: Wanted | None, table: str, day: date) -> bool:

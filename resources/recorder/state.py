@@ -33,6 +33,9 @@ class RecorderState(NamedTuple):
         UTC date that is written, what it takes so far, and the room that is left; ``None`` in an object store.
     archive_bytes, max_bytes
         What all recorded days take (counted once an hour, and what was written since), and RECORDER_MAX_GB.
+    damaged
+        What is missing in the archive or does not belong there, as the recorder has found it: a matter of the archive, which the
+        proof ``archive_intact`` alerts on; the recorder goes on beside it.
     """
 
     at: float | None
@@ -47,6 +50,7 @@ class RecorderState(NamedTuple):
     free_bytes: float | None = 0.0
     archive_bytes: float = 0.0
     max_bytes: float = 0.0
+    damaged: str = ""
 
 
 def read_state(store: RedisStore) -> RecorderState:
@@ -76,6 +80,7 @@ def read_state(store: RedisStore) -> RecorderState:
         free_bytes=None if said.get("free_bytes") == "" else number("free_bytes", 0.0),
         archive_bytes=number("archive_bytes", 0.0),
         max_bytes=number("max_bytes", 0.0),
+        damaged=said.get("damaged", ""),
     )
 
 

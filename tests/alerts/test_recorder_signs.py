@@ -230,6 +230,11 @@ def test_the_status_before_and_after(store: RedisStore, quantum: Callable[..., R
     assert done.exit_code == 0
     assert done.output.startswith("Nothing is wrong.\n")
     assert "up to record 1" in done.output
+    store.client.hset(STATE, "damaged", "a/date=2026-01-22/b.parquet does not belong there")
+    done = quantum("--status")
+    assert done.exit_code == 1
+    assert done.output.startswith("In ")
+    assert "recorder: a/date=2026-01-22/b.parquet does not belong there.\n" in done.output
     store.client.hset(STATE, "trouble", "a disk that is full")
     done = quantum("--status", "--json")
     assert done.exit_code == 1

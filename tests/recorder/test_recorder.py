@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -19,6 +20,7 @@ from resources.governor.switches import disarm, kill
 from resources.recorder import archive as archive_module
 from resources.recorder.archive import Archive, DamagedPositionError
 from resources.recorder.records import Record, append
+from resources.recorder.state import read_state
 from resources.recorder.tails import COLUMNS_MAX
 from resources.store.redis_store import RedisStore
 from resources.store.transport.unavailable import RedisUnavailableError
@@ -647,3 +649,32 @@ def test_once_says_when_the_disk_takes_nothing(store: RedisStore, monkeypatch) -
     with pytest.raises(NotWrittenError, match="No space left"):
         Recorder(store).once()
     assert store.client.xlen(STREAM) == 1
+
+
+def test_what_does_not_belong_into_the_archive_is_reported_and_recording_goes_on(
+    store: RedisStore, recorder: Recorder, monkeypatch
+) -> None:
+    """A copy that somebody has left beside a part ended every recorder that started after it."""
+    monkeypatch.setattr(module, "CHECK_SEC", 0.0)
+    leave(store, 1)
+    until_read(recorder)
+    assert read_state(store).damaged == ""
+    recorder._end()
+    (part,) = recorder.archive.files("market_state", DAY)
+    copies = [part.with_name(f"{part.stem} (copy).parquet"), part.with_name("part-\udcff.parquet")]
+    for copy in copies:
+        shutil.copy(part, copy)
+    another = Recorder(store)
+    leave(store, 2)
+    until_read(another)
+    another._end()
+    assert (numbers(another), another.trouble) == ([1, 2], "")
+    for name in ("part-000000000001 (copy).parquet", r"part-\xff.parquet"):
+        assert f"market_state/date={DAY}/{name} does not belong there: move it out of the archive" in read_state(store).damaged
+    assert all(copy.exists() for copy in copies)
+    for copy in copies:
+        copy.unlink()
+    part.unlink()
+    until_read(another)
+    assert read_state(store).damaged.startswith(f"market_state/date={DAY} has 1 files of ")
+    another._end()

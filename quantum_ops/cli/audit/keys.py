@@ -134,7 +134,8 @@ _ALSO = {
     "recorder_seq": "number of the last record (string)",
     "recorder_lease": "the recorder that writes, host:folder (string, 30 s, renewed while it runs)",
     "recorder_state": "what the recorder says of itself: owner, folder, at (epoch s), trouble, seq and day of what is written, "
-    "bytes of that day, free_bytes (empty: nobody knows), archive_bytes, max_bytes, buffered_bytes, gaps (hash)",
+    "bytes of that day, free_bytes (empty: nobody knows), archive_bytes, max_bytes, buffered_bytes, gaps, damaged (what "
+    "is missing in the archive or does not belong there) (hash)",
     "banner": "what the example feed plays (string, 120 s)",
 }
 

@@ -36,7 +36,8 @@ def recorder(*, once: bool, status: bool, as_json: bool) -> None:
     Only one writes; a second one is on standby. It may be killed at any moment. With RECORDER=off it waits and records nothing.
 
     Exit codes: 0 stopped as asked, written, or nothing wrong (--status); 1 the recorder's position.json is damaged, which it
-    never passes over, the disk takes nothing or another recorder writes (--once), something is wrong (--status); 2 wrong
+    never passes over, the disk takes nothing or another recorder writes (--once), something is wrong, also with files of the
+    archive (--status); 2 wrong
     settings; 3 Redis away (--once, --status: without them it tries again).
     """
     if once and status:
@@ -83,7 +84,8 @@ def _record(settings: Settings, stop: threading.Event, *, once: bool, as_json: b
 
 def _show(store: RedisStore, *, as_json: bool) -> None:
     state, now = read_state(store), store.clock().timestamp()
-    wrong = what_is_wrong(state, now) if store.settings.recorder else ""
+    damaged = f"In {state.folder}: {state.damaged}." if state.damaged else ""
+    wrong = " ".join(filter(None, (what_is_wrong(state, now), damaged))) if store.settings.recorder else ""
     if as_json:
         click.echo(json.dumps({"recorder": store.settings.recorder, "wrong": wrong, **state._asdict()}, indent=2))
     elif not store.settings.recorder:
