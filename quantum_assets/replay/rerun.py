@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from types import SimpleNamespace
@@ -68,6 +68,8 @@ RESTS_ON: Mapping[str, Sequence[str]] = {  # other assets whose last rows an ass
     "trade_intent": ("position", "risk_proposal", "harvest_proposal"),
 }
 
+OF_THE_PROFILE = frozenset({"profile", "profile_name"})  # differ with any other parameters, and so do causes
+
 Row = dict[str, Any]
 
 
@@ -84,6 +86,7 @@ class Difference:
     computed: str
     reason: str = ""
     at: datetime | None = None
+    fields: tuple[str, ...] = ()  # with other parameters all that differ, else the first
 
 
 @dataclass
@@ -96,6 +99,8 @@ class Outcome:
         How many were compared.
     differing
         Rows and decisions that differ; ``differences`` has the first of them.
+    rows_of, changed
+        Rows that differ, by asset; and of these by field.
     skipped
         Steps that were not computed again, by asset and reason.
     began, ended
@@ -107,6 +112,8 @@ class Outcome:
     decisions: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
+    rows_of: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     began: datetime | None = None
     ended: datetime | None = None
@@ -114,6 +121,10 @@ class Outcome:
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it while there are few."""
         self.differing += 1
+        self.rows_of[difference.asset] = self.rows_of.get(difference.asset, 0) + 1
+        counts = self.changed.setdefault(difference.asset, {})
+        for name in difference.fields or (difference.name,):
+            counts[name] = counts.get(name, 0) + 1
         if len(self.differences) < KEPT_MAX:
             self.differences.append(difference)
 
@@ -126,6 +137,11 @@ class Outcome:
         for name in ("steps", "rows", "decisions", "differing"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.differences += other.differences[: KEPT_MAX - len(self.differences)]
+        for asset, count in other.rows_of.items():
+            self.rows_of[asset] = self.rows_of.get(asset, 0) + count
+        for asset, counts in other.changed.items():
+            mine = self.changed.setdefault(asset, {})
+            mine |= {name: mine.get(name, 0) + count for name, count in counts.items()}
         for reason, count in other.skipped.items():
             self.skip(reason, count)
         self.began, self.ended = self.began or other.began, other.ended or self.ended
@@ -546,7 +562,9 @@ class Replayed(Standing):
         stands = {one.case.label(symbol): row for one in pending for symbol, row in one.stands.items()}
         moments = {one.case.label(symbol): one.step.at for one in pending for symbol in one.case.symbols}
         causes = causes_of(table, present, computed, moments, stands, settings, profile)
-        unequal = {label: rest for label, *rest in _unequal(table, _recorded(table, pending), computed)}
+        asked = self._profile_wanted is not None  # what others would have given: whose name they have is no answer
+        left = OF_THE_PROFILE if asked else frozenset[str]()
+        unequal = {label: rest for label, *rest in _unequal(table, _recorded(table, pending), computed, left)}
         labels, reason = set(present["symbol"]), self._reason(profile)
         for one in pending:
             step, label = one.step, one.case.label
@@ -557,15 +575,17 @@ class Replayed(Standing):
             found = {symbol: cause for symbol in one.case.symbols if (cause := causes.get(label(symbol))) is not None}
             blind = 0
             for symbol in sorted({*one.written, *found} - left_out):
-                unknown = one.unknown
-                if (different := unequal.get(label(symbol))) is None and one.written.get(symbol) != found.get(symbol):
-                    different, unknown = ["cause", one.written.get(symbol), found.get(symbol)], one.cause_unknown
+                different, unknown = unequal.get(label(symbol)), one.unknown
+                if different is None and not asked and one.written.get(symbol) != found.get(symbol):
+                    different, unknown = [("cause",), one.written.get(symbol), found.get(symbol)], one.cause_unknown
                 if different is not None and symbol in unknown:
                     blind += 1
                 elif different is not None:
-                    name, before, after = different
+                    names, *values = different
+                    before, after = map(_text, values)
+                    fields = names if asked else names[:1]
                     yield Difference(
-                        step.seq, step.cycle_id, step.asset, symbol, name, _text(before), _text(after), reason, step.at
+                        step.seq, step.cycle_id, step.asset, symbol, names[0], before, after, reason, step.at, fields
                     )
             if blind:
                 outcome.skip(f"{step.asset}: what stood before it is not recorded", blind)
@@ -634,19 +654,22 @@ def _recorded(table: Table, pending: Sequence[Pending]) -> pl.DataFrame:
     return frame.with_columns(symbol=pl.format("{}" + MARK + "{}", "seq", "symbol"))
 
 
-def _unequal(table: Table, recorded: pl.DataFrame, computed: pl.DataFrame) -> Iterator[tuple[str, str, Any, Any]]:
-    """Give the first field of each recorded row that differs bit by bit: label, field, and both values."""
+def _unequal(
+    table: Table, recorded: pl.DataFrame, computed: pl.DataFrame, left: Collection[str]
+) -> Iterator[tuple[str, tuple[str, ...], Any, Any]]:
+    """Give the fields of each recorded row that differ bit by bit, but for some: label, fields, and both values of the first."""
     if not len(recorded):
         return
-    types = {item.name: item.codec.dtype for item in table.fields if item.name in recorded.columns}
+    types = {item.name: item.codec.dtype for item in table.fields if item.name in recorded.columns and item.name not in left}
     was = recorded.select("symbol", *(pl.col(name).cast(dtype) for name, dtype in types.items()))
     again = was.select("symbol").join(computed, on="symbol", how="left", maintain_order="left")
     differing = _differing(was.select(list(types)), again.select(list(types)))
-    found = np.zeros(len(was), dtype=bool)
+    fields: dict[int, list[str]] = {}
     for name, mask in differing.items():
-        for row in np.flatnonzero(mask & ~found).tolist():
-            yield was["symbol"][row], name, was[name][row], again[name][row]
-        found |= mask
+        for row in np.flatnonzero(mask).tolist():
+            fields.setdefault(row, []).append(name)
+    for row, names in fields.items():
+        yield was["symbol"][row], tuple(names), was[names[0]][row], again[names[0]][row]
 
 
 def _differing(was: pl.DataFrame, again: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:

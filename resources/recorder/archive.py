@@ -37,7 +37,8 @@ GAPS = "gaps"  # table of what was lost before it was written
 SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
 
 WrittenFiles = dict[str, dict[str, tuple[int, int]]]
-Wanted = Mapping[str, Sequence[tuple[date, date]]]  # table to the days from one until another
+EVERY = "*"  # table
+Wanted = Mapping[str, Sequence[tuple[date, date]]]  # table, or EVERY, to the days from one until another
 
 
 @dataclass(frozen=True)
@@ -408,7 +409,7 @@ class Archive:
                 yield from (Fault(**lost) for lost in manifest.get("lost", ()))
         yield from self._without_manifest({*manifests})
         yield from self._verify_open(only)
-        yield from self.strays(None if only is None else {table: [(only, only)] for table in self.tables()})
+        yield from self.strays(None if only is None else {EVERY: [(only, only)]})
 
     def strays(self, wanted: Wanted | None = None) -> Iterator[Fault]:
         """Name what the recorder has not named in the folders of some days, or of all: no query of ours reads it."""
@@ -416,7 +417,7 @@ class Archive:
 
     def _entries(self, wanted: Wanted | None) -> Iterator[Entry]:
         for table in self.tables():
-            if wanted is None or table in wanted:
+            if wanted is None or table in wanted or EVERY in wanted:
                 for folder, name, is_file in storage.entries(self.root / table):
                     day = day_of_folder(folder)
                     if day is not None and _is_wanted(wanted, table, day):
@@ -585,7 +586,8 @@ def _is_wanted(wanted: Wanted | None, table: str, day: date) -> bool:
     """Say whether a table, or any of them where it has no name, is asked for on a day."""
     if wanted is None:
         return True
-    spans = wanted.get(table, ()) if table else [span for of_table in wanted.values() for span in of_table]
+    asked = (table, EVERY) if table else wanted
+    spans = [span for name in asked for span in wanted.get(name, ())]
     return any(first <= day <= last for first, last in spans)
 
 

@@ -50,6 +50,11 @@ def what_is_foreign(name: str, *, is_file: bool) -> str:
     return FOREIGN if name.endswith(".parquet") or (name.startswith("part-") and not name.endswith(".tmp")) else ""
 
 
+def is_foreign(what: str) -> bool:
+    """Say whether a fault is that something does not belong there; else something is missing."""
+    return what in (FOREIGN, NO_FILE)
+
+
 def text_of(name: str) -> str:
     """Write a path so that a terminal, a file and JSON take it; bytes that are no text as ``\\xff``."""
     return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

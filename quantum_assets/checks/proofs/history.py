@@ -13,7 +13,8 @@ import polars as pl
 from quantum_assets.checks.evidence import Evidence
 from quantum_assets.checks.proof import Finding, Prover
 from quantum_assets.replay.rerun import NotRecordedError, Outcome, rerun
-from resources.recorder.archive import Archive, sha256_of
+from resources.recorder.archive import EVERY, Archive, sha256_of
+from resources.recorder.names import is_foreign
 from resources.recorder.reading import archive_of
 from resources.recorder.verification import Verifier
 
@@ -82,8 +83,11 @@ def day_recomputed(archive: Archive, day: date, budget_sec: float) -> Finding:
     NotRecordedError
         No step of the day could be compared.
     ValueError
-        A file cannot be read.
+        A file cannot be read, or is missing.
     """
+    if missing := _missing(archive, day):
+        message = f"{'; '.join(missing)}: what rests on that is not judged; put it back"
+        raise ValueError(message)
     seed = sha256_of(archive.manifest_path(day)) if archive.is_compacted(day) else str(day)
     begins = [datetime.combine(day, clock(hour), UTC) for hour in range(24)]
     last_moment, total, hours = time.monotonic() + budget_sec, Outcome(), 0
@@ -111,7 +115,15 @@ def _failing(outcome: Outcome) -> dict[str, str]:
     }
 
 
+def _missing(archive: Archive, day: date) -> list[str]:
+    """Name the files of a day that are missing, without which what is computed again differs for no reason of its own."""
+    found = archive.incomplete({EVERY: [(day, day)]})
+    return [f"{fault.file} {fault.what}" for fault in found if not is_foreign(fault.what)]
+
+
 def _an_hour_of(archive: Archive, day: date, digest: str) -> Outcome | None:
+    if _missing(archive, day):  # as a file that cannot be read
+        return None
     try:
         records = archive.read("records", [day])
         if "at" not in records.collect_schema():

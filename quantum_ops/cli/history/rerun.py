@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
-from quantum_ops.cli.history.look_back import HOW_TO_RECORD, Time, unreadable_files
+from quantum_ops.cli.history.look_back import HOW_TO_RECORD, MOVE_OUT, Time, unreadable_files
 
 if TYPE_CHECKING:
-    from quantum_assets.replay.rerun import Outcome
+    from quantum_assets.replay.rerun import Difference, Outcome
+    from resources.recorder.archive import Archive, Fault
 
 PART_MIN, PART_MAX = timedelta(minutes=15), timedelta(hours=3)  # of what one process computes at a time: each part begins anew
 SHOWN_MAX = 20  # differences in the table; --json has those that were kept
@@ -35,7 +38,9 @@ SHOWN_MAX = 20  # differences in the table; --json has those that were kept
 @click.option("--profile", "profile_name", help="Compute with these parameters instead of those recorded.")
 @click.option("--workers", "--jobs", "jobs", type=click.IntRange(min=1), help="Processes; default: one per core, at most 8.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def rerun(
+    context: click.Context,
     cycle_id: str | None,
     start: datetime,
     end: datetime,
@@ -47,10 +52,11 @@ def rerun(
     """Compute recorded cycles again, without Redis and Dagster, and compare them bit by bit with what was published.
 
     CYCLE_ID computes one cycle; else every cycle from --from until before --to. The first difference of each row is named. What
-    was recorded without its inputs, by an older version, is counted as left out.
+    was recorded without its inputs, by an older version, is counted as left out. With --profile the answer is what other
+    parameters would have given: per asset how many rows would have differed, and in which fields.
 
-    Exit codes: 0 no difference; 1 some rows differ, nothing was recorded then, or a file cannot be read; 2 the call is wrong, or
-    there is no archive.
+    Exit codes: 0 no difference; 1 some rows differ, nothing was recorded then, there is no archive, a file cannot be read or is
+    missing (then nothing is judged), or one does not belong there; 2 the call is wrong.
     """
     from polars.exceptions import PolarsError
 
@@ -60,10 +66,15 @@ def rerun(
     settings = load_settings()
     archive = archive_of(settings)
     if not archive.tables():
-        message = f"there is no archive in {archive.root}. {HOW_TO_RECORD}"
+        message = f"There is no archive in {archive.root}. {HOW_TO_RECORD}"
+        raise click.ClickException(message)
+    if cycle_id is not None and any(
+        context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("start", "end")
+    ):
+        message = "CYCLE_ID is the time of one cycle: it takes neither --from nor --to"
         raise click.UsageError(message)
     if profile_name is not None:
-        load_settings(profile=profile_name).own_profile  # noqa: B018 - says now, and once, what is wrong with it
+        _check_profile(profile_name, settings.symbols)
     began = time.monotonic()
     if cycle_id is None and start >= end:
         message = f"--from {start:%Y-%m-%d %H:%M:%S} is not before --to {end:%Y-%m-%d %H:%M:%S} UTC"
@@ -71,6 +82,7 @@ def rerun(
     try:
         if cycle_id is not None:
             start, end = cycle_time(archive, cycle_id)
+        faults = _damaged(archive, start, end)
         outcome = _computed(
             settings.recorder_address, start, end, profile_name, jobs or min(os.cpu_count() or 1, 8), quiet=as_json
         )
@@ -81,11 +93,40 @@ def rerun(
         click.echo(f"Nothing was compared: {unreadable_files(archive, error)}", err=True)
         sys.exit(EXIT_FAILED)
     seconds = time.monotonic() - began
+    for fault in faults:
+        click.echo(f"Left out: {fault.file} {fault.what}", err=True)
     if as_json:
         click.echo(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}, default=str))
     else:
-        _show(outcome, seconds)
-    sys.exit(EXIT_FAILED if outcome.differing or not outcome.rows else 0)
+        _show(outcome, seconds, profile_name)
+    sys.exit(EXIT_FAILED if outcome.differing or not outcome.rows or faults else 0)
+
+
+def _check_profile(name: str, symbols: Sequence[str]) -> None:
+    """Say now, and once, what is wrong with a profile."""
+    from quantum_core.profiles.files import ProfileFileError, load_once
+
+    try:
+        load_once(name, symbols)
+    except ProfileFileError as error:
+        mistakes = "; ".join(f"line {line}: {text}" if line else text for line, text in error.mistakes)
+        message = f"--profile: {mistakes}"
+        raise click.UsageError(message) from None
+    load_settings(profile=name).own_profile  # noqa: B018 - does it go with the other settings?
+
+
+def _damaged(archive: Archive, start: datetime, end: datetime) -> list[Fault]:
+    """Give what does not belong into the archive; name what is missing and end, for then rows only seem to differ."""
+    from resources.recorder.archive import EVERY
+    from resources.recorder.names import is_foreign
+
+    days = (start.date() - timedelta(days=1), end.date() + timedelta(days=1))  # what stood before; what was written later
+    faults = list(dict.fromkeys(archive.incomplete({EVERY: [days]})))
+    missing = [f"{fault.file} {fault.what}" for fault in faults if not is_foreign(fault.what)]
+    if missing:
+        click.echo(f"Nothing was compared: {'; '.join(missing)}. What rests on that cannot be judged. {MOVE_OUT}", err=True)
+        sys.exit(EXIT_FAILED)
+    return faults
 
 
 def parts(start: datetime, end: datetime, jobs: int = 1) -> Iterator[tuple[datetime, datetime]]:
@@ -139,7 +180,41 @@ def _part(address: Path | str, profile_name: str | None, times: tuple[datetime, 
         return None
 
 
-def _show(outcome: Outcome, seconds: float) -> None:
+def _show_answer(outcome: Outcome, profile_name: str) -> None:
+    """Say what other parameters would have given."""
+    from quantum_ops.cli.layout import console, paragraph
+
+    out = console()
+    out.print(paragraph(out, f"With {profile_name} {outcome.differing:,} rows would have differed in more than its name:"))
+    for asset, count in outcome.rows_of.items():
+        fields = ", ".join(f"{name} {times:,}" for name, times in _most_first(outcome.changed[asset]))
+        out.print(paragraph(out, f"{asset}, {count:,} rows: {fields}"))
+    out.print(paragraph(out, _example(outcome.differences)))
+
+
+def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda one: -one[1])
+
+
+def _example(differences: Sequence[Difference]) -> str:
+    """Write one difference, of a number where there is one, as people read it."""
+    shown = next((one for one in differences if _number(one.recorded) and _number(one.computed)), differences[0])
+    at = f"{shown.at.astimezone(UTC):%H:%M:%S} " if shown.at is not None else ""
+    return f"For one: {at}{shown.symbol} {shown.asset}.{shown.name} {_short(shown.recorded)}, then {_short(shown.computed)}."
+
+
+def _number(text: str) -> float | None:
+    with suppress(ValueError):
+        return float(text)
+    return None
+
+
+def _short(text: str) -> str:
+    number = _number(text)
+    return f"{number:.6g}" if number is not None else text or "nothing"
+
+
+def _show(outcome: Outcome, seconds: float, profile_name: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -154,7 +229,10 @@ def _show(outcome: Outcome, seconds: float) -> None:
     for reason, count in sorted(outcome.skipped.items()):
         click.echo(f"  left out {count:,} times: {reason}")
     if not outcome.differing:
-        click.echo("Every one of them is equal, bit by bit.")
+        click.echo("Every one of them is equal, bit by bit" + (", but for the profile's name." if profile_name else "."))
+        return
+    if profile_name is not None:
+        _show_answer(outcome, profile_name)
         return
     click.echo(f"{outcome.differing:,} differ. The first field of each that does:")
     table = Table("time", "asset", "symbol", "field", "published", "computed", box=None, pad_edge=False)
