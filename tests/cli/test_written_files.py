@@ -1,8 +1,5 @@
 """A file that a command was asked for is there whole or as it was before, and the exit code shows why."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,17 +7,7 @@ import pytest
 
 from quantum_core.exit_codes import EXIT_FAILED, EXIT_USAGE
 from quantum_ops.cli.files import write_whole
-
-
-@contextmanager
-def little_room(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size: the kernel refuses in the middle of a write, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from tests.room import little_room
 
 
 @pytest.mark.parametrize("before", [None, b"what was there"])

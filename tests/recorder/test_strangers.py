@@ -1,5 +1,6 @@
 """What somebody has taken out of an archive, or put into it, is named with what to do; the rest is read."""
 
+import json
 import os
 import re
 import shutil
@@ -11,16 +12,22 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import polars as pl
 import pytest
 
+from quantum_assets.checks.proofs.history import archive_intact
+from quantum_core.settings import load_settings
+from quantum_ops.cli.audit import prove
+from quantum_ops.cli.files import NotWrittenError
 from quantum_ops.cli.history.look_back import _form
 from resources.recorder.archive import Archive, DamagedPositionError, Position
 from resources.recorder.names import FOREIGN, NO_FILE, day_named, is_table, part_number, text_of
 from resources.recorder.reading import Reader
 from tests.commands import run_command
+from tests.room import little_room
 
 DAY = date(2026, 1, 22)
 NOON = datetime(2026, 1, 22, 12, tzinfo=UTC)
@@ -181,6 +188,17 @@ def test_an_export_and_the_proof_name_it_too(home: Path, tmp_path: Path, change:
     assert any(f"{fault.file} {fault.what}".startswith(named) for fault in archive_in(home).verify())
 
 
+@pytest.mark.parametrize("change", [removed, replaced_by_a_folder, copied, of_no_text])
+def test_the_proof_of_the_archive_names_the_file_and_can_be_judged(home: Path, change: Callable[[Path], str]) -> None:
+    """It was red with the name of an exception, and neither a file nor what to do."""
+    evidence: Any = SimpleNamespace(settings=load_settings(quantum_home=home), now=NOON.timestamp())
+    assert archive_intact(evidence).failing == {}
+    named = change(home)
+    found = archive_intact(evidence).failing
+    assert any(f"{file} {what}".startswith(named) for file, what in found.items())
+    json.dumps(found).encode()
+
+
 @pytest.mark.parametrize("change", [copied, of_no_text, replaced_by_a_folder])
 def test_the_next_recorder_goes_on_beside_it_and_removes_nothing(home: Path, change: Callable[[Path], str]) -> None:
     change(home)
@@ -285,6 +303,30 @@ def test_a_stdout_without_room_is_named_and_no_traceback(home: Path, arguments: 
     assert done.stderr.splitlines()[-1] == "The output cannot be written: No space left on device."
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.json", "x.parquet", "x.txt"])
+@pytest.mark.parametrize("before", [None, "what was there"])
+def test_a_full_disk_leaves_no_half_table(home: Path, tmp_path: Path, name: str, before: str | None) -> None:
+    target = tmp_path / "files" / name
+    target.parent.mkdir()
+    if before is not None:
+        target.write_text(before)
+    with little_room(50):
+        done = quantum(home, *ASKED[0], "--out", str(target))
+    assert (done.returncode, "cannot be written" in done.stderr) == (1, True)
+    assert [one.read_text() for one in target.parent.iterdir()] == [one for one in [before] if one is not None]
+
+
+def test_a_full_disk_leaves_no_half_picture_tar_or_report(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with little_room(50):
+        assert quantum(home, *ASKED[0], "--plot", str(folder / "x.png")).returncode == 1
+        assert quantum(home, "export", "2026-01-22", "--out", str(folder / "x.tar")).returncode == 1
+        with pytest.raises(NotWrittenError, match="give another --report, or make room"):
+            prove._write(folder / "x.html", "x" * 10_000)
+    assert list(folder.iterdir()) == []
 
 
 def test_parquet_goes_into_a_redirect(home: Path, tmp_path: Path) -> None:
