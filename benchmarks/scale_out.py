@@ -36,7 +36,7 @@ from quantum_core.contracts.tables import MARKET_STATE, POSITION
 from quantum_core.freshness import PARTS
 from quantum_core.settings import load_settings
 from quantum_core.universe import shards
-from resources.instance.dagster_internals import RANGE_TAGS
+from resources.instance.range_tags import RANGE_TAGS
 from resources.io_manager import ONCE_TAG
 from resources.store.redis_store import RedisStore
 from sensors.cycle import CYCLE_JOB_NAME

@@ -23,9 +23,9 @@ from quantum_core.display import price_text
 from quantum_core.failure import Failure
 from quantum_core.profiles.profile import Profile
 from resources.calc_only import require_calc_only
-from resources.instance.dagster_internals import RANGE_TAGS, materialize, name_of, take_over_asset_events
+from resources.instance.dagster_internals import materialize, name_of, take_over_asset_events
 from resources.instance.event_log import Made
-from resources.instance.range_tags import covered, symbols_of
+from resources.instance.range_tags import RANGE_TAGS, covered, symbols_of
 from resources.recorder.lifetimes import INTENT_DUE
 from resources.recorder.tape import Tape, tape_of
 from resources.store.counts import count_publications

@@ -29,9 +29,9 @@ from quantum_core.universe import ACCOUNT_ASSETS, CHALLENGER_ASSETS, shards
 from resources.inputs.candles import CandleReader
 from resources.inputs.news import Inputs
 from resources.instance.bell import GRID_SEC
-from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, RANGE_TAGS, AssetJob, storage_id
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, AssetJob, storage_id
 from resources.instance.launcher import QUEUE_TAG, has_warm_workers, queue_of
-from resources.instance.range_tags import event_tags, range_tags, symbols_of
+from resources.instance.range_tags import RANGE_TAGS, event_tags, range_tags, symbols_of
 from resources.io_manager import CYCLE_ID_TAG, CYCLE_TAG, ONCE_TAG
 from resources.store.awaited import await_end, ring_later
 from resources.store.lease import other_holder, standing_by_for

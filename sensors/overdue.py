@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from resources.instance.dagster_internals import RANGE_TAGS
 from resources.instance.launcher import has_warm_workers
+from resources.instance.range_tags import RANGE_TAGS
 from resources.io_manager import ONCE_TAG
 from resources.store.redis_store import RedisStore
 

@@ -45,7 +45,6 @@ from dagster_shared.error import SerializableErrorInfo
 from resources.instance.event_log import BatchedEventLogStorage, Made
 
 AssetJob = UnresolvedAssetJobDefinition
-RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")  # a run's first and last partition
 DEFER_ASSET_EVENTS_TAG = EXTERNALLY_MANAGED_ASSETS_TAG
 FAILED_SYMBOLS_JOB = "failed_symbols"  # name of the runs that only record failures; there is no such job to launch
 NEVER_RETRIED = {MAX_RETRIES_TAG: "0"}

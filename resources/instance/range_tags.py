@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from resources.instance.dagster_internals import RANGE_TAGS
-
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")  # a run's first and last partition
 EVENT_TAG = "quantum/event"  # of an event cycle: its symbols
 TAG_CHARS_MAX = 1_000  # PostgreSQL's index of tags takes no value beyond 2,700 bytes
 UNTIL = ".."  # between the first and the last of neighbours

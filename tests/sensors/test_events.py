@@ -9,8 +9,7 @@ import pytest
 
 from definitions import assemble
 from resources.inputs.news import Inputs, NewsFilter, held_as, read_answered, read_inputs
-from resources.instance.dagster_internals import RANGE_TAGS
-from resources.instance.range_tags import EVENT_TAG, TAG_CHARS_MAX, covered, event_tags, symbols_of
+from resources.instance.range_tags import EVENT_TAG, RANGE_TAGS, TAG_CHARS_MAX, covered, event_tags, symbols_of
 from resources.io_manager import CYCLE_ID_TAG
 from resources.store.awaited import ring_if_awaited
 from resources.store.lease import OvertakenError
