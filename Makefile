@@ -16,13 +16,20 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(LOCKED) -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
-	touch $(STAMP)
+	@echo "1/3 Making the environment $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/3 Installing the packages of requirements.lock, which takes some minutes the first time"
+	@$(BIN)/python -m pip install $(LOCKED) -r requirements.lock
+	@echo "3/3 Installing this checkout"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+	@echo "Installed."
 
+# `exec`: make's child is the product itself, so that what ends make ends it too, and no shell between them leaves it behind.
 run: setup  ## the product on real recorded candles, user interface on http://localhost:3000
-	ALLOW_SYNTHETIC=true CHALLENGER=$${CHALLENGER-crypto-1m} $(BIN)/quantum up --replay quantum_assets/sample --examples
+	@echo "Starting quantum up with ALLOW_SYNTHETIC=true: another shell needs it too, for prove: export ALLOW_SYNTHETIC=true"
+	@export ALLOW_SYNTHETIC=true CHALLENGER=$${CHALLENGER-crypto-1m}; \
+	exec $(BIN)/quantum up --replay quantum_assets/sample --examples $(ARGS)
 
 test: setup lab  ## fast tests, in parallel
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" -q

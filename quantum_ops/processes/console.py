@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from logging.handlers import RotatingFileHandler
@@ -106,7 +107,8 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
         )
         for line in lines:
             self._print(parse(line))
-        sys.stderr.flush()
+        with suppress(OSError):  # the terminal is gone
+            sys.stderr.flush()
 
     def _print(self, line: Line) -> None:
         moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -120,7 +122,12 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
             return
         colour = COLOURS.get(line.level, "")
         painted = f"\x1b[{colour}m{words}\x1b[0m" if colour and sys.stderr.isatty() else words
-        sys.stderr.write(f"{moment} {self.name:>{self.WIDTH}} | {painted}\n")
+        with suppress(OSError):  # the terminal is gone, and the processes are to be stopped in order
+            sys.stderr.write(f"{moment} {self.name:>{self.WIDTH}} | {painted}\n")
+
+    def own(self, record: logging.LogRecord) -> None:
+        """Print what the supervisor itself logs, as a line among those of its processes."""
+        self._print(Line(record.levelname, record.name, printable(record.getMessage())))
 
     def _repeated(self, line: Line) -> bool:
         """Return whether a warning was printed a moment ago, the same but for its numbers: each cycle prints it anew."""
@@ -131,3 +138,15 @@ class NamedStream(StdoutStream):  # type: ignore[misc]
         repeated = what in self._warned
         self._warned[what] = now
         return repeated
+
+
+class OwnLines(logging.Handler):
+    """Prints what the supervisor logs with its time, like the lines of its processes, and keeps it in the log file."""
+
+    def __init__(self, log_file: str = "") -> None:
+        super().__init__()
+        self.stream = NamedStream("stack", log_file)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        self.stream.own(record)

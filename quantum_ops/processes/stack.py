@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import stat
 import sys
 import time
@@ -246,7 +247,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
 
 
 def supervisor(listed: Sequence[Process], home: Path, *, verbose: bool = False) -> Supervisor:
-    """Build the supervisor of some processes; ``start`` returns when SIGINT or SIGTERM has stopped them all.
+    """Build the supervisor of some processes; ``start`` returns when SIGINT, SIGTERM or SIGHUP has stopped them all.
 
     Parameters
     ----------
@@ -281,7 +282,19 @@ def supervisor(listed: Sequence[Process], home: Path, *, verbose: bool = False) 
                 stderr_stream=dict(printed),
             )
         )
-    return Supervisor(watchers, f"ipc://{_short(home, 'circus.sock')}", f"ipc://{_short(home, 'circus-events.sock')}")
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    built = Supervisor(watchers, f"ipc://{_short(home, 'circus.sock')}", f"ipc://{_short(home, 'circus-events.sock')}")
+    _stop_with_terminal(built, ignored=ignored)
+    return built
+
+
+def _stop_with_terminal(built: Supervisor, *, ignored: bool) -> None:
+    """Let SIGHUP, which a closed terminal sends, stop everything: circus would start all processes anew. nohup's wish stays."""
+    if ignored:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    else:
+        signals = built.ctrl.sys_hdl
+        signals.handle_hup = signals.quit
 
 
 def _workspace(home: Path) -> str:

@@ -1,8 +1,12 @@
 """The console of ``quantum up``: one format, no escapes in a pipe, and what every cycle repeats only in the log file."""
 
+import logging
+import re
+from pathlib import Path
+
 import pytest
 
-from quantum_ops.processes.console import NamedStream, parse
+from quantum_ops.processes.console import NamedStream, OwnLines, parse
 
 PUBLISHED = "INFO quantum.publish Published proposal for BTCUSDT: SL=$106.0847 TP=$106.1004 reasons=trail_active"
 TICK = (
@@ -73,3 +77,13 @@ def test_a_verbose_console_shows_the_routine_too_and_a_line_in_pieces_is_one(cap
     stream = NamedStream("worker", verbose=True)
     stream({"data": PUBLISHED[:30].encode()})
     assert shown(stream, capsys, PUBLISHED[30:]) == [PUBLISHED]
+
+
+def test_what_the_supervisor_logs_has_its_time_and_stands_in_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A death without its time cannot be found in the log of the process that died."""
+    OwnLines(str(tmp_path / "quantum.log")).emit(
+        logging.LogRecord("quantum.stack", logging.ERROR, "", 0, "%s died (%s)", ("recorder", "signal 9"), None)
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:]{8} +stack \| ERROR quantum.stack recorder died \(signal 9\)", line)
+    assert (tmp_path / "quantum.log").read_text().splitlines() == [line]

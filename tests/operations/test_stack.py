@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from quantum_ops.processes.stack import LONGEST_PAUSE_SEC, SERVER, SOCKET_PATH_MAX, STEADY_AFTER_SEC, Process, Restarts, pause_sec
+from tests.waiting import wait_for
 
 CRASHES = Process("crashes", (sys.executable, "-c", "raise SystemExit(3)"))
 STEADY = Process("steady", ("sleep", "600"))
@@ -205,3 +206,48 @@ def test_every_process_of_a_long_instance_folder_finds_the_same_socket(tmp_path:
         Path(socket).parent.chmod(0o755)
         with pytest.raises(subprocess.CalledProcessError):
             sockets("1", runtime)
+
+
+def test_a_closed_terminal_stops_everything(tmp_path: Path) -> None:
+    """Circus answers the hangup by starting every process anew, and nobody is left to press Ctrl-C."""
+    with supervised(tmp_path, "stack.pause_sec = lambda restart: 600 * restart") as (supervisor, read_until):
+        read_until("restart 1 in 600 s")
+        children = psutil.Process(supervisor.pid).children()
+        supervisor.send_signal(signal.SIGHUP)
+        assert supervisor.wait(30) == 0
+        assert not [one for one in children if one.is_running()]
+
+
+def test_what_was_started_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    """`nohup quantum up` goes on, and its processes are not started anew either."""
+    change = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    with supervised(tmp_path, change) as (supervisor, read_until):
+        read_until("crashes died (exit code 3), restart 1 in 0 s")
+        steady = next(one for one in psutil.Process(supervisor.pid).children() if "sleep" in one.cmdline())
+        supervisor.send_signal(signal.SIGHUP)
+        read_until("crashes died (exit code 3), restart 3 in 2 s")
+        assert steady.is_running()
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(30) == 0
+
+
+def test_what_ends_make_run_ends_the_product(tmp_path: Path) -> None:
+    """A shell between the two died, and twelve processes went on with their ports taken."""
+    program, started = tmp_path / "quantum", tmp_path / "started"
+    program.write_text(f'#!/bin/sh\necho "$$ $ALLOW_SYNTHETIC" > {started}.new && mv {started}.new {started}\nexec sleep 600\n')
+    program.chmod(0o755)
+    checkout = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        ["make", "-o", "setup", "run", f"BIN={tmp_path}"], cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as make:
+        wait_for("the product", started.exists)
+        number, synthetic = started.read_text().split()
+        product = psutil.Process(int(number))
+        try:
+            make.terminate()
+            make.wait(30)
+            wait_for("its end", lambda: not product.is_running())
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                product.kill()
+    assert synthetic == "true"

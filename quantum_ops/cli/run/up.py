@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -56,7 +58,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
         sys.exit(EXIT_FAILED)
     if symbols is not None:
         os.environ["SYMBOLS"] = ",".join(settings.symbols)
-    from quantum_ops.processes.console import LOG_FILE
+    from quantum_ops.processes.console import LOG_FILE, OwnLines
     from quantum_ops.processes.stack import processes, supervisor
     from resources.instance.home import lock_home, prepare_home
 
@@ -74,13 +76,17 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     watcher = supervisor(listed, home, verbose=settings.log_level == "DEBUG")
     click.echo(f"Starting: {', '.join(one.name for one in watcher.watchers)}. Ctrl-C stops everything.", err=True)
     click.echo(f"Every line, also the publications of each cycle: {home / LOG_FILE} (LOG_LEVEL=DEBUG shows them here)", err=True)
+    own = logging.getLogger("quantum.stack")
+    own.addHandler(OwnLines(str(home / LOG_FILE)))
+    own.propagate = False
     try:
-        watcher.start()  # returns when SIGINT or SIGTERM has stopped every process
+        watcher.start()  # returns when SIGINT, SIGTERM or SIGHUP has stopped every process
     finally:
         if redis_port is not None:
             settings.embedded_url_file.unlink(missing_ok=True)
         lock.close()
-    click.echo("Stopped.", err=True)
+    with suppress(OSError):  # the terminal is gone
+        click.echo("Stopped.", err=True)
 
 
 def embedded_port(settings: Settings) -> int | None:
