@@ -115,7 +115,8 @@ CATALOGUE = (
         "proof of theirs does not hold. The title begins with the cause. Nothing new is published for them; what was "
         "published stays until it expires. All other symbols go on. If only warnings of proofs say so, the severity is "
         "`warn`.",
-        "no new stop, target or opening for the named symbols, their closing plans are still decided; the others go on",
+        "no new stop or target for the named symbols; openings stop at the latest when their last market state or position is "
+        "GOV_MAX_DATA_AGE_SEC old (120 s unless set otherwise), their closing plans are still decided; the others go on",
         "quantum status --symbols SYMBOL",
         "Candles or a position are named: restart or repair the program that writes them. A hash of ours is named as "
         "unreadable: find out who writes there, and rename or delete it; the next cycle writes it anew. Dated in the future: "
@@ -213,7 +214,9 @@ CATALOGUE = (
         "scope_disarmed",
         "page",
         "The governor has blocked the openings of one planner (the field `source` of its plans), or of one symbol where plans "
-        "name no planner. It sent more openings within five minutes than the limit allows (GOV_BURSTS_TO_DISARM), or too many "
+        "name no planner. It sent an opening when the symbol already had all the permits that five minutes allow "
+        "(GOV_MAX_EXEC_PER_5MIN; the limit is the symbol's, so another planner may have used it up), as often as "
+        "GOV_BURSTS_TO_DISARM says, which is once unless set otherwise; or too many "
         "of its plans of one day could not be evaluated (GOV_ERRORS_TO_DISARM). The message counts them.",
         "no openings by that planner or of that symbol; others and closing plans pass",
         "quantum permits",

@@ -165,6 +165,8 @@ class Limits:
         A candle may be dated this far ahead: until its end.
     efficiency_due, candles_due
         Whether we write capital efficiency, and whether prices come from candles.
+    opening_sec
+        Age of the last market state, or of a position, from which the governor permits no opening.
     """
 
     market_state_sec: float = 180
@@ -176,6 +178,7 @@ class Limits:
     candle_ahead_sec: float = 60
     efficiency_due: bool = False
     candles_due: bool = True
+    opening_sec: float = 120
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -190,6 +193,7 @@ class Limits:
             candle_ahead_sec=settings.candle_interval_sec,
             efficiency_due=settings.efficiency_mode == "enforce",
             candles_due=settings.marketstate_source != "synthetic",
+            opening_sec=settings.gov_max_data_age_sec,
         )
 
 
@@ -234,6 +238,8 @@ class Evaluation:
         As they were read.
     failures
         The same, without those of a cycle that has stopped.
+    opening_sec
+        See :class:`Limits`.
     """
 
     vitals: Sequence[Vital]
@@ -241,6 +247,7 @@ class Evaluation:
     proofs: Sequence[StoredProof] = ()
     proofs_finished: Sign = NOTHING
     failures: Mapping[str, Mapping[str, Failure]] = field(default_factory=dict)
+    opening_sec: float = 120
 
 
 def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
@@ -274,7 +281,7 @@ def evaluate(signs: VitalSigns, limits: Limits, now: float) -> Evaluation:
         symbol: {asset: one for asset, one in by_asset.items() if now - one.at <= limits.market_state_sec}
         for symbol, by_asset in signs.failures.items()
     }
-    return Evaluation(vitals, heartbeats, signs.proofs, signs.proofs_finished, failures)
+    return Evaluation(vitals, heartbeats, signs.proofs, signs.proofs_finished, failures, limits.opening_sec)
 
 
 def next_crossing(evaluation: Evaluation, now: float, failing_sec: float) -> float:

@@ -126,7 +126,9 @@ class Observer:
                 findings.unsure.add(SYMBOL + symbol)
         for symbol, vitals in {**near, **unhealthy}.items():
             alert, failures = SYMBOL + symbol, evaluation.failures.get(symbol, {})
-            trouble: Trouble | None = self._guarded.call(alert, None, symbol_trouble, symbol, vitals, failures, now)
+            trouble: Trouble | None = self._guarded.call(
+                alert, None, symbol_trouble, symbol, vitals, failures, now, evaluation.opening_sec
+            )
             if trouble is None:
                 findings.unsure.add(alert)
             else:
@@ -246,7 +248,9 @@ def _known_cause(alert: str, evaluation: Evaluation, now: float) -> Trouble | No
     symbol = alert.removeprefix(SYMBOL)
     failures = evaluation.failures.get(symbol, {})
     vitals = [vital for vital in evaluation.vitals if vital.symbol == symbol and vital.condition not in WELL]
-    return symbol_trouble(symbol, vitals, failures, now) if alert.startswith(SYMBOL) and (failures or vitals) else None
+    if not alert.startswith(SYMBOL) or not (failures or vitals):
+        return None
+    return symbol_trouble(symbol, vitals, failures, now, evaluation.opening_sec)
 
 
 def wrong_now(evaluation: Evaluation, now: float, decided: Decided = NOTHING_DECIDED) -> list[Trouble]:
@@ -272,7 +276,8 @@ def wrong_now(evaluation: Evaluation, now: float, decided: Decided = NOTHING_DEC
         if vital.condition not in WELL:
             by_symbol[vital.symbol].append(vital)
     for symbol in sorted({*by_symbol, *(name for name, failures in evaluation.failures.items() if failures)}):
-        troubles[SYMBOL + symbol] = symbol_trouble(symbol, by_symbol[symbol], evaluation.failures.get(symbol, {}), now)
+        failures = evaluation.failures.get(symbol, {})
+        troubles[SYMBOL + symbol] = symbol_trouble(symbol, by_symbol[symbol], failures, now, evaluation.opening_sec)
     for proof in evaluation.proofs:
         if not proof.passed and not _is_only_named(proof):
             alert = PROOF + proof.title

@@ -28,6 +28,7 @@ from quantum_ops.alerts.words import (
     Message,
     Trouble,
     groups_of,
+    line_of,
     message_of,
     redis_trouble,
     severity_of,
@@ -231,7 +232,11 @@ class Ledger:
         """Report that the fault of an incident is over, and the incident not closed yet."""
         well = incident.well_since or now
         closes = f", closes {clock_text(well + incident.hold_sec)} if it stays so" if incident.hold_sec else ""
-        what = f"well since {clock_text(well)}{closes} (was: {_short(incident.trouble)})"
+        was = _short(incident.trouble)
+        what = f"well since {clock_text(well)}{closes} (was: {was})"
+        if line_of(incident.trouble) == incident.trouble.what:  # whose line does not begin with its name
+            subject = f"{was} {incident.trouble.name}" if incident.trouble.family else was
+            what = f"{subject[:1].upper()}{subject[1:]}: well since {clock_text(well)}{closes}"
         (message,) = self._messages("raised", [replace(incident.trouble, what=what, notice=True)], now)
         return replace(message, well_since=well)
 
@@ -504,4 +509,5 @@ def _renewed(before: Trouble, now: Trouble) -> Trouble:
     since = now.since if another else min(before.since, now.since)
     if now.cause.startswith(OF_PROOF) and before.cause and not before.cause.startswith(OF_PROOF):
         return replace(before, since=since, level=now.level, seen=now.seen)
-    return replace(now, since=since)
+    recent = now.since if clock_text(now.since) != clock_text(since) and clock_text(now.since) in now.what else 0.0
+    return replace(now, since=since, recent=recent)

@@ -11,7 +11,7 @@ RECORDER = "recorder"
 ALERTS = frozenset({RECORDER})
 
 
-def recorder_troubles(store: RedisStore, now: float) -> dict[str, Trouble]:
+def recorder_troubles(store: RedisStore, now: float, listening_since: float = 0.0) -> dict[str, Trouble]:
     """Name what is wrong with the recorder, by alert; nothing where RECORDER is off, or none has ever run on this Redis.
 
     Parameters
@@ -20,6 +20,8 @@ def recorder_troubles(store: RedisStore, now: float) -> dict[str, Trouble]:
         Where it reports.
     now
         Epoch s.
+    listening_since
+        See :func:`resources.recorder.state.what_is_wrong`.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def recorder_troubles(store: RedisStore, now: float) -> dict[str, Trouble]:
         The server is away.
     """
     state = read_state(store) if store.settings.recorder else None
-    if state is None or state.at is None or not (what := what_is_wrong(state, now)):
+    if state is None or state.at is None or not (what := what_is_wrong(state, now, listening_since=listening_since)):
         return {}
     title = f"{what[0].upper()}{what[1:]}"
     return {RECORDER: Trouble(RECORDER, "warning", title, min(state.at, now), "", "", KINDS[RECORDER].look, RECORDER)}

@@ -67,7 +67,8 @@ class Watcher:
         self._guarded = Guarded(RedisUnavailableError)
         stored = self.state_file.read()
         policy, active = Policy.of(store.settings), Ledger.from_json(stored["active"])
-        self.ledger = Ledger(policy, store.clock().timestamp(), active, stored["cleared"])
+        self._began = store.clock().timestamp()
+        self.ledger = Ledger(policy, self._began, active, stored["cleared"])
         self.trading = TradingWatch(stored["trading"])
         queues = stored["queues"]
         self.outboxes = [
@@ -154,7 +155,7 @@ class Watcher:
             symbols = signs.symbols if signs else ()
             decided = self._guarded.call("what was decided", None, self._decided, symbols, now)
             profile = self._guarded.call("the profile in force", None, profile_troubles, self.store, now)
-            recorder = self._guarded.call("the recorder", None, recorder_troubles, self.store, now)
+            recorder = self._guarded.call("the recorder", None, recorder_troubles, self.store, now, self._began)
         except RedisUnavailableError as error:
             log.debug("%s", error)
             self._condition = error.condition

@@ -64,8 +64,9 @@ ENDED = {  # what is over, by kind
 OF_SYMBOLS = (SYMBOL, STOP, DOUBT, CLOSE, PERMIT)  # families whose names are symbols
 SUMMARY = "alerts"  # identity of a message about several alerts of different kinds
 NAMES_MAX = 50  # symbols named in one text; the count is always exact
-TITLE_NAMES_MAX, TITLE_MAX = 5, 140  # a title is read on a lock screen, and is the subject of a mail
+TITLE_NAMES_MAX, TITLE_MAX, TITLE_LEAST = 5, 140, 70  # a title is read on a lock screen, and is the subject of a mail
 ONE_CYCLE = "risk_proposal/one_cycle"
+NO_NEW = "; no new stop or target"  # what follows for a symbol; its last numbers permit openings until they are too old
 OF_PROOF = "proof "  # first word of a cause that rests on a proof alone
 
 LIKELY = {
@@ -115,6 +116,8 @@ class Trouble:
         Whether it is a notice only: it repeats what was reported in full.
     trading
         What it means for trading, where the catalogue says too much.
+    recent
+        When it last began, epoch s, where that is later than ``since`` and ``what`` says so: it was well in between. Else 0.
     """
 
     alert: str
@@ -130,6 +133,7 @@ class Trouble:
     code: str = ""
     notice: bool = False
     trading: str = ""
+    recent: float = 0.0
 
     @property
     def family(self) -> str:
@@ -246,7 +250,8 @@ def message_of(
     lines = [printable(_fault_line(event, trouble) + seen_by_alert.get(trouble.alert, "")) for trouble in group[:NAMES_MAX]]
     if len(group) > NAMES_MAX:
         lines.append(f"... and {len(group) - NAMES_MAX} more, {len(group)} in all")
-    lines.append(f"Since: {moment_text(since)}")
+    pauses = f", with pauses; this time since {moment_text(first.recent)}" if alone and first.recent else ""
+    lines.append(f"Since: {moment_text(since)}{pauses}")
     if alone and first.seen and event != "cleared":
         lines.append(printable(f"Seen: {first.seen}"))
     if event == "cleared":
@@ -335,7 +340,8 @@ def _headline(group: Sequence[Trouble], universe: int) -> str:
     since = clock_text(min(trouble.since for trouble in group))
     if len(group) == universe:
         who = f"Candles of all {universe} symbols stopped at" if cause == NO_CANDLES else f"All {universe} symbols: {cause} since"
-        return f"{who} {since}; no new stop, target or opening"
+        _, follows, consequence = first.what.rpartition(NO_NEW)
+        return f"{who} {since}{follows}{consequence}"
     return f"{len(group)} symbols: {cause} since {since}: {_names_text(names)}"
 
 
@@ -361,7 +367,11 @@ def _advice(group: Sequence[Trouble], names: Sequence[str], limits: str) -> list
 def one_line(text: str) -> str:
     """Cut a text to what a title may be."""
     line = " ".join(text.split())  # what stands in a key may hold anything, and a subject with line ends is refused
-    return line if len(line) <= TITLE_MAX else f"{line[: TITLE_MAX - 4]} ..."
+    if len(line) <= TITLE_MAX:
+        return line
+    kept = line[: TITLE_MAX - 4]
+    whole = kept.rpartition("; ")[0]  # a clause that does not fit is left out rather than broken off in a word
+    return f"{whole if len(whole) >= TITLE_LEAST else kept} ..."
 
 
 # --- troubles of processes, symbols and proofs -------------------------------------------------------------------------------
@@ -450,7 +460,9 @@ def part_trouble(alert: str, beat: Vital, now: float) -> Trouble:
     )
 
 
-def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, Failure], now: float) -> Trouble:
+def symbol_trouble(
+    symbol: str, vitals: Sequence[Vital], failures: Mapping[str, Failure], now: float, opening_sec: float
+) -> Trouble:
     """Report a symbol whose numbers are old or missing, or that cannot be computed: the cause first.
 
     Parameters
@@ -463,6 +475,8 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
         Asset to what its last evaluation could not compute of this symbol.
     now
         Epoch s.
+    opening_sec
+        Age of what is published from which no opening is permitted.
     """
     failure = next((failures[asset] for asset in LINEAGE if asset in failures), None)
     candles = next((vital for vital in vitals if vital.thing == CANDLES), None)
@@ -480,7 +494,7 @@ def symbol_trouble(symbol: str, vitals: Sequence[Vital], failures: Mapping[str, 
     return Trouble(
         alert=SYMBOL + symbol,
         level="failure",
-        what=f"{cause} since {clock_text(since)}; no new stop, target or opening",
+        what=f"{cause} since {clock_text(since)}{NO_NEW}, no opening once its state is {opening_sec:g} s old",
         since=since,
         limit=", ".join(dict.fromkeys(f"{vital.limit_sec:g} s" for vital in vitals)),
         likely=likely,

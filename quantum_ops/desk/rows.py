@@ -252,7 +252,7 @@ def _stop_last(risk: Mapping[str, Any], faults: Faults, *, position_known: bool)
         return ""
     if "published_at_utc" in risk:
         return f"last, published {clock_text(risk['published_at_utc'].timestamp())}"
-    return "" if failure is None else f"last, published before {clock_text(failure.since)}"
+    return "" if failure is None else f"last, published before {clock_text(failure.since + 59)}"  # not a minute too early
 
 
 def _health(

@@ -26,7 +26,7 @@ import redis
 
 from quantum_core.contracts.reading import printable
 from resources.recorder import storage
-from resources.recorder.archive import GAPS, Archive, DamagedPositionError, Position, day_of, first_line, joined
+from resources.recorder.archive import GAPS, Archive, DamagedPositionError, Position, day_of, first_line, joined, system_answer
 from resources.recorder.reading import remove_old_days
 from resources.recorder.records import Read, UnreadableRecordError, read, seq_of
 from resources.recorder.tails import (
@@ -242,7 +242,9 @@ class Recorder:
             self._say(f"{self.stream} cannot be read: {error}")
         except storage.TROUBLES as error:
             more = False
-            self._say(f"{self.archive.root} cannot be written: {first_line(error)}; Redis keeps what is not written")
+            what, answer, line = f"{self.archive.root} cannot be written", system_answer(error), first_line(error)
+            cause = f"{answer}: {what} ({line})" if answer else f"{what}: {line}"  # a title may end before a wrapped cause
+            self._say(f"{cause}; Redis keeps what is not written")
         self._report()
         return more
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
@@ -34,6 +36,7 @@ POSITION_FILE = "position.json"
 RETAINED_FILE = "retained-since.json"  # beside the manifests: of earlier days retention has removed the files
 FILES = "files"  # in position.json: open day to table to number and bytes of its parts
 GAPS = "gaps"  # table of what was lost before it was written
+_ANSWERED = re.compile(r"(?:\(os error |\[Errno )(\d{1,5})[)\]]")  # as Polars and Python write it
 SORTED_BY = ("symbol", "seq", "entry_id", "at")  # of a compacted table, those it has
 
 WrittenFiles = dict[str, dict[str, tuple[int, int]]]
@@ -648,3 +651,9 @@ def _write_text(path: Path, text: str, over: str | None = None) -> None:
 def first_line(error: BaseException) -> str:
     """Give the first line of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def system_answer(error: BaseException) -> str:
+    """Give what the operating system answered, however deeply wrapped: ``No space left on device``; empty where it did not."""
+    number = _ANSWERED.search(str(error))
+    return os.strerror(int(number[1])) if number else ""

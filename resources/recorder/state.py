@@ -84,7 +84,7 @@ def read_state(store: RedisStore) -> RecorderState:
     )
 
 
-def what_is_wrong(state: RecorderState, now: float) -> str:
+def what_is_wrong(state: RecorderState, now: float, *, listening_since: float = 0.0) -> str:
     """Say in an operator's words what is wrong with a recorder that has run before; nothing where none ever has.
 
     Parameters
@@ -93,12 +93,14 @@ def what_is_wrong(state: RecorderState, now: float) -> str:
         As it was read.
     now
         Epoch s.
+    listening_since
+        When whoever asks began to listen, epoch s: a recorder that was started with it has SILENT_SEC to report.
     """
     if state.at is None:
         return ""
     silent, full = now - state.at, state.waiting / RECORDER_STREAM_MAXLEN
     room = f"{state.waiting} of at most {RECORDER_STREAM_MAXLEN} records wait in Redis"
-    if silent > SILENT_SEC:
+    if now - max(state.at, listening_since) > SILENT_SEC:
         return f"The recorder has not reported for {silent:.0f} s; {room}"
     if state.trouble:
         return f"The recorder writes nothing: {state.trouble}; {room}"

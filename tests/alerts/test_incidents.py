@@ -192,7 +192,10 @@ def test_a_message_says_what_since_when_which_limit_why_and_where_to_look(produc
     product.dead.add("S001")
     (raised,) = product.run(90)
     first, *rest = raised.text.splitlines()
-    assert first == "S001: position and 5 more not renewed since 12:03 UTC; no new stop, target or opening"
+    assert (
+        first
+        == "S001: position and 5 more not renewed since 12:03 UTC; no new stop or target, no opening once its state is 120 s old"
+    )
     assert [line.partition(":")[0] for line in rest] == ["Since", "Seen", "Limit", "For trading", "Likely", "Look", "Fix"]
     assert "position, risk_proposal, harvest_proposal, trade_intent, allocation_target, governor_permit stale 6" in raised.text
     assert "Since: 2026-01-22 12:0" in raised.text

@@ -93,16 +93,36 @@ def test_a_recorder_that_has_died_is_an_alert_until_it_is_switched_off(
     assert [finding.seen for finding in _recorder(off)] == ["RECORDER is off: nothing is recorded"]
 
 
-def test_a_recorder_whose_disk_is_full_is_an_alert_that_names_it(store: RedisStore, running: Recorder, monkeypatch) -> None:
+@pytest.mark.usefixtures("running")
+def test_a_recorder_that_was_down_with_the_watcher_is_given_time_to_report(store: RedisStore, clock: Clock) -> None:
+    """Whoever starts the product after lunch is not woken by its lunch."""
+    clock.advance(274)
+    watcher = Watcher(store)
+    watcher.round()
+    assert watcher.ledger.standing(store.clock().timestamp()) == []
+    clock.advance(SILENT_SEC + 1)
+    watcher.round()
+    titles = [message.title for message in watcher.ledger.standing(store.clock().timestamp()) if message.kind == "recorder"]
+    assert [title.partition(";")[0] for title in titles] == ["The recorder has not reported for 335 s"]
+
+
+WRAPPED = "parquet: File out of specification: underlying IO error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("wrapped", [WRAPPED, "[Errno 28] No space left on device"])
+def test_a_recorder_whose_disk_is_full_is_an_alert_that_names_it(
+    store: RedisStore, running: Recorder, monkeypatch: pytest.MonkeyPatch, wrapped: str
+) -> None:
+    """The cause comes first: the title of an alert is cut, and wrapped causes stand at the end."""
+
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(wrapped)
 
     real = archive_module.write_parquet
     monkeypatch.setattr(archive_module, "write_parquet", full)
     leave(store)
     running.round()
-    assert wrong(store).startswith("The recorder writes nothing: ")
-    assert "No space left on device" in wrong(store)
+    assert wrong(store).startswith("The recorder writes nothing: No space left on device: ")
     monkeypatch.setattr(archive_module, "write_parquet", real)
     running.round()
     assert wrong(store) == ""

@@ -11,10 +11,12 @@ import pytest
 from quantum_core.alert_catalogue import CATALOGUE, KINDS
 from quantum_core.failure import Failure
 from quantum_core.freshness import Evaluation, Limits, Sign, Stop, SymbolSigns, VitalSigns, evaluate
-from quantum_ops.alerts.incidents import Ledger, Policy
+from quantum_core.settings import load_settings
+from quantum_ops.alerts.findings import wrong_now
+from quantum_ops.alerts.incidents import Incident, Ledger, Policy, _renewed
 from quantum_ops.alerts.trading.decided import Entry, TradingSigns
 from quantum_ops.alerts.trading.watch import TradingWatch
-from quantum_ops.alerts.words import Message
+from quantum_ops.alerts.words import TITLE_MAX, Message, Trouble, messages_of, one_line
 
 START = 1_769_083_200.0
 GOVERNOR = "quantum:stream:governor.events"
@@ -561,7 +563,7 @@ def test_a_burst_is_told_with_its_symbol_its_count_and_its_limit(desk):
     cause = "burst_limit_exceeded: plan p-3"
     block = {**BLOCK, "plan_id": "p-3", "closing": 0, "reason": "burst_limit_exceeded", "permits_5min": 2}
     (raised,) = desk.poll({"event": "AUTO_DISARM", "reason": cause}, block, disarmed=True, disarm={"cause": cause})
-    assert "another plan of BTCUSDT after 2 permits within 5 minutes, limit 2 (plan p-3)" in raised.title
+    assert "BTCUSDT had 2 of 2 permits in 5 minutes, from any planner (plan p-3)" in raised.title
     assert "burst_limit_exceeded" not in raised.title
 
 
@@ -572,7 +574,7 @@ def test_a_planner_that_is_disarmed_is_told_with_its_counts(desk):
     event = {"event": "AUTO_DISARM", "reason": said["cause"], "scope": "source:harvest_brain", "plans": 998}
     (raised,) = desk.poll(block, event, scopes={"source:harvest_brain": said})
     assert raised.title.startswith(
-        "Disarmed for planner harvest_brain, 998 plans too many: another plan of BTCUSDT after 2 permits within 5 minutes, limit 2"
+        "Disarmed for planner harvest_brain, 998 plans too many: BTCUSDT had 2 of 2 permits in 5 minutes, from any planner"
     )
     refused = {**block, "reason": "disarmed", "disarm_scope": "source:harvest_brain"}
     assert desk.poll(refused, {**refused, "disarm_scope": "symbol:X"}, refused) == []
@@ -652,15 +654,52 @@ def test_a_symbol_is_raised_with_the_cause_its_asset_recorded(why, cause):
     """First the cause, then the consequence."""
     (raised,) = ledger_with({"S1": {"position": failed(why), "risk_proposal": failed("market_state_missing")}})
     assert raised.title.startswith(f"S1: {cause}"[:60])
-    assert " since 12:01 UTC; no new stop, target or opening" in raised.title
+    assert " since 12:01 UTC; no new stop or target, no opening once" in raised.title
     assert why in raised.text
+
+
+def test_the_title_names_the_age_at_which_openings_stop():
+    """They do not stop with the candles: the last numbers are good for as long as the governor's setting says."""
+    limits = Limits.of(load_settings(gov_max_data_age_sec=90))
+    signs = VitalSigns([SymbolSigns("S1", {"market_state": Sign(START - 600)})], {}, (), Sign(START))
+    (old,) = [one for one in wrong_now(evaluate(signs, limits, START), START) if one.alert == "symbol:S1"]
+    assert old.what.endswith("; no new stop or target, no opening once its state is 90 s old")
+
+
+def test_a_title_that_is_too_long_loses_a_clause_and_breaks_no_word_off():
+    """What is left must be read on a lock screen."""
+    long = f"Disarmed for planner eyes2: {'x' * 90}; no openings by it, others pass"
+    assert one_line(long) == f"Disarmed for planner eyes2: {'x' * 90} ..."
+    assert len(one_line(f"A; {'b' * 200}")) == TITLE_MAX
+
+
+@pytest.mark.parametrize(("alert", "kind", "subject"), [("recorder", "recorder", "Recorder"), ("guard:X", "guard", "Guard X")])
+def test_what_is_well_again_names_what_it_was(alert, kind, subject):
+    """A title without a subject is about nothing."""
+    trouble = Trouble(alert, "warning", "It has not reported", START, "", "", "", kind)
+    ledger = Ledger(Policy(), START, [Incident(trouble, START, START, well_since=START, hold_sec=600)])
+    (message,) = ledger.standing(START)
+    assert message.title == f"{subject}: well since 12:00 UTC, closes 12:10 UTC if it stays so"
+
+
+def test_a_fault_that_came_again_gives_both_times():
+    """A title "since 12:10" above "Since: 12:00" leaves the reader to guess."""
+    first = Trouble("symbol:S1", "failure", "no candles since 12:00 UTC", START, "", "", "", "symbol", code="no candles")
+    again = replace(first, what="no candles since 12:10 UTC", since=START + 600)
+    (message,) = messages_of("raised", [_renewed(first, again)], START + 700)
+    assert "Since: 2026-01-22 12:00:00 UTC, with pauses; this time since 2026-01-22 12:10:00 UTC" in message.text
+    (message,) = messages_of("raised", [_renewed(first, first)], START + 700)
+    assert "with pauses" not in message.text
 
 
 def test_a_feed_that_stops_for_all_symbols_is_one_incident():
     """Not three symbols without a reason."""
     stopped = failed("candles_stale: 430s (candles:S:1m)")
     (raised,) = ledger_with({f"S{number}": {"market_state": stopped} for number in range(3)})
-    assert raised.title == "Candles of all 3 symbols stopped at 12:01 UTC; no new stop, target or opening"
+    assert (
+        raised.title
+        == "Candles of all 3 symbols stopped at 12:01 UTC; no new stop or target, no opening once its state is 120 s old"
+    )
 
 
 def test_symbols_that_fail_for_one_reason_keep_it_and_others_are_named_beside():

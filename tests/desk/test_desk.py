@@ -14,12 +14,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 
 from quantum_core.contracts.tables import MARKET_STATE, POSITION, RISK_PROPOSAL
+from quantum_core.failure import Failure
 from quantum_ops.desk import banner
 from quantum_ops.desk import pages as desk_pages
 from quantum_ops.desk.chart import Level, Mix, Point, price_chart
 from quantum_ops.desk.history import History, read_history
 from quantum_ops.desk.overview import DeskReader, read_faults, read_openings, read_rows, read_symbol
-from quantum_ops.desk.rows import Row
+from quantum_ops.desk.rows import Faults, Row, _stop_last
 from quantum_ops.desk.standing import ALERTS_UNREADABLE, WATCHER_SILENT, Alert, Openings, Standing, active_alerts
 from quantum_ops.desk.webserver import DeskPages
 from resources.governor.judge import judge
@@ -277,6 +278,12 @@ def test_the_banner_says_how_things_stand_and_links_to_the_detail() -> None:
     played = banner.parts(well(notice="EXAMPLE DATA: replayed. The detail is long."))
     assert (played[-1].text, played[-1].link) == ("EXAMPLE DATA: replayed", "#data")
     assert 'body class="notice"' in banner.document(played, "", "n")
+
+
+def test_what_was_published_in_the_minute_in_which_it_failed_was_published_before_the_next() -> None:
+    """One stop "published 21:17", and later "published before 21:17", is two stories."""
+    failure = Failure("BTCUSDT", "candles_stale", 1_769_083_200.0 + 17 * 60 + 12, 1_769_083_200.0, "c")
+    assert _stop_last({}, Faults({"risk_proposal": failure}), position_known=True) == "last, published before 12:18 UTC"
 
 
 def test_the_banner_turns_red_for_what_is_wrong() -> None:

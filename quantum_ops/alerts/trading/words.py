@@ -87,11 +87,11 @@ def kill_trouble(kill: Mapping[str, Any], now: float) -> Trouble:
 
 
 def burst_text(fields: Mapping[str, str]) -> str:
-    """Say which plan was one too many: how many were permitted, of which symbol, and the limit."""
+    """Say how many permits the symbol of the plan that was one too many had, and the limit: whichever planner used them up."""
     limit, used = _limits(fields).get("max_exec_per_5min"), _number(fields.get("permits_5min"))
     if limit is None or used is None:
         return f"too many plans of {fields.get('symbol', '?')} within 5 minutes"
-    return f"another plan of {fields.get('symbol', '?')} after {used:g} permits within 5 minutes, limit {limit:g}"
+    return f"{fields.get('symbol', '?')} had {used:g} of {limit:g} permits in 5 minutes, from any planner"
 
 
 def disarm_trouble(disarm: Mapping[str, str], now: float, bursts: Mapping[str, str], *, itself: bool) -> Trouble:
