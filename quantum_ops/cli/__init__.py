@@ -84,7 +84,7 @@ def cli() -> None:
     quantum up --replay DIR      the whole deployment, playing recorded candles
     quantum once                 one cycle, and an exit code that shows the truth
     quantum status               age and last value of everything published
-    quantum permits              what the governor decided last, and why openings are blocked
+    quantum permits              the last decisions, and why openings are blocked
     quantum kill --reason WHY    no more openings, at once
     quantum prove                every proof against what is published now
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         from quantum_core.contracts.reading import printable
 
         lines = [str(error)] if code == EXIT_USAGE else map(printable, str(error).splitlines())
-        click.echo("\n".join(lines), err=True)
+        click.echo("\n".join([*lines, *_start_it(code)]), err=True)
         sys.exit(code)
 
 
@@ -131,6 +131,18 @@ def _leave_output(error: OSError) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _start_it(code: int) -> list[str]:
+    """Say how to start the product where its folder is here, its server is the embedded one, and nobody runs it."""
+    from quantum_core.settings import load_settings
+    from resources.instance.home import holder_of
+
+    if code != EXIT_INFRASTRUCTURE:
+        return []
+    settings = load_settings()
+    runs = not settings.uses_embedded_server or not settings.quantum_home.is_dir() or holder_of(settings.quantum_home)
+    return [] if runs else ["The product of this folder does not run. Start it: make run, or quantum up"]
 
 
 def _exit_code(error: Exception) -> int | None:

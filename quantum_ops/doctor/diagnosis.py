@@ -419,7 +419,7 @@ def _recorder(store: RedisStore) -> Iterator[Finding]:
             "recorder", "ok", "none has ever run here", "to keep what cycles do: quantum recorder; `quantum up` starts it"
         )
         return
-    kept = f"{state.waiting} records wait, {state.gaps} gaps; {state.day}: {state.day_bytes / 1e6:.1f} MB so far, "
+    kept = f"{state.waiting} records wait, {state.gaps} gaps; {state.day or 'today'}: {state.day_bytes / 1e6:.1f} MB so far, "
     free = "" if state.free_bytes is None else f"{state.free_bytes / 1e9:.1f} GB free "
     summary = f"{kept}{free}for {state.folder}"
     if wrong := what_is_wrong(state, now):

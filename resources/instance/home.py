@@ -98,6 +98,18 @@ def lock_home(home: Path) -> IO[str]:
     return lock
 
 
+def holder_of(home: Path) -> str:
+    """Give the number of the process that holds an instance folder; empty where none does."""
+    try:
+        with (home / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return ""
+    except BlockingIOError:
+        return (home / "lock").read_text().strip()
+    except OSError:
+        return ""
+
+
 class StorageUnavailableError(RuntimeError):
     """The database that keeps Dagster's storage does not answer."""
 

@@ -35,7 +35,7 @@ def keys(*, as_acl: bool) -> None:
 
     \b
     quantum keys > docs/keys.md
-    quantum keys --acl > deploy/redis/users.acl     users by role; see docs/security.md
+    quantum keys --acl > deploy/redis/users.acl   users by role: docs/security.md
     """
     click.echo(acl(load_settings().keys) if as_acl else reference(), nl=False)
 

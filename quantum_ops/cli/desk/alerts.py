@@ -21,7 +21,7 @@ def alerts() -> None:
     \b
     quantum alerts test     one message to every sink
     quantum alerts list     the alerts that are not over
-    quantum alerts kinds    every kind of alert: what it means, where to look, what to do
+    quantum alerts kinds    every kind: what it means, where to look
     """
 
 

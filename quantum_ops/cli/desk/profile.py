@@ -34,7 +34,7 @@ def profile() -> None:
     quantum profile show in-force
     quantum profile check desk.toml
     quantum profile diff in-force desk.toml
-    quantum profile use desk.toml --name "Ada Lovelace" --reason "stops for minutes"
+    quantum profile use desk.toml --name "Ada Lovelace" --reason "for minutes"
     """
 
 
@@ -195,7 +195,7 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
     """Put a profile in force: show what changes, record it whole with who and why, and let the next cycle take it.
 
     \b
-    quantum profile use desk.toml --name "Ada Lovelace" --reason "own loss limits"
+    quantum profile use desk.toml --name "Ada Lovelace" --reason "own limits"
     quantum profile use locked-v1 --name "Ada Lovelace" --reason "back"
 
     Refused without --loosen: a profile that loosens a safety limit of what is in force. NAME `in-force` records anew what is

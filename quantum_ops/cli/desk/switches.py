@@ -64,7 +64,7 @@ def arm(name: str, reason: str, source: str, symbol: str, *, as_json: bool) -> N
 
     \b
     quantum arm --name "Ada Lovelace" --reason "prices are right again"
-    quantum arm --name "Ada Lovelace" --reason "its loop is fixed" --source harvest_brain
+    quantum arm --name "Ada Lovelace" --reason "fixed" --source harvest_brain
 
     Exit codes: 0 armed; 1 it could not be recorded, nothing was cleared; 2 no name or reason, or wrong settings; 3 Redis away.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
 
     \b
     quantum up                                   real data from REDIS_URL
-    quantum up --replay candles/ --examples      a moving example, no exchange needed
+    quantum up --replay candles/ --examples      a moving example, no exchange
     quantum up --symbols BTCUSDT --port 8080
 
     Ctrl-C stops everything and leaves no process behind. Exit codes: 0 stopped as asked; 1 something else uses the port or
@@ -49,7 +50,17 @@ def up(replay_dir: Path | None, symbols: str | None, port: int, *, examples: boo
     """
     settings = load_settings(**given(symbols=symbols))
     if _in_use(port):
-        click.echo(f"Port {port} is taken. Stop what uses it, or choose another: quantum up --port {port + 1}", err=True)
+        from resources.instance.home import holder_of
+
+        given_options = [*(["--replay", str(replay_dir)] if replay_dir else []), *(["--examples"] if examples else [])]
+        given_options += ["--symbols", symbols] if symbols is not None else []
+        if holder := holder_of(settings.quantum_home):
+            what = f"This folder's own deployment runs already (process {holder}): stop that one"
+        else:
+            what = (
+                f"Stop what uses it, or choose another: {shlex.join(['quantum', 'up', *given_options, '--port', str(port + 1)])}"
+            )
+        click.echo(f"Port {port} is taken. {what}", err=True)
         sys.exit(EXIT_FAILED)
     if settings.watch_port and _in_use(settings.watch_port):
         click.echo(

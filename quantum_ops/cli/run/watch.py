@@ -40,7 +40,7 @@ def watch(*, once: bool, as_json: bool) -> None:
     """Watch freshness, heartbeats, proofs, stops, switches, guards and refused closes every 5 s, and alert.
 
     \b
-    quantum watch                 the watcher of the deployment; quantum up starts it
+    quantum watch                 the deployment's watcher; quantum up starts it
     quantum watch --once          what is wrong right now
 
     Alerts go to the stream quantum:stream:alerts and, by severity, to ALERT_URLS, ALERT_URLS_WARN and ALERT_URLS_INFO;

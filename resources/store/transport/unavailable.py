@@ -47,10 +47,11 @@ class RedisUnavailableError(RuntimeError):
 
     def __init__(self, address: str, doing: str, cause: Exception) -> None:
         self.condition = condition_of(cause)
+        kept = "" if "refused" in str(cause).lower() else "Nothing was half-written. "  # who was never reached was not written to
         known = f"is {self.condition} and " if self.condition else ""
         super().__init__(
             f"Redis at {address} {known}cannot be used while {doing} ({type(cause).__name__}: {said_by(cause)}). "
-            f"Nothing was half-written. {_remedy(address, cause)}"
+            f"{kept}{_remedy(address, cause)}"
         )
 
 
