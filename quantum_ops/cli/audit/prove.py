@@ -40,6 +40,7 @@ GROUPS = (
     "informative",
     "history",
 )
+OF_LIVE_DATA = frozenset({"live_source", "no_synthetic_position", "no_permit_from_bad_data"})  # ALLOW_SYNTHETIC decides these
 NAMED = 5  # failing symbols named per proof; --json and --report name all
 
 
@@ -128,7 +129,19 @@ def _prove_now(symbols: str | None, group: str | None, report: Path | None, *, a
 
         _write(report, render(verdicts, store=store))
     if failed:
+        click.echo(_hint(failed, allow_synthetic=settings.allow_synthetic), err=True, nl=False)
         sys.exit(EXIT_FAILED)
+
+
+def _hint(failed: Sequence[Verdict], *, allow_synthetic: bool) -> str:
+    """Say what may be missing in this shell where what is not live fails: the setting is the deployment's, not the data's."""
+    names = sorted({one.proof.title.rpartition("/")[2] for one in failed} & OF_LIVE_DATA)
+    if allow_synthetic or not names:
+        return ""
+    return (
+        f"{', '.join(names)}: this shell has no ALLOW_SYNTHETIC. If the deployment runs with it, as `make run` does,\n"
+        "give it here, too: export ALLOW_SYNTHETIC=true\n"
+    )
 
 
 def _prove_day(day: date, report: Path, *, as_json: bool) -> None:
