@@ -136,6 +136,17 @@ def price_text(value: float | None) -> str:
     return f"{whole}.{fraction}" if fraction else whole
 
 
+def number_of(count: object, thing: str) -> str:
+    """Write how many of a thing there are.
+
+    Examples
+    --------
+    >>> number_of(1, "symbol"), number_of(3, "symbol"), number_of("?", "plan")
+    ('1 symbol', '3 symbols', '? plans')
+    """
+    return f"{count} {thing}{'' if str(count) == '1' else 's'}"
+
+
 def prices_text(*values: float | None) -> list[str]:
     """Write prices of one market with the decimals of the finest of them: what stands side by side can be compared.
 

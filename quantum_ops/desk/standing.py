@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from quantum_core.display import clock_text, duration_text, epoch_or_none, moment_text, stamp_text
+from quantum_core.display import clock_text, duration_text, epoch_or_none, moment_text, number_of, stamp_text
 from quantum_core.freshness import EPOCH_MAX
 from quantum_ops.desk.rows import Row, shown_text
 from resources.governor.guards import GuardReading
@@ -164,7 +164,7 @@ def openings(switches: Switches, guards: GuardReading, killed: Mapping[str, str]
         )
     details += [
         f"Governor: {scope_text(scope)} disarmed since {stamp_text(record.get('at', 'an unknown time'))}: "
-        f"{record.get('cause', 'cause unknown')} ({record.get('plans', '?')} plans). Others may open. "
+        f"{record.get('cause', 'cause unknown')} ({number_of(record.get('plans', '?'), 'plan')}). Others may open. "
         f"A named person ends it: quantum arm {scope_option(scope)}."
         for scope, record in sorted(switches.scopes.items())
     ]

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from quantum_core.contracts.reading import State
 from quantum_core.contracts.roles import GOVERNOR, PROPOSALS, WRITERS
 from quantum_core.contracts.tables import PUBLISHED
+from quantum_core.display import number_of
 from quantum_core.freshness import BELL, BELL_SILENT_SEC
 from quantum_core.kernels.governor.risk_guard import EQUITY_STALE, RiskGuardTheta, assess
 from quantum_core.profiles.in_force import warnings_of
@@ -223,7 +224,10 @@ def _chosen(settings: Settings) -> Iterator[Finding]:
         empty = "ALERT_URLS is not set here; nor for the watcher? Then alerts reach only the stream and the status banner"
         yield Finding("settings", "warn", empty, remedy)
     yield Finding(
-        "settings", "ok", f"{len(settings.symbols)} symbols, {settings.shards} shards, every {settings.publish_interval_sec} s"
+        "settings",
+        "ok",
+        f"{number_of(len(settings.symbols), 'symbol')}, {number_of(settings.shards, 'shard')}, "
+        f"every {settings.publish_interval_sec} s",
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantum_core.contracts.reading import printable
+from quantum_core.display import number_of
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.freshness import ONLY_NAMED
 from quantum_core.logs import log_to_stderr
@@ -121,7 +122,7 @@ def _prove_now(symbols: str | None, group: str | None, report: Path | None, *, a
         verdicts = run(lambda: Evidence(store, instance, hurried=True, universe=universe), proofs)
     now = store.clock().timestamp()
     seconds = time.monotonic() - began
-    failed = _show(verdicts, now, f"for {len(settings.symbols)} symbols, {seconds:.1f} s", as_json=as_json)
+    failed = _show(verdicts, now, f"for {number_of(len(settings.symbols), 'symbol')}, {seconds:.1f} s", as_json=as_json)
     if any(not one.evaluated for one in failed):
         RedisStore(settings).run("proving", [("PING",)])  # it may be the server that went away: that has an exit code of its own
     if report is not None:

@@ -235,7 +235,7 @@ def _by_symbol(out: Console, report: Report) -> RenderableType:
         (
             row.symbol,
             row.health,
-            duration_text(ages[row.symbol]) if row.symbol in ages else "",
+            duration_text(max(ages[row.symbol], 0.0)) if row.symbol in ages else "",
             row.side or ("unknown" if row.held is None else "no position"),
             "" if row.price is None else price_text(row.price),
             "" if row.price is None else "unknown" if (old := row.mark_age(report.at)) is None else duration_text(max(old, 0.0)),

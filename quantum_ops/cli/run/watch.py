@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 
 import click
 
+from quantum_core.display import number_of
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.freshness import Condition, Limits, Vital, evaluate
 from quantum_core.logs import log_to_stderr
@@ -93,7 +94,9 @@ def _look_once(store: RedisStore, *, as_json: bool) -> None:
             click.echo(f"{message.severity}: {message.title}\n{message.text}\n")
         _print_aging(aging)
         if not troubles:
-            click.echo(f"Nothing is wrong: {len(evaluation.vitals)} clocks of {len(store.settings.symbols)} symbols are fresh.")
+            click.echo(
+                f"Nothing is wrong: {len(evaluation.vitals)} clocks of {number_of(len(store.settings.symbols), 'symbol')} are fresh."
+            )
     if troubles:
         sys.exit(EXIT_FAILED)
 
