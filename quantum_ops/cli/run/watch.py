@@ -94,9 +94,8 @@ def _look_once(store: RedisStore, *, as_json: bool) -> None:
             click.echo(f"{message.severity}: {message.title}\n{message.text}\n")
         _print_aging(aging)
         if not troubles:
-            click.echo(
-                f"Nothing is wrong: {len(evaluation.vitals)} clocks of {number_of(len(store.settings.symbols), 'symbol')} are fresh."
-            )
+            symbols = number_of(len(store.settings.symbols), "symbol")
+            click.echo(f"Nothing is wrong: {len(evaluation.vitals)} clocks of {symbols} are fresh.")
     if troubles:
         sys.exit(EXIT_FAILED)
 
