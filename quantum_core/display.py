@@ -141,10 +141,11 @@ def number_of(count: object, thing: str) -> str:
 
     Examples
     --------
-    >>> number_of(1, "symbol"), number_of(3, "symbol"), number_of("?", "plan")
-    ('1 symbol', '3 symbols', '? plans')
+    >>> number_of(1, "symbol"), number_of(3, "symbol"), number_of("?", "plan"), number_of(3212, "trade")
+    ('1 symbol', '3 symbols', '? plans', '3,212 trades')
     """
-    return f"{count} {thing}{'' if str(count) == '1' else 's'}"
+    written = f"{count:,}" if isinstance(count, int) else str(count)
+    return f"{written} {thing}{'' if written == '1' else 's'}"
 
 
 def prices_text(*values: float | None) -> list[str]:

@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 
 from quantum_core.contracts.legs import underlying
+from quantum_core.display import number_of
 from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.kernels.position.tracking import TrackingTheta
 from quantum_core.kernels.proposals.harvest import HarvestTheta
 from quantum_core.kernels.proposals.stops import StopsTheta
 from quantum_core.profiles.profile import Profile
-from quantum_lab.candles import CandleHistory, number_of
+from quantum_lab.candles import CandleHistory
 from quantum_lab.entries import NAMED_MAX, Chosen, EntryRule, place
 from quantum_lab.execution import Costs, Entries, Executed, execute
 from quantum_lab.nulls import NULLS, null_results

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from quantum_core.display import number_of
 from quantum_core.kernels import HUGE, TINY
 from quantum_core.kernels.columns import Bools, Floats
 from quantum_core.kernels.market.grid import DEFAULTS, JUMP_FACTOR, Times
@@ -102,11 +103,6 @@ class CandleHistory:
         """Give some of the candles; what was said of all of them is dropped."""
         part = slice(start, stop)
         return CandleHistory(self.symbol, self.interval_sec, *(getattr(self, name)[part] for name in COLUMNS))
-
-
-def number_of(count: int, noun: str) -> str:
-    """Write a number of things: ``1 trade``, ``2 trades``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def history_of(symbol: str, frame: pl.DataFrame, *, interval_sec: float | None = None) -> CandleHistory:

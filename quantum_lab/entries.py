@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from quantum_core.display import number_of
 from quantum_core.kernels.columns import Bools, Floats
-from quantum_lab.candles import CandleHistory, number_of
+from quantum_lab.candles import CandleHistory
 from quantum_lab.execution import BPS, Costs, Entries, Rows
 
 Side = Literal["both", "long", "short"]

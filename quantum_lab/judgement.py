@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from quantum_core.display import number_of
 from quantum_core.kernels.market.market_state import MarketStateTheta
 from quantum_core.profiles.profile import Profile
 from quantum_lab.backtest import Backtest, Plan, backtest
 from quantum_lab.bands import band_multiples
 from quantum_lab.calibration import CalibrationError
-from quantum_lab.candles import COLUMNS, CandleHistory, number_of
+from quantum_lab.candles import COLUMNS, CandleHistory
 from quantum_lab.coverage import coverage
 from quantum_lab.entries import EntryRule
 from quantum_lab.shares import shares

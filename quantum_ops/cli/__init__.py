@@ -96,11 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and map every known trouble to its exit code."""
     try:
         try:
-            cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
+            code = cli.main(args=arguments, prog_name="quantum", standalone_mode=False)
         finally:
             sys.stdout.flush()  # else the interpreter meets a full disk when nobody can say so any more
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        if code:  # click gives that of an Exit, and raises none in this mode
+            sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -8,7 +8,6 @@ from itertools import count
 
 import polars as pl
 import pytest
-from click.testing import CliRunner
 
 import quantum_assets.replay.together
 import quantum_assets.shared.tracked_positions
@@ -22,7 +21,7 @@ from quantum_assets.simulation.world import CANDLE_FAULTS, PLAN_FAULTS, POSITION
 from quantum_core.kernels.governor import gates
 from quantum_core.kernels.position import tracking
 from quantum_core.settings import Settings, load_settings
-from quantum_ops.cli import cli
+from tests.commands import run_command
 
 SEEDS, CYCLES, BLOCK = 200, 50, 10  # of the long run: seeds in blocks, so that two workers share them
 SOUGHT, SOUGHT_CYCLES = 30, 30  # seeds and cycles among which a broken invariant is found
@@ -235,14 +234,14 @@ def test_another_seed_gives_another_run(settings):
 
 
 def test_the_command_says_in_80_columns_what_came_of_it():
-    done = CliRunner().invoke(cli, ["simulate", "--seed", "5", "--cycles", "3"])
-    assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("1 seeds, 3 cycles, 0 violations\nfaults: ")
+    done = run_command("simulate", "--seed", "5", "--cycles", "3", environment={})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 seed, 3 cycles, 0 violations\nfaults: ")
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_a_violation_is_the_exit_code(monkeypatch):
     monkeypatch.setitem(invariants.INVARIANTS, "always_broken", lambda *_: iter(["by the test"]))
-    done = CliRunner().invoke(cli, ["simulate", "--seed", "3", "--cycles", "2"])
-    assert done.exit_code == 1
+    done = run_command("simulate", "--seed", "3", "--cycles", "2", environment={})
+    assert done.returncode == 1
     assert "seed=3 cycle=1: always_broken: by the test" in done.stdout

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 import click
 
+from quantum_core.display import number_of
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
 
@@ -32,7 +33,9 @@ def simulate(seed: int, seeds: int, cycles: int, as_json: bool) -> None:  # noqa
     settings = load_settings(redis_url=NOWHERE)
 
     def progress(done: int, so_far: simulation.Report) -> None:
-        click.echo(f"seed {done}: {so_far.cycles} cycles, {len(so_far.violations)} violations", err=True)
+        click.echo(
+            f"seed {done}: {number_of(so_far.cycles, 'cycle')}, {number_of(len(so_far.violations), 'violation')}", err=True
+        )
 
     report = simulation.simulate(range(seed, seed + seeds), cycles, settings, progress)
     if as_json:
@@ -47,7 +50,7 @@ def simulate(seed: int, seeds: int, cycles: int, as_json: bool) -> None:  # noqa
         }
         click.echo(json.dumps(rows, indent=2))
     else:
-        click.echo(f"{seeds} seeds, {report.cycles} cycles, {len(report.violations)} violations")
+        click.echo(", ".join(map(number_of, (seeds, report.cycles, len(report.violations)), ("seed", "cycle", "violation"))))
         counted = (("faults", report.faults), ("published", report.published), ("decided", report.decided))
         for heading, counts in counted:
             text = ", ".join(f"{kind or 'permitted'} {count}" for kind, count in sorted(counts.items()) if count)

@@ -114,8 +114,8 @@ def backtest(
 
 def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
     """Build the plan out of the options; also give what is to be said of the trades."""
+    from quantum_core.display import number_of
     from quantum_lab.backtest import Plan
-    from quantum_lab.candles import number_of
     from quantum_lab.entries import EntriesError, entry_rule, seconds_of
     from quantum_lab.execution import Costs
     from quantum_lab.trade_files import TradeFileError, read_trades

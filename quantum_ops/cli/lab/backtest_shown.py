@@ -11,8 +11,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from quantum_core.contracts.reading import printable
+from quantum_core.display import number_of
 from quantum_lab.backtest import Backtest, Plan
-from quantum_lab.candles import CandleHistory, number_of
+from quantum_lab.candles import CandleHistory
 from quantum_lab.entries import UNIT_SEC
 from quantum_lab.evidence import versions
 from quantum_lab.intervals import BLOCKS_MIN, holm
