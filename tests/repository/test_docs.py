@@ -8,6 +8,7 @@ import yaml
 
 from quantum_core.alert_catalogue import KINDS
 from quantum_core.alert_catalogue import page as catalogue
+from quantum_ops.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
@@ -98,6 +99,14 @@ def test_every_alert_has_its_section_and_no_section_is_left_over() -> None:
         page, _, section = rule["annotations"]["runbook_url"].partition("#")
         assert (ROOT / page).exists()
         assert section == anchor(rule["alert"])
+
+
+def test_the_guide_has_every_command() -> None:
+    """It says that it has."""
+    rows = "\n".join(
+        line.split(" | ")[0] for line in (ROOT / "docs" / "guide.md").read_text().splitlines() if line.startswith("| `")
+    )
+    assert [name for name in COMMANDS if not re.search(rf"`quantum {name}\b", rows)] == []
 
 
 def sections(text: str, mark: str) -> dict[str, str]:

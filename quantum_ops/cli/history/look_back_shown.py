@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantum_core.display import number_of
 from quantum_ops.cli.files import write_whole
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def print_state(state: Moment) -> None:
     from resources.recorder.reading import INTENTS
 
     out = console()
-    out.print(paragraph(out, f"{time_text(state.at)}, {len(state.rows)} symbols"))
+    out.print(paragraph(out, f"{time_text(state.at)}, {number_of(len(state.rows), 'symbol')}"))
     if state.silence:
         after, until = state.silence["after"], state.silence.get("until")
         nothing = f"Nothing was recorded {between_text(after, until) if until else f'after {time_text(after)}'}"

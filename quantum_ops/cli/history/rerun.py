@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from quantum_core.display import number_of
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
 from quantum_ops.cli.history.look_back import HOW_TO_RECORD, MOVE_OUT, Time, unreadable_files
@@ -227,7 +228,7 @@ def _show(outcome: Outcome, seconds: float, profile_name: str | None) -> None:
         + (f" ({lasted / seconds:.0f} times as fast)." if lasted > seconds else ".")
     )
     for reason, count in sorted(outcome.skipped.items()):
-        click.echo(f"  left out {count:,} times: {reason}")
+        click.echo(f"  left out {number_of(count, 'time')}: {reason}")
     if not outcome.differing:
         click.echo("Every one of them is equal, bit by bit" + (", but for the profile's name." if profile_name else "."))
         return
