@@ -1,14 +1,16 @@
 """What the pages say exists: links lead somewhere, and every alert has its section."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from quantum_core.alert_catalogue import KINDS
 from quantum_core.alert_catalogue import page as catalogue
-from quantum_ops.cli import COMMANDS
+from quantum_ops.cli import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
@@ -107,6 +109,24 @@ def test_the_guide_has_every_command() -> None:
         line.split(" | ")[0] for line in (ROOT / "docs" / "guide.md").read_text().splitlines() if line.startswith("| `")
     )
     assert [name for name in COMMANDS if not re.search(rf"`quantum {name}\b", rows)] == []
+
+
+def test_the_help_of_every_command_fits_80_columns() -> None:
+    """But for the cases of ``quantum calc``: JSON to copy stands on one line."""
+    assert [
+        line for path, text in helps(cli, "quantum", None) if "calc" not in path for line in text.splitlines() if len(line) > 80
+    ] == []
+
+
+def helps(command: click.Command, path: str, above: click.Context | None) -> Iterator[tuple[str, str]]:
+    """Give the help of a command and of all below it."""
+    context = click.Context(command, info_name=path.split()[-1], parent=above, terminal_width=80, max_content_width=80)
+    yield path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from helps(below, f"{path} {name}", context)
 
 
 def sections(text: str, mark: str) -> dict[str, str]:

@@ -74,7 +74,8 @@ def release(guard_type: str, name: str, reason: str, *, as_json: bool) -> None:
     """End one guard before its time. Refused while its condition holds by current readings, or while nobody knows.
 
     \b
-    quantum guard release EMERGENCY_FLATTEN --name "Ada Lovelace" --reason "the exchange reported a wrong equity"
+    quantum guard release EMERGENCY_FLATTEN \\
+        --name "Ada Lovelace" --reason "a wrong equity was reported"
 
     Only this guard ends, and new readings may activate it again. The release is recorded in quantum:stream:risk.events.
 

@@ -144,9 +144,9 @@ def history(
 
     \b
     quantum history BTCUSDT
-    quantum history BTCUSDT --from 2026-01-22T14:00 --to 2026-01-22T14:30 --plot btc.png
-    quantum history BTCUSDT --columns market_state.sigma,governor_permit.last_decision
-    quantum history BTCUSDT --asset harvest_proposal --from 1d --out harvest.parquet
+    quantum history BTCUSDT --from 2026-01-22T14:00 --to 10m --plot btc.png
+    quantum history BTCUSDT --columns market_state.sigma,position.side
+    quantum history BTCUSDT --asset harvest_proposal --from 1d --out btc.csv
 
     Exit codes: 0 shown; 1 nothing is recorded of that time, or there is no archive, or files of it are damaged or missing (each
     is named, and what could be read is shown), or there is no room for --out or --plot; 2 wrong usage, unknown symbol or column,

@@ -72,8 +72,8 @@ def backtest(
 
     \b
     quantum backtest BTCUSDT_1m.csv --hold-max 2h
-    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl.chop=6
-    quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --report btc.html
+    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl=6
+    quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --out b
     quantum backtest --recorded 7d now --trades desk.csv --out results/
 
     Of a folder, a file that cannot be used is named, counted and left out, and the others are computed.

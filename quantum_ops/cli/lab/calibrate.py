@@ -47,7 +47,7 @@ class Factors(click.ParamType[tuple[str, tuple[float, ...]]]):
 
 @click.command(
     epilog="\b\nExamples:\n  quantum calibrate BTCUSDT_1m.csv --interval 1m --horizon 60m --out desk.toml"
-    "\n  quantum calibrate candles/ --interval 5m --horizon 2h --out desk.toml --optimise expectancy"
+    "\n  quantum calibrate candles/ --interval 5m --horizon 2h --out desk.toml \\\n    --optimise expectancy"
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--interval", "interval_sec", type=Duration(), required=True, help="Length of the candles, like 1m.")

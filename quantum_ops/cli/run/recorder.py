@@ -29,7 +29,7 @@ def recorder(*, once: bool, status: bool, as_json: bool) -> None:
     """Write what goes into and comes out of every cycle to Parquet files in RECORDER_URL, by default QUANTUM_HOME/recorder.
 
     \b
-    quantum recorder                 the deployment's recorder; quantum up starts it
+    quantum recorder                 the recorder, which quantum up starts
     quantum recorder --once          write what is there now
     quantum recorder --status        how far it is behind, gaps, room
 
