@@ -60,8 +60,11 @@ STAMPS = ("seq", "cycle_id", "at", "symbol")
 ROWS_MAX = 4000  # of steps that wait to be computed together
 OVERLAP = timedelta(hours=1)  # longer than any run lasts
 LATE_SEC = 3.0  # a lifetime begins when the server writes, which is later than the record says
+SHOWN = frozenset({  # fields of a position that are as its snapshot and the candles show them, whatever stop was proposed
+    "side", "entry_price", "current_price", "peak_price", "trough_price", "age_sec", "unrealized_pnl", "qty", "opened_at_epoch",
+    "position_source", "position_ts_epoch", "last_candle_ms", "last_close", "mark_price", "contracts",
+})  # fmt: skip
 RESTS_ON: Mapping[str, Sequence[str]] = {  # other assets whose last rows an asset is computed from
-    "position": ("risk_proposal",),
     "risk_proposal": ("market_state", "position"),
     "harvest_proposal": ("market_state", "position", "risk_proposal"),
     "position_size": ("market_state", "allocation_target"),
@@ -213,6 +216,8 @@ class Pending(NamedTuple):
         Whether it is compared; a step that is not changes what stands only.
     unknown, cause_unknown
         Symbols of which what they are computed from, or what decides whether they are published, is not recorded.
+    stop_unknown
+        Symbols of which the stop last proposed is not recorded: what a snapshot shows does not rest on it.
     superseded
         Symbols of which another run has published something meanwhile.
     written
@@ -225,6 +230,7 @@ class Pending(NamedTuple):
     judged: bool
     unknown: frozenset[str]
     cause_unknown: frozenset[str]
+    stop_unknown: frozenset[str]
     superseded: frozenset[str]
     written: Mapping[str, str]
 
@@ -302,7 +308,7 @@ class Replayed(Standing):
         for asset, rows in self.published.items():
             self._known[asset] = {symbol for symbol, row in rows.items() if row["seq"] >= hole}
         for row in without:
-            if row["seq"] >= hole:
+            if row["seq"] >= hole and row["state"] != State.PRESENT:  # that there is a result does not say which
                 self._known[row["asset"]].add(row["symbol"])
         recorded = any(self.published.values())
         self._whole = None if recorded and not hole else records.whole_since(hole)
@@ -358,6 +364,8 @@ class Replayed(Standing):
         last = self.published[table.asset]
         written = {row["symbol"]: row["cause"] for row in rows}
         unknown, cause_unknown = self._unknown(table, step, symbols, written)
+        stop_unknown = self._stop_unknown(step, symbols) if table is POSITION else frozenset()
+        cause_unknown |= stop_unknown
         case = self.case(step, symbols)
         if table is POSITION:
             unknown, cause_unknown = (one | self._undecided.intersection(symbols) for one in (unknown, cause_unknown))
@@ -365,7 +373,8 @@ class Replayed(Standing):
         if table is GOVERNOR_STATE:  # who decides plans of other symbols writes their rows, too, and records none of them
             decided = (one for one in symbols if one in last and last[one]["last_plan_id"] != case.last[one]["last_plan_id"])
             superseded = superseded.union(decided)
-        pending = Pending(step, case, self.standing_of(table, step, symbols), judged, unknown, cause_unknown, superseded, written)
+        stands = self.standing_of(table, step, symbols)
+        pending = Pending(step, case, stands, judged, unknown, cause_unknown, stop_unknown, superseded, written)
         self._pending.setdefault(table.asset, []).append(pending)
         self._waiting += len(symbols)
 
@@ -380,15 +389,18 @@ class Replayed(Standing):
         for asset in RESTS_ON.get(table.asset, ()):
             unknown |= names - self._known[asset]
         own = frozenset(one for one in names - self._known[table.asset] if written.get(one) != "first")
-        if table is POSITION:
-            now = step.facts.get("now", math.inf)
-            unknown |= {one for one in symbols if self.expires(RISK_PROPOSAL, one, now)}
         if table.asset == "trade_intent":
             last = self.published[table.asset]
             own |= {one for one in symbols if one in last and last[one]["due"] is None}
         if table.asset in REMEMBERED:  # it is moved on from the row before
             unknown |= own
         return unknown, unknown | own
+
+    def _stop_unknown(self, step: Step, symbols: Sequence[str]) -> frozenset[str]:
+        """Name the symbols of which nobody has recorded whether a stop was proposed, or whether it still stood."""
+        now = step.facts.get("now", math.inf)
+        known = self._known[RISK_PROPOSAL.asset]
+        return frozenset(one for one in symbols if one not in known or self.expires(RISK_PROPOSAL, one, now))
 
     def expires(self, table: Table, symbol: str, now: float) -> bool:
         """Say whether a row is so near to the end of its lifetime that only the server knew whether it was there."""
@@ -535,7 +547,8 @@ class Replayed(Standing):
         without = self.without.setdefault(step.asset, {})
         for row in step.tables[WITHOUT_RESULT].rows() if WITHOUT_RESULT in step.tables else ():
             self._without(row, step.cycle_id)
-            self._known[row["asset"]].add(row["symbol"])
+            if row["state"] != State.PRESENT:
+                self._known[row["asset"]].add(row["symbol"])
         evaluated, epoch = self.evaluated[step.asset], int(step.at.timestamp())
         for symbol in symbols:  # nothing was recorded of them because nothing has changed
             if symbol in without:
@@ -578,7 +591,8 @@ class Replayed(Standing):
                 different, unknown = unequal.get(label(symbol)), one.unknown
                 if different is None and not asked and one.written.get(symbol) != found.get(symbol):
                     different, unknown = [("cause",), one.written.get(symbol), found.get(symbol)], one.cause_unknown
-                if different is not None and symbol in unknown:
+                rests_on_stop = different is not None and symbol in one.stop_unknown and different[0][0] not in SHOWN
+                if different is not None and (symbol in unknown or rests_on_stop):
                     blind += 1
                 elif different is not None:
                     names, *values = different

@@ -193,6 +193,7 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
     from playwright.sync_api import sync_playwright
 
     from definitions import assemble
+    from resources.instance.dagster_internals import FAILED_SYMBOLS_JOB
     from sensors.proofs import PROOFS_JOB_NAME
     from tests.browser.test_ui import ARGUMENTS, CHROMIUM
 
@@ -213,6 +214,7 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
             .resolve_job_def(PROOFS_JOB_NAME)
             .execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
         )
+        (failed,) = instance.get_runs(dg.RunsFilter(job_name=FAILED_SYMBOLS_JOB))
     with webserver(tmp_path, REDIS_URL=store.settings.url) as port, sync_playwright() as player:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
@@ -220,7 +222,7 @@ def test_no_hostile_word_runs_or_calls_out_on_dagsters_pages(make_store: Any, tm
         page.on("request", lambda request: asked.append(request.url))
         seen = ""
         for path in ("/", "/assets/position?view=checks", "/assets/position?view=events", "/assets/risk_guard?view=checks",
-                     "/assets/governor_permit?view=events", "/desk", "/desk/ETHUSDT", f"/runs/{run.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
+                     "/assets/governor_permit?view=events", "/desk", "/desk/ETHUSDT", f"/runs/{run.run_id}", f"/runs/{failed.run_id}", f"/runs/{proofs.run_id}"):  # fmt: skip
             page.goto(f"http://127.0.0.1:{port}{path}", wait_until="domcontentloaded")
             page.wait_for_timeout(3_000)  # the page fetches and renders by itself
             for frame in page.frames:  # the banner is one
