@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -349,9 +350,7 @@ class Naked:
         """Begin to write what is due, and renew the rest; remember what then stands."""
         known, settings = self.published[table.asset], self.settings
         pipe = self.client.pipeline(transaction=False)
-        lifetime = table.ttl_sec
-        if table.ttl_intervals_of is not None:
-            lifetime = 10 * int(getattr(settings, table.ttl_intervals_of))
+        lifetime = table.lifetime_sec(partial(getattr, settings))
         stream = table.stream if table.stream is not None and (settings.enable_stream or not table.stream.optional) else None
         due = 0
         for row in rows:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -115,8 +116,8 @@ class Outcome:
     decisions: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
-    rows_of: dict[str, int] = field(default_factory=dict)
-    changed: dict[str, dict[str, int]] = field(default_factory=dict)
+    rows_of: Counter[str] = field(default_factory=Counter)
+    changed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     skipped: dict[str, int] = field(default_factory=dict)
     began: datetime | None = None
     ended: datetime | None = None
@@ -124,10 +125,8 @@ class Outcome:
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it while there are few."""
         self.differing += 1
-        self.rows_of[difference.asset] = self.rows_of.get(difference.asset, 0) + 1
-        counts = self.changed.setdefault(difference.asset, {})
-        for name in difference.fields or (difference.name,):
-            counts[name] = counts.get(name, 0) + 1
+        self.rows_of[difference.asset] += 1
+        self.changed[difference.asset].update(difference.fields or (difference.name,))
         if len(self.differences) < KEPT_MAX:
             self.differences.append(difference)
 
@@ -140,11 +139,9 @@ class Outcome:
         for name in ("steps", "rows", "decisions", "differing"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.differences += other.differences[: KEPT_MAX - len(self.differences)]
-        for asset, count in other.rows_of.items():
-            self.rows_of[asset] = self.rows_of.get(asset, 0) + count
+        self.rows_of.update(other.rows_of)
         for asset, counts in other.changed.items():
-            mine = self.changed.setdefault(asset, {})
-            mine |= {name: mine.get(name, 0) + count for name, count in counts.items()}
+            self.changed[asset].update(counts)
         for reason, count in other.skipped.items():
             self.skip(reason, count)
         self.began, self.ended = self.began or other.began, other.ended or self.ended

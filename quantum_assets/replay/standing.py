@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -271,7 +272,7 @@ class Standing(ABC):
     def lifetime_sec(self, table: Table) -> int:
         """Give how long a row lives under these settings when nothing renews it."""
         settings, _ = self._in_force()
-        return table.ttl_sec if table.ttl_intervals_of is None else 10 * int(getattr(settings, table.ttl_intervals_of))
+        return table.lifetime_sec(partial(getattr, settings))
 
     def _targets(self, symbols: Sequence[str]) -> dict[str, Scored]:
         return {symbol: Scored(**_with_nan(row)) for symbol, row in self._input("base_targets", symbols).items()}

@@ -177,6 +177,10 @@ class Table:
     _fingerprinted_keys: Sequence[bytes] = field(init=False, repr=False, compare=False)
     _headline_prices: Sequence[str] = field(init=False, repr=False, compare=False)
 
+    def lifetime_sec(self, setting: Callable[[str], float]) -> int:
+        """Give how long a row lives unless it is renewed, s: its own time, or ten of the intervals that a setting names."""
+        return self.ttl_sec if self.ttl_intervals_of is None else 10 * int(setting(self.ttl_intervals_of))
+
     def __post_init__(self) -> None:
         by_name = {item.name: item for item in (*COMMON, *self.fields)}
         object.__setattr__(self, "by_name", by_name)

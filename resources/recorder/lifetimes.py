@@ -62,10 +62,8 @@ class Rules:
 
     def lifetime(self, table: Table) -> timedelta:
         """Give how long a row stands when nobody evaluates it; of what is kept for weeks, how long readers act on it."""
-        if table.ttl_intervals_of is not None:
-            return timedelta(seconds=10 * int(self._number(table.ttl_intervals_of)))
-        seconds = table.ttl_sec if table.ttl_sec < TRACKED_TTL_SEC else self._number("proposal_max_age_sec")
-        return timedelta(seconds=seconds)
+        seconds: float = table.lifetime_sec(self._number)
+        return timedelta(seconds=seconds if seconds < TRACKED_TTL_SEC else self._number("proposal_max_age_sec"))
 
     @property
     def candle(self) -> timedelta:

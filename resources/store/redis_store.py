@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import redis
@@ -133,9 +134,7 @@ class RedisStore(RedisServer):
 
     def ttl_sec(self, table: Table) -> int:
         """Give the lifetime of a table's hashes under these settings."""
-        if table.ttl_intervals_of is None:
-            return table.ttl_sec
-        return 10 * int(getattr(self.settings, table.ttl_intervals_of))
+        return table.lifetime_sec(partial(getattr, self.settings))
 
 
 def epoch_of(time_reply: Sequence[bytes]) -> float:

@@ -188,13 +188,9 @@ def _show_answer(outcome: Outcome, profile_name: str) -> None:
     out = console()
     out.print(paragraph(out, f"With {profile_name} {outcome.differing:,} rows would have differed in more than its name:"))
     for asset, count in outcome.rows_of.items():
-        fields = ", ".join(f"{name} {times:,}" for name, times in _most_first(outcome.changed[asset]))
+        fields = ", ".join(f"{name} {times:,}" for name, times in outcome.changed[asset].most_common())
         out.print(paragraph(out, f"{asset}, {count:,} rows: {fields}"))
     out.print(paragraph(out, _example(outcome.differences)))
-
-
-def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda one: -one[1])
 
 
 def _example(differences: Sequence[Difference]) -> str:
