@@ -97,7 +97,8 @@ def rerun(
     for fault in faults:
         click.echo(f"Left out: {fault.file} {fault.what}", err=True)
     if as_json:
-        click.echo(json.dumps({**asdict(outcome), "seconds": round(seconds, 1)}, default=str))
+        shown = {**vars(outcome), "differences": [asdict(one) for one in outcome.differences], "seconds": round(seconds, 1)}
+        click.echo(json.dumps(shown, default=str))
     else:
         _show(outcome, seconds, profile_name)
     sys.exit(EXIT_FAILED if outcome.differing or not outcome.rows or faults else 0)
