@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quantum_core.coverage import holm as adjusted
 from quantum_core.kernels.columns import Floats
@@ -55,6 +56,20 @@ def block_sec_of(longest_sec: float) -> float:
     return BLOCK_OF_HOLDS * longest_sec
 
 
+def blocks_of(at_ms: Times, block_sec: float) -> npt.NDArray[np.intp]:
+    """Give the block of time in which each began, from 0; blocks in which nothing did are not counted.
+
+    Parameters
+    ----------
+    at_ms
+        When each began, epoch ms, shape (n,).
+    block_sec
+        Length of a block, s.
+    """
+    _, block = np.unique(at_ms // round(1000 * max(block_sec, 1e-3)), return_inverse=True)
+    return block
+
+
 def mean_interval(values: Floats, at_ms: Times, block_sec: float, *, level: float = LEVEL) -> Interval:
     """Estimate a mean over trades that overlap.
 
@@ -83,7 +98,7 @@ def mean_interval(values: Floats, at_ms: Times, block_sec: float, *, level: floa
     from scipy.special import stdtr, stdtrit  # of scipy.stats, which takes a second to import
 
     mean = float(values.mean())
-    _, block = np.unique(at_ms // round(1000 * max(block_sec, 1e-3)), return_inverse=True)
+    block = blocks_of(at_ms, block_sec)
     counts = np.bincount(block)
     blocks = len(counts)
     if blocks < BLOCKS_MIN:
@@ -106,7 +121,7 @@ def bootstrap_interval(
     values: Floats, at_ms: Times, block_sec: float, *, seed: int = 1, draws: int = 2000, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """Draw blocks of time with replacement and give the percentile interval of the mean; None with too few blocks."""
-    _, block = np.unique(at_ms // round(1000 * max(block_sec, 1e-3)), return_inverse=True)
+    block = blocks_of(at_ms, block_sec)
     counts, sums = np.bincount(block), np.bincount(block, weights=values)
     if len(counts) < BLOCKS_MIN:
         return None

@@ -6,6 +6,7 @@ forward and its figures; the trades of one are a backtest's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,11 +17,14 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from quantum_core.kernels.columns import Floats
+from quantum_core.kernels.market.grid import Times
 from quantum_core.profiles.profile import Profile, flat_parameters, nested_parameters
 from quantum_lab.backtest import Plan, backtest
 from quantum_lab.candles import CandleHistory
 from quantum_lab.entries import EntryRule
 from quantum_lab.execution import Costs, Progress
+from quantum_lab.intervals import BLOCKS_MIN, block_sec_of, blocks_of
 from quantum_lab.overfitting import Fold, deflated_sharpe, overfitting_probability, walk_forward
 
 Objective = Literal["expectancy", "drawdown"]
@@ -64,7 +68,7 @@ class Search:
     in_sample, out_of_sample
         Mean R of the candidates chosen in each fold: where they were chosen, and afterwards. None without a fold.
     deflated_sharpe
-        Probability that the chosen candidate is better than the luckiest of as many worthless ones.
+        Probability that the chosen candidate is better than the luckiest of as many worthless ones; NaN with too few blocks.
     overfitting
         Probability that the best of one half of the time is below the median in the other.
     folds
@@ -93,6 +97,8 @@ class Search:
                 f"out of sample what was chosen made {self.out_of_sample:+.3f} R a trade, "
                 f"and the unchanged profile {self.unchanged_out_of_sample:+.3f}"
             )
+        if np.isnan(self.deflated_sharpe):
+            return "the trades are too few, or too close together, to tell skill from luck"
         if not self.deflated_sharpe >= SURE:
             tried = len(self.candidates)
             return f"the best of {tried} candidates is no better than luck (deflated Sharpe {self.deflated_sharpe:.2f})"
@@ -199,9 +205,9 @@ def search(
             progress(number, len(candidates))
     order = np.argsort(trades["entry_time"].to_numpy(), kind="stable")
     results = np.stack(columns, axis=1)[order]
-    begin = trades["entry_time"].dt.epoch("ms").to_numpy()[order].astype(float)
-    longest = float(trades["held_sec"].to_numpy().max()) * 1000
-    made = walk_forward(begin, begin + longest, folds=folds, embargo=1000.0 * horizon * interval_sec)
+    begin = trades["entry_time"].dt.epoch("ms").to_numpy()[order]
+    longest_sec = float(trades["held_sec"].to_numpy().max())
+    made = walk_forward(begin.astype(float), begin + 1000 * longest_sec, folds=folds, embargo=1000.0 * horizon * interval_sec)
     steps = [_step(fold, results, objective) for fold in made]
     best = _best(results, objective)
 
@@ -215,7 +221,7 @@ def search(
         in_sample=average("in_sample"),
         out_of_sample=average("out_of_sample"),
         unchanged_out_of_sample=average("unchanged"),
-        deflated_sharpe=deflated_sharpe(results, best),
+        deflated_sharpe=deflated_by_block(results, begin, longest_sec, best),
         overfitting=overfitting_probability(results),
         folds=[{**one, "factors": dict(candidates[one["candidate"]].factors)} for one in steps],
     )
@@ -230,6 +236,14 @@ def _step(fold: Fold, results: np.ndarray[Any, Any], objective: Objective) -> di
         "unchanged": float(results[fold.test, 0].mean()),
         "trades": len(fold.test),
     }
+
+
+def deflated_by_block(results: Floats, begin: Times, longest_sec: float, best: int) -> float:
+    """Judge the best candidate by what each block of time earned: trades that overlap are no independent observations."""
+    block = blocks_of(begin, block_sec_of(longest_sec))
+    if block.max() + 1 < BLOCKS_MIN:
+        return math.nan
+    return deflated_sharpe(np.stack([np.bincount(block, weights=column) for column in results.T], axis=1), best)
 
 
 def _best(results: np.ndarray[Any, Any], objective: Objective) -> int:

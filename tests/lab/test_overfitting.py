@@ -12,6 +12,7 @@ from quantum_lab.overfitting import (
     probabilistic_sharpe,
     walk_forward,
 )
+from quantum_lab.search import deflated_by_block
 
 
 @pytest.mark.parametrize(("candidates", "published"), [(100, 0.9004), (46, 0.9505)])
@@ -35,6 +36,38 @@ def test_the_best_of_worthless_trials_is_not_believed():
         best = int(np.argmax(results.mean(axis=0) / results.std(axis=0)))
         believed.append(deflated_sharpe(results, best) > 0.95)
     assert np.mean(believed) <= 0.1
+
+
+def overlapping(rng, edge=0.0, n=1500, held=24, candidates=12):
+    """Give results of trades entered every hour and held for a day, so that each meets most of the candles of the one before."""
+    steps = rng.standard_normal((n + held, candidates)) / np.sqrt(held)
+    sums = np.cumsum(steps, axis=0)
+    results = sums[held:] - sums[:-held]
+    results[:, 3] += edge
+    return results, 3_600_000 * np.arange(n), 3600.0 * held
+
+
+def test_trades_that_overlap_are_not_believed_for_being_many():
+    """Each hour's trade held for a day is one observation in a day, not 24: taken for that, luck is believed in most searches."""
+    rng = np.random.default_rng(8)
+    by_trade, by_block = [], []
+    for _ in range(60):
+        results, at_ms, longest_sec = overlapping(rng)
+        best = int(np.argmax(results.mean(axis=0)))
+        by_trade.append(deflated_sharpe(results, best) > 0.95)
+        by_block.append(deflated_by_block(results, at_ms, longest_sec, best) > 0.95)
+    assert np.mean(by_block) <= 0.1
+    assert np.mean(by_trade) > np.mean(by_block)
+
+
+def test_an_edge_of_trades_that_overlap_is_believed():
+    results, at_ms, longest_sec = overlapping(np.random.default_rng(9), edge=1.5)
+    assert deflated_by_block(results, at_ms, longest_sec, 3) > 0.95
+
+
+def test_a_few_blocks_of_time_tell_nothing():
+    results, at_ms, longest_sec = overlapping(np.random.default_rng(9), edge=1.5, n=7 * 72)
+    assert math.isnan(deflated_by_block(results, at_ms, longest_sec, 3))
 
 
 def test_a_real_edge_is_believed():
