@@ -62,18 +62,18 @@ def follow(live: Live, row: int, count: int) -> list[Value]:
     for turn in range(count):
         time.sleep(rng.uniform(0, PAUSE_SEC))
         price = live.world.marks()[row] * float(1 + rng.uniform(-MOVE, MOVE))
-        values.append(follow_one(live, symbol, price, f"path-{symbol}-{turn}"))
+        values.append(follow_one(live, row, price, rng.uniform(0.0005, 0.003), f"path-{symbol}-{turn}"))
         say(f"{symbol}: value {turn + 1} of {count}")
     return values
 
 
-def follow_one(live: Live, symbol: str, price: float, plan_id: str) -> Value:
-    """Write one candle and wait for everything it leads to."""
-    store = live.store
-    candle = live.world.candle(symbol, int(time.time() * 1000), price)
-    _, (seconds, microseconds) = store.run("writing a candle", [candle, ("TIME",)])
+def follow_one(live: Live, row: int, price: float, volatility: float, plan_id: str) -> Value:
+    """Write one candle, and with it the ones before, so that all are a minute apart; wait for everything it leads to."""
+    store, symbol, now_ms = live.store, live.world.symbols[row], int(time.time() * 1000)
+    live.world.backfill(row, now_ms, price, volatility)
+    seconds, microseconds = store.client.time()
     written = int(seconds) + int(microseconds) / 1e6
-    closed = (candle[2] + 59_999) // 1000  # as the market state tells the time of its newest candle
+    closed = (now_ms - 1) // 1000  # as the market state tells the time of its newest candle
     published: dict[str, float] = {}
 
     def wait_for(stage: str, stream: str, wanted: Callable[[Fields], bool]) -> Fields:
