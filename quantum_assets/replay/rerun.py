@@ -511,27 +511,27 @@ class Replayed(Standing):
             self.inputs[table] |= named
 
     def _merge(self, candles: pl.DataFrame) -> None:
-        for (symbol,), part in candles.partition_by("symbol", as_dict=True, maintain_order=True).items():
-            series = self.series.setdefault(str(symbol), Series(longest=5000))
-            series.source, series.key = part["source"][-1], part["key"][-1]
-            if part["whole"].any():
-                series.replace(_columns(part))
-            else:
-                series.add(_columns(part))
+        by_symbol = candles.sort("symbol", maintain_order=True)
+        columns = [by_symbol[name].to_numpy() for name in COLUMNS]
+        sources, keys, whole = (by_symbol[name].to_list() for name in ("source", "key", "whole"))
+        first = 0
+        for count, symbol in by_symbol["symbol"].rle().struct.unnest().iter_rows():
+            end = first + count
+            series = self.series.setdefault(symbol, Series(longest=5000))
+            series.source, series.key = sources[end - 1], keys[end - 1]
+            take = series.replace if any(whole[first:end]) else series.add
+            take(tuple(column[first:end] for column in columns))
+            first = end
 
     def _merge_all(self, candles: pl.DataFrame) -> None:
         """Take many records of candles as one: of one time the newest version, since the last record of a whole window."""
         if not len(candles):
             return
-        for (symbol,), part in candles.partition_by("symbol", as_dict=True, maintain_order=True).items():
-            series = self.series.setdefault(str(symbol), Series(longest=5000))
-            series.source, series.key = part["source"][-1], part["key"][-1]
-            whole = part.filter(pl.col("whole"))["seq"].max()
-            if whole is not None:
-                series.replace(_columns(part.filter(pl.col("seq") == whole)))
-                part = part.filter(pl.col("seq") > whole)
-            if len(part):
-                series.add(_columns(part.unique("open_time_ms", keep="last", maintain_order=True).sort("open_time_ms")))
+        began = pl.col("seq").filter("whole").max().over("symbol").fill_null(-1)
+        since = candles.with_columns(pl.col("source", "key").last().over("symbol"), began=began).filter(pl.col("seq") >= began)
+        self._merge(since.filter(pl.col("seq") == pl.col("began")))
+        later = since.filter(pl.col("seq") > pl.col("began")).unique(["symbol", "open_time_ms"], keep="last", maintain_order=True)
+        self._merge(later.sort("open_time_ms"))
 
     def _without(self, row: Mapping[str, Any], cycle_id: str) -> None:
         known = self.without[row["asset"]]
@@ -650,10 +650,6 @@ def _decide_again(archive: Archive, start: datetime, end: datetime, outcome: Out
                     again,
                 )
             )
-
-
-def _columns(candles: pl.DataFrame) -> tuple[npt.NDArray[Any], ...]:
-    return tuple(candles[name].to_numpy() for name in COLUMNS)
 
 
 def _recorded(table: Table, pending: Sequence[Pending]) -> pl.DataFrame:
