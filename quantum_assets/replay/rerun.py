@@ -58,7 +58,7 @@ RAN_WITH = ("versions", "settings", "parameters")
 KEPT_MAX = 100  # differences; the count is always exact
 CHUNK = timedelta(hours=1)
 STAMPS = ("seq", "cycle_id", "at", "symbol")
-ROWS_MAX = 4000  # of steps that wait to be computed together
+ROWS_MAX = 40_000  # of steps that wait to be computed together
 OVERLAP = timedelta(hours=1)  # longer than any run lasts
 LATE_SEC = 3.0  # a lifetime begins when the server writes, which is later than the record says
 SHOWN = frozenset({  # fields of a position that are as its snapshot and the candles show them, whatever stop was proposed
