@@ -5,11 +5,15 @@ A pipe has no width: there a record is always one line, so that grep finds symbo
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from html import unescape
+from itertools import groupby, pairwise
 from textwrap import wrap
 
+import click
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -20,6 +24,7 @@ from quantum_core.contracts.reading import printable
 PIPE_WIDTH = 10_000  # columns; a table takes what it needs
 INDENT = "    "
 GONE = "none"  # of a value that the record before had
+HARD_WRAP = re.compile(r"(?<=[^\n|])\n(?=[^\n|#*-])")  # line break within a paragraph of Markdown
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def records(
     successive
         Each record follows the one before: as lines, only what has changed is shown.
     """
-    heading = [Text(title, style="italic")] if title else []
+    heading = [paragraph(out, title, "italic")] if title else []
     table = table_of(columns, rows, title, successive=successive)
     if fits(out, table):
         return table
@@ -123,12 +128,61 @@ def _changes(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     return [*rows[:1], *differing]
 
 
-def paragraph(out: Console, text: str, style: str = "") -> Text:
-    """Set a sentence, broken between words where the terminal ends; in a pipe it is one line."""
+def say(*sentences: str, style: str = "", hang: int = 2) -> None:
+    """Print sentences on stdout, each one as a paragraph."""
+    out = console()
+    for sentence in sentences:
+        out.print(paragraph(out, sentence, style, hang=hang))
+
+
+def paragraph(out: Console, text: str, style: str = "", *, hang: int = 2) -> Text:
+    """Set a sentence, broken between words where the terminal ends; in a pipe it is one line.
+
+    Parameters
+    ----------
+    out
+        Where it is shown.
+    text
+        The sentence; control characters are replaced.
+    style
+        Of all of it.
+    hang
+        Columns by which its other lines are indented deeper than its first one.
+    """
     text = printable(text)
-    indent = text[: len(text) - len(text.lstrip())]
-    lines = wrap(text, out.width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
-    return Text("\n".join(lines), style, overflow="ignore", no_wrap=True)
+    if out.width < PIPE_WIDTH:
+        text = "\n".join(_broken(text, out.width, " " * (len(text) - len(text.lstrip()) + hang)))
+    return Text(text, style, overflow="ignore", no_wrap=True)
+
+
+def _broken(text: str, width: int, indent: str) -> list[str]:
+    """Break a text between words; every line but the first is indented."""
+    return wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def show_page(text: str) -> None:
+    """Print a page of Markdown: as it is into a file or pipe; on a terminal its tables are laid out as records are."""
+    if not sys.stdout.isatty():
+        click.echo(text, nl=False)
+        return
+    out = console()
+    out.print(page_of(out, text))
+
+
+def page_of(out: Console, text: str) -> Group:
+    """Lay a page of Markdown out for a terminal."""
+    parts: list[RenderableType] = []
+    for is_table, lines in groupby(HARD_WRAP.sub(" ", text).splitlines(), key=lambda line: line.startswith("|")):
+        if is_table:
+            heads, _, *body = lines
+            headings = [cell.strip() for cell in heads.strip("|").split("|")]
+            rows = [[unescape(cell.strip()) for cell in line[1:-1].split("|", len(headings) - 1)] for line in body]
+            widest = max(range(len(headings)), key=lambda number: max(len(row[number]) for row in rows))  # it explains itself
+            columns = [Column(heading, labelled=number not in (0, widest)) for number, heading in enumerate(headings)]
+            parts.append(records(out, columns, rows))
+        else:
+            parts += [paragraph(out, line) for line in lines]
+    return Group(*parts)
 
 
 def _cell(column: Column, value: str) -> Text:
@@ -137,15 +191,16 @@ def _cell(column: Column, value: str) -> Text:
 
 
 def _lines(columns: Sequence[Column], row: Sequence[Text], width: int) -> list[Text]:
-    """Set the fields of one record one after the other; a field that does not fit begins the next line."""
-    lines = [Text()]
+    """Set the fields of one record one after the other; a field that does not fit begins the next line, or takes several."""
+    lines: list[Text] = []
     for column, cell in zip(columns, row, strict=True):
         if not cell.plain:
             continue
         field = Text.assemble(f"{column.heading} ", cell) if column.labelled else cell
-        if lines[-1].plain.strip() and lines[-1].cell_len + 2 + field.cell_len > width:
-            lines.append(Text(INDENT))
-        elif lines[-1].plain.strip():
-            lines[-1].append("  ")
-        lines[-1].append_text(field)
+        if lines and lines[-1].cell_len + 2 + field.cell_len <= width:
+            lines[-1].append("  ").append_text(field)
+            continue
+        start = INDENT if lines else ""
+        pieces = _broken(f"{start}{field.plain}", width, f"{INDENT}  ")
+        lines += [Text.assemble((piece, cell.style)) for piece in pieces] if len(pieces) > 1 else [Text.assemble(start, field)]
     return [Text.assemble(line, overflow="ignore", no_wrap=True) for line in lines]

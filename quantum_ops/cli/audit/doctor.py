@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from quantum_core.contracts.reading import printable
 from quantum_core.exit_codes import EXIT_FAILED, EXIT_INFRASTRUCTURE
 from quantum_core.settings import load_settings
 from quantum_ops.doctor.diagnosis import Finding, diagnose
@@ -40,15 +39,17 @@ def doctor(env_files: tuple[Path, ...], more: tuple[Path, ...], *, as_json: bool
     if more and not env_files:
         message = "files are given with --env"
         raise click.UsageError(message)
-    findings = []
+    from quantum_ops.cli.layout import console, paragraph
+
+    out, findings = console(), []
     for finding in starmap(Finding, examine_files([*env_files, *more])) if env_files else diagnose(load_settings()):
         findings.append(finding)
         if not as_json:
-            click.echo(
-                f"{click.style(f'{finding.level:<4}', fg=COLOURS[finding.level])} {finding.what}: {printable(finding.seen)}"
-            )
+            shown = paragraph(out, f"{finding.level:<4} {finding.what}: {finding.seen}", hang=7)
+            shown.stylize(COLOURS[finding.level], 0, len(finding.level))
+            out.print(shown)
             if finding.remedy:
-                click.echo(f"     {finding.remedy}")
+                out.print(paragraph(out, f"     {finding.remedy}"))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in findings], indent=2))
     failed = {one.what for one in findings if one.level == "fail"}

@@ -31,13 +31,18 @@ Each field goes by the first of its names that is there; numbers are finite, in 
     "--acl", "as_acl", is_flag=True, help="Print the Redis users of the product instead, for the keys of these settings."
 )
 def keys(*, as_acl: bool) -> None:
-    """Print every key, field, unit, format and lifetime as Markdown.
+    """Print every key, field, unit, format and lifetime: as Markdown into a file, on a terminal as wide as it is.
 
     \b
     quantum keys > docs/keys.md
     quantum keys --acl > deploy/redis/users.acl   users by role: docs/security.md
     """
-    click.echo(acl(load_settings().keys) if as_acl else reference(), nl=False)
+    if as_acl:
+        click.echo(acl(load_settings().keys), nl=False)
+        return
+    from quantum_ops.cli.layout import show_page
+
+    show_page(reference())
 
 
 def reference() -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantum_core.contracts.reading import printable
 from quantum_core.display import number_of
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.freshness import ONLY_NAMED
@@ -42,6 +41,7 @@ GROUPS = (
     "history",
 )
 OF_LIVE_DATA = frozenset({"live_source", "no_synthetic_position", "no_permit_from_bad_data"})  # ALLOW_SYNTHETIC decides these
+COLOURS = {"PASS": "green", "FAIL": "red", "WARN": "yellow"}
 NAMED = 5  # failing symbols named per proof; --json and --report name all
 
 
@@ -88,7 +88,9 @@ def prove(
     """
     warnings.filterwarnings("ignore", module="dagster")
     if listed:
-        click.echo(catalogue(), nl=False)
+        from quantum_ops.cli.layout import show_page
+
+        show_page(catalogue())
     elif filed is not None:
         _verify(filed)
     elif day is not None:
@@ -187,8 +189,11 @@ def _show(verdicts: Sequence[Verdict], now: float, of_what: str, *, as_json: boo
         ]
         click.echo(json.dumps(rows, indent=2))
     else:
+        from quantum_ops.cli.layout import say
+
         for verdict in verdicts:
-            click.echo(line(verdict))
+            state = _state(verdict)
+            say(*_lines(verdict, state), style=COLOURS[state], hang=6)
     unmet = [verdict for verdict in verdicts if not verdict.passed]
     failed = [verdict for verdict in unmet if verdict.severity == "ERROR" or verdict.proof.title not in ONLY_NAMED]
     click.echo(f"{len(verdicts) - len(unmet)} of {len(verdicts)} proofs hold {of_what}", err=True)
@@ -218,14 +223,16 @@ def catalogue() -> str:
     return f"{CATALOGUE}{len(PROOFS)} proofs.\n\n| group | proof | severity | claim | broken by |\n|---|---|---|---|---|\n{rows}"
 
 
-def line(verdict: Verdict) -> str:
-    """Say in one line what became of a proof."""
-    state = "PASS" if verdict.passed else "FAIL" if verdict.severity == "ERROR" else "WARN"
+def _state(verdict: Verdict) -> str:
+    return "PASS" if verdict.passed else "FAIL" if verdict.severity == "ERROR" else "WARN"
+
+
+def _lines(verdict: Verdict, state: str) -> list[str]:
+    """Say in one line what became of a proof, and in a second one what failed."""
     finding = verdict.finding
-    text = f"{state}  {verdict.proof.title:42s} {finding.observed}  ({finding.threshold})"
+    lines = [f"{state}  {verdict.proof.title:42s} {finding.observed}  ({finding.threshold})"]
     if finding.failing:
         named = "; ".join(f"{name}: {why}" for name, why in list(finding.failing.items())[:NAMED])
         more = len(finding.failing) - NAMED
-        text += f"\n      {named}{f'; and {more} more' if more > 0 else ''}"
-    told = "\n".join(printable(one) for one in text.split("\n"))
-    return click.style(told, fg={"PASS": "green", "FAIL": "red", "WARN": "yellow"}[state])
+        lines.append(f"      {named}{f'; and {more} more' if more > 0 else ''}")
+    return lines

@@ -38,15 +38,15 @@ def settings(*, as_reference: bool, as_json: bool) -> None:
 
     Exit codes: 0 ok; 2 wrong settings, each one named.
     """
+    from quantum_ops.cli.layout import Column, console, records, show_page
+
     if as_reference:
-        click.echo(reference(), nl=False)
+        show_page(reference())
         return
     loaded = load_settings()
     if as_json:
         click.echo(json.dumps(in_force(loaded), indent=2))
         return
-    from quantum_ops.cli.layout import Column, console, records
-
     out = console()
     lines = [
         (variable(name, field), value_of(loaded, name), source_of(loaded, name)) for name, field in Settings.model_fields.items()

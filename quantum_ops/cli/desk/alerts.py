@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from quantum_core.alert_catalogue import SEVERITIES, page
-from quantum_core.contracts.reading import printable
 from quantum_core.exit_codes import EXIT_FAILED, EXIT_INFRASTRUCTURE, EXIT_USAGE
 from quantum_core.settings import load_settings
 
@@ -57,9 +56,11 @@ def test(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(outcome, indent=2))
     else:
+        from quantum_ops.cli.layout import say
+
         for row in outcome:
             became = "delivered" if row["delivered"] else f"FAILED: {row['error']}"
-            click.echo(f"{row['sink']} ({', '.join(row['severities'])}): {became}")
+            say(f"{row['sink']} ({', '.join(row['severities'])}): {became}")
     if not settings.alert_urls:
         click.echo("ALERT_URLS names no sink: pages reach nobody but readers of the stream.", err=True)
     # Settings first: they are what the reader of this has to fix, and the rest may follow from them.
@@ -89,10 +90,11 @@ def list_active(*, as_json: bool) -> None:
         click.echo("No alerts.", err=True)
     else:
         from quantum_core.display import moment_text
+        from quantum_ops.cli.layout import say
 
         for alert in active:
             severity = alert.get("severity") or alert["level"]
-            click.echo(printable(f"{severity:<4}  since {moment_text(alert['since'])}  {alert['title']}"))
+            say(f"{severity:<4}  since {moment_text(alert['since'])}  {alert['title']}", hang=6)
     if active is None or active:
         sys.exit(EXIT_FAILED)
 
@@ -100,4 +102,6 @@ def list_active(*, as_json: bool) -> None:
 @alerts.command()
 def kinds() -> None:
     """Print the catalogue of alerts as Markdown: meaning, severity, first look and fix of each kind."""
-    click.echo(page(), nl=False)
+    from quantum_ops.cli.layout import show_page
+
+    show_page(page())

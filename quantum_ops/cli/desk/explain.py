@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from quantum_core.contracts.reading import printable
 from quantum_core.exit_codes import EXIT_FAILED
 from quantum_core.settings import load_settings
 
@@ -160,12 +159,12 @@ def fact_text(name: str, recorded: str) -> str:
 
 def _print(record: Mapping[str, Any], now: float) -> None:
     from quantum_core.display import moment_text, reason_text
-    from quantum_ops.cli.layout import Column, console, paragraph, records
+    from quantum_ops.cli.layout import Column, console, paragraph, records, say
     from resources.inputs.foreign import number_or_none
 
     event = record["event"]
     if event is None:
-        click.echo(printable(f"{record['plan_id']}: {record['trouble']}."))
+        say(f"{record['plan_id']}: {record['trouble']}.")
         return
     when = number_or_none(event.get("timestamp_epoch")) or 0.0
     out = console()
@@ -190,6 +189,6 @@ def _print(record: Mapping[str, Any], now: float) -> None:
     alive = "permit" if record["permit"] else "block" if record["block"] else None
     click.echo(f"Its {alive} still stands." if alive else "Its permit or block has expired; the record above remains.")
     if record["trouble"]:
-        click.echo(click.style(printable(record["trouble"]), fg="red", bold=True))
+        say(record["trouble"], style="bold red")
     else:
-        click.echo(printable(f"Decided again from the record: {_outcome(record['decided_again'])}, the same."))
+        say(f"Decided again from the record: {_outcome(record['decided_again'])}, the same.")

@@ -52,15 +52,13 @@ def list_guards(*, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         lines = openings(Switches(killed=False, disarmed=False), guards, {}).details
+        from quantum_ops.cli.layout import say
+
         for line in lines or ("No risk guard is active.",):
-            click.echo(printable(line))
+            say(line)
         for event in released:
             by_whom = f"{event.get('by', '?')}: {event.get('reason', '?')}"
-            click.echo(
-                printable(
-                    f"Released at {event['at']}: {event.get('guard_type', '?')} ({event.get('released', '?')}) by {by_whom}"
-                )
-            )
+            say(f"Released at {event['at']}: {event.get('guard_type', '?')} ({event.get('released', '?')}) by {by_whom}")
     if guards.trouble:
         sys.exit(EXIT_FAILED)
 

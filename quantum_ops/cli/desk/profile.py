@@ -174,12 +174,14 @@ def check(file: str, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(report, indent=2))
     else:
+        from quantum_ops.cli.layout import say
+
         for line, text in mistakes:
-            click.echo(printable(f"{file}:{line}: {text}" if line else text))
+            say(f"{file}:{line}: {text}" if line else text)
         for text in warnings:
-            click.echo(printable(f"warning: {text}"))
+            say(f"warning: {text}")
         if not mistakes and loaded is not None:
-            click.echo(printable(f"{file} can be used: profile {loaded.name}, version {loaded.version}, {loaded.fingerprint}"))
+            say(f"{file} can be used: profile {loaded.name}, version {loaded.version}, {loaded.fingerprint}")
     if mistakes:
         sys.exit(EXIT_USAGE)
 
@@ -244,8 +246,10 @@ def use(name: str, by: str, reason: str, *, at_start: bool, loosen: bool, as_jso
         }
         click.echo(json.dumps(report, indent=2))
         return
+    from quantum_ops.cli.layout import say
+
     when = "when the daemon is started anew" if waits else _with_the_next_cycle(settings)
-    click.echo(printable(f"Recorded: {resulting.name} {resulting.fingerprint}, by {used.by}. It takes effect {when}."))
+    say(f"Recorded: {resulting.name} {resulting.fingerprint}, by {used.by}. It takes effect {when}.")
     click.echo("See: quantum profile history, quantum status")
 
 

@@ -213,32 +213,35 @@ def _short(text: str) -> str:
 
 
 def _show(outcome: Outcome, seconds: float, profile_name: str | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from quantum_ops.cli.layout import Column, console, fits, records, say, table_of
 
     assert outcome.began is not None  # noqa: S101 - narrows: something was compared
     assert outcome.ended is not None  # noqa: S101
     lasted = max((outcome.ended - outcome.began).total_seconds(), 0.0)
-    click.echo(
+    say(
         f"{outcome.rows:,} rows of {outcome.steps:,} steps and {outcome.decisions:,} decisions, "
         f"{outcome.began:%Y-%m-%d %H:%M:%S} to {outcome.ended:%H:%M:%S} UTC, computed again in {seconds:.1f} s"
         + (f" ({lasted / seconds:.0f} times as fast)." if lasted > seconds else ".")
     )
     for reason, count in sorted(outcome.skipped.items()):
-        click.echo(f"  left out {number_of(count, 'time')}: {reason}")
+        say(f"  left out {number_of(count, 'time')}: {reason}")
     if not outcome.differing:
-        click.echo("Every one of them is equal, bit by bit" + (", but for the profile's name." if profile_name else "."))
+        say("Every one of them is equal, bit by bit" + (", but for the profile's name." if profile_name else "."))
         return
     if profile_name is not None:
         _show_answer(outcome, profile_name)
         return
-    click.echo(f"{outcome.differing:,} differ. The first field of each that does:")
-    table = Table("time", "asset", "symbol", "field", "published", "computed", box=None, pad_edge=False)
+    say(f"{outcome.differing:,} differ. The first field of each that does:")
+    columns = [Column(heading) for heading in ("time", "asset", "symbol", "field", "published", "computed")]
+    rows = []
     for difference in outcome.differences[:SHOWN_MAX]:
         at = f"{difference.at.astimezone(UTC):%H:%M:%S}" if difference.at is not None else ""
-        table.add_row(at, difference.asset, difference.symbol, difference.name, difference.recorded, difference.computed)
-    Console().print(table)
+        rows.append((at, difference.asset, difference.symbol, difference.name, difference.recorded, difference.computed))
+    out = console()
+    table = table_of(columns, rows)
+    table.box, table.pad_edge = None, False
+    out.print(table if fits(out, table) else records(out, columns, rows))
     if outcome.differing > SHOWN_MAX:
-        click.echo(f"and {outcome.differing - SHOWN_MAX:,} more; --json gives the first {len(outcome.differences)}.")
+        say(f"and {outcome.differing - SHOWN_MAX:,} more; --json gives the first {len(outcome.differences)}.")
     for reason in sorted({difference.reason for difference in outcome.differences} - {""}):
-        click.echo(f"Known reason: {reason}.")
+        say(f"Known reason: {reason}.")

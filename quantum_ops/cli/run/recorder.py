@@ -93,12 +93,14 @@ def _show(store: RedisStore, *, as_json: bool) -> None:
     elif state.at is None:
         click.echo("No recorder has ever run on this Redis. Start it: quantum recorder")
     else:
+        from quantum_ops.cli.layout import say
+
         free = "" if state.free_bytes is None else f"; free: {state.free_bytes / 1e9:.1f} GB"
-        click.echo(
-            f"{wrong or 'Nothing is wrong.'}\n"
-            f"Written to {state.folder} by {state.owner}, up to record {state.seq}, {now - state.at:.0f} s ago.\n"
+        say(
+            wrong or "Nothing is wrong.",
+            f"Written to {state.folder} by {state.owner}, up to record {state.seq}, {now - state.at:.0f} s ago.",
             f"Not written yet: {state.waiting} records. Gaps: {state.gaps}. {state.day or 'Today'}: "
-            f"{state.day_bytes / 1e6:.1f} MB{free}."
+            f"{state.day_bytes / 1e6:.1f} MB{free}.",
         )
     if wrong:
         sys.exit(EXIT_FAILED)
