@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from quantum_assets.checks.proof import Finding, Proof, Verdict
+from quantum_assets.replay.rerun import Difference, Outcome
 from quantum_core.alert_catalogue import page
 from quantum_core.profiles.files import load
 from quantum_ops.cli.audit.keys import reference as keys
 from quantum_ops.cli.audit.prove import _show, catalogue
 from quantum_ops.cli.audit.settings import reference as settings
+from quantum_ops.cli.history.rerun import _show as show_rerun
 from quantum_ops.cli.layout import Column, page_of, records
 from resources.store.redis_store import RedisStore
 from tests.commands import run_command
@@ -105,6 +108,27 @@ def test_a_verdict_is_shown_with_everything_that_fails(
     shown = capsys.readouterr().out
     assert_fits(shown)
     assert shown.split() == line.split()
+
+
+def test_a_difference_is_shown_with_symbol_field_and_both_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe gets its row as one line, whatever the length of the names."""
+    at = datetime(2026, 1, 22, 12, tzinfo=UTC)
+    outcome = Outcome(rows=3, steps=2, began=at, ended=at, skipped={REASON: 2})
+    outcome.add(
+        Difference(7, "c1", "harvest_proposal", SYMBOL, "risk_proposal_cycle_id", "121359.7745", "114554.5535", REASON, at)
+    )
+    show_rerun(outcome, 1.0, None)
+    cells = f"12:00:00  harvest_proposal  {SYMBOL}  risk_proposal_cycle_id"
+    assert f"{cells}  121359.7745  114554.5535\n" in capsys.readouterr().out
+    for name, value in TERMINAL.items():
+        monkeypatch.setenv(name, value)
+    show_rerun(outcome, 1.0, None)
+    shown = capsys.readouterr().out
+    assert_fits(shown)
+    assert f"{cells}\n    published 121359.7745  computed 114554.5535\n" in shown
+    assert " ".join(shown.split()).count(REASON) == 2
 
 
 @pytest.mark.parametrize("width", [WIDTH, 200])

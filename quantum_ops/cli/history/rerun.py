@@ -232,7 +232,8 @@ def _show(outcome: Outcome, seconds: float, profile_name: str | None) -> None:
         _show_answer(outcome, profile_name)
         return
     say(f"{outcome.differing:,} differ. The first field of each that does:")
-    columns = [Column(heading) for heading in ("time", "asset", "symbol", "field", "published", "computed")]
+    columns = [Column(heading) for heading in ("time", "asset", "symbol", "field")]
+    columns += [Column(heading, labelled=True) for heading in ("published", "computed")]
     rows = []
     for difference in outcome.differences[:SHOWN_MAX]:
         at = f"{difference.at.astimezone(UTC):%H:%M:%S}" if difference.at is not None else ""
