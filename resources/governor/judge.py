@@ -6,11 +6,10 @@ recorded (``lua/decide.lua``).
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +24,7 @@ from quantum_core.kernels.governor.gates import AFTER_COUNTING, BEFORE_COUNTING,
 from quantum_core.kernels.governor.limits import GovernorLimits, GovernorTheta
 from resources.governor.decisions import FLAGS, JUDGED
 from resources.governor.guards import read_guards
-from resources.governor.limits import limits_of
+from resources.governor.limits import limits_of, limits_text
 from resources.governor.permit import hint_rows, permit_row
 from resources.governor.plan import Decision, Plan
 from resources.governor.switches import Switches, read_switches
@@ -192,7 +191,7 @@ def _facts(evidence: Evidence, row: int, plan: Plan, found: Found, shut: Shut, l
         "risk_guard": str(evidence.risk_guard[row]),
         "sources": ",".join(sorted(found.labels(closing=closing) | shut.labels(closing=closing) | ({plan.data_source} - {""}))),
         "trouble": "; ".join(filter(None, (*unread, shut.trouble)))[:TROUBLE_MAX] if evidence.unreadable[row] else "",
-        "theta": json.dumps(asdict(limits), separators=(",", ":")),
+        "theta": limits_text(limits),
         **cycles,
     }
 

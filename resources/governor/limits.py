@@ -5,8 +5,9 @@ The defaults stand in ``quantum_core/kernels/governor/limits.py``; the counting 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +53,12 @@ def _theta_of(given: GovernorLimits, candle_interval_sec: int, allow_synthetic: 
 def limits_of(store: RedisStore, symbol: str) -> GovernorTheta:
     """Give the limits that plans of a symbol are judged by now."""
     return theta_of(store.settings, store.profile.theta(GovernorLimits, symbol))
+
+
+@lru_cache(maxsize=1024)  # written for every plan, it took a tenth of the time of a thousand
+def limits_text(limits: GovernorTheta) -> str:
+    """Write the limits a plan was judged by, as its record keeps them."""
+    return json.dumps(asdict(limits), separators=(",", ":"))
 
 
 @lru_cache(maxsize=1024)
