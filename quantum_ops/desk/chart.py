@@ -91,12 +91,14 @@ def price_chart(
     def y(price: float) -> float:
         return TOP + (high - price) / (high - low) * PRICE_HEIGHT
 
+    grid, ticks = _grid(low, high, y)
     drawn = [
-        _grid(low, high, y),
+        grid,
         _time_axis(since, until, x),
         _steps("target", [(point.epoch, point.target) for point in proposals], until, since, x, y),
         _steps("stop", [(point.epoch, point.stop) for point in proposals], until, since, x, y),
         f'<polyline class="price" points="{" ".join(f"{x(epoch):.1f},{y(price):.1f}" for epoch, price in prices)}"/>',
+        ticks,  # over the lines, which would strike them out
         _labels(levels, y),
         _ribbon(mixes, since, until, x),
     ]
@@ -115,15 +117,16 @@ def shares_bar(shares: Sequence[tuple[str, float]]) -> str:
     return f'<svg class="shares" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def _grid(low: float, high: float, y: Callable[[float], float]) -> str:
+def _grid(low: float, high: float, y: Callable[[float], float]) -> tuple[str, str]:
+    """Draw lines at round prices, and what they are called."""
     step = _round_step((high - low) / GRID_LINES)
     first = math.ceil(low / step)
-    lines = []
+    lines, ticks = [], []
     for number in range(first, math.floor(high / step) + 1):
         at = y(number * step)
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        lines.append(f'<text class="tick" x="{LEFT}" y="{at - 3:.1f}">{price_text(number * step)}</text>')
-    return "".join(lines)
+        ticks.append(f'<text class="tick" x="{LEFT}" y="{at - 3:.1f}">{price_text(number * step)}</text>')
+    return "".join(lines), "".join(ticks)
 
 
 def _round_step(step: float) -> float:
