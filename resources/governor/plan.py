@@ -122,13 +122,15 @@ def kind_of(plan: Plan) -> str:
     return CLOSING if is_closing(plan.action, reduce_only=plan.reduce_only) else OPENING
 
 
-def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
+def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = (), *, taken_at: float = 0.0) -> Plan:
     """Read one stream entry; the first field that is missing or malformed is named in ``invalid``.
 
     Parameters
     ----------
     hedged
         HEDGE_SYMBOLS: a plan for one of them names a leg, which is the plan's symbol then.
+    taken_at
+        When it was taken from the stream, epoch s, by the server's clock; 0 where it is only looked at.
     """
     fields, reduce_only_text = _fields_of(raw)
     reduce_only = reduce_only_text in ("true", "1")
@@ -174,6 +176,7 @@ def parse_plan(entry_id: str, raw: Any, hedged: Collection[str] = ()) -> Plan:
         price=price,
         invalid=invalid,
         source=label_of(fields.get("source", "")),
+        taken_at=taken_at,
         data_source=label if not is_live(label) else not_live_by_field(fields) or label,
         most=most,
         closes=_closed_by(fields) if closing else frozenset(),

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from quantum_core.contracts.tables import NO_SYMBOL
@@ -86,9 +86,7 @@ class PlanQueue:
         entries = [*taken[1], *(entry for _, rows in (new or ()) for entry in rows)]
         taken_at = epoch_of(time)
         hedged = self.store.settings.hedge_symbols
-        return [
-            replace(parse_plan(entry_id.decode(), fields, hedged), taken_at=taken_at) for entry_id, fields in entries if fields
-        ]
+        return [parse_plan(entry_id.decode(), fields, hedged, taken_at=taken_at) for entry_id, fields in entries if fields]
 
     def _ask(self) -> list[Any]:
         return self.store.run(
