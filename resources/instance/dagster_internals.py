@@ -63,10 +63,16 @@ def name_of(key: dg.AssetKey) -> str:
 
 
 def storage_id(instance: dg.DagsterInstance) -> str:
-    """Name the instance's run storage: the same on all hosts that share it, and for ever."""
+    """Name the instance's run storage: the same on all hosts that share it, and for ever.
+
+    Dagster makes it where there is none, and gives each of two processes that do so at once a name of its own; the first that was
+    written is what everybody reads from then on. One who kept the other would wait at queues that nobody fills.
+    """
     root = instance.root_directory
     if root not in _storage_ids:
-        _storage_ids[root] = cast("SqlRunStorage", instance.run_storage).get_run_storage_id()
+        storage = cast("SqlRunStorage", instance.run_storage)
+        storage.get_run_storage_id()
+        _storage_ids[root] = storage.get_run_storage_id()
     return _storage_ids[root]
 
 

@@ -11,7 +11,8 @@ import dagster as dg
 import pytest
 
 from quantum_core.settings import load_settings
-from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, materialize, take_over_asset_events
+from resources.instance import dagster_internals
+from resources.instance.dagster_internals import DEFER_ASSET_EVENTS_TAG, materialize, storage_id, take_over_asset_events
 from resources.instance.event_log import Made
 from resources.instance.home import open_instance
 
@@ -54,6 +55,28 @@ def test_only_the_published_symbol_counts_as_materialized_in_a_deferred_run() ->
 def test_the_same_holds_in_a_run_started_without_the_tag() -> None:
     """From the user interface."""
     assert only_b({})[0] == {"B"}
+
+
+def test_two_that_name_a_storage_at_once_agree_on_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster looks, and writes a name of its own where there is none; the launcher and the worker each had another queue then."""
+    monkeypatch.setattr(dagster_internals, "_storage_ids", {})
+    with dg.instance_for_test() as instance:
+        storage = instance.run_storage
+        look = type(storage).fetchone
+        looked: list[Any] = []
+
+        def seen_too_early(self: Any, query: Any) -> Any:
+            looked.append(look(self, query))
+            if len(looked) > 1:
+                return looked[-1]
+            another = storage.get_run_storage_id()  # the other process, between our look and our name
+            assert another
+            return None
+
+        monkeypatch.setattr(type(storage), "fetchone", seen_too_early)
+        mine = storage_id(instance)
+        monkeypatch.undo()
+        assert mine == storage.get_run_storage_id()
 
 
 NUMBERS = {"sigma": 0.1, "none": float("nan"), "huge": 1e300}
