@@ -25,6 +25,7 @@ PIPE_WIDTH = 10_000  # columns; a table takes what it needs
 INDENT = "    "
 GONE = "none"  # of a value that the record before had
 HARD_WRAP = re.compile(r"(?<=[^\n|])\n(?=[^\n|#*-])")  # line break within a paragraph of Markdown
+BAR = re.compile(r"(?<!\\)\|")  # between two cells of a table
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,9 @@ def page_of(out: Console, text: str) -> Group:
     for is_table, lines in groupby(HARD_WRAP.sub(" ", text).splitlines(), key=lambda line: line.startswith("|")):
         if is_table:
             heads, _, *body = lines
-            headings = [cell.strip() for cell in heads.strip("|").split("|")]
-            rows = [[unescape(cell.strip()) for cell in line[1:-1].split("|", len(headings) - 1)] for line in body]
+            headings, *rows = [
+                [unescape(cell.strip()).replace(r"\|", "|") for cell in BAR.split(line[1:-1])] for line in (heads, *body)
+            ]
             widest = max(range(len(headings)), key=lambda number: max(len(row[number]) for row in rows))  # it explains itself
             columns = [Column(heading, labelled=number not in (0, widest)) for number, heading in enumerate(headings)]
             parts.append(records(out, columns, rows))

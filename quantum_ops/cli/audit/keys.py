@@ -50,7 +50,8 @@ def reference() -> str:
     templates = Keys().templates()
     parts = [HEAD, *(_section(table, templates) for table in TABLES)]
     parts.append("## Stamps on every hash\n\n" + _rows(COMMON))
-    rows = "".join(f"| `{templates[name]}` | {text} |\n" for name, text in _ALSO.items())
+    texts = {name: text.replace("|", r"\|") for name, text in _ALSO.items()}  # a bar ends the cell, in code as well
+    rows = "".join(f"| `{templates[name]}` | {text} |\n" for name, text in texts.items())
     parts.append(f"## Also written\n\n| key | what |\n|---|---|\n{rows}")
     parts += [READ_HEAD, *(_input(one, templates) for one in INPUTS)]
     parts.append("The workers' broker keeps its own keys under `quantum:celery:*`, or on CELERY_BROKER_URL.\n")
