@@ -232,7 +232,7 @@ class Trial:
                 try:
                     wait_until("the first cycle", lambda: self.cycled_after(0), FIRST_CYCLE_SEC)
                 except DidNotHappenError as error:
-                    error.add_note(f"the log ends with\n{self.log.read_text()[-3000:]}")
+                    error.add_note(self.what_waits())
                     raise
                 threads = [threading.Thread(target=one) for one in (*work, *([self.planner.run] if self.whole else []))]
                 for thread in threads:
@@ -307,6 +307,19 @@ class Trial:
             if isinstance(beat, bytes) and float(beat) > when:
                 return float(beat)
         return None
+
+    def what_waits(self) -> str:
+        """Say what the workers did so far and where their requests are: now and then no worker takes any."""
+        lines = [f"the log ends with\n{self.log.read_text()[-3000:]}", "of the workers it has"]
+        everything = (self.settings.quantum_home / LOG_FILE).read_text().splitlines()
+        lines += [line for line in everything if " worker | " in line][-LAST_LINES:]
+        for port in self.servers.ports:
+            with redis.Redis(port=port, socket_timeout=5) as client:
+                role = client.info("replication")["role"]
+                waiting = {key: client.llen(key) for key in client.scan_iter("quantum:celery:*", _type="list")}
+                takers = [one["age"] for one in client.client_list() if one["cmd"] == "brpop"]
+            lines.append(f"port {port}, {role}: waiting {waiting}, takers connected for {takers} s")
+        return "\n".join(lines)
 
     def requested_after(self, when: float) -> float:
         """Give when the first cycle was requested after a moment; how long it takes then is the machine's matter."""
