@@ -18,6 +18,7 @@ from quantum_ops.cli.audit.keys import reference as keys
 from quantum_ops.cli.audit.prove import _show, catalogue
 from quantum_ops.cli.audit.settings import reference as settings
 from quantum_ops.cli.history.rerun import _show as show_rerun
+from quantum_ops.cli.history.rerun import as_text as rerun_as_text
 from quantum_ops.cli.layout import Column, page_of, records
 from resources.store.redis_store import RedisStore
 from tests.commands import run_command
@@ -129,6 +130,18 @@ def test_a_difference_is_shown_with_symbol_field_and_both_values(
     assert_fits(shown)
     assert f"{cells}\n    published 121359.7745  computed 114554.5535\n" in shown
     assert " ".join(shown.split()).count(REASON) == 2
+
+
+def test_a_difference_is_the_same_as_json() -> None:
+    """Counted by asset and field; every value is one that JSON has."""
+    outcome = Outcome(rows=2, steps=1)
+    for name in ("stop", "sigma"):
+        outcome.add(Difference(1, "cycle", "risk_proposal", SYMBOL, name, "1.0", "2.0", at=datetime(2026, 1, 1, tzinfo=UTC)))
+    answer = json.loads(rerun_as_text(outcome, 1.04))
+    assert answer["rows_of"] == {"risk_proposal": 2}
+    assert answer["changed"] == {"risk_proposal": {"stop": 1, "sigma": 1}}
+    assert [one["name"] for one in answer["differences"]] == ["stop", "sigma"]
+    assert answer["seconds"] == 1.0
 
 
 @pytest.mark.parametrize("width", [WIDTH, 200])

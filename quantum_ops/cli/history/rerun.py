@@ -97,11 +97,16 @@ def rerun(
     for fault in faults:
         click.echo(f"Left out: {fault.file} {fault.what}", err=True)
     if as_json:
-        shown = {**vars(outcome), "differences": [asdict(one) for one in outcome.differences], "seconds": round(seconds, 1)}
-        click.echo(json.dumps(shown, default=str))
+        click.echo(as_text(outcome, seconds))
     else:
         _show(outcome, seconds, profile_name)
     sys.exit(EXIT_FAILED if outcome.differing or not outcome.rows or faults else 0)
+
+
+def as_text(outcome: Outcome, seconds: float) -> str:
+    """Write what came of a rerun, and how long it took, as JSON."""
+    differences = [asdict(one) for one in outcome.differences]
+    return json.dumps({**vars(outcome), "differences": differences, "seconds": round(seconds, 1)}, default=str)
 
 
 def _check_profile(name: str, symbols: Sequence[str]) -> None:
