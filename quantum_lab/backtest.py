@@ -208,7 +208,11 @@ def _of_profile(
 
     entries, hold_max = chosen.entries, max(round(plan.hold_max_sec / history.interval_sec), 1)
     policy = policy_of(history, states, profile, entries)
-    done = execute(history, entries, policy, plan.costs, hold_max=hold_max, progress=advance)
+    try:
+        done = execute(history, entries, policy, plan.costs, hold_max=hold_max, progress=advance)
+    except ValueError as error:  # a kernel refuses what came of the parameters, like a stop at 0
+        message = f"{profile.name} cannot be computed on {history.symbol}: {error}"
+        raise BacktestError(message) from error
     if not (entries.direction * (entries.paid - done.first_stop) > 0).all():
         message = f"{profile.name} puts a first stop at the price paid: there is no risk to measure profits by; raise sl_min_pct"
         raise BacktestError(message)

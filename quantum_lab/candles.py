@@ -209,9 +209,9 @@ def _notes(history: CandleHistory) -> list[str]:
         named = [f"{history.close[row - 1]:g} to {history.close[row]:g} at {_moment(history, row)}" for row in jumps[:NAMED_MAX]]
         notes.append(f"closes that jump {JUMP_FACTOR:g} times: {len(jumps)}{_listed(named, len(jumps))}")
     top, bottom = np.maximum(history.open, history.close), np.minimum(history.open, history.close)
-    ranged = max(int(np.count_nonzero(history.high > history.low)), 1)
+    ranged = int(np.count_nonzero(history.high > history.low))
     above, below = (int(np.count_nonzero(wick)) for wick in (history.high > top, history.low < bottom))
-    if min(above, below) < WICKS_MIN * ranged:
+    if min(above, below) < WICKS_MIN * ranged or not ranged:
         notes.append(
             f"one-sided: of {ranged} candles with a range {above} go above open and close, {below} below; "
             "stops are hit less often than in a market"

@@ -98,6 +98,8 @@ def _verdict(results: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             if seldom > MAJORITY * len(bands)
             else "Its tails hold: moves leave the band about as often as it says."
         )
+        if not any(one["span"] == "horizon" for one in bands):
+            yield "That is of the next candle: over the horizon too few windows were tested to know."
     tests = [one["regime"][key] for one in results for key in ("brier", "trend_and_size_in_sigmas")]
     tests = [one for one in tests if one["p"] is not None]
     if tests:

@@ -72,12 +72,12 @@ def null_results(
         return {}
     fixed = entries.mark * (1 - entries.direction * float(np.median(first_distance)))
     ranges = average_true_range(history)[entries.candle - 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        multiple = float(np.nanmedian(np.where(ranges > 0, first_distance * entries.mark / ranges, np.nan)))
+    moving = ranges > 0
+    multiple = float(np.median((first_distance * entries.mark)[moving] / ranges[moving])) if moving.any() else 0.0
     made: dict[str, Null] = {}
     for name, policy in (
         ("fixed_stop", FixedStop(fixed)),
-        ("chandelier", Chandelier(history, entries, 0.0 if np.isnan(multiple) else multiple)),
+        ("chandelier", Chandelier(history, entries, multiple)),
     ):
         done = execute(history, entries, policy, costs, hold_max=hold_max)
         made[name] = Null(np.where(done.reason == JUMP, np.nan, done.pnl), done.exit_candle - entries.candle + 1)

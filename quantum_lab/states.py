@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache as once
 from pathlib import Path
@@ -288,15 +289,20 @@ def _digest(frame: pl.DataFrame) -> str:
     return hashed.hexdigest()
 
 
+def _labels(path: Path, frame: pl.DataFrame) -> dict[str, str]:
+    """Give what a file of states carries: what they are, so that it counts under no other name, and what they were."""
+    return {"states": path.stem, "digest": _digest(frame)}
+
+
 def _kept(path: Path, length: int) -> States | None:
     """Read kept states; a file that is not as it was written is named, and gives nothing."""
     try:
         frame = pl.read_parquet(path)
-        written = pl.read_parquet_metadata(path).get("digest")
+        written = pl.read_parquet_metadata(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         log.warning("%s cannot be read, its states are computed again: %s", path, str(error).partition("\n")[0])
         return None
-    if frame.columns != list(COMPUTED) or len(frame) != length or _digest(frame) != written:
+    if frame.columns != list(COMPUTED) or len(frame) != length or not _labels(path, frame).items() <= written.items():
         log.warning("%s is not as it was written, its states are computed again", path)
         return None
     return States(*(frame[name].to_numpy() for name in COMPUTED))
@@ -308,9 +314,10 @@ def _keep(path: Path, states: States) -> None:
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(partial, metadata={"digest": _digest(frame)})
+        frame.write_parquet(partial, metadata=_labels(path, frame))
         partial.replace(path)
     except OSError as error:
         log.warning("%s cannot be written, its states are computed again next time: %s", path, error)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # said above
+            partial.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class ProfileFileError(ValueError):
     def __init__(self, source: str, mistakes: Sequence[tuple[int, str]]) -> None:
         self.mistakes = tuple(mistakes)
         listed = "\n".join(f"  {source}:{line}: {text}" if line else f"  {text}" for line, text in self.mistakes)
-        super().__init__(f"The profile cannot be used, nothing was changed ({len(self.mistakes)}):\n{listed}")
+        super().__init__(f"The profile cannot be used ({len(self.mistakes)}):\n{listed}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ def load(name_or_path: str, symbols: Sequence[str] | None = None) -> Profile:
     """
     if name_or_path == LOCKED.name:
         return LOCKED
+    if not name_or_path:
+        msg = f"no profile is named: shipped are {', '.join(shipped())}"
+        raise ProfileFileError(name_or_path, [(0, msg)])
     shipped_path = FOLDER / f"{name_or_path}.toml"
     path = shipped_path if _NAME.fullmatch(name_or_path) and shipped_path.is_file() else Path(name_or_path).expanduser()
     try:

@@ -94,7 +94,11 @@ def files_in(folder: Path) -> list[Path]:
     """
     try:
         files = sorted(
-            path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES and path.name[0] != "."
+            path
+            for path in folder.iterdir()
+            if (path.is_file() or (path.is_symlink() and not path.exists()))  # one that leads nowhere is for the reader to name
+            and path.suffix.lower() in SUFFIXES
+            and path.name[0] != "."
         )
     except OSError as error:
         message = f"{folder} cannot be read ({short(error.strerror)}): give a folder with files of candles"

@@ -1,5 +1,6 @@
 """From candles to figures: no look-ahead, what is left out, and what the figures say."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -206,6 +207,80 @@ class TestEntries:
         (row,) = read_trades(path).trades.to_dicts()
         assert row == {"symbol": "BTCUSDT", "side": "SHORT", "entry_ms": 1_700_000_040_000, "entry_price": 100.0, "qty": 2.0,
                        "exit_ms": 1_700_000_940_000, "exit_price": 99.0}  # fmt: skip
+
+    def test_strategies_of_an_export_are_named_and_a_trade_counts_once(self, tmp_path: Path):
+        trades = [{"pair": "BTC/USDT", "open_timestamp": 1_700_000_040_000 + at, "open_rate": 100.0} for at in (0, 60_000)]
+        path = tmp_path / "result.json"
+        path.write_bytes(orjson.dumps({"strategy": {"S1": {"trades": trades}, "S2": {"trades": trades[:1]}, "S3": 1, "S4": []}}))
+        read = read_trades(path)
+        assert len(read.trades) == 2
+        strategies, twice = read.remarks
+        assert strategies.endswith("has trades of S1 2, S2 1: all are taken")
+        assert twice.endswith("1 trade there twice, taken once")
+
+    @pytest.mark.parametrize("damage", ["flipped", "encrypted", "method"])
+    def test_a_zip_that_cannot_be_unpacked_is_named(self, damage: str, tmp_path: Path):
+        path = tmp_path / "result.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("result.json", orjson.dumps({"strategy": {"S": {"trades": [{"pair": "BTC/USDT"}] * 50}}}))
+        content = bytearray(path.read_bytes())
+        of_file, of_directory = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+        if damage == "flipped":
+            content[of_file + 41 : of_file + 60] = b"\xff" * 19
+        elif damage == "encrypted":
+            content[of_file + 6] |= 1
+            content[of_directory + 8] |= 1
+        else:
+            content[of_file + 8] = content[of_directory + 10] = 99
+        path.write_bytes(content)
+        with pytest.raises(TradeFileError, match=r"result\.zip cannot be read as trades"):
+            read_trades(path)
+
+    @pytest.mark.parametrize(
+        ("header", "row", "words"),
+        [
+            (
+                "symbol,side,entry_time,entry price 1,entry price 2",
+                "BTCUSDT,long,2024-01-01,1,2",
+                "lacks the columns entry price:",
+            ),
+            (
+                "symbol,side,entry_time,entry price,entry_price",
+                "BTCUSDT,long,2024-01-01,1,2",
+                "names the column entry price more",
+            ),
+            (
+                "symbol,side,entry_time,entry_price,entry_price",
+                "BTCUSDT,long,2024-01-01,1,2",
+                "names the column entry_price more",
+            ),
+            ("symbol,side,entry_time,entry_price", "BTCUSDT,long,20250806,1", "neither epoch nor ISO"),
+            ("symbol,side,entry_time,entry_price", "BTCUSDT,long,1_754_445_600,1", "neither epoch nor ISO"),
+            ("symbol,side,entry_time,entry_price", "BTCUSDT,long,2024-01-01,１１３", "is no number"),
+            ("symbol,side,entry_time,entry_price", ",long,2024-01-01,1", "no symbol"),
+        ],
+    )
+    def test_what_could_be_read_in_two_ways_is_refused_by_name(self, header: str, row: str, words: str, tmp_path: Path):
+        path = tmp_path / "desk.csv"
+        path.write_text(f"{header}\n{row}\n")
+        with pytest.raises(TradeFileError, match=re.escape(words)):
+            read_trades(path)
+
+    def test_a_table_of_utf_16_is_named(self, tmp_path: Path):
+        path = tmp_path / "desk.csv"
+        path.write_text("symbol,side,entry_time,entry_price\nBTCUSDT,long,2024-01-01,1\n", encoding="utf-16")
+        with pytest.raises(TradeFileError, match="is UTF-16: save it as UTF-8"):
+            read_trades(path)
+
+    def test_half_an_exit_is_none_and_named(self, tmp_path: Path):
+        path = tmp_path / "desk.csv"
+        path.write_text(
+            "symbol;side;entry_time;entry_price;exit_time;exit_price\n"
+            "BTCUSDT;long;2024-01-01;1;2024-01-02;\nBTCUSDT;short;2024-01-01;1;2024-01-02;2\n"
+        )
+        read = read_trades(path)
+        assert read.trades["exit_price"].to_list() == [None, 2.0]
+        assert read.remarks == [f"{path}: 1 trade with the time or the price of an exit only: its exit is unknown"]
 
     @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "{}", "symbol,side,entry_time,entry_price\nBTCUSDT,long,never,1\n"])
     def test_a_file_that_holds_no_trades_is_refused(self, content: str, tmp_path: Path):

@@ -260,11 +260,39 @@ def test_the_candles_of_the_archive_are_used(home: Path) -> None:
         ((BTC, "--entries", "every:15m", "--trades", BTC), 2, "--entries or --trades"),
         ((BTC, "--trades", BTC), 2, "lacks the columns"),
         ((BTC, "--entries", "every:2d"), 1, "no entry has a place"),
+        ((BTC, "--hold-max", "30s"), 2, "--hold-max is 30 s, and candles close every 60 s"),
+        ((BTC, "--entries", "every:90s"), 2, "--entries every is 90 s, and candles close every 60 s"),
+        ((BTC, "--symbol", ""), 2, "--symbol is empty"),
+        ((BTC, "--profile", ""), 2, "no profile is named"),
+        ((BTC, "--profile", "crypto-1m", "--set", "stops.sl_min_pct=1"), 1, "crypto-1m* cannot be computed on BTCUSDT: "),
+        (("--recorded", "now", "7d"), 2, "is not before"),
     ],
 )
 def test_a_call_that_cannot_be_done_says_why(home: Path, arguments, code, text) -> None:
     done = run(home, *arguments)
     assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+def test_a_link_that_leads_nowhere_is_a_file_left_out(home: Path, tmp_path: Path) -> None:
+    (tmp_path / BTC.name).write_bytes(BTC.read_bytes())
+    (tmp_path / "ETHUSDT_1m.csv").symlink_to(tmp_path / "gone.csv")
+    (tmp_path / "SOLUSDT_1m.csv").symlink_to(tmp_path / "SOLUSDT_1m.csv")
+    done = run(home, tmp_path, "--profile", "crypto-1m", "--hold-max", "30m", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {Path(path).name for path in json.loads(done.stdout)["files_left_out"]} == {"ETHUSDT_1m.csv", "SOLUSDT_1m.csv"}
+
+
+def test_drawn_entries_are_said_to_be_drawn(home: Path) -> None:
+    done = run(home, BTC, "--profile", "crypto-1m", "--hold-max", "30m", "--entries", "random:6")
+    assert "6 at random for each symbol, long or short as drawn" in done.stdout
+    assert "each time" not in done.stdout
+
+
+def test_a_folder_for_states_that_cannot_be_made_stops_nothing(home: Path) -> None:
+    done = run(home, BTC, "--profile", "crypto-1m", "--hold-max", "30m", "--cache", "/dev/null")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

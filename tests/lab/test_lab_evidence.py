@@ -183,6 +183,15 @@ def test_too_few_candles_are_named_and_no_verdict() -> None:
     assert "Too few candles." in markdown(made)
 
 
+def test_a_verdict_on_tails_says_what_it_is_of() -> None:
+    """Of 900 candles the next one was tested often enough, and the hour was not."""
+    said = document(small(n=900))["content"]["summary"]["locked-v1"]
+    (tails,) = [at for at, line in enumerate(said) if line.startswith("Its tails")]
+    assert said[tails + 1].startswith("That is of the next candle")
+    long = document(Sample("walk", history(garch(6000, 16, 3.0)[0])))["content"]["summary"]["locked-v1"]
+    assert not any(line.startswith("That is of the next candle") for line in long)
+
+
 @pytest.mark.parametrize("horizon_sec", [90, 60, 0])
 def test_a_horizon_is_a_whole_number_of_candles(horizon_sec: float) -> None:
     """One candle is the other span already."""

@@ -137,7 +137,7 @@ class TestKept:
         states_of(history.slice(0, 149), SHORT, cache=tmp_path)
         assert len(list(tmp_path.glob("states-*.parquet"))) == 3
 
-    @pytest.mark.parametrize("damage", ["cut", "changed"])
+    @pytest.mark.parametrize("damage", ["cut", "changed", "another's"])
     def test_a_damaged_file_is_named_and_computed_again(
         self, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -146,6 +146,10 @@ class TestKept:
         (file,) = tmp_path.glob("states-*.parquet")
         if damage == "cut":
             file.write_bytes(file.read_bytes()[:-20])
+        elif damage == "another's":
+            states_of(history, SHORT.override({"vol": {"ewma_lambda": 0.9}}), cache=tmp_path)
+            (other,) = set(tmp_path.glob("states-*.parquet")) - {file}
+            other.replace(file)
         else:
             frame = pl.read_parquet(file).with_columns(sigma=pl.col("sigma") * 2)
             frame.write_parquet(file, metadata=pl.read_parquet_metadata(file))
@@ -180,6 +184,12 @@ class TestHistory:
         assert history_of("BTCUSDT", frame).notes == ()
         flat_top = history_of("BTCUSDT", frame.with_columns(high=pl.max_horizontal("open", "close")))
         assert any(note.startswith("one-sided") for note in flat_top.notes)
+
+    def test_of_candles_without_a_range_none_has_one(self) -> None:
+        flat = history_of(
+            "BTCUSDT", walk(50).with_columns(pl.lit(100.0).alias(name) for name in ("open", "high", "low", "close"))
+        )
+        assert any(note.startswith("one-sided: of 0 candles with a range 0 go above") for note in flat.notes)
 
     def test_a_hole_is_named_with_its_length(self) -> None:
         frame = walk(50)

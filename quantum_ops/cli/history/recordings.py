@@ -5,6 +5,7 @@ Here belongs what `replay` and `regime` share. The layouts stay in the reader; w
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,16 @@ def choose(
         A file has no symbol in its name, is there twice, or a folder has nothing to use.
     """
     chosen: dict[str, list[Path]] = {}
+    if symbol == "":
+        message = "--symbol is empty: give one like BTCUSDT"
+        raise click.UsageError(message)
     for path in given:
-        if not path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:
+            message = f"{path} cannot be read ({error.strerror})"
+            raise click.UsageError(message) from error
+        if not is_folder:
             name = symbol or named_file(path, known).symbol
             if name is None:
                 message = f"no symbol like BTCUSDT in the name of {path}: give --symbol"
@@ -73,7 +82,7 @@ def choose(
         for named in _choose_in(path, symbol=symbol, known=known, interval_sec=interval_sec):
             chosen.setdefault(str(named.symbol), []).append(named.path)
     for name, paths in chosen.items():
-        if len({path.resolve() for path in paths}) < len(paths):
+        if len(set(map(os.path.realpath, paths))) < len(paths):
             message = f"a file of {name} is given twice: {some(map(str, paths))}"
             raise click.UsageError(message)
     return chosen

@@ -6,6 +6,7 @@ shown, of the modules beside this one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from datetime import datetime
@@ -72,7 +73,7 @@ def backtest(
 
     \b
     quantum backtest BTCUSDT_1m.csv --hold-max 2h
-    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl=6
+    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl.chop=6
     quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --out b
     quantum backtest --recorded 7d now --trades desk.csv --out results/
 
@@ -100,6 +101,7 @@ def backtest(
     else:
         histories, unusable = usable_histories(given, settings, symbol=symbol, otherwise=NOTHING)
     plan, said = _plan(profiles_of(names, changes, histories[0].interval_sec), **how)
+    _whole_candles(plan, histories[0].interval_sec)
     for remark in (*said, *remarks(histories, plan.profiles)):
         click.echo(remark, err=True)
     try:
@@ -109,6 +111,10 @@ def backtest(
         click.echo(f"{error}; {NOTHING}", err=True)
         sys.exit(EXIT_FAILED)
     body = {**figures(done, histories, plan, changes), "files_left_out": {str(path): why for path, why in unusable.items()}}
+    if (trades := how["trades"]) is not None:
+        body["entries"]["file"] = {"name": trades.name, "sha256": hashlib.sha256(trades.read_bytes()).hexdigest()}
+    unwritten("--report", *([page] if page else []), force=force)  # another run may have written meanwhile
+    unwritten("--out", *(out / name for name in WRITTEN if out), force=force)
     _emit(done, histories, body, out, page, as_json=as_json)
 
 
@@ -132,6 +138,7 @@ def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
             read = read_trades(how["trades"])
             trades, said = read.trades, list(read.named)
             said += [f"{how['trades']}: {number_of(read.malformed, 'trade')} left out"] if read.malformed else []
+            said += read.remarks
         else:
             entries = entry_rule(how["entries"] or DEFAULT_ENTRIES, side=how["side"] or "both", seed=how["seed"])
         hold_max_sec = seconds_of(how["hold_max"])
@@ -141,6 +148,21 @@ def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
         raise click.UsageError(str(error)) from None
     costs = Costs(how["fee_bps"], how["slippage_bps"])
     return Plan(profiles, entries, trades, costs, hold_max_sec, how["seed"]), said
+
+
+def _whole_candles(plan: Plan, interval_sec: float) -> None:
+    """Refuse times at which no candle closes, which would be taken for others.
+
+    Raises
+    ------
+    click.UsageError
+        --hold-max or --entries is no multiple of the candles.
+    """
+    times = {"--hold-max": plan.hold_max_sec, "--entries every": plan.entries.every_sec if plan.entries else 0}
+    for option, seconds in times.items():
+        if seconds % interval_sec:
+            message = f"{option} is {seconds:g} s, and candles close every {interval_sec:g} s: give a multiple of that"
+            raise click.UsageError(message)
 
 
 def _emit(

@@ -24,6 +24,7 @@ DISTRIBUTION = "quantum-risk-pipeline"
 AGAINST = "Profile minus null, R per trade, paired (95 %)"
 SIGNIFICANT = 0.05
 SIDE_WORDS = {"both": "a long and a short each time", "long": "long", "short": "short"}
+DRAWN_WORDS = {**SIDE_WORDS, "both": "long or short as drawn"}
 BOTH_SIDES = (
     "Each entry opens a long and a short at one price: what a move of the market gives the one, it takes from the other. In a "
     "mean of both, moves cancel: what is left is what exits and costs do, intervals are narrower than of one side alone, and no "
@@ -100,11 +101,12 @@ def made_of(body: Mapping[str, Any]) -> list[str]:
     """Say what was opened, what it paid, and what was changed."""
     rule, costs = body["entries"]["rule"], body["costs"]
     if rule == "trades":
-        entries = "trades of a file"
+        file = body["entries"]["file"]
+        entries = f"trades of {file['name']} (sha256 {file['sha256'][:16]})"
     elif rule["every_sec"]:
         entries = f"every {_time(rule['every_sec'])}, {SIDE_WORDS[rule['side']]}"
     else:
-        entries = f"{rule['count']:,} at random for each symbol, {SIDE_WORDS[rule['side']]}"
+        entries = f"{rule['count']:,} at random for each symbol, {DRAWN_WORDS[rule['side']]}"
     held = f"closed after {_time(body['hold_max_sec'])} at the latest"
     texts = [f"Entries: {entries}; {held}; fee {costs['fee_bps']:g} and slippage {costs['slippage_bps']:g} bps a fill."]
     return [*texts, f"Changed in profiles with a *: {', '.join(body['changes'])}."] if body["changes"] else texts

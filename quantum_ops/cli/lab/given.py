@@ -232,6 +232,9 @@ def histories_of_archive(start: datetime, end: datetime, settings: Settings) -> 
     from quantum_lab.candles import CandlesError, recorded_history
     from resources.recorder.reading import Reader, archive_of
 
+    if start >= end:
+        message = f"--recorded: {start:%Y-%m-%d %H:%M} is not before {end:%Y-%m-%d %H:%M} UTC"
+        raise click.UsageError(message)
     reader = Reader(archive_of(settings))
     histories, troubles = [], []
     for symbol in reader.symbols():
