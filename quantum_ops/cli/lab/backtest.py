@@ -73,7 +73,7 @@ def backtest(
 
     \b
     quantum backtest BTCUSDT_1m.csv --hold-max 2h
-    quantum backtest --history candles/ --profile crypto-1m --set stops.k_sl.chop=6
+    quantum backtest candles/ --profile crypto-1m --set stops.k_sl.chop=6
     quantum backtest BTCUSDT_1m.csv --entries random:500 --side long --out b
     quantum backtest --recorded 7d now --trades desk.csv --out results/
 
