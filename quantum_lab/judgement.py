@@ -165,11 +165,13 @@ def verdict(tested: Backtest) -> tuple[bool, str]:
 
 
 def rounded(value: Any) -> Any:
-    """Give figures their significant digits, in mappings and lists, too; NaN becomes the text "unknown"."""
+    """Give figures their significant digits, in mappings and lists, too; NaN and None become the text "unknown"."""
     if isinstance(value, Mapping):
         return {name: rounded(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(inner) for inner in value]
+    if value is None:
+        return "unknown"
     if isinstance(value, float):
         return float(f"{value:.{FIGURES}g}") if np.isfinite(value) else "unknown"
     return value

@@ -97,7 +97,7 @@ class Search:
                 f"out of sample what was chosen made {self.out_of_sample:+.3f} R a trade, "
                 f"and the unchanged profile {self.unchanged_out_of_sample:+.3f}"
             )
-        if np.isnan(self.deflated_sharpe):
+        if math.isnan(self.deflated_sharpe):
             return "the trades are too few, or too close together, to tell skill from luck"
         if not self.deflated_sharpe >= SURE:
             tried = len(self.candidates)
@@ -107,7 +107,7 @@ class Search:
         return ""
 
     def body(self) -> dict[str, Any]:
-        """Give the figures as JSON has them."""
+        """Give the figures as JSON has them; what is not known is None."""
         return {
             "objective": self.objective,
             "candidates": len(self.candidates),
@@ -115,8 +115,8 @@ class Search:
             "in_sample_R": self.in_sample,
             "out_of_sample_R": self.out_of_sample,
             "unchanged_out_of_sample_R": self.unchanged_out_of_sample,
-            "deflated_sharpe": self.deflated_sharpe,
-            "overfitting_probability": self.overfitting,
+            "deflated_sharpe": None if math.isnan(self.deflated_sharpe) else self.deflated_sharpe,
+            "overfitting_probability": None if math.isnan(self.overfitting) else self.overfitting,
             "refused": self.refused,
         }
 

@@ -25,7 +25,7 @@ from quantum_lab.calibration import (
 )
 from quantum_lab.candles import CandleHistory
 from quantum_lab.judgement import cut, judge, made_from, rounded, verdict
-from quantum_lab.search import SearchError, candidates_of, search
+from quantum_lab.search import Search, SearchError, candidates_of, search
 from quantum_lab.states import states_of
 from quantum_ops.cli.lab.calibrate import text_of
 from tests.commands import run_command
@@ -191,6 +191,17 @@ def test_the_first_trial_is_the_profile_as_it_is():
     assert [candidate.factors["stops.k_sl"] for candidate in candidates] == [1.0, 0.5, 2.0]
     assert LOCKED.changed(candidates[0].changes).fingerprint == LOCKED.fingerprint
     assert LOCKED.changed(candidates[1].changes).parameters()["stops"]["k_sl"] == {"trend": 0.75, "mr": 0.4, "chop": 0.5}
+
+
+def test_what_a_short_search_does_not_know_can_be_written():
+    """With few blocks of time and no fold; JSON has no NaN, and the file of a profile no null."""
+    (unchanged,) = candidates_of(LOCKED, {"stops.k_sl": (1.0,)})
+    found = Search("expectancy", [unchanged], unchanged, None, None, math.nan, math.nan)
+    body = json.loads(json.dumps(found.body(), allow_nan=False))
+    assert (body["deflated_sharpe"], body["overfitting_probability"], body["out_of_sample_R"]) == (None, None, None)
+    carried = dataclasses.replace(load("crypto-1m"), name="desk")
+    written = text_of(dataclasses.replace(carried, evidence={"search": rounded(found.body())}))
+    assert parse(written, "desk.toml").evidence["search"]["deflated_sharpe"] == "unknown"
 
 
 @pytest.fixture(scope="module")
