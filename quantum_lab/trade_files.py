@@ -39,7 +39,7 @@ SEPARATORS = ",;\t"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # gzip and zstd
 UNREADABLE = (  # a zip may be cut, damaged, encrypted or packed in a way that Python does not know
-    *(OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile),
+    *(OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile),
     *(pl.exceptions.PolarsError, orjson.JSONDecodeError, UnicodeDecodeError),
 )
 

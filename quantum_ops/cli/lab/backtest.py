@@ -88,8 +88,7 @@ def backtest(
     from quantum_ops.cli.lab.given import cache_of, histories_of_archive, profiles_of, progress, remarks, usable_histories
 
     writable(page, out)
-    unwritten("--report", *([page] if page else []), force=force)
-    unwritten("--out", *(out / name for name in WRITTEN if out), force=force)
+    _refuse_to_replace(page, out, force=force)
     settings = load_settings()
     given = [*files, *([folder] if folder else [])]
     if bool(given) == (recorded is not None):
@@ -113,9 +112,13 @@ def backtest(
     body = {**figures(done, histories, plan, changes), "files_left_out": {str(path): why for path, why in unusable.items()}}
     if (trades := how["trades"]) is not None:
         body["entries"]["file"] = {"name": trades.name, "sha256": hashlib.sha256(trades.read_bytes()).hexdigest()}
-    unwritten("--report", *([page] if page else []), force=force)  # another run may have written meanwhile
-    unwritten("--out", *(out / name for name in WRITTEN if out), force=force)
+    _refuse_to_replace(page, out, force=force)  # another run may have written meanwhile
     _emit(done, histories, body, out, page, as_json=as_json)
+
+
+def _refuse_to_replace(page: Path | None, out: Path | None, *, force: bool) -> None:
+    unwritten("--report", *([page] if page else []), force=force)
+    unwritten("--out", *(out / name for name in WRITTEN if out), force=force)
 
 
 def _plan(profiles: list[Any], **how: Any) -> tuple[Plan, list[str]]:
